@@ -111,6 +111,95 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         write_bytes(path, table.to_parquet(index=False))
 
 
+# --- a run ------------------------------------------------------------------------------------
+
+STEP_COLUMNS = (
+    "step",  # optimiser steps done, the trunk's included
+    "tokens",  # trained on by then
+    "flops",  # exact, by then
+    "loss",  # training batch, nats/token
+    "val_loss",  # held-out, nats/token; null where not evaluated
+    "val_loss_stderr",
+    "lr",
+    "grad_norm",  # before clipping
+    "tokens_per_s",  # this column and the next are the only ones taken from a clock
+    "mfu",  # null where the device's peak is not known
+)
+
+
+def read_steps(run: Path) -> pd.DataFrame:
+    """The logged steps of a run in order: steps.parquet and any segments not yet merged."""
+    files = [*run.glob("steps.parquet"), *_segments(run)]
+    parts = [pd.read_parquet(file) for file in files]
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return pd.DataFrame({name: pd.Series(dtype=float) for name in STEP_COLUMNS})
+    return pd.concat(parts, ignore_index=True)
+
+
+def write_segment(run: Path, rows: list[dict[str, Any]]) -> None:
+    """Write consecutive step rows as one segment, before the checkpoint that ends them."""
+    if rows:
+        table = pd.DataFrame(rows, columns=list(STEP_COLUMNS))
+        table = table.astype({name: "int64" if name == "step" else "float64" for name in table})
+        write_table(run / "steps" / f"{rows[0]['step']:09d}.parquet", table)
+
+
+def forget_steps_after(run: Path, step: int) -> None:
+    """Drop the rows past `step`: what a killed worker logged beyond its last checkpoint."""
+    for segment in _segments(run):
+        if int(segment.stem) > step:
+            segment.unlink()
+    table = read_steps(run)
+    if len(table) and table["step"].max() > step:
+        merge_steps(run, table[table["step"] <= step])
+
+
+def merge_steps(run: Path, table: pd.DataFrame | None = None) -> None:
+    """Make steps.parquet the only file of steps."""
+    write_table(run / "steps.parquet", read_steps(run) if table is None else table)
+    for segment in _segments(run):
+        segment.unlink()
+
+
+def _segments(run: Path) -> list[Path]:
+    return sorted((run / "steps").glob("[0-9]*.parquet"))
+
+
+def run_folders(results: Path) -> list[Path]:
+    """The run folders of a study's results; anything whose name is no run id is ignored."""
+    runs = results / "runs"
+    if not runs.is_dir():
+        raise Refusal(
+            f"{results} holds no runs. Give the folder that `scaling run` wrote, "
+            "such as results/quickstart."
+        )
+    return sorted(entry for entry in runs.iterdir() if RUN_ID.fullmatch(entry.name))
+
+
+def collect(results: Path) -> pd.DataFrame:
+    """The run table of a results folder: one row a run that ended, every N and C beside its loss.
+
+    Runs that failed or diverged keep their row, with their status and a null loss.
+    """
+    rows = []
+    for folder in run_folders(results):
+        run = read_json(folder / "run.json")
+        if run["status"] in ("completed", "diverged", "failed"):
+            rows.append(
+                {
+                    "run_id": run["run_id"],
+                    "trunk_id": run["trunk_id"],
+                    "study": run["study"],
+                    "run_kind": run["run_kind"],
+                    "status": run["status"],
+                    **run["counts"],
+                    **(run["result"] or {}),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 def _null_for_non_finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _null_for_non_finite(item) for key, item in value.items()}

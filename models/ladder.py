@@ -1,0 +1,111 @@
+"""From a target number of parameters to a shape that can be built.
+
+Width is a multiple of head_dim and depth follows an aspect ratio; the loss is flat in the
+aspect ratio over a wide range (Kaplan et al. 2020, arXiv:2001.08361, figure 5: within 3% for
+ratios from 6 to 400), so the ladder may bend the ratio to meet the target.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from models.config import DIALECTS, ModelConfig
+from models.count import count_params
+
+ParamsConvention = Literal["total", "non_embedding", "matmul"]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A family of shapes: what stays fixed while the model grows."""
+
+    vocab_size: int
+    context_length: int
+    dialect: Literal["llama", "gpt2"]
+    head_dim: int
+    aspect_ratio: float  # d_model / n_layers aimed at
+    queries_per_kv: int = 1  # query heads that share a key-value head; 1 is multi-head
+    fields: Mapping[str, Any] = field(default_factory=dict)  # dialect fields to override
+
+    def shape(self, n_layers: int, n_heads: int) -> ModelConfig:
+        """The member with this depth and number of heads; d_ff is 8/3·d (SwiGLU) or 4·d (GELU)."""
+        dialect = {**DIALECTS[self.dialect], **self.fields}
+        d_model = n_heads * self.head_dim
+        d_ff = 4 * d_model if dialect["mlp"] == "gelu" else 8 * math.ceil(d_model / 3)
+        return ModelConfig(
+            vocab_size=self.vocab_size,
+            context_length=self.context_length,
+            n_layers=n_layers,
+            d_model=d_model,
+            n_heads=n_heads,
+            n_kv_heads=max(1, n_heads // self.queries_per_kv),
+            head_dim=self.head_dim,
+            d_ff=d_ff,
+            **dialect,
+        )
+
+    def candidates(self, limit: float) -> Iterator[ModelConfig]:
+        """Shapes up to `limit` non-embedding parameters, within 2× of the aspect ratio."""
+        n_heads = 1
+        while True:
+            if n_heads % self.queries_per_kv and n_heads > self.queries_per_kv:
+                n_heads += 1
+                continue
+            d_model = n_heads * self.head_dim
+            shallowest = max(1, math.ceil(d_model / (2 * self.aspect_ratio)))
+            deepest = max(1, math.floor(2 * d_model / self.aspect_ratio))
+            if count_params(self.shape(shallowest, n_heads)).non_embedding > limit:
+                return
+            for n_layers in range(shallowest, deepest + 1):
+                yield self.shape(n_layers, n_heads)
+            n_heads += 1
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A buildable shape and how far it lies from what was asked."""
+
+    config: ModelConfig
+    target: float  # parameters asked for, in the ladder's convention
+    params: int  # parameters it has
+
+    @property
+    def error(self) -> float:
+        """params / target − 1."""
+        return self.params / self.target - 1
+
+
+# Rungs this close to the target count as hits; among them the aspect ratio decides.
+_CLOSE = 0.05
+
+
+def nearest(ladder: Ladder, target: float, convention: ParamsConvention) -> Rung:
+    """The rung nearest to `target` parameters.
+
+    Among shapes within 5% of the target the one nearest to the aspect ratio wins; if there is
+    none, the one nearest to the target. Raises ValueError for a target below the smallest shape's
+    half, where no shape means what was asked.
+    """
+    rungs = [
+        Rung(config, target, getattr(count_params(config), convention))
+        for config in [
+            ladder.shape(1, 1),
+            *ladder.candidates(limit=4 * target),
+        ]
+    ]
+    smallest = min(rung.params for rung in rungs)
+    if target < smallest / 2:
+        raise ValueError(
+            f"params = {target:.4g} is less than half of the smallest shape of this ladder, "
+            f"{smallest} {convention} parameters; ask for more or lower head_dim"
+        )
+
+    def distance(rung: Rung) -> tuple[float, float]:
+        miss = abs(math.log(rung.params / rung.target))
+        aspect = rung.config.d_model / rung.config.n_layers / ladder.aspect_ratio
+        return (max(miss, _CLOSE), abs(math.log(aspect)))
+
+    return min(rungs, key=distance)

@@ -1,0 +1,68 @@
+"""Where each array lives on a mesh (data, fsdp, tensor); one device is the 1×1×1 mesh.
+
+Batches are split over data and fsdp; matrices over fsdp along one side and tensor along the
+other, so that attention and the MLP need one reduction each (Shoeybi et al. 2019,
+arXiv:1909.08053, section 3; Rajbhandari et al. 2020, arXiv:1910.02054, stage 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "tensor")
+
+# By the name of the module that owns the matrix: rows, columns.
+_MATRICES: Mapping[str, tuple[str | None, str | None]] = {
+    **dict.fromkeys(("q", "k", "v", "gate", "up", "head"), ("fsdp", "tensor")),
+    **dict.fromkeys(("out", "down"), ("tensor", "fsdp")),
+    "embedding": ("tensor", "fsdp"),
+    "positions": (None, "fsdp"),
+}
+
+
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """A mesh of data·fsdp·tensor devices. Raises ValueError if there are fewer."""
+    needed = data * fsdp * tensor
+    devices = jax.devices()
+    if len(devices) < needed:
+        raise ValueError(
+            f"mesh {data}×{fsdp}×{tensor} needs {needed} devices; there are {len(devices)}"
+        )
+    return jax.make_mesh(
+        (data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed]
+    )
+
+
+def state_shardings(mesh: Mesh, state: Any) -> Any:
+    """A NamedSharding for every array of a train state (or its shapes): same tree.
+
+    An axis that does not divide a dimension is dropped for that array; vectors, scalars and
+    what no rule names are replicated.
+    """
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
+        owner = next((name for name in reversed(names) if name in _MATRICES), None)
+        if owner is None or len(leaf.shape) != 2:
+            return NamedSharding(mesh, PartitionSpec())
+        axes = (
+            axis if axis and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(_MATRICES[owner], leaf.shape, strict=True)
+        )
+        return NamedSharding(mesh, PartitionSpec(*axes))
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
+    """Sequences split over data and fsdp, after `leading` unsplit dimensions."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * leading, ("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())

@@ -1,0 +1,147 @@
+"""What a run meets on this machine: worker environments, costs, and where it ran."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.config import ModelConfig
+from models.count import count_params
+
+# Peak matrix throughput of one device in FLOP/s, bfloat16, dense, by jax's `device_kind`.
+PEAK_FLOPS: Mapping[str, float] = {
+    "NVIDIA A100-SXM4-80GB": 312e12,  # NVIDIA A100 data sheet, 2021
+    "NVIDIA H100 80GB HBM3": 989e12,  # NVIDIA H100 data sheet, 2023, SXM, without sparsity
+    "TPU v4": 275e12,  # cloud.google.com/tpu/docs/v4
+    "TPU v5 lite": 197e12,  # cloud.google.com/tpu/docs/v5e
+    "TPU v5p": 459e12,  # cloud.google.com/tpu/docs/v5p
+    "TPU v6 lite": 918e12,  # cloud.google.com/tpu/docs/v6e
+}
+
+# Vector width and fast math are worth 1.5x to 2x on small float32 models on a CPU. Fast math may
+# fold NaN checks away, so finiteness is always checked on the host.
+_CPU_FLAGS = "--xla_cpu_prefer_vector_width=512 --xla_cpu_enable_fast_math=true"
+
+
+def cache_folder() -> Path:
+    """Where tokenised corpora and compiled programs are kept between runs.
+
+    `SCALING_CACHE` if set, else ~/.cache/scaling-laws.
+    """
+    return Path(os.environ.get("SCALING_CACHE", "~/.cache/scaling-laws")).expanduser()
+
+
+def worker_environment() -> dict[str, str]:
+    """The environment a worker process starts in: one thread, fast CPU code, no surprises."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    return {
+        **os.environ,
+        "XLA_FLAGS": f"{flags} {_CPU_FLAGS}".strip(),
+        # Sizes XLA's thread pool: two single-threaded workers do half again the tokens of one
+        # with two threads.
+        "NPROC": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def worker_count() -> int:
+    """One worker per core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# The share of a core's float32 matrix throughput that training reaches: the median over the
+# quickstart's four sizes, `benchmarks/step.py`.
+CPU_EFFICIENCY = 0.45
+
+
+@cache
+def core_flops() -> float:
+    """Float32 matrix FLOP/s of one core of this machine, measured in about 50 ms."""
+    a = np.ones((256, 256), np.float32)
+    best = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * 256**3 / best
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one worker needs."""
+
+    seconds: float
+    memory_bytes: float
+
+
+def estimate(model: ModelConfig, batch_tokens: int, flops: float) -> Estimate:
+    """Seconds to train `flops` on one core of this machine, and the memory of the worker.
+
+    Memory: parameters, gradients and two moments in float32, the activations kept for the
+    backward pass, and the runtime itself. Both are estimates, good to about a factor of 1.5.
+    """
+    c = model
+    per_token = c.n_layers * (
+        8 * c.d_model + 4 * c.n_heads * c.head_dim + 3 * c.d_ff + 3 * c.n_heads * c.context_length
+    )
+    activations = 4 * batch_tokens * (per_token + 3 * c.vocab_size)
+    runtime = 450e6  # resident size of a worker after import and compilation
+    return Estimate(
+        seconds=flops / (CPU_EFFICIENCY * core_flops()),
+        memory_bytes=16.0 * count_params(c).total + activations + runtime,
+    )
+
+
+def provenance() -> dict[str, Any]:
+    """Where and with what a run was made. Call in the worker: it asks jax for its device."""
+    import jax
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    device = jax.devices()[0]
+    return {
+        "git": _git_commit(),
+        "python": platform.python_version(),
+        "packages": {name: installed(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+        "host": platform.node(),
+        "platform": device.platform,
+        "device_kind": device.device_kind,
+        "device_count": jax.device_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of this checkout, with -dirty if it was changed; null outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def peak_flops() -> float | None:
+    """Peak of the devices in use, FLOP/s; null where it is not in the table (as on a CPU)."""
+    import jax
+
+    peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+    return None if peak is None else peak * jax.device_count()

@@ -1,0 +1,96 @@
+"""What every launcher shares: a results folder made ready, and its unfinished work as jobs.
+
+A job is one trunk with its branches, trained in order by one worker, so that they share one
+compiled program and a branch never waits for another process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from scaling.data import Corpus
+from scaling.plan import Plan, RunSpec, plan_table, spent_flops
+from scaling.records import Refusal, collect, read_json, write_bytes, write_table
+from scaling.train import counts
+from scaling.worker import plan_run, read_spec
+
+
+@dataclass(frozen=True)
+class Job:
+    """Runs for one worker, in order."""
+
+    folders: tuple[Path, ...]
+    flops: float  # exact, to train all of them from scratch
+
+
+@contextmanager
+def only_launcher(results: Path) -> Iterator[None]:
+    """Hold a results folder for one launcher. Raises Refusal if another holds it."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        file = (results / ".launcher.lock").open("w")
+    except OSError as error:
+        raise Refusal(
+            f"cannot write {results}: {error.strerror}. Choose another folder with --results."
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refusal(
+                f"{results} is being trained by another `scaling run`. Wait for it, or choose "
+                "another folder with --results."
+            ) from None
+        yield
+
+
+def prepare(results: Path, plan: Plan, corpus: Corpus, study_toml: bytes) -> list[Job]:
+    """Write the study, the plan and every new run; returns the jobs still to do, largest first.
+
+    Finished runs are kept. A trunk that a new budget needs longer is planned again and goes on
+    from its last checkpoint.
+    """
+    write_bytes(results / "study.toml", study_toml)
+    write_table(results / "plan.csv", plan_table(plan))
+    write_bytes(
+        results / "left_out.json",
+        (json.dumps([asdict(cell) for cell in plan.left_out], indent=1) + "\n").encode(),
+    )
+    trunks: dict[str, list[RunSpec]] = {}
+    for spec in plan.runs:
+        if not _finished(results / "runs" / spec.run_id, spec):
+            plan_run(
+                results / "runs" / spec.run_id, spec, plan.study.name, counts(spec, corpus)
+            )
+            trunks.setdefault(spec.trunk_id, []).append(spec)
+    jobs = [
+        Job(
+            tuple(results / "runs" / spec.run_id for spec in specs),
+            sum(spent_flops(spec) for spec in specs),
+        )
+        for specs in trunks.values()
+    ]
+    return sorted(jobs, key=lambda job: -job.flops)
+
+
+def _finished(folder: Path, spec: RunSpec) -> bool:
+    """Whether a run needs no more training: completed far enough, or known to diverge."""
+    if not (folder / "run.json").exists():
+        return False
+    status = read_json(folder / "run.json")["status"]
+    return (
+        status in ("completed", "diverged")
+        and read_spec(folder).schedule.steps >= spec.schedule.steps
+    )
+
+
+def publish_table(results: Path) -> Path:
+    """Collect the finished runs into the run table, runs.parquet; returns its path."""
+    path = results / "runs.parquet"
+    write_table(path, collect(results))
+    return path

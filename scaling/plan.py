@@ -1,0 +1,350 @@
+"""From a study to its runs: every shape, step, rate and FLOP before anything is trained.
+
+Each size (and seed) trains one trunk at a constant rate; every token budget is a cooldown
+branch off it, so a grid of many budgets costs little more than its longest (Hägele et al.
+2024, arXiv:2405.18392). A cosine study trains each budget from the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+
+import pandas as pd
+
+from models.config import ModelConfig
+from models.count import count_flops, count_params
+from models.ladder import Ladder, Rung, nearest
+from scaling.data import CorpusInfo, unique_tokens
+from scaling.hardware import Estimate, estimate
+from scaling.hparams import BETA2, LEARNING_RATES, WARMUP_TOKENS, resolve
+from scaling.records import Refusal, RunKind, fingerprint
+from scaling.schedule import Schedule
+from scaling.study import Study
+
+# A warmup longer than this share of a run changes the exponent that the grid measures
+# (Porian et al. 2024, arXiv:2406.19146, section 3.3).
+MAX_WARMUP_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW with decoupled decay and global-norm clipping."""
+
+    beta1: float
+    beta2: float
+    weight_decay: float  # multiplied by the learning rate; matrices only
+    clip_norm: float
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that determines one run; its ids are hashes of it."""
+
+    run_id: str
+    trunk_id: str  # the run whose trajectory this one continues; its own id if none
+    run_kind: RunKind
+    model: ModelConfig
+    corpus: str  # fingerprint of the tokenised corpus
+    sequence_length: int
+    batch_sequences: int
+    seed: int
+    optimizer: Optimizer
+    schedule: Schedule
+    compute_dtype: str
+    steps_per_call: int
+    holdout_tokens: int
+    evaluate_every: int  # steps
+    checkpoint_at: tuple[int, ...]  # steps where branches start, ascending
+    checkpoint_every: int | None  # steps, beside those and the end
+
+    @property
+    def batch_tokens(self) -> int:
+        return self.batch_sequences * self.sequence_length
+
+    @property
+    def tokens(self) -> int:
+        """D of the point this run ends at, the trunk's part included."""
+        return self.schedule.steps * self.batch_tokens
+
+    @property
+    def first_step(self) -> int:
+        """Where this run takes over: the branch point of a cooldown, else 0."""
+        return self.schedule.decay_start if self.run_kind == "cooldown" else 0
+
+    @property
+    def flops_6nd(self) -> float:
+        """6·params_total·D, the headline compute of the point."""
+        return 6.0 * count_params(self.model).total * self.tokens
+
+    @property
+    def flops_per_token(self) -> float:
+        """Exact training FLOPs a token, attention counted in full."""
+        return float(count_flops(self.model, self.sequence_length, "full").total)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A cell of the grid that will not be trained."""
+
+    params: int
+    tokens: float
+    flops_6nd: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a study, trunks before their branches, and the cells left out."""
+
+    study: Study
+    runs: tuple[RunSpec, ...]
+    rungs: tuple[Rung, ...]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def points(self) -> tuple[RunSpec, ...]:
+        """The runs that end a decay: the (N, D) points a law is fitted to."""
+        return tuple(run for run in self.runs if run.run_kind != "trunk")
+
+    @property
+    def flops_spent(self) -> float:
+        """Exact FLOPs the grid trains, shared trunks counted once."""
+        return sum(spent_flops(run) for run in self.runs)
+
+    @property
+    def flops_unshared(self) -> float:
+        """Exact FLOPs the same points would take if each were trained from the start."""
+        return sum(run.flops_per_token * run.tokens for run in self.points)
+
+
+def spent_flops(run: RunSpec) -> float:
+    """Exact FLOPs this run itself trains, from where it takes over."""
+    return run.flops_per_token * (run.schedule.steps - run.first_step) * run.batch_tokens
+
+
+def make_plan(study: Study, corpus: CorpusInfo) -> Plan:
+    """The runs of `study` on `corpus`.
+
+    Raises Refusal for a size that no shape meets, an unknown rule, a warmup above 20% of a run,
+    tokens beyond the corpus without leave to repeat it, and runs that coincide.
+    """
+    ladder = Ladder(
+        vocab_size=corpus.vocab_size,
+        context_length=study.data.sequence_length,
+        dialect=study.model.dialect,
+        head_dim=study.model.head_dim,
+        aspect_ratio=study.model.aspect_ratio,
+        queries_per_kv=study.model.queries_per_kv,
+        fields=study.model.overrides,
+    )
+    try:
+        rungs = tuple(
+            nearest(ladder, target, study.grid.params_convention) for target in study.grid.params
+        )
+    except (ValueError, TypeError) as error:
+        raise Refusal(f"[grid] params or [model]: {error}.") from error
+    _refuse_duplicates(
+        (f"params = {rung.target:.6g}", asdict(rung.config)) for rung in rungs
+    )
+    runs: list[RunSpec] = []
+    left_out: list[LeftOut] = []
+    for rung, factor in product(rungs, study.grid.learning_rate_factors):
+        budgets = []
+        for tokens in sorted(study.grid.tokens):
+            flops = 6.0 * count_params(rung.config).total * tokens
+            if study.grid.max_run_flops is not None and flops > study.grid.max_run_flops:
+                reason = f"6ND = {flops:.2e} is above max_run_flops = {study.grid.max_run_flops:.2e}"
+                left_out.append(LeftOut(rung.params, tokens, flops, reason))
+            else:
+                budgets.append(tokens)
+        if not budgets:
+            raise Refusal(
+                f"[grid] max_run_flops = {study.grid.max_run_flops:.3g} leaves no budget for "
+                f"params = {rung.target:.4g}. Raise it or drop the size."
+            )
+        for seed in study.grid.seeds:
+            runs += _trajectory(study, corpus, rung.config, factor, seed, budgets)
+        for seed in study.grid.replicate_seeds:
+            if seed in study.grid.seeds:
+                raise Refusal(
+                    f"[grid] replicate_seeds: seed {seed} is already in seeds. Give another."
+                )
+            runs += _trajectory(study, corpus, rung.config, factor, seed, budgets[:1])
+    _refuse_duplicates((f"tokens = {run.tokens:,}", run.run_id) for run in runs)
+    return Plan(study, tuple(runs), rungs, tuple(left_out))
+
+
+def _refuse_duplicates(named: Iterable[tuple[str, object]]) -> None:
+    seen: dict[str, str] = {}
+    for name, identity in named:
+        key = repr(identity)
+        if key in seen:
+            raise Refusal(
+                f"[grid] {seen[key]} and {name} round to the same run. Remove one, or space "
+                "them wider than a rung of the ladder and a call of steps."
+            )
+        seen[key] = name
+
+
+def _trajectory(
+    study: Study,
+    corpus: CorpusInfo,
+    model: ModelConfig,
+    learning_rate_factor: float,
+    seed: int,
+    budgets: list[float],
+) -> list[RunSpec]:
+    """The runs of one size, rate and seed: a trunk and its branches, or full cosine runs."""
+    training, params = study.training, count_params(model)
+    batch_tokens = training.batch_sequences * study.data.sequence_length
+    call = training.steps_per_call
+
+    def steps(tokens: float) -> int:
+        return max(1, round(tokens / (batch_tokens * call))) * call
+
+    try:
+        peak = learning_rate_factor * resolve(
+            training.learning_rate, LEARNING_RATES, "learning_rate", params, batch_tokens
+        )
+        beta2 = resolve(training.beta2, BETA2, "beta2", params, batch_tokens)
+        warmup_tokens = resolve(
+            training.warmup_tokens, WARMUP_TOKENS, "warmup_tokens", params, batch_tokens
+        )
+    except ValueError as error:
+        raise Refusal(f"[training] {error}.") from error
+    warmup = max(1, round(warmup_tokens / batch_tokens))
+    shortest = steps(budgets[0])
+    if warmup > MAX_WARMUP_SHARE * shortest:
+        raise Refusal(
+            f"[training] warmup_tokens = {warmup * batch_tokens:,} is "
+            f"{warmup / shortest:.0%} of the run of {params.non_embedding:,} parameters on "
+            f"{shortest * batch_tokens:,} tokens; above {MAX_WARMUP_SHARE:.0%} it bends the law. "
+            "Shorten the warmup or drop the budget."
+        )
+    epoch = unique_tokens(10**18, corpus.train_tokens, study.data.sequence_length)
+    if epoch < batch_tokens:
+        raise Refusal(
+            f"[data] source = {corpus.source!r} has {epoch:,} tokens to train on, less than one "
+            f"batch of {batch_tokens:,}. Give more text or a smaller batch_sequences."
+        )
+    longest = steps(budgets[-1]) * batch_tokens
+    if longest > epoch and not study.data.allow_repeats:
+        raise Refusal(
+            f"[grid] tokens = {longest:,} is more than the {epoch:,} tokens of the corpus. "
+            "Give more text, or set [data] allow_repeats = true to train on it again."
+        )
+    every = training.checkpoint_every_tokens
+    base = RunSpec(
+        run_id="",
+        trunk_id="",
+        run_kind="trunk",
+        model=model,
+        corpus=corpus.fingerprint,
+        sequence_length=study.data.sequence_length,
+        batch_sequences=training.batch_sequences,
+        seed=seed,
+        optimizer=Optimizer(training.beta1, beta2, training.weight_decay, training.clip_norm),
+        schedule=Schedule(peak, warmup, 0, "none", 0),
+        compute_dtype=training.compute_dtype,
+        steps_per_call=call,
+        holdout_tokens=round(study.evaluation.tokens),
+        evaluate_every=steps(study.evaluation.every_tokens),
+        checkpoint_at=(),
+        checkpoint_every=None if every is None else steps(every),
+    )
+    # What a checkpoint schedule or a length changes is when files are written, not what is in
+    # them: a longer budget extends its trunk instead of starting another.
+    identity = asdict(base)
+    for name in ("run_id", "trunk_id", "run_kind", "checkpoint_at", "checkpoint_every"):
+        del identity[name]
+    if training.schedule == "cosine":
+        return [_cosine(base, identity, steps(tokens)) for tokens in budgets]
+
+    trunk_id = fingerprint(identity)
+    branches = []
+    for tokens in budgets:
+        total = steps(tokens)
+        decay = max(1, round(training.cooldown_fraction * total / call)) * call
+        if total - decay < warmup:
+            raise Refusal(
+                f"[grid] tokens = {total * batch_tokens:,}: the cooldown of {decay} steps would "
+                f"start inside the warmup of {warmup}. Give a longer budget or a shorter warmup."
+            )
+        schedule = replace(
+            base.schedule, steps=total, decay=training.cooldown_shape, decay_steps=decay
+        )
+        branch = {"trunk": trunk_id, "steps": total, "decay": schedule.decay, "over": decay}
+        branches.append(
+            replace(
+                base,
+                run_id=fingerprint(branch),
+                trunk_id=trunk_id,
+                run_kind="cooldown",
+                schedule=schedule,
+            )
+        )
+    points = tuple(sorted({branch.first_step for branch in branches}))
+    trunk = replace(
+        base,
+        run_id=trunk_id,
+        trunk_id=trunk_id,
+        schedule=replace(base.schedule, steps=points[-1]),
+        checkpoint_at=points,
+    )
+    return [trunk, *branches]
+
+
+def _cosine(base: RunSpec, identity: dict[str, object], steps: int) -> RunSpec:
+    schedule = replace(
+        base.schedule,
+        steps=steps,
+        decay="cosine",
+        decay_steps=steps - base.schedule.warmup_steps,
+    )
+    run_id = fingerprint({**identity, "schedule": asdict(schedule)})
+    return replace(base, run_id=run_id, trunk_id=run_id, run_kind="full", schedule=schedule)
+
+
+def plan_table(plan: Plan) -> pd.DataFrame:
+    """One row a run: shape, every N, D, steps, rates, FLOPs, estimated time and memory.
+
+    `flops_6nd` and `flops` are those of the (N, D) point; `flops_spent` is what the run itself
+    trains. Times are for one worker on this machine.
+    """
+    rungs = {rung.config: rung for rung in plan.rungs}
+    rows = []
+    for run in plan.runs:
+        params = count_params(run.model)
+        cost: Estimate = estimate(run.model, run.batch_tokens, spent_flops(run))
+        rows.append(
+            {
+                "run_id": run.run_id,
+                "trunk_id": run.trunk_id,
+                "run_kind": run.run_kind,
+                "seed": run.seed,
+                "n_layers": run.model.n_layers,
+                "d_model": run.model.d_model,
+                "n_heads": run.model.n_heads,
+                "n_kv_heads": run.model.n_kv_heads,
+                "d_ff": run.model.d_ff,
+                "params_total": params.total,
+                "params_non_embedding": params.non_embedding,
+                "params_matmul": params.matmul,
+                "params_target": rungs[run.model].target,
+                "params_error": rungs[run.model].error,
+                "tokens": run.tokens,
+                "steps": run.schedule.steps - run.first_step,
+                "batch_tokens": run.batch_tokens,
+                "learning_rate": run.schedule.peak,
+                "warmup_steps": run.schedule.warmup_steps,
+                "beta2": run.optimizer.beta2,
+                "flops_6nd": run.flops_6nd,
+                "flops": run.flops_per_token * run.tokens,
+                "flops_spent": spent_flops(run),
+                "hours": cost.seconds / 3600,
+                "memory_bytes": cost.memory_bytes,
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,138 @@
+"""The compiled part of training: one pure step, several to a call.
+
+`(state, batches, rates) → (state, metrics)`, with the steps of a call in a rolled `lax.scan`:
+a scan of 8 gives the same bits as 8 scans of 1, an unrolled program does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from models.config import ModelConfig
+from models.count import count_params
+from models.decoder import Decoder, cross_entropy
+from models.sharding import batch_sharding, replicated, state_shardings
+from scaling.plan import Optimizer
+
+ADAM_EPSILON = 1e-8  # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1
+
+
+class TrainState(NamedTuple):
+    """Everything a checkpoint holds."""
+
+    params: Any  # nnx.State of float32 parameters
+    moments: Any  # optax state
+    step: jax.Array  # int32 scalar: steps done
+
+
+class Metrics(NamedTuple):
+    """One value a step of the call, shape (steps,)."""
+
+    loss: jax.Array  # mean cross-entropy of the batch, nats/token
+    grad_norm: jax.Array  # global, before clipping
+
+
+@dataclass(frozen=True)
+class Program:
+    """The compiled functions of one model on one mesh."""
+
+    initial: Callable[[], TrainState]
+    train: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
+    evaluate: Callable[[Any, jax.Array], jax.Array]
+    put_batches: Callable[[np.ndarray], jax.Array]
+    put_rates: Callable[[np.ndarray], jax.Array]
+    put_windows: Callable[[np.ndarray], jax.Array]
+    abstract: TrainState  # shapes, dtypes and shardings, for restoring
+
+
+def update_rule(optimizer: Optimizer) -> optax.GradientTransformation:
+    """AdamW without its learning rate, which the step multiplies in.
+
+    Decay is decoupled and touches matrices only (Loshchilov & Hutter 2019, arXiv:1711.05101).
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(optimizer.clip_norm),
+        optax.scale_by_adam(optimizer.beta1, optimizer.beta2, eps=ADAM_EPSILON),
+        optax.add_decayed_weights(
+            optimizer.weight_decay,
+            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim >= 2, params),
+        ),
+    )
+
+
+def make_program(
+    model: ModelConfig, optimizer: Optimizer, seed: int, compute_dtype: str, mesh: Mesh
+) -> Program:
+    """The program of a run.
+
+    `train` takes tokens (steps, B, T + 1) int32 and rates (steps,) float32 and donates its state.
+    `evaluate` takes parameters and windows (B, T + 1) and returns losses (B, T) float32.
+    Raises AssertionError if the parameter tree is not the size that models/count.py says.
+    """
+    rule = update_rule(optimizer)
+
+    def create() -> Decoder:
+        return Decoder(model, rngs=nnx.Rngs(seed), dtype=jnp.dtype(compute_dtype))
+
+    graph, _ = nnx.split(nnx.eval_shape(create))
+
+    def initial() -> TrainState:
+        params = nnx.split(create())[1]
+        return TrainState(params, rule.init(params), jnp.int32(0))
+
+    shapes = jax.eval_shape(initial)
+    counted = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+    assert counted == count_params(model).total, (counted, count_params(model))
+    shardings = state_shardings(mesh, shapes)
+
+    def losses(params: Any, tokens_BxT1: jax.Array) -> jax.Array:
+        logits_BxTxV = nnx.merge(graph, params)(tokens_BxT1[:, :-1])
+        return cross_entropy(logits_BxTxV, tokens_BxT1[:, 1:])
+
+    def step(
+        state: TrainState, inputs: tuple[jax.Array, jax.Array]
+    ) -> tuple[TrainState, Metrics]:
+        tokens_BxT1, rate = inputs
+        loss, grads = jax.value_and_grad(lambda p: jnp.mean(losses(p, tokens_BxT1)))(state.params)
+        updates, moments = rule.update(grads, state.moments, state.params)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        metrics = Metrics(loss, optax.global_norm(grads))
+        return TrainState(params, moments, state.step + 1), metrics
+
+    def train(
+        state: TrainState, tokens_SxBxT1: jax.Array, rates_S: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(step, state, (tokens_SxBxT1, rates_S))
+
+    everywhere = replicated(mesh)
+    batches, windows = batch_sharding(mesh, leading=1), batch_sharding(mesh)
+    return Program(
+        # Born sharded: no device ever holds the whole state of a model that needs several.
+        initial=jax.jit(initial, out_shardings=shardings),
+        train=jax.jit(
+            train,
+            in_shardings=(shardings, batches, everywhere),
+            out_shardings=(shardings, everywhere),
+            donate_argnums=0,
+        ),
+        evaluate=jax.jit(
+            losses, in_shardings=(shardings.params, windows), out_shardings=windows
+        ),
+        put_batches=lambda tokens: jax.device_put(tokens, batches),
+        put_rates=lambda rates: jax.device_put(rates, everywhere),
+        put_windows=lambda tokens: jax.device_put(tokens, windows),
+        abstract=jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            shardings,
+        ),
+    )

@@ -1,0 +1,285 @@
+"""Train one run from where its files left off to its end.
+
+The loop does arithmetic on the absolute step and nothing else: batches, rates, evaluations and
+checkpoints are functions of it, so a run that was killed ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from models.count import count_params
+from models.sharding import make_mesh
+from scaling import checkpoint
+from scaling.data import (
+    Batches,
+    Corpus,
+    HoldoutLoss,
+    HoldoutWindows,
+    holdout_windows,
+    iterate_windows,
+    summarise_holdout,
+    unique_tokens,
+)
+from scaling.hardware import peak_flops
+from scaling.plan import RunSpec
+from scaling.records import Refusal, forget_steps_after, merge_steps, read_steps, write_segment
+from scaling.schedule import learning_rates
+from scaling.step import Metrics, Program, TrainState, make_program
+
+DIVERGENCE_WINDOW = 50  # steps whose mean loss may not exceed that of guessing, ln V
+
+
+class Diverged(Exception):
+    """The loss or the gradient is no longer finite, or worse than guessing."""
+
+
+class Interrupted(Exception):
+    """Asked to stop; a checkpoint was written and the run can go on later."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is, for whoever watches."""
+
+    step: int
+    first_step: int
+    last_step: int
+    tokens_per_s: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished run is worth."""
+
+    holdout: HoldoutLoss
+    train_loss: float  # mean of the last steps, nats/token
+
+
+def counts(spec: RunSpec, corpus: Corpus) -> dict[str, Any]:
+    """The columns of the run table that the specification alone determines."""
+    params = count_params(spec.model)
+    return {
+        "seed": spec.seed,
+        "params_total": params.total,
+        "params_non_embedding": params.non_embedding,
+        "params_matmul": params.matmul,
+        "tokens": spec.tokens,
+        "unique_tokens": unique_tokens(
+            spec.tokens, corpus.info.train_tokens, spec.sequence_length
+        ),
+        "flops_6nd": spec.flops_6nd,
+        "flops": spec.flops_per_token * spec.tokens,
+        "n_layers": spec.model.n_layers,
+        "d_model": spec.model.d_model,
+        "n_heads": spec.model.n_heads,
+        "n_kv_heads": spec.model.n_kv_heads,
+        "d_ff": spec.model.d_ff,
+        "vocab_size": spec.model.vocab_size,
+        "sequence_length": spec.sequence_length,
+        "batch_tokens": spec.batch_tokens,
+        "learning_rate": spec.schedule.peak,
+        "warmup_steps": spec.schedule.warmup_steps,
+        "steps": spec.schedule.steps,
+    }
+
+
+def train(
+    spec: RunSpec,
+    folder: Path,
+    corpus: Corpus,
+    *,
+    mesh: Mesh | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Trained:
+    """Bring the run in `folder` to its end and return its held-out loss.
+
+    Goes on from the last checkpoint; a cooldown starts from its trunk's, in the sibling folder.
+    Raises Diverged, Interrupted (after a checkpoint), or Refusal (files, disk).
+    """
+    return _Loop(spec, folder, corpus, mesh or make_mesh()).run(report, should_stop)
+
+
+class _Loop:
+    """The state of one run while it trains."""
+
+    def __init__(self, spec: RunSpec, folder: Path, corpus: Corpus, mesh: Mesh) -> None:
+        self.spec = spec
+        self.folder = folder
+        self.batches = Batches(
+            corpus.train, spec.sequence_length, spec.batch_sequences, spec.seed
+        )
+        self.windows = holdout_windows(corpus, spec.sequence_length, spec.holdout_tokens)
+        self.bytes_per_token = corpus.info.holdout_bytes / corpus.info.holdout_tokens
+        self.program = make_program(
+            spec.model, spec.optimizer, spec.seed, spec.compute_dtype, mesh
+        )
+        self.peak_flops = peak_flops()
+        self.rows: list[dict[str, Any]] = []  # logged since the last segment
+        self.recent: list[float] = []  # losses of the divergence window
+        self.clock = time.perf_counter()
+        self.tokens_per_s = 0.0
+
+    def run(
+        self, report: Callable[[Progress], None], should_stop: Callable[[], bool]
+    ) -> Trained:
+        spec = self.spec
+        state, step = self._resume()
+        holdout: HoldoutLoss | None = None
+        waiting: tuple[int, Metrics] | None = None
+        self.clock = time.perf_counter()
+        while step < spec.schedule.steps:
+            state, metrics = self._advance(state, step)
+            # Metrics are read one call late, so that the device never waits for the host.
+            if waiting is not None:
+                self._log(*waiting)
+            waiting = (step, metrics)
+            step += spec.steps_per_call
+            ends, stop = step == spec.schedule.steps, should_stop()
+            due = ends or step in spec.checkpoint_at or self._every(step, spec.checkpoint_every)
+            evaluates = ends or self._every(step, spec.evaluate_every)
+            if due or evaluates or stop:
+                self._log(*waiting)
+                waiting = None
+                pause = time.perf_counter()
+                if evaluates:
+                    holdout = evaluate(self.program, state.params, self.windows, self)
+                    self.rows[-1]["val_loss"] = holdout.loss
+                    self.rows[-1]["val_loss_stderr"] = holdout.stderr
+                if due or stop:
+                    self._commit(state, step)
+                self.clock += time.perf_counter() - pause
+            report(Progress(step, spec.first_step, spec.schedule.steps, self.tokens_per_s))
+            if stop and not ends:
+                raise Interrupted(f"stopped at step {step} of {spec.schedule.steps}")
+        if holdout is None:  # resumed after the last checkpoint: nothing was left to train
+            holdout = evaluate(self.program, state.params, self.windows, self)
+        merge_steps(self.folder)
+        return Trained(holdout, float(np.mean(self.recent)))
+
+    @staticmethod
+    def _every(step: int, every: int | None) -> bool:
+        return every is not None and step % every == 0
+
+    def _advance(self, state: TrainState, step: int) -> tuple[TrainState, Metrics]:
+        count = self.spec.steps_per_call
+        tokens = self.program.put_batches(self.batches.span(step, count))
+        rates = self.program.put_rates(learning_rates(self.spec.schedule, step, count))
+        with jax.transfer_guard("disallow"):
+            return self.program.train(state, tokens, rates)
+
+    def _resume(self) -> tuple[TrainState, int]:
+        """The last readable checkpoint of this run, else where it branches off, else step 0."""
+        found = self._latest(self.folder / "checkpoints", self.spec.schedule.steps)
+        forget_steps_after(self.folder, found[1] if found else self.spec.first_step)
+        if found:
+            self.recent = read_steps(self.folder)["loss"].tolist()[-DIVERGENCE_WINDOW:]
+            return found
+        if self.spec.run_kind == "cooldown":
+            return self._branch_point(), self.spec.first_step
+        return self.program.initial(), 0
+
+    def _branch_point(self) -> TrainState:
+        """The trunk's state where this cooldown starts.
+
+        The trunk keeps a checkpoint there; if the study has since gained this budget, the steps
+        from the checkpoint before are trained again, to the same bits.
+        """
+        trunk = self.folder.parent / self.spec.trunk_id / "checkpoints"
+        wanted = self.spec.first_step
+        state, step = self._latest(trunk, wanted) or (self.program.initial(), 0)
+        while step < wanted:
+            state, _ = self._advance(state, step)
+            step += self.spec.steps_per_call
+        return state
+
+    def _latest(self, folder: Path, limit: int) -> tuple[TrainState, int] | None:
+        """The last readable checkpoint not beyond `limit`; unreadable ones are set aside."""
+        for step in reversed([step for step in checkpoint.steps(folder) if step <= limit]):
+            try:
+                return checkpoint.restore(folder, step, self.program.abstract), step
+            except Refusal as error:
+                aside = checkpoint.set_aside(folder, step)
+                print(f"{error}; set aside as {aside}", file=sys.stderr)
+        return None
+
+    def _log(self, first: int, metrics: Metrics) -> None:
+        """Turn the metrics of one call into rows. Raises Diverged."""
+        spec = self.spec
+        losses, norms = np.asarray(metrics.loss), np.asarray(metrics.grad_norm)
+        now = time.perf_counter()
+        self.tokens_per_s = len(losses) * spec.batch_tokens / max(now - self.clock, 1e-9)
+        self.clock = now
+        flops_per_token = spec.flops_per_token
+        mfu = (
+            self.tokens_per_s * flops_per_token / self.peak_flops if self.peak_flops else math.nan
+        )
+        rates = learning_rates(spec.schedule, first, len(losses))
+        for offset, (loss, norm, rate) in enumerate(zip(losses, norms, rates, strict=True)):
+            step = first + offset + 1
+            tokens = step * spec.batch_tokens
+            self.rows.append(
+                {
+                    "step": step,
+                    "tokens": float(tokens),
+                    "flops": flops_per_token * tokens,
+                    "loss": float(loss),
+                    "val_loss": math.nan,
+                    "val_loss_stderr": math.nan,
+                    "lr": float(rate),
+                    "grad_norm": float(norm),
+                    "tokens_per_s": self.tokens_per_s,
+                    "mfu": mfu,
+                }
+            )
+            # On the host: fast math may fold a NaN check away inside a compiled program.
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                self._give_up(f"loss {loss}, gradient norm {norm} at step {step}")
+            self.recent = [*self.recent, float(loss)][-DIVERGENCE_WINDOW:]
+            guessing = math.log(spec.model.vocab_size)
+            if (
+                step > spec.schedule.warmup_steps + DIVERGENCE_WINDOW
+                and len(self.recent) == DIVERGENCE_WINDOW
+                and np.mean(self.recent) > guessing
+            ):
+                self._give_up(
+                    f"mean loss of {DIVERGENCE_WINDOW} steps above ln V = {guessing:.3f} "
+                    f"at step {step}"
+                )
+
+    def _give_up(self, reason: str) -> None:
+        write_segment(self.folder, self.rows)
+        merge_steps(self.folder)
+        raise Diverged(reason)
+
+    def _commit(self, state: TrainState, step: int) -> None:
+        """Rows first, then the checkpoint: a checkpoint never lacks the rows that led to it."""
+        write_segment(self.folder, self.rows)
+        self.rows = []
+        folder = self.folder / "checkpoints"
+        checkpoint.save(folder, step, state)
+        checkpoint.keep(folder, {step, *self.spec.checkpoint_at})
+
+
+def evaluate(
+    program: Program, params: Any, windows: HoldoutWindows, loop: _Loop
+) -> HoldoutLoss:
+    """The held-out loss of `params` on the study's windows."""
+    batch = loop.spec.batch_sequences
+    losses = [
+        np.asarray(program.evaluate(params, program.put_windows(part)))
+        for part in iterate_windows(windows, batch)
+    ]
+    kept = np.concatenate(losses)[: len(windows.tokens)]
+    return summarise_holdout(kept, windows, loop.bytes_per_token)

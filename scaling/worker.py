@@ -1,0 +1,155 @@
+"""One process that trains the runs it is given, in order: `python -m scaling.worker RUN_DIR …`.
+
+Every launcher starts this and nothing else. A run's folder says what to train (run.json); what
+became of it is written there. Exit codes: 0 all completed, 1 a run failed or diverged, 75
+interrupted with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from scaling.data import Corpus, CorpusInfo
+from scaling.hardware import cache_folder
+from scaling.plan import RunSpec
+from scaling.records import Refusal, read_json, read_steps, write_json
+
+REPORT_SECONDS = 1.0  # how often progress.json is replaced
+REQUEUE = 75  # EX_TEMPFAIL: interrupted, start me again
+
+
+def plan_run(folder: Path, spec: RunSpec, study: str, counts: dict[str, Any]) -> None:
+    """Write the run.json of a run that is to be trained."""
+    write_json(
+        folder / "run.json",
+        {
+            "run_id": spec.run_id,
+            "trunk_id": spec.trunk_id,
+            "run_kind": spec.run_kind,
+            "study": study,
+            "status": "planned",
+            "reason": None,
+            "config": asdict(spec),
+            "counts": counts,
+            "provenance": None,
+            "result": None,
+        },
+    )
+
+
+def set_status(folder: Path, status: str, **changes: Any) -> None:
+    """Replace the status, and whatever else is given, in a run.json."""
+    run = read_json(folder / "run.json")
+    write_json(folder / "run.json", {**run, "status": status, **changes})
+
+
+def read_spec(folder: Path) -> RunSpec:
+    """The specification in a run's folder. Raises Refusal if it is not one."""
+    run = read_json(folder / "run.json")
+    try:
+        return TypeAdapter(RunSpec).validate_python(run["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise Refusal(f"{folder / 'run.json'} is no run specification: {error}") from error
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[bool]:
+    """Whether this process may train the run: at most one does, and the lock dies with it."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def train_run(folder: Path, should_stop: Any) -> str:
+    """Train the run in `folder` unless it is done; returns its status afterwards."""
+    import jax
+
+    from scaling.hardware import provenance
+    from scaling.train import Diverged, Progress, Trained, train
+
+    with owned(folder) as mine:
+        run = read_json(folder / "run.json")
+        if not mine or run["status"] == "completed":
+            return str(run["status"])
+        spec = read_spec(folder)
+        where = cache_folder() / "corpora" / spec.corpus
+        corpus = Corpus(where, CorpusInfo(**read_json(where / "info.json")))
+        set_status(folder, "running", reason=None, provenance=provenance())
+        last_report = 0.0
+
+        def report(progress: Progress) -> None:
+            nonlocal last_report
+            if time.monotonic() - last_report > REPORT_SECONDS:
+                last_report = time.monotonic()
+                write_json(folder / "progress.json", asdict(progress))
+
+        try:
+            trained: Trained = train(spec, folder, corpus, report=report, should_stop=should_stop)
+        except Diverged as error:
+            set_status(folder, "diverged", reason=str(error))
+            return "diverged"
+        except (Refusal, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+            traceback.print_exc()
+            set_status(folder, "failed", reason=str(error).splitlines()[0])
+            return "failed"
+        rates = read_steps(folder)["tokens_per_s"]
+        set_status(
+            folder,
+            "completed",
+            result={
+                "loss": trained.holdout.loss,
+                "loss_stderr": trained.holdout.stderr,
+                "bits_per_byte": trained.holdout.bits_per_byte,
+                "train_loss": trained.train_loss,
+                "tokens_per_s": float(rates.median()),
+            },
+        )
+        (folder / "progress.json").unlink(missing_ok=True)
+        return "completed"
+
+
+def main(arguments: list[str]) -> int:
+    """Train the runs whose folders are given; returns the exit code."""
+    stopping = False
+
+    def stop(*_: Any) -> None:
+        nonlocal stopping
+        stopping = True
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, stop)
+
+    from scaling.compilation import remember_compilations
+
+    remember_compilations()
+    from scaling.train import Interrupted
+
+    statuses = []
+    for argument in arguments:
+        try:
+            statuses.append(train_run(Path(argument), lambda: stopping))
+        except Interrupted as error:
+            print(f"{argument}: {error}", file=sys.stderr)
+            return REQUEUE
+        if stopping:
+            return REQUEUE
+    return int(any(status in ("failed", "diverged") for status in statuses))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
