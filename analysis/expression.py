@@ -1,0 +1,342 @@
+"""Formulas as data: one definition gives value, exact derivatives and text.
+
+A law is written once with ordinary operators, `E + A / N**alpha`. The nodes are shared
+(two equal sub-formulas are one object), so evaluating a value, its gradient and its Hessian
+together computes each common part once. No code is generated and nothing is parsed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Number = float | int
+
+
+@dataclass(frozen=True, eq=False)
+class Expr:
+    """A node of a formula. Build with operators and `log`, `exp`, `softplus`; never directly."""
+
+    op: str  # number, symbol, add, mul, pow, log, exp, softplus, sigmoid
+    args: tuple[Expr, ...] = ()
+    value: float = 0.0
+    symbol: Symbol | None = None
+
+    def __add__(self, other: Expr | Number) -> Expr:
+        return _add(self, _lift(other))
+
+    __radd__ = __add__
+
+    def __mul__(self, other: Expr | Number) -> Expr:
+        return _mul(self, _lift(other))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Expr:
+        return _mul(number(-1.0), self)
+
+    def __sub__(self, other: Expr | Number) -> Expr:
+        return _add(self, -_lift(other))
+
+    def __rsub__(self, other: Expr | Number) -> Expr:
+        return _add(_lift(other), -self)
+
+    def __truediv__(self, other: Expr | Number) -> Expr:
+        return _mul(self, _pow(_lift(other), number(-1.0)))
+
+    def __rtruediv__(self, other: Expr | Number) -> Expr:
+        return _mul(_lift(other), _pow(self, number(-1.0)))
+
+    def __pow__(self, other: Expr | Number) -> Expr:
+        return _pow(self, _lift(other))
+
+    def __str__(self) -> str:
+        return _text(self, 0)
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """What a letter in a formula stands for.
+
+    A feature is a column of the run table. A coefficient is fitted: on the scale of its
+    logarithm if `positive`, else as it is, between `lower` and `upper`; a global search
+    starts between `start_lower` and `start_upper` (decades below and above the range of the
+    column `near`, where that is given).
+    """
+
+    name: str
+    feature: bool = False
+    column: str = ""
+    positive: bool = False
+    lower: float = -math.inf
+    upper: float = math.inf
+    start_lower: float = 0.01
+    start_upper: float = 1.0
+    near: str = ""
+
+
+_NODES: dict[tuple[Any, ...], Expr] = {}
+
+
+def _node(op: str, *args: Expr, value: float = 0.0, symbol: Symbol | None = None) -> Expr:
+    key = (op, tuple(id(arg) for arg in args), value, symbol)
+    if key not in _NODES:
+        _NODES[key] = Expr(op, args, value, symbol)
+    return _NODES[key]
+
+
+def number(value: Number) -> Expr:
+    return _node("number", value=float(value))
+
+
+def _lift(value: Expr | Number) -> Expr:
+    return value if isinstance(value, Expr) else number(value)
+
+
+def feature(letter: str, column: str) -> Expr:
+    """A column of the run table, written as `letter` in formulas."""
+    return _node("symbol", symbol=Symbol(letter, feature=True, column=column))
+
+
+def amplitude(name: str, **settings: Any) -> Expr:
+    """A positive coefficient, fitted on the scale of its logarithm."""
+    return _node("symbol", symbol=Symbol(name, positive=True, lower=0.0, **settings))
+
+
+def exponent(
+    name: str, upper: float = 3.0, start_lower: float = 0.03, start_upper: float = 1.5
+) -> Expr:
+    """A coefficient between 0 and `upper`, fitted as it is."""
+    return _node(
+        "symbol",
+        symbol=Symbol(
+            name, lower=0.0, upper=upper, start_lower=start_lower, start_upper=start_upper
+        ),
+    )
+
+
+def real(name: str, start_lower: float, start_upper: float, **settings: Any) -> Expr:
+    """A coefficient of either sign, searched first between the two starts."""
+    return _node(
+        "symbol",
+        symbol=Symbol(name, start_lower=start_lower, start_upper=start_upper, **settings),
+    )
+
+
+def log(x: Expr) -> Expr:
+    return _node("log", x)
+
+
+def exp(x: Expr) -> Expr:
+    return _node("exp", x)
+
+
+def softplus(x: Expr) -> Expr:
+    """log(1 + exp(x)), without overflow."""
+    return _node("softplus", x)
+
+
+def _is(node: Expr, value: float) -> bool:
+    return node.op == "number" and node.value == value
+
+
+def _add(a: Expr, b: Expr) -> Expr:
+    if a.op == b.op == "number":
+        return number(a.value + b.value)
+    if _is(a, 0.0):
+        return b
+    if _is(b, 0.0):
+        return a
+    return _node("add", a, b)
+
+
+def _mul(a: Expr, b: Expr) -> Expr:
+    if a.op == b.op == "number":
+        return number(a.value * b.value)
+    if _is(a, 0.0) or _is(b, 0.0):
+        return number(0.0)
+    if _is(a, 1.0):
+        return b
+    if _is(b, 1.0):
+        return a
+    if b.op == "number":  # numbers first, so that signs meet and cancel
+        a, b = b, a
+    if a.op == "number" and b.op == "mul" and b.args[0].op == "number":
+        return _mul(number(a.value * b.args[0].value), b.args[1])
+    return _node("mul", a, b)
+
+
+def _pow(a: Expr, b: Expr) -> Expr:
+    if a.op == b.op == "number":
+        return number(a.value**b.value)
+    if _is(b, 0.0):
+        return number(1.0)
+    if _is(b, 1.0):
+        return a
+    if a.op == "pow":
+        return _pow(a.args[0], a.args[1] * b)
+    return _node("pow", a, b)
+
+
+def symbols(node: Expr) -> list[Expr]:
+    """Every letter of the formula, in the order in which a reader meets it."""
+    found: dict[Expr, None] = {}
+    seen: set[Expr] = set()
+
+    def visit(part: Expr) -> None:
+        if part in seen:
+            return
+        seen.add(part)
+        if part.op == "symbol":
+            found[part] = None
+        for arg in part.args:
+            visit(arg)
+
+    visit(node)
+    return list(found)
+
+
+def derivative(node: Expr, by: Expr) -> Expr:
+    """The exact partial derivative by one letter."""
+    memo: dict[Expr, Expr] = {}
+
+    def visit(e: Expr) -> Expr:
+        if e not in memo:
+            memo[e] = _rule(e, by, visit)
+        return memo[e]
+
+    return visit(node)
+
+
+def _rule(e: Expr, by: Expr, d: Callable[[Expr], Expr]) -> Expr:
+    if e.op == "symbol":
+        return number(1.0 if e is by else 0.0)
+    if e.op == "number":
+        return number(0.0)
+    if e.op == "add":
+        return d(e.args[0]) + d(e.args[1])
+    if e.op == "mul":
+        a, b = e.args
+        return d(a) * b + a * d(b)
+    if e.op == "pow":
+        a, b = e.args
+        # e·(b·log a)' keeps the power itself as the shared part.
+        along_exponent = d(b) * log(a) if not _is(d(b), 0.0) else number(0.0)
+        return e * along_exponent + d(a) * b * _pow(a, b - 1)
+    (x,) = e.args
+    inner = d(x)
+    if _is(inner, 0.0):
+        return inner
+    if e.op == "log":
+        return inner / x
+    if e.op == "exp":
+        return inner * e
+    if e.op == "softplus":
+        return inner * _node("sigmoid", x)
+    sigmoid = _node("sigmoid", x)
+    return inner * sigmoid * (1 - sigmoid)
+
+
+def evaluate(nodes: Sequence[Expr], values: Mapping[str, Any]) -> list[Any]:
+    """Values of several formulas at once, sharing common parts.
+
+    `values` maps letters to numbers or arrays, which broadcast against one another.
+    Overflow gives inf or nan, never a warning: the caller decides what those mean.
+    """
+    memo: dict[Expr, Any] = {}
+
+    def visit(e: Expr) -> Any:
+        if e not in memo:
+            memo[e] = _apply(e, visit, values)
+        return memo[e]
+
+    with np.errstate(all="ignore"):
+        return [visit(node) for node in nodes]
+
+
+def _apply(e: Expr, visit: Callable[[Expr], Any], values: Mapping[str, Any]) -> Any:
+    if e.op == "number":
+        return e.value
+    if e.op == "symbol":
+        assert e.symbol is not None
+        return values[e.symbol.name]
+    if e.op == "add":
+        return visit(e.args[0]) + visit(e.args[1])
+    if e.op == "mul":
+        return visit(e.args[0]) * visit(e.args[1])
+    if e.op == "pow":
+        return _power(visit(e.args[0]), e.args[1], visit)
+    x = visit(e.args[0])
+    if e.op == "log":
+        return np.log(x)
+    if e.op == "exp":
+        return np.exp(x)
+    if e.op == "softplus":
+        return np.logaddexp(0.0, x)
+    return 0.5 * (1.0 + np.tanh(0.5 * x))  # sigmoid without overflow
+
+
+def _power(base: Any, power: Expr, visit: Callable[[Expr], Any]) -> Any:
+    if _is(power, -1.0):
+        return 1.0 / base
+    if _is(power, 2.0):
+        return base * base
+    return np.power(base, visit(power))
+
+
+def _text(e: Expr, outer: int) -> str:
+    """Readable text; `outer` is the binding strength around: 0 sum, 1 product, 2 power."""
+    if e.op == "number":
+        return f"{e.value:g}" if e.value >= 0 or outer == 0 else f"({e.value:g})"
+    if e.op == "symbol":
+        assert e.symbol is not None
+        return e.symbol.name
+    if e.op == "add":
+        left, right = e.args
+        if right.op == "mul" and right.args[0].op == "number" and right.args[0].value < 0:
+            text = f"{_text(left, 0)} - {_text(-right, 1)}"
+        else:
+            text = f"{_text(left, 0)} + {_text(right, 0)}"
+        return f"({text})" if outer > 0 else text
+    if e.op in ("mul", "pow"):
+        over, under = _fraction(e)
+        if not under:
+            return _product(over, outer)
+        lower = _product(under, 2) if len(under) > 1 else _text(under[0], 2)
+        text = f"{_product(over, 1)}/{lower}"
+        return f"({text})" if outer > 1 else text
+    return f"{e.op}({_text(e.args[0], 0)})"
+
+
+def _fraction(e: Expr) -> tuple[list[Expr], list[Expr]]:
+    """Factors above and below the line; a negative exponent puts a factor below."""
+    if e.op == "mul":
+        parts = [_fraction(arg) for arg in e.args]
+        return parts[0][0] + parts[1][0], parts[0][1] + parts[1][1]
+    if e.op == "pow":
+        base, power = e.args
+        if power.op == "number" and power.value < 0:
+            return [], [_pow(base, number(-power.value))]
+        if power.op == "mul" and power.args[0].op == "number" and power.args[0].value < 0:
+            return [], [_node("pow", base, -power)]
+    return [e], []
+
+
+def _product(factors: Iterable[Expr], outer: int) -> str:
+    texts = []
+    for factor in factors:
+        if factor.op == "pow":
+            base, power = factor.args
+            texts.append(f"{_text(base, 3)}^{_text(power, 2)}")
+        elif _is(factor, -1.0):
+            texts.append("-1")
+        else:
+            texts.append(_text(factor, 1))
+    text = "·".join(texts).replace("-1·", "-") or "1"
+    return f"({text})" if outer > 1 and len(texts) > 1 else text

@@ -1,0 +1,374 @@
+"""A law on given data as something to minimise: value, gradient, Hessian and IRLS matrix.
+
+Two evaluators share one contract. A sum of products of powers is a log-sum-exp of functions
+affine in the coefficients, so every matrix entry is a softmax share times a monomial of
+log-features, and a batch costs a few matrix products. Any other law goes through the exact
+derivatives of its formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.expression import Array, Expr, derivative, evaluate, symbols
+from analysis.laws import Law
+from analysis.newton import Local
+from analysis.objective import Objective
+
+_DEEP = 35.0  # e-folds below the smallest loss at which a term is nothing: a share of 1e-15
+
+
+@dataclass(frozen=True)
+class Data:
+    """The columns a law needs, as the fit sees them."""
+
+    features: Mapping[str, Array]  # by letter of the formula
+    observed: Array
+
+    @property
+    def n(self) -> int:
+        return len(self.observed)
+
+    def rows(self, index: Array | slice) -> Data:
+        return Data({k: v[index] for k, v in self.features.items()}, self.observed[index])
+
+
+class Model(Protocol):
+    """Minimised in coordinates of its own; `enter` and `leave` translate to the law's.
+
+    The law's θ are logarithms of positive coefficients and the others as they are.
+    """
+
+    lower: Array
+    upper: Array
+
+    def enter(self, theta: Array) -> Array: ...
+    def leave(self, point: Array) -> Array: ...
+    def local(self, point: Array, weights: Array) -> Local: ...
+    def residuals(self, point: Array) -> Array: ...
+
+
+def model(law: Law, data: Data, objective: Objective, *, centred: bool = True) -> Model:
+    """The evaluator that fits the law's structure. `centred` moves the origin of the powers
+    to the middle of the data, which a constraint on an amplitude does not survive."""
+    terms = power_terms(law)
+    if terms is None:
+        return General(law, data, objective)
+    return PowerSum(law, data, objective, terms, centred)
+
+
+def to_theta(law: Law, coefficients: Mapping[str, float | Array]) -> Array:
+    """Coefficients by name → (…, p) on the fitting scale."""
+    columns = []
+    with np.errstate(divide="ignore"):
+        for name in law.coefficients:
+            value = np.asarray(coefficients[name], dtype=float)
+            columns.append(np.log(value) if law.symbols[name].positive else value)
+    return np.stack(np.broadcast_arrays(*columns), axis=-1)
+
+
+def to_coefficients(law: Law, theta: Array) -> dict[str, Array]:
+    """(…, p) on the fitting scale → arrays by name."""
+    with np.errstate(over="ignore", under="ignore"):
+        return {
+            name: np.exp(theta[..., i]) if law.symbols[name].positive else theta[..., i]
+            for i, name in enumerate(law.coefficients)
+        }
+
+
+# --- a sum of products of powers ---------------------------------------------------------------
+
+Form = dict[tuple[str, str], float]  # (coefficient or "", feature or "") → factor, of a log-term
+
+
+def power_terms(law: Law) -> list[Form] | None:
+    """The logarithm of each term as an affine form, or None if the law is no sum of powers."""
+    forms = [_log_form(term) for term in _addends(law.loss)]
+    return None if any(form is None for form in forms) else [f for f in forms if f is not None]
+
+
+def _addends(e: Expr) -> list[Expr]:
+    return [t for arg in e.args for t in _addends(arg)] if e.op == "add" else [e]
+
+
+def _log_form(e: Expr) -> Form | None:
+    if e.op == "number":
+        return {("", ""): float(np.log(e.value))} if e.value > 0 else None
+    if e.symbol is not None:
+        if e.symbol.feature:
+            return {("", e.symbol.name): 1.0}
+        return {(e.symbol.name, ""): 1.0} if e.symbol.positive else None
+    if e.op == "mul":
+        left, right = _log_form(e.args[0]), _log_form(e.args[1])
+        if left is None or right is None:
+            return None
+        return {k: left.get(k, 0.0) + right.get(k, 0.0) for k in [*left, *right]}
+    if e.op == "pow":
+        base, power = _log_form(e.args[0]), _linear(e.args[1])
+        if base is None or power is None:
+            return None
+        form: Form = {}
+        for (p, x), v in base.items():
+            for q, c in power.items():
+                if p and q:  # a coefficient to the power of another is not affine
+                    return None
+                form[p or q, x] = form.get((p or q, x), 0.0) + v * c
+        return form
+    return None
+
+
+def _linear(e: Expr) -> dict[str, float] | None:
+    """An exponent as Σ factor·coefficient, where each coefficient is fitted as it is."""
+    if e.op == "number":
+        return {"": e.value}
+    if e.symbol is not None:
+        return None if e.symbol.feature or e.symbol.positive else {e.symbol.name: 1.0}
+    if e.op not in ("add", "mul"):
+        return None
+    left, right = _linear(e.args[0]), _linear(e.args[1])
+    if left is None or right is None:
+        return None
+    if e.op == "add":
+        return {k: left.get(k, 0.0) + right.get(k, 0.0) for k in [*left, *right]}
+    if set(left) == {""}:
+        return {k: left[""] * v for k, v in right.items()}
+    return None
+
+
+class _Term(NamedTuple):
+    """log term = offset + Σ θ[places]·columns, one column a coefficient."""
+
+    places: NDArray[np.intp]  # positions of its coefficients
+    columns: Array  # (n, len(places))
+    offset: Array  # (n,)
+
+
+class PowerSum:
+    """Fast path: minimised with each amplitude taken at the centre of the data."""
+
+    def __init__(
+        self, law: Law, data: Data, objective: Objective, terms: Sequence[Form], centred: bool
+    ) -> None:
+        self._objective = objective
+        self._goal = np.log(data.observed) if objective.log else data.observed
+        names = law.coefficients
+        size = len(names)
+        position = {name: i for i, name in enumerate(names)}
+        logs = {letter: np.log(x) for letter, x in data.features.items()}
+        owners = [_own_amplitude(law, form, terms) if centred else None for form in terms]
+        # point = shift @ θ: the amplitude of a term, moved along its exponents to the centre.
+        self._shift = np.eye(size)
+        self._terms: list[_Term] = []
+        for form, owner in zip(terms, owners, strict=True):
+            columns: dict[int, Array] = {}
+            offset = np.zeros(data.n)
+            for (name, letter), factor in form.items():
+                x = factor * logs[letter] if letter else np.full(data.n, factor)
+                if not name:
+                    offset = offset + x
+                    continue
+                if letter and owner is not None:
+                    middle = float(np.mean(x))
+                    self._shift[position[owner], position[name]] += middle
+                    x = x - middle
+                columns[position[name]] = columns.get(position[name], 0.0) + x
+            index = np.array(list(columns), dtype=np.intp)
+            stacked = np.stack(list(columns.values()), axis=1) if columns else np.empty((data.n, 0))
+            self._terms.append(_Term(index, stacked, offset))
+        self._unshift = np.linalg.inv(self._shift)
+        self.lower, self.upper = _bounds(law, data.observed)
+        for term, owner in zip(self._terms, owners, strict=True):
+            if owner is not None:
+                i = position[owner]
+                middle = float(np.mean(term.offset))
+                self.lower[i] = np.log(data.observed.min()) - _DEEP - middle
+                self.upper[i] = np.log(data.observed.max()) + _DEEP - middle
+        self._size = size
+        self._pairs = [
+            (k, m, _products(self._terms[k].columns, self._terms[m].columns))
+            for k in range(len(terms))
+            for m in range(k + 1)
+        ]
+
+    def enter(self, theta: Array) -> Array:
+        return np.asarray(theta @ self._shift.T)
+
+    def leave(self, point: Array) -> Array:
+        return np.asarray(point @ self._unshift.T)
+
+    def residuals(self, point: Array) -> Array:
+        total = self._parts(point)[1]
+        return (np.log(total) if self._objective.log else total) - self._goal
+
+    def _parts(self, point: Array) -> tuple[list[Array], Array]:
+        parts = [
+            np.exp(point[:, term.places] @ term.columns.T + term.offset) for term in self._terms
+        ]
+        total = parts[0].copy()
+        for part in parts[1:]:
+            total += part
+        return parts, total
+
+    def local(self, point: Array, weights: Array) -> Local:
+        with np.errstate(all="ignore"):
+            parts, total = self._parts(point)
+            if self._objective.log:
+                residual = np.log(total) - self._goal
+                inverse = 1 / total
+                for part in parts:  # softmax shares
+                    part *= inverse
+            else:
+                residual = total - self._goal
+            penalty = self._objective.of(residual)
+            slope = weights * penalty.slope
+            # (log f)″ = f″/f − g gᵀ: the second part joins the outer product.
+            outer = weights * penalty.curvature - slope if self._objective.log else (
+                weights * penalty.curvature
+            )  # fmt: skip
+            irls = weights * penalty.weight
+            value = np.sum(weights * penalty.value, axis=1)
+            batch = len(value)
+            gradient = np.zeros((batch, self._size))
+            hessian = np.zeros((batch, self._size, self._size))
+            majoriser = np.zeros_like(hessian)
+            for k, m, products in self._pairs:
+                pair = parts[k] * parts[m]
+                weight = outer * pair
+                if k == m:
+                    along = slope * parts[k]
+                    weight += along
+                    gradient[:, self._terms[k].places] += along @ self._terms[k].columns
+                _scatter(hessian, weight @ products, self._terms[k], self._terms[m])
+                pair *= irls
+                _scatter(majoriser, pair @ products, self._terms[k], self._terms[m])
+        return Local(value, gradient, hessian, majoriser)
+
+
+def _own_amplitude(law: Law, form: Form, terms: Sequence[Form]) -> str | None:
+    """An amplitude that multiplies this term only, so that it can absorb a shift of origin."""
+    if not any(name and letter for name, letter in form):
+        return None
+    for (name, letter), factor in form.items():
+        alone = sum(any(n == name for n, _ in other) for other in terms) == 1
+        if name and not letter and factor == 1.0 and alone and law.symbols[name].positive:
+            return name
+    return None
+
+
+def _products(a: Array, b: Array) -> Array:
+    return (a[:, :, None] * b[:, None, :]).reshape(len(a), -1)
+
+
+def _scatter(matrix: Array, sums: Array, first: _Term, second: _Term) -> None:
+    block = sums.reshape(len(sums), len(first.places), len(second.places))
+    rows, columns = np.ix_(first.places, second.places)
+    matrix[:, rows, columns] += block
+    if first is not second:
+        matrix[:, columns.T, rows.T] += np.swapaxes(block, 1, 2)
+
+
+def _bounds(law: Law, observed: Array) -> tuple[Array, Array]:
+    """Bounds on the fitting scale. A bare additive floor lies between nothing and the losses."""
+    lower, upper = [], []
+    for name in law.coefficients:
+        symbol = law.symbols[name]
+        low, high = symbol.lower, symbol.upper
+        if symbol.positive:
+            low = np.log(low) if low > 0 else -700.0
+            high = np.log(high) if np.isfinite(high) else 700.0
+            if is_floor(law, name):
+                low, high = np.log(observed.min()) - _DEEP, np.log(observed.max())
+        lower.append(max(low, -1e6))
+        upper.append(min(high, 1e6))
+    return np.array(lower), np.array(upper)
+
+
+def is_floor(law: Law, name: str) -> bool:
+    """Is the coefficient a bare addend: the loss that remains at infinite scale?"""
+    return any(t.symbol is not None and t.symbol.name == name for t in _addends(law.loss))
+
+
+# --- any other law -----------------------------------------------------------------------------
+
+
+class General:
+    """Exact derivatives of the formula, evaluated together with their common parts shared."""
+
+    def __init__(self, law: Law, data: Data, objective: Objective) -> None:
+        self._law, self._data, self._objective = law, data, objective
+        self._goal = np.log(data.observed) if objective.log else data.observed
+        self.lower, self.upper = _bounds(law, data.observed)
+
+    @cached_property
+    def _derivatives(self) -> list[Expr]:
+        """f, then ∂f/∂θ_a, then ∂²f/∂θ_a∂θ_b for b ≤ a; θ is a logarithm where positive."""
+        letters = {s.symbol.name: s for s in symbols(self._law.loss) if s.symbol}
+        coefficients = [letters[name] for name in self._law.coefficients]
+
+        def along(e: Expr, by: Expr) -> Expr:
+            assert by.symbol is not None
+            return by * derivative(e, by) if by.symbol.positive else derivative(e, by)
+
+        first = [along(self._law.loss, c) for c in coefficients]
+        second = [along(first[a], coefficients[b]) for a in range(len(first)) for b in range(a + 1)]
+        return [self._law.loss, *first, *second]
+
+    def enter(self, theta: Array) -> Array:
+        return theta
+
+    def leave(self, point: Array) -> Array:
+        return point
+
+    def residuals(self, point: Array) -> Array:
+        with np.errstate(all="ignore"):
+            value = np.broadcast_to(
+                evaluate([self._law.loss], self._values(point))[0], (len(point), self._data.n)
+            )
+            return (np.log(value) if self._objective.log else value) - self._goal
+
+    def _values(self, point: Array) -> dict[str, Array]:
+        values: dict[str, Array] = {k: v[None, :] for k, v in self._data.features.items()}
+        with np.errstate(over="ignore", under="ignore"):
+            for name, value in to_coefficients(self._law, point).items():
+                values[name] = value[:, None]
+        return values
+
+    def local(self, point: Array, weights: Array) -> Local:
+        batch, size = point.shape
+        shape = (batch, self._data.n)
+        with np.errstate(all="ignore"):
+            parts = evaluate(self._derivatives, self._values(point))
+            total = np.broadcast_to(parts[0], shape)
+            inverse = 1 / total if self._objective.log else 1.0
+            residual = (np.log(total) if self._objective.log else total) - self._goal
+            penalty = self._objective.of(residual)
+            slope = weights * penalty.slope
+            outer = weights * penalty.curvature - (slope if self._objective.log else 0.0)
+            irls = weights * penalty.weight
+            value = np.sum(weights * penalty.value, axis=1)
+            gradient = np.empty((batch, size))
+            hessian = np.empty((batch, size, size))
+            majoriser = np.empty((batch, size, size))
+            first = [np.broadcast_to(part * inverse, shape) for part in parts[1 : size + 1]]
+            slope_over = slope * inverse
+            second = iter(parts[size + 1 :])
+            for a in range(size):
+                gradient[:, a] = np.einsum("bi,bi->b", slope, first[a])
+                curved, bounded = outer * first[a], irls * first[a]
+                for b in range(a + 1):
+                    entry = np.einsum("bi,bi->b", curved, first[b])
+                    mixed = next(second)
+                    if not (isinstance(mixed, float) and mixed == 0.0):
+                        entry += np.sum(slope_over * mixed, axis=1)
+                    hessian[:, a, b] = hessian[:, b, a] = entry
+                    majoriser[:, a, b] = majoriser[:, b, a] = np.einsum(
+                        "bi,bi->b", bounded, first[b]
+                    )
+        value = np.where(np.isfinite(value), value, np.inf)
+        return Local(value, gradient, hessian, majoriser)

@@ -1,0 +1,178 @@
+"""Batched, bounded, damped Newton minimisation: many small problems at once.
+
+Each row of a batch is its own problem (another start, another resample). The step solves
+(H + λM) s = −g with the exact Hessian H and the IRLS matrix M, which is positive and bounds
+the objective from above, so that a large λ gives a safe step and λ → 0 gives Newton's.
+Rows that are done leave the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.expression import Array
+
+Mask = NDArray[np.bool_]
+
+
+class Local(NamedTuple):
+    """The objective around each of b points: value (b), gradient (b, p), matrices (b, p, p)."""
+
+    value: Array
+    gradient: Array
+    hessian: Array
+    majoriser: Array
+
+
+@dataclass(frozen=True)
+class Minima:
+    """Where each problem of the batch ended. `converged` rows are stationary to `tolerance`."""
+
+    theta: Array
+    value: Array
+    converged: Mask
+    iterations: int
+
+
+Evaluate = Callable[[Array, Array], Local]
+
+
+def minimise(
+    evaluate: Evaluate,
+    start: Array,
+    weights: Array,
+    lower: Array,
+    upper: Array,
+    *,
+    fixed: Mask,
+    tolerance: float = 1e-18,
+    negligible: float = 0.0,
+    max_iterations: int = 300,
+) -> Minima:
+    """Minimise each problem from its start, within the bounds.
+
+    start: (b, p). weights: (b, n), or (1, n) shared. A row has converged when one more step
+    promises less than `tolerance` of its value or less than `negligible`.
+    """
+    batch = start.shape[0]
+    theta = np.clip(start, lower, upper)
+    weights = np.broadcast_to(weights, (batch, weights.shape[1])) if batch else weights
+    value = np.full(batch, np.inf)
+    converged = np.zeros(batch, dtype=bool)
+    active = np.arange(batch)
+    damping = np.zeros(batch)
+    shared = bool(batch) and weights.strides[0] == 0
+    here = evaluate(theta, weights[:1] if shared else weights)
+    value[:] = here.value
+    active = active[np.isfinite(here.value)]
+    here = _rows(here, np.isfinite(here.value))
+    live = damping[active]
+    iteration = 0
+    while active.size and iteration < max_iterations:
+        iteration += 1
+        point = theta[active]
+        free = ~(
+            fixed
+            | ((point <= lower) & (here.gradient >= 0))
+            | ((point >= upper) & (here.gradient <= 0))
+        )
+        step, live = _step(here, free, live)
+        target = np.clip(point + step, lower, upper)
+        promise = -0.5 * np.sum(here.gradient * (target - point), axis=1)
+        # A damped step promises too little; only a nearly undamped one is trusted to stop.
+        done = (promise <= tolerance * np.abs(here.value) + negligible) & (live <= 1e-2)
+        stuck = live > 1e12
+        converged[active[done]] = True
+        keep = ~(done | stuck)
+        active, here, target, live, promise = (
+            active[keep], _rows(here, keep), target[keep], live[keep], promise[keep],
+        )  # fmt: skip
+        if not active.size:
+            break
+        there = evaluate(target, weights[:1] if shared else weights[active])
+        better = there.value <= here.value - 1e-4 * promise
+        # At rounding level a full step may not show as a decrease: accept what is not worse.
+        level = np.isfinite(there.value) & (there.value <= here.value * (1 + 4e-16))
+        accept = better | (level & (promise < 1e-9 * np.abs(here.value)))
+        here = Local(*(_choose(accept, new, old) for new, old in zip(there, here, strict=True)))
+        theta[active[accept]] = target[accept]
+        value[active] = here.value
+        # Refused by rounding alone: nothing is left to gain.
+        spent = ~accept & (promise <= 1e-12 * np.abs(here.value)) & (live <= 1e-2)
+        converged[active[spent]] = True
+        live = np.where(accept, np.where(live > 1e-6, live * 0.1, 0.0), np.maximum(live * 8, 1e-3))
+        active, here, live = active[~spent], _rows(here, ~spent), live[~spent]
+    return Minima(theta, value, converged, iteration)
+
+
+def _rows(local: Local, rows: Mask) -> Local:
+    return local if rows.all() else Local(*(part[rows] for part in local))
+
+
+def _choose(accept: Mask, new: Array, old: Array) -> Array:
+    return np.where(accept.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+
+class _Step(NamedTuple):
+    step: Array
+    damping: Array
+
+
+def _step(here: Local, free: Mask, damping: Array) -> _Step:
+    """The damped Newton step on the free coordinates; raises λ until the matrix is positive."""
+    diagonal = np.einsum("bpp->bp", here.majoriser)
+    # Unit diagonal: the coordinates differ by orders of magnitude in curvature.
+    largest = diagonal.max(axis=1, keepdims=True)
+    scale = 1 / np.sqrt(np.maximum(diagonal, 1e-14 * np.maximum(largest, 1e-290)))
+    both = scale[:, :, None] * scale[:, None, :] * (free[:, :, None] & free[:, None, :])
+    hessian = here.hessian * both
+    majoriser = here.majoriser * both
+    rest = np.einsum("bpp->bp", majoriser)
+    rest += 1e-10 * free
+    held = np.einsum("bpp->bp", hessian)
+    held += ~free
+    right = -here.gradient * scale * free
+    damping = damping.copy()
+    solution = np.zeros_like(right)
+    todo = np.arange(len(damping))
+    for _ in range(20):
+        matrix = hessian[todo] + damping[todo, None, None] * majoriser[todo]
+        answer, positive = _solve_positive(matrix, right[todo])
+        solution[todo] = answer
+        todo = todo[~positive]
+        if not todo.size:
+            break
+        damping[todo] = np.maximum(damping[todo] * 8, 1e-3)
+    damping[todo] = np.inf
+    return _Step(np.where(np.isfinite(solution), solution, 0.0) * scale, damping)
+
+
+class _Solved(NamedTuple):
+    solution: Array
+    positive: Mask
+
+
+def _solve_positive(matrix: Array, right: Array) -> _Solved:
+    """Batched LDLᵀ; a row whose matrix is not safely positive is marked and left at zero.
+
+    Written over the batch because LAPACK on thousands of 5×5 systems is mostly call overhead,
+    and because it can tell which rows of a batch are not positive.
+    """
+    size = right.shape[1]
+    a = np.ascontiguousarray(np.moveaxis(matrix, 0, -1))
+    x = np.ascontiguousarray(right.T)
+    positive = np.ones(right.shape[0], dtype=bool)
+    with np.errstate(all="ignore"):
+        for j in range(size):
+            positive &= a[j, j] > 1e-13
+            factor = a[j + 1 :, j] / a[j, j]
+            a[j + 1 :, j + 1 :] -= factor[:, None] * a[None, j, j + 1 :]
+            x[j + 1 :] -= factor * x[j]
+        for j in range(size - 1, -1, -1):
+            x[j] = (x[j] - np.sum(a[j, j + 1 :] * x[j + 1 :], axis=0)) / a[j, j]
+    return _Solved(np.where(positive, x, 0.0).T, positive)

@@ -1,0 +1,62 @@
+"""Published coefficients, as data: the numbers, the law they belong to, and where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.expression import Array
+from analysis.laws import LAWS, Law
+from scaling.records import Refusal
+
+PF_DAY = 8.64e19  # FLOPs in a petaflop/s-day: 1e15 × 86,400
+
+
+@dataclass(frozen=True)
+class Published:
+    """Coefficients someone printed. `params_convention` says what their N counts."""
+
+    name: str
+    law: Law
+    coefficients: Mapping[str, float]
+    params_convention: str
+    source: str
+
+    def predict(self, features: Mapping[str, Any]) -> Array:
+        """Loss in nats/token at the features, by column name."""
+        return self.law.predict(self.coefficients, features)
+
+
+def _entry(
+    name: str, law: str, params_convention: str, source: str, **coefficients: float
+) -> Published:
+    return Published(name, LAWS[law], coefficients, params_convention, source)
+
+
+_HOFFMANN = "Hoffmann et al. 2022, arXiv:2203.15556"
+_BESIROGLU = "Besiroglu et al. 2024, arXiv:2404.10102"
+_KAPLAN = "Kaplan et al. 2020, arXiv:2001.08361"
+
+_ENTRIES = [
+    _entry("chinchilla-2022", "chinchilla", "all parameters", f"{_HOFFMANN}, eq. 10",
+           E=1.69, A=406.4, alpha=0.34, B=410.7, beta=0.28),
+    _entry("besiroglu-2024", "chinchilla", "as reported by Hoffmann et al.",
+           f"{_BESIROGLU}, section 3",
+           E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658),
+    _entry("kaplan-2020-n", "kaplan_n", "non-embedding", f"{_KAPLAN}, eq. 1.1",
+           N_c=8.8e13, alpha_N=0.076),
+    _entry("kaplan-2020-d", "kaplan_d", "non-embedding", f"{_KAPLAN}, eq. 1.2",
+           D_c=5.4e13, alpha_D=0.095),
+    _entry("kaplan-2020-c", "kaplan_c", "non-embedding",
+           f"{_KAPLAN}, eq. 1.3 (C_min, 3.1e8 PF-days)", C_c=3.1e8 * PF_DAY, alpha_C=0.050),
+]  # fmt: skip
+
+PUBLISHED: Mapping[str, Published] = {entry.name: entry for entry in _ENTRIES}
+
+
+def published(name: str) -> Published:
+    """The published law of that name. Raises Refusal listing the names."""
+    if name not in PUBLISHED:
+        raise Refusal(f"no published law {name!r}. Known: {', '.join(PUBLISHED)}.")
+    return PUBLISHED[name]

@@ -1,0 +1,305 @@
+"""Which rows of a run table may be believed.
+
+A run table is any results folder, CSV or Parquet with a row a run. It is read defensively:
+a cell that is no number, not finite or not positive is named with its row and refused, never
+dropped in silence. Rows that are real but belong to no law (a trunk whose learning rate had
+not decayed, a run that diverged) are set aside with the reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.expression import Array
+from scaling.records import Refusal
+
+MAX_BYTES = 1 << 30  # a run table of more than a gigabyte is some other file
+CORE = ("params", "tokens", "loss")
+RAY_WIDTH = 0.05  # e-folds; whole batches move a point off its ray by a percent or two
+
+
+@dataclass(frozen=True)
+class Selection:
+    """`rows` a fit may use; `excluded` ones with a column `reason`."""
+
+    rows: pd.DataFrame
+    excluded: pd.DataFrame
+
+
+def read_runs(
+    path: Path | str,
+    *,
+    params_column: str | None = None,
+    tokens_column: str | None = None,
+    loss_column: str | None = None,
+    require: Sequence[str] = CORE,
+) -> pd.DataFrame:
+    """The run table at `path` with float64 columns `params`, `tokens`, `loss` and all others.
+
+    A folder means its `runs.parquet`. `params` is taken from `params_column`, else `params`,
+    else `params_total`; the choice is kept in `table.attrs["params_column"]`. `require` names
+    the columns that must be there (a law over other columns needs others).
+    Raises Refusal naming column, row and remedy.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "runs.parquet").is_file():
+            raise Refusal(
+                f"{path} holds no runs.parquet. Give a results folder in which a run has "
+                "finished (`scaling status` shows), or a CSV or Parquet file."
+            )
+        path = path / "runs.parquet"
+    return standardise(
+        _load(path), params_column, tokens_column, loss_column, require=require, name=str(path)
+    )
+
+
+def standardise(
+    table: pd.DataFrame,
+    params_column: str | None = None,
+    tokens_column: str | None = None,
+    loss_column: str | None = None,
+    *,
+    require: Sequence[str] = CORE,
+    name: str = "the table",
+) -> pd.DataFrame:
+    """A copy with the required columns as positive finite float64; raises Refusal otherwise."""
+    if len(table) == 0:
+        raise Refusal(f"{name} has no rows. Give a table with a row a run.")
+    repeated = table.columns[table.columns.duplicated()]
+    if len(repeated):
+        raise Refusal(f"{name} has two columns named {repeated[0]!r}. Rename or drop one.")
+    if params_column is None and "params" not in table and "params_total" in table:
+        params_column = "params_total"
+    chosen = {"params": params_column, "tokens": tokens_column, "loss": loss_column}
+    result = table.copy()
+    result.attrs = dict(table.attrs)
+    believed = _believed(table)
+    for column in dict.fromkeys([*require, *(c for c in CORE if c in table or chosen.get(c))]):
+        source = chosen.get(column) or column
+        if source not in table:
+            raise Refusal(
+                f"{name} has no column {source!r}; it has {_listing(table.columns)}. "
+                f"Name the one that holds {column} with --{column}-column."
+                if column in CORE
+                else f"{name} has no column {source!r}; it has {_listing(table.columns)}."
+            )
+        result[column] = _numbers(table[source], source, believed, name, column in require)
+    if params_column is not None or "params_column" not in result.attrs:
+        result.attrs["params_column"] = params_column or "params"
+    return result
+
+
+def usable(table: pd.DataFrame) -> Selection:
+    """Rows that are ends of a completed run; a table without these columns is all usable."""
+    reason = pd.Series("", index=table.index, dtype=object)
+    if "run_kind" in table:
+        reason[table["run_kind"].eq("trunk")] = "a trunk: its learning rate had not decayed"
+    if "status" in table:
+        unfinished = table["status"].notna() & table["status"].ne("completed")
+        reason[unfinished] = "status " + table["status"].astype(str)[unfinished]
+    out = reason.ne("")
+    return Selection(table[~out].copy(), table[out].assign(reason=reason[out]))
+
+
+_CONDITION = re.compile(r"\s*(?P<column>[^<>=!]+?)\s*(?P<op>>=|<=|==|!=|>|<)\s*(?P<literal>.+?)\s*")
+_SUFFIX = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+
+
+def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
+    """Rows that meet every condition `column operator literal`, such as `tokens>=5e8`.
+
+    A literal is a number (K, M, B, T for powers of a thousand), true, false, or text, which
+    compares by == and != only. Nothing is evaluated. Raises Refusal for a condition that
+    cannot be read and when no row is left.
+    """
+    for condition in conditions:
+        found = _CONDITION.fullmatch(condition)
+        if found is None:
+            raise Refusal(
+                f"--where {condition!r} is not `column operator literal`. "
+                "Example: --where 'tokens>=5e8'; operators: >= <= == != > <."
+            )
+        column, op, literal = found["column"], found["op"], found["literal"]
+        if column not in table:
+            raise Refusal(
+                f"--where {condition!r}: no column {column!r}; there are {_listing(table.columns)}."
+            )
+        rows = table[_holds(table[column], op, literal, condition)]
+        if rows.empty:
+            raise Refusal(f"--where {condition!r} leaves none of {len(table)} rows. Loosen it.")
+        table = rows
+    return table
+
+
+def _holds(values: pd.Series, op: str, literal: str, condition: str) -> pd.Series:
+    number = _literal(literal)
+    right: float | str | bool
+    if pd.api.types.is_bool_dtype(values):
+        if literal.lower() not in ("true", "false") or op not in ("==", "!="):
+            raise Refusal(f"--where {condition!r}: {values.name} is true or false; use == or !=.")
+        right = literal.lower() == "true"
+    elif pd.api.types.is_numeric_dtype(values):
+        if number is None:
+            raise Refusal(f"--where {condition!r}: {literal!r} is not a number.")
+        right = number
+    else:
+        if op not in ("==", "!="):
+            raise Refusal(f"--where {condition!r}: {values.name} is text; use == or !=.")
+        right = literal.strip("'\"")
+    comparison = {
+        ">=": values.ge, "<=": values.le, "==": values.eq,
+        "!=": values.ne, ">": values.gt, "<": values.lt,
+    }[op]  # fmt: skip
+    return comparison(right)
+
+
+def _literal(text: str) -> float | None:
+    scale = _SUFFIX.get(text[-1:].upper(), 1.0)
+    try:
+        return float(text[:-1] if scale != 1.0 else text) * scale
+    except ValueError:
+        return None
+
+
+def suspicious(table: pd.DataFrame) -> tuple[str, ...]:
+    """Warnings about columns whose size suggests another unit."""
+    found = []
+    for column, least, most in [("params", 1e4, 1e14), ("tokens", 1e5, 1e16)]:
+        if column in table and table[column].max() < least:
+            found.append(
+                f"{column} reach only {table[column].max():g}: thousands, millions or billions? "
+                "Scale them to units."
+            )
+        if column in table and table[column].max() > most:
+            found.append(f"{column} reach {table[column].max():g}: is the column FLOPs?")
+    if "loss" in table and table["loss"].max() > 15:
+        found.append(
+            f"loss reaches {table['loss'].max():g}: ln V is below 13 for any vocabulary in use. "
+            "Perplexity? Take its logarithm."
+        )
+    return tuple(found)
+
+
+def condition_number(params: Array, tokens: Array) -> float:
+    """How well runs at these (N, D) could tell the Chinchilla law's coefficients apart.
+
+    The condition number of JᵀJ for (log E, log A, log B, α, β) in centred log-features, for a
+    reference law whose three terms are equal at the centre and whose exponents are Besiroglu's
+    (arXiv:2404.10102): a property of the design alone, whatever its scale. About 1e3 for a
+    grid; 1e8 and more cannot be fitted. Raises Refusal for one distinct N or D, or one ray.
+    """
+    n, d = np.asarray(params, dtype=float), np.asarray(tokens, dtype=float)
+    for name, values in (("params", n), ("tokens", d)):
+        if not (np.isfinite(values).all() and (values > 0).all()):
+            raise Refusal(f"{name} must be positive and finite; got {values.min():g}.")
+    refuse_line({"params": n, "tokens": d})
+    x, y = np.log(n) - np.log(n).mean(), np.log(d) - np.log(d).mean()
+    a, b = np.exp(-0.3478 * x), np.exp(-0.3658 * y)
+    shares = np.stack([np.ones_like(a), a, b], axis=1) / (1 + a + b)[:, None]
+    jacobian = np.column_stack([shares, -shares[:, 1] * x, -shares[:, 2] * y])
+    return float(np.linalg.cond(jacobian.T @ jacobian))
+
+
+def refuse_line(features: dict[str, Array]) -> None:
+    """Raises Refusal if a feature has one value, or all points lie on one power-law line."""
+    logs = []
+    for name, values in features.items():
+        log = np.log(values)
+        if np.ptp(log) < 1e-6:
+            raise Refusal(
+                f"{name} has one distinct value ({values[0]:g}); its exponent cannot be told. "
+                f"Give runs at two or more {name}."
+            )
+        logs.append(log - log.mean())
+    if len(logs) < 2:
+        return
+    centred = np.stack(logs, axis=1)
+    decomposition = np.linalg.svd(centred / np.sqrt(len(centred)), full_matrices=False)
+    if decomposition.S[-1] < RAY_WIDTH:
+        names = list(features)
+        normal = decomposition.Vh[-1]
+        if len(names) == 2:
+            slope = -normal[0] / normal[1] if normal[1] else np.inf
+            k = np.exp(np.mean(np.log(features[names[1]]) - slope * np.log(features[names[0]])))
+            line = f"{names[1]} = {k:.3g}·{names[0]}" + (
+                "" if abs(slope - 1) < 0.02 else f"^{slope:.2f}"
+            )
+        else:
+            line = "one power-law surface of " + ", ".join(names)
+        raise Refusal(
+            f"all runs lie on one ray, {line}, which cannot separate the exponents. "
+            "Add runs with another ratio, e.g. 10, 20 and 40 tokens per parameter."
+        )
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def _load(path: Path) -> pd.DataFrame:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise Refusal(f"{path} is {path.stat().st_size / 2**30:.1f} GiB; a run table is small.")
+        if path.suffix.lower() in (".parquet", ".pq"):
+            return pd.read_parquet(path)
+        return _load_csv(path)
+    except Refusal:
+        raise
+    except OSError as error:
+        raise Refusal(f"cannot read {path}: {error.strerror or error}.") from error
+    except (ValueError, csv.Error, MemoryError) as error:
+        # pandas' and pyarrow's parse errors and UnicodeDecodeError are ValueErrors.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Refusal(
+            f"{path} cannot be read as {'Parquet' if 'parquet' in path.suffix else 'CSV'}: "
+            f"{reason}. Save it as UTF-8 CSV with one header line, or as Parquet."
+        ) from error
+
+
+def _load_csv(path: Path) -> pd.DataFrame:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = next(csv.reader(file), [])
+    if not header:
+        raise Refusal(f"{path} is empty. Give a CSV with a header line and a row a run.")
+    for i, name in enumerate(header):
+        if name in header[:i]:
+            # pandas would rename the second one and use the first.
+            raise Refusal(f"{path} has two columns named {name!r}. Rename or drop one.")
+    return pd.read_csv(path, encoding="utf-8-sig", low_memory=False)
+
+
+def _believed(table: pd.DataFrame) -> pd.Series:
+    """Rows whose numbers must be right: not those that are set aside by status anyway."""
+    if "status" not in table:
+        return pd.Series(True, index=table.index)
+    return table["status"].isna() | table["status"].eq("completed")
+
+
+def _numbers(
+    cells: pd.Series, column: str, believed: pd.Series, name: str, required: bool
+) -> pd.Series:
+    if pd.api.types.is_bool_dtype(cells):
+        raise Refusal(f"{name}: column {column!r} holds true and false, not numbers.")
+    numbers = pd.to_numeric(cells, errors="coerce").astype(float)
+    bad = believed & ~(np.isfinite(numbers) & (numbers > 0))
+    if required and bad.any():
+        at = int(np.argmax(bad.to_numpy()))
+        cell = str(cells.iloc[at])
+        cell = cell if len(cell) <= 40 else cell[:40] + "…"
+        raise Refusal(
+            f"{name}: {column} = {cell} in row {at + 1} of {len(cells)} ({int(bad.sum())} such "
+            f"rows) is not a positive finite number. Correct or remove it (--where drops rows)."
+        )
+    return numbers
+
+
+def _listing(columns: pd.Index) -> str:
+    names = [str(c) for c in columns]
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

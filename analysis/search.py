@@ -1,0 +1,214 @@
+"""The global optimum: a grid over the nonlinear coefficients, then Newton from the best.
+
+Where a law is linear in some coefficients they are solved for in closed form at every grid
+point (variable projection, Golub & Pereyra 1973), so the grid spans only the rest.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.expression import Array, Expr, derivative, evaluate, number, symbols
+from analysis.laws import Law
+from analysis.model import Data, Model, model, to_theta
+from analysis.newton import Mask, Minima, minimise
+from analysis.objective import Objective
+
+_SAMPLE = 2000  # rows a start is judged on; the refinement uses all of them
+_CHUNK = 2**17  # elements of a work array: small enough for the cache of one core
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best of several descents, and how many of them found it."""
+
+    theta: Array  # on the law's fitting scale
+    point: Array  # in the model's coordinates
+    value: float
+    starts: int
+    reached: int
+    converged: bool
+    iterations: int
+
+
+def optimise(
+    law: Law, data: Data, weights: Array, objective: Objective, fixed: Mask, theta_fixed: Array
+) -> Optimum:
+    """The best minimum found. `fixed` coefficients stay at `theta_fixed`."""
+    problem = model(law, data, objective, centred=not fixed.any())
+    starts = grid_starts(law, data, weights, objective, fixed, theta_fixed)
+    # Many nonlinear coefficients, many valleys.
+    nonlinear = len(law.coefficients) - len(linear_coefficients(law)) - int(fixed.sum())
+    best = starts[: 8 if nonlinear <= 2 else 24 if nonlinear <= 4 else 64]
+    minima = descend(problem, problem.enter(best), weights[None, :], fixed)
+    order = np.argsort(np.where(np.isfinite(minima.value), minima.value, np.inf), kind="stable")
+    first = int(order[0])
+    value = float(minima.value[first])
+    near = minima.value <= value * (1 + 1e-7) + negligible(weights)
+    return Optimum(
+        theta=problem.leave(minima.theta[first : first + 1])[0],
+        point=minima.theta[first],
+        value=value,
+        starts=len(best),
+        reached=int(np.sum(near)),
+        converged=bool(np.any(minima.converged & near)),
+        iterations=minima.iterations,
+    )
+
+
+def negligible(weights: Array) -> float:
+    """An objective this small is a perfect fit: residuals of 1e-13 at every point."""
+    return 0.5e-26 * float(np.sum(weights))
+
+
+def descend(
+    problem: Model, start: Array, weights: Array, fixed: Mask, tolerance: float = 1e-18
+) -> Minima:
+    """Minimise from every start, in chunks that fit the cache."""
+    rows = max(1, _CHUNK // weights.shape[1])
+    pieces = []
+    for at in range(0, len(start), rows):
+        chosen = slice(at, at + rows)
+        piece_weights = weights if len(weights) == 1 else weights[chosen]
+        pieces.append(
+            minimise(
+                problem.local,
+                start[chosen],
+                piece_weights,
+                problem.lower,
+                problem.upper,
+                fixed=fixed,
+                tolerance=tolerance,
+                negligible=negligible(piece_weights[0]),
+            )
+        )
+    return Minima(
+        np.concatenate([p.theta for p in pieces]),
+        np.concatenate([p.value for p in pieces]),
+        np.concatenate([p.converged for p in pieces]),
+        max(p.iterations for p in pieces),
+    )
+
+
+def linear_coefficients(law: Law) -> tuple[str, ...]:
+    """Positive coefficients in which the formula is jointly linear (E, A, B of chinchilla)."""
+    chosen: list[Expr] = []
+    for node in symbols(law.loss):
+        if node.symbol is None or node.symbol.feature or not node.symbol.positive:
+            continue
+        inside = [*chosen, node]
+        slopes = [symbols(derivative(law.loss, c)) for c in inside]
+        if not any(c in slope for slope in slopes for c in inside):
+            chosen.append(node)
+    return tuple(c.symbol.name for c in chosen[:4] if c.symbol is not None)
+
+
+def grid_starts(
+    law: Law, data: Data, weights: Array, objective: Objective, fixed: Mask, theta_fixed: Array
+) -> Array:
+    """Starting points on the law's fitting scale, best first."""
+    step = max(1, data.n // _SAMPLE)
+    data, weights = data.rows(slice(None, None, step)), weights[::step]
+    held = {n for n, f in zip(law.coefficients, fixed, strict=True) if f}
+    linear = [n for n in linear_coefficients(law) if n not in held]
+    free = [n for n in law.coefficients if n not in held and n not in linear]
+    grid = _grid(law, data, free)
+    values: dict[str, Array] = {name: grid[:, i] for i, name in enumerate(free)}
+    for i, name in enumerate(law.coefficients):
+        if name in held:
+            scale = np.exp(theta_fixed[i]) if law.symbols[name].positive else theta_fixed[i]
+            values[name] = np.full(len(grid), scale)
+    problem = model(law, data, objective, centred=not fixed.any())
+    thetas, scores = [], []
+    rows = max(1, _CHUNK // data.n)
+    for at in range(0, len(grid), rows):
+        piece = {k: v[at : at + rows] for k, v in values.items()}
+        piece.update(_project(law, data, weights, piece, linear))
+        theta = to_theta(law, piece)
+        residual = problem.residuals(np.clip(problem.enter(theta), problem.lower, problem.upper))
+        with np.errstate(all="ignore"):
+            scores.append(objective.of(residual).value @ weights)
+        thetas.append(theta)
+    theta, score = np.concatenate(thetas), np.concatenate(scores)
+    order = np.argsort(np.where(np.isfinite(score), score, np.inf), kind="stable")
+    return theta[order]
+
+
+def _grid(law: Law, data: Data, names: list[str]) -> Array:
+    """A geometric or even lattice for up to three coefficients, a low-discrepancy set beyond."""
+    if not names:
+        return np.empty((1, 0))
+    unit: Array
+    if len(names) <= 3:
+        axis = np.linspace(0, 1, {1: 64, 2: 16, 3: 10}[len(names)])
+        unit = np.array(list(itertools.product(*[axis] * len(names))))
+    else:
+        unit = _low_discrepancy(2048, len(names))
+    columns = []
+    for i, name in enumerate(names):
+        symbol = law.symbols[name]
+        low, high = symbol.start_lower, symbol.start_upper
+        if symbol.near:
+            letter = next(s.name for s in law.symbols.values() if s.column == symbol.near)
+            x = data.features[letter]
+            low, high = x.min() * 10**low, x.max() * 10**high
+        if low > 0:
+            columns.append(low * (high / low) ** unit[:, i])
+        else:
+            columns.append(low + (high - low) * unit[:, i])
+    return np.stack(columns, axis=1)
+
+
+def _low_discrepancy(count: int, size: int) -> Array:
+    """Roberts' additive recurrence on the generalised golden ratio, in [0, 1)."""
+    ratio = 1.5
+    for _ in range(50):
+        ratio = (1 + ratio) ** (1 / (size + 1))
+    steps = np.arange(1, count + 1)[:, None] * ratio ** -np.arange(1.0, size + 1)
+    return np.asarray((0.5 + steps) % 1.0)
+
+
+def _project(
+    law: Law, data: Data, weights: Array, values: dict[str, Array], linear: list[str]
+) -> dict[str, Array]:
+    """The linear coefficients that fit best in relative error, never negative."""
+    if not linear:
+        return {}
+    letters = {s.symbol.name: s for s in symbols(law.loss) if s.symbol}
+    env: dict[str, Array] = {k: v[:, None] for k, v in values.items()}
+    env.update({k: v[None, :] for k, v in data.features.items()})
+    zero = {name: np.zeros((1, 1)) for name in linear}
+    nodes = [derivative(law.loss, letters[name]) for name in linear] + [law.loss + number(0.0)]
+    batch = next(iter(values.values())).shape[0] if values else 1
+    parts = [
+        np.broadcast_to(np.asarray(p, dtype=float), (batch, data.n))
+        for p in evaluate(nodes, {**env, **zero})
+    ]
+    with np.errstate(all="ignore"):
+        columns = np.stack([p / data.observed for p in parts[:-1]], axis=-1)
+        goal = 1 - parts[-1] / data.observed
+        # Columns of unit size: the raw ones span fifteen decades.
+        size = np.sqrt(np.einsum("bnk,bnk,n->bk", columns, columns, weights) / weights.sum())
+        columns = columns / size[:, None, :]
+        gram = np.einsum("bnk,bnl,n->bkl", columns, columns, weights)
+        right = np.einsum("bnk,bn,n->bk", columns, goal, weights)
+    best = np.full((batch, len(linear)), 1e-3)
+    score = np.full(batch, np.inf)
+    for count in range(1, len(linear) + 1):
+        for subset in itertools.combinations(range(len(linear)), count):
+            pick = list(subset)
+            matrix = gram[:, pick][:, :, pick] + 1e-12 * np.trace(gram[0]) * np.eye(count)
+            usable = np.isfinite(matrix).all(axis=(1, 2)) & np.isfinite(right[:, pick]).all(axis=1)
+            matrix = np.where(usable[:, None, None], matrix, np.eye(count))
+            vector = np.where(usable[:, None], right[:, pick], 0.0)
+            answer = np.linalg.solve(matrix, vector[..., None])[..., 0]
+            loss = -np.sum(answer * vector, axis=1)
+            better = usable & (answer > 0).all(axis=1) & (loss < score)
+            candidate = np.full((batch, len(linear)), 1e-3)
+            candidate[:, pick] = answer
+            best = np.where(better[:, None], candidate, best)
+            score = np.where(better, loss, score)
+    return {name: best[:, i] / size[:, i] for i, name in enumerate(linear)}

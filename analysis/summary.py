@@ -1,0 +1,112 @@
+"""A fit on one screen: digits stop where the interval stops."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis.uncertainty import Bounds
+
+if TYPE_CHECKING:
+    from analysis.fit import Fit
+
+
+def summary(fit: Fit) -> str:
+    """Heading with status, a row a coefficient, then what to know before using them."""
+    head = f"{fit.law.name} on {fit.data.n} runs"
+    starts = f"{fit.status.value}, {fit.starts_at_optimum} of {fit.starts} starts"
+    lines = [f"{head:<40}{starts:>40}", f"  {fit.law.formula}"]
+    level = f"{fit.interval.level:.0%} interval"
+    lines.append(f"{'':<10}{'estimate':>10}   {level:<26}flat with")
+    for name in fit.law.coefficients:
+        bounds = fit.interval.coefficients[name]
+        estimate = digits(fit.coefficients[name], bounds)
+        span = "not known" if math.isnan(bounds.low) else f"{_end(bounds.low, bounds)} … " + _end(
+            bounds.high, bounds
+        )  # fmt: skip
+        note = "at its bound" if name in fit.at_bound else _partner(fit, name)
+        lines.append(f"{name:<10}{estimate:>10}   {span:<26}{note}".rstrip())
+    data = fit.data
+    lines.append("")
+    facts = f"{fit.objective.name} = {fit.objective.value:.6g}"
+    if fit.objective.name.startswith(("huber", "asym")):
+        facts += f" (delta {fit.objective.delta:g})"
+    facts += f" · rms log residual {fit.rmse_log:.2g} · condition number {fit.condition_number:.1g}"
+    lines.append(facts)
+    counted = f"intervals: {fit.interval.method} over {data.clusters} clusters"
+    if data.params is not None and "params" in fit.law.features:
+        counted += f" · N is {data.params_column}, {data.params.low:.3g} to {data.params.high:.3g}"
+    if data.tokens is not None and "tokens" in fit.law.features:
+        counted += f" · D {data.tokens.low:.3g} to {data.tokens.high:.3g}"
+    lines.append(counted)
+    if fit.status.value != "converged":
+        lines += _wrapped(f"{fit.status.value}: {fit.reason}")
+    for reason, rows in fit.excluded["reason"].value_counts().items():
+        lines.append(f"left out: {rows} rows, {reason}")
+    for warning in fit.warnings:
+        lines += _wrapped(f"warning: {warning}")
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 92, subsequent_indent="  ")
+
+
+def digits(value: float, bounds: Bounds) -> str:
+    """The value to the decimal place its interval supports; two digits without an interval."""
+    place = _place(bounds)
+    return f"{value:.2g}" if place is None else _placed(value, place)
+
+
+def _end(value: float, bounds: Bounds) -> str:
+    place = _place(bounds)
+    if place is None or value == 0:
+        return f"{value:.2g}"
+    # A skew interval spans decades: its lower end keeps two digits of its own.
+    return _placed(value, min(place, math.floor(math.log10(abs(value))) - 1))
+
+
+def _place(bounds: Bounds) -> int | None:
+    """The last decimal place worth printing: the first of half the width, or the second where
+    the first is a 1, which would leave half a digit."""
+    half = (bounds.high - bounds.low) / 2
+    if not math.isfinite(half) or half <= 0:
+        return None
+    place = math.floor(math.log10(half))
+    return place - 1 if half < 2 * 10.0**place else place
+
+
+def _placed(value: float, place: int) -> str:
+    if value == 0:
+        return "0"
+    significant = math.floor(math.log10(abs(value))) - place
+    if significant < 0:
+        return f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+    if place > 0 or abs(value) < 1e-3:
+        text = f"{value:.{significant}e}"
+        return text.replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+    return f"{value:.{-place}f}"
+
+
+def _partner(fit: Fit, name: str) -> str:
+    """The coefficient this one trades against along the draws, if the two are nearly one."""
+    others = [c for c in fit.law.coefficients if c != name]
+    if len(fit.draws) < 3 or not others:
+        return ""
+    scaled = {}
+    for other in fit.law.coefficients:
+        values = fit.draws[other].to_numpy()
+        positive = fit.law.symbols[other].positive and (values > 0).all()
+        scaled[other] = np.log(values) if positive else values
+        if not np.isfinite(scaled[other]).all() or np.ptp(scaled[other]) == 0:
+            return ""
+    shared = {o: abs(float(np.corrcoef(scaled[name], scaled[o])[0, 1])) for o in others}
+    best = max(shared, key=lambda o: shared[o])
+    return (
+        f"{best} ({min(shared[best], 0.9999):.3f})".replace("0.", ".")
+        if shared[best] > 0.95
+        else ""
+    )

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.optimize import minimize
+
+from analysis.expression import amplitude, exponent, feature
+from analysis.fit import Fit, Status, fit, load_fit, save_fit
+from analysis.laws import Law, law
+from analysis.published import Published, published
+from scaling.records import Refusal
+
+Simulate = Callable[..., pd.DataFrame]
+
+
+@pytest.mark.parametrize("name", ["chinchilla-2022", "besiroglu-2024"])
+def test_a_fit_recovers_the_law_that_made_the_data(
+    name: str, grid: pd.DataFrame, simulate: Simulate
+) -> None:
+    truth = published(name)
+    found = fit(truth.law, simulate(truth, grid), bootstrap=0)
+    assert found.status is Status.CONVERGED
+    assert found.coefficients == pytest.approx(truth.coefficients, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["kaplan-2020-n", "kaplan-2020-d", "kaplan-2020-c"])
+def test_a_pure_power_law_is_recovered(name: str, grid: pd.DataFrame, simulate: Simulate) -> None:
+    truth = published(name)
+    design = grid.assign(flops=6 * grid["params"] * grid["tokens"])
+    found = fit(truth.law, simulate(truth, design), bootstrap=0)
+    assert found.coefficients == pytest.approx(truth.coefficients, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["kaplan_n_floor", "kaplan_d_floor", "kaplan_c_floor"])
+def test_a_power_law_with_a_floor_is_recovered(
+    name: str, grid: pd.DataFrame, simulate: Simulate
+) -> None:
+    chosen = law(name)
+    values = dict(zip(chosen.coefficients, [1.7, 90.0, 0.22], strict=True))
+    truth = Published("made up", chosen, values, "all", "this test")
+    design = grid.assign(flops=6 * grid["params"] * grid["tokens"])
+    assert fit(chosen, simulate(truth, design), bootstrap=0).coefficients == pytest.approx(
+        values, rel=1e-6
+    )
+
+
+def huber(theta: np.ndarray, runs: np.ndarray, delta: float = 1e-3) -> float:
+    """Hoffmann's objective, written independently of the engine."""
+    log_a, log_b, log_e, alpha, beta = theta
+    log_n, log_d, log_loss = np.log(runs)
+    predicted = np.exp(log_e) + np.exp(log_a - alpha * log_n) + np.exp(log_b - beta * log_d)
+    size = np.abs(np.log(predicted) - log_loss)
+    return float(np.where(size <= delta, size**2 / 2, delta * (size - delta / 2)).sum())
+
+
+def test_no_independent_optimiser_finds_a_lower_objective(
+    grid: pd.DataFrame, simulate: Simulate
+) -> None:
+    runs = simulate(published("besiroglu-2024"), grid, noise=0.01)
+    found = fit(law("chinchilla"), runs, bootstrap=0)
+    c, rows = found.coefficients, runs[["params", "tokens", "loss"]].to_numpy().T
+    start = np.array([np.log(c["A"]), np.log(c["B"]), np.log(c["E"]), c["alpha"], c["beta"]])
+    assert found.objective.value == pytest.approx(huber(start, rows), rel=1e-12)
+    for seed in range(3):
+        moved = start + np.random.default_rng(seed).normal(0, [0.3, 0.3, 0.05, 0.02, 0.02])
+        other = minimize(
+            huber, moved, args=(rows,), method="Nelder-Mead",
+            options={"maxiter": 20000, "maxfev": 20000, "xatol": 1e-12, "fatol": 1e-17,
+                     "adaptive": True},
+        )  # fmt: skip
+        assert other.fun == pytest.approx(found.objective.value, rel=1e-3)
+        assert found.objective.value <= other.fun * (1 + 1e-9)
+
+
+def test_the_order_of_the_rows_does_not_matter(grid: pd.DataFrame, simulate: Simulate) -> None:
+    runs = simulate(published("besiroglu-2024"), grid, noise=0.01)
+    one = fit(law("chinchilla"), runs, bootstrap=0)
+    other = fit(law("chinchilla"), runs.iloc[::-1], bootstrap=0)
+    # The objective is known to rounding, so its minimiser to the square root of that.
+    assert other.coefficients == pytest.approx(one.coefficients, rel=1e-6)
+    assert other.objective.value == pytest.approx(one.objective.value, rel=1e-12)
+
+
+def test_a_law_of_ones_own_is_fitted_without_registration(grid: pd.DataFrame) -> None:
+    N, D = feature("N", "params"), feature("D", "tokens")
+    mine = Law(
+        "mine", amplitude("K") / (N ** exponent("p") * D ** exponent("q")), source="this test"
+    )
+    truth = {"K": 40.0, "p": 0.05, "q": 0.08}
+    runs = grid.assign(loss=mine.predict(truth, {c: grid[c].to_numpy() for c in grid}))
+    assert fit(mine, runs, bootstrap=0).coefficients == pytest.approx(truth, rel=1e-6)
+
+
+def test_a_floor_the_data_do_not_have_is_reported_at_its_bound(
+    grid: pd.DataFrame, simulate: Simulate
+) -> None:
+    pure = published("kaplan-2020-n")
+    # Losses that fall ever faster leave no room for a floor.
+    runs = simulate(pure, grid).assign(loss=lambda t: t["loss"] - 0.9 * t["loss"].min())
+    found = fit(law("kaplan_n_floor"), runs, bootstrap=0)
+    assert found.status is Status.AT_BOUND
+    assert found.at_bound == ("E",)
+    assert found.coefficients["E"] == 0.0
+    assert "E" in found.reason
+
+
+def test_rows_that_carry_no_law_are_not_called_converged(grid: pd.DataFrame) -> None:
+    loss = np.random.default_rng(0).uniform(1, 9, len(grid))
+    assert fit(law("chinchilla"), grid.assign(loss=loss), bootstrap=200).status in (
+        Status.FAILED, Status.AT_BOUND, Status.WEAKLY_IDENTIFIED,
+    )  # fmt: skip
+
+
+def test_trunk_rows_do_not_enter_and_are_listed(grid: pd.DataFrame, simulate: Simulate) -> None:
+    truth = published("chinchilla-2022")
+    runs = simulate(truth, grid).assign(run_kind="cooldown", status="completed")
+    trunks = runs.head(8).assign(run_kind="trunk", loss=9.0)
+    found = fit(truth.law, pd.concat([runs, trunks], ignore_index=True), bootstrap=0)
+    assert found.coefficients == pytest.approx(truth.coefficients, rel=1e-6)
+    assert found.data.n == len(runs)
+    assert len(found.excluded) == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda t: t.head(6), "needs at least 7 usable runs; there are 6"),
+        (lambda t: t.assign(tokens=20 * t["params"]), "one ray"),
+        (lambda t: t.assign(tokens=1e9), "tokens has one distinct value"),
+        (lambda t: t.assign(params=1e8), "params has one distinct value"),
+        (lambda t: t.assign(loss=-t["loss"]), "loss = -"),
+        (lambda t: t.assign(tokens=np.inf), "tokens = inf"),
+        (lambda t: t.drop(columns="tokens"), "no column 'tokens'"),
+        (lambda t: t.assign(run_kind="trunk"), "no rows"),
+    ],
+)  # type: ignore[misc]
+def test_what_cannot_be_fitted_is_refused(change, named: str, grid, simulate) -> None:  # type: ignore[no-untyped-def]
+    runs = simulate(published("chinchilla-2022"), grid)
+    with pytest.raises(Refusal, match=named):
+        fit(law("chinchilla"), change(runs), bootstrap=0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"delta": 0.0}, {"objective": "mse"}, {"level": 1.5}, {"bootstrap": -1}]
+)
+def test_settings_out_of_range_are_refused(
+    settings: dict[str, object], grid: pd.DataFrame, simulate: Simulate
+) -> None:
+    runs = simulate(published("chinchilla-2022"), grid)
+    with pytest.raises(Refusal, match=str(next(iter(settings.values())))):
+        fit(law("chinchilla"), runs, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def noisy(grid: pd.DataFrame, simulate: Simulate) -> Fit:
+    runs = simulate(published("besiroglu-2024"), grid, noise=0.01)
+    return fit(law("chinchilla"), runs, bootstrap=300)
+
+
+def test_a_saved_fit_comes_back_whole(noisy: Fit, tmp_path: Path) -> None:
+    save_fit(noisy, tmp_path / "chinchilla.json")
+    back = load_fit(tmp_path / "chinchilla.json")
+    assert back.coefficients == noisy.coefficients
+    assert back.interval == noisy.interval
+    assert back.data == noisy.data
+    assert back.status is noisy.status
+    pd.testing.assert_frame_equal(back.draws, noisy.draws)
+
+
+def test_the_json_has_the_agreed_keys(noisy: Fit, tmp_path: Path) -> None:
+    save_fit(noisy, tmp_path / "chinchilla.json")
+    saved = json.loads((tmp_path / "chinchilla.json").read_text())
+    assert {"law", "coefficients", "se", "interval", "objective", "n", "status", "reason",
+            "warnings", "data", "draws"} <= set(saved)  # fmt: skip
+    assert set(saved["interval"]) == {"level", "method", "coefficients"}
+    assert (tmp_path / saved["draws"]).is_file()
+
+
+def test_a_file_that_is_no_fit_is_refused(noisy: Fit, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(Refusal, match="not a fit"):
+        load_fit(tmp_path / "other.json")
+    save_fit(noisy, tmp_path / "chinchilla.json")
+    (tmp_path / "chinchilla.draws.parquet").unlink()
+    with pytest.raises(Refusal, match="draws"):
+        load_fit(tmp_path / "chinchilla.json")
+
+
+def test_the_summary_shows_no_digit_the_interval_does_not_support(noisy: Fit) -> None:
+    text = noisy.summary()
+    assert "chinchilla on 48 runs" in text
+    assert "converged" in text
+    assert len(text.splitlines()) < 24
+    row = next(line for line in text.splitlines() if line.startswith("alpha"))
+    low, high = noisy.interval.coefficients["alpha"]
+    assert abs(float(row.split()[1]) - noisy.coefficients["alpha"]) <= (high - low) / 4
+    assert len(row.split()[1]) <= 5

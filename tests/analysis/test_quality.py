@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.quality import condition_number, read_runs, suspicious, usable, where
+from scaling.records import Refusal
+
+
+def csv(folder: Path, text: str | bytes) -> Path:
+    path = folder / "runs.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_a_plain_csv_is_a_run_table(tmp_path: Path) -> None:
+    table = read_runs(csv(tmp_path, "params,tokens,loss,name\n1000000,20000000,4.5,a\n"))
+    assert table.loc[0, ["params", "tokens", "loss"]].tolist() == [1e6, 2e7, 4.5]
+    assert table["tokens"].dtype == np.float64
+    assert table.loc[0, "name"] == "a"
+
+
+def test_a_results_folder_is_read_from_its_parquet(tmp_path: Path) -> None:
+    runs = pd.DataFrame({"params_total": [1000], "tokens": [2000], "loss": [3.0]})
+    runs.to_parquet(tmp_path / "runs.parquet")
+    table = read_runs(tmp_path)
+    assert table["params"].tolist() == [1000.0]
+    assert table.attrs["params_column"] == "params_total"
+
+
+def test_columns_can_be_named(tmp_path: Path) -> None:
+    path = csv(tmp_path, "params,n,d,nll\n7,1e6,1e8,3.2\n")
+    table = read_runs(path, params_column="n", tokens_column="d", loss_column="nll")
+    assert table.loc[0, ["params", "tokens", "loss"]].tolist() == [1e6, 1e8, 3.2]
+    assert table.attrs["params_column"] == "n"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    table = read_runs(csv(tmp_path, b"\xef\xbb\xbfparams,tokens,loss\n1e6,1e8,3\n"))
+    assert table["params"].tolist() == [1e6]
+
+
+def test_integers_beyond_64_bits_are_read(tmp_path: Path) -> None:
+    table = read_runs(csv(tmp_path, f"params,tokens,loss\n1000,{10**25},3\n"))
+    assert table["tokens"].tolist() == [1e25]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "empty"),
+        ("params,tokens,loss\n", "no rows"),
+        ("params,tokens\n1,2\n", "'loss'"),
+        ("params,tokens,loss,loss\n1,2,3,4\n", "two columns named 'loss'"),
+        ("params,tokens,loss\n1,2,3\n1,2,nan\n", "loss = nan in row 2 of 2"),
+        ("params,tokens,loss\n1,2,inf\n", "loss = inf in row 1"),
+        ("params,tokens,loss\n1,-2,3\n", "tokens = -2 in row 1"),
+        ("params,tokens,loss\n0,2,3\n", "params = 0 in row 1"),
+        ("params,tokens,loss\n=1+1,2,3\n", "params = =1+1 in row 1"),
+        ("params,tokens,loss\nTrue,2,3\n", "true and false"),
+        ("params,tokens,loss\n1,2,3,4,5\n1,2\n", "row"),
+        (b"\x00\xff\xfeparams", "UTF-8"),
+        (b"params,tokens,loss\n1,2,\xff\n", "UTF-8"),
+    ],
+)
+def test_what_is_no_run_table_is_refused_by_name(
+    tmp_path: Path, text: str | bytes, named: str
+) -> None:
+    with pytest.raises(Refusal) as caught:
+        read_runs(csv(tmp_path, text))
+    assert named in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_missing_file_and_a_folder_without_runs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="No such file"):
+        read_runs(tmp_path / "nothing.csv")
+    with pytest.raises(Refusal, match=r"runs\.parquet"):
+        read_runs(tmp_path)
+
+
+def test_a_parquet_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs.parquet").write_bytes(b"not parquet")
+    with pytest.raises(Refusal, match="Parquet"):
+        read_runs(tmp_path)
+
+
+def test_a_diverged_run_without_a_loss_is_set_aside_not_refused(tmp_path: Path) -> None:
+    path = csv(tmp_path, "params,tokens,loss,status\n1e6,1e8,3,completed\n1e6,1e9,,diverged\n")
+    selection = usable(read_runs(path))
+    assert selection.rows["loss"].tolist() == [3.0]
+    assert selection.excluded["reason"].tolist() == ["status diverged"]
+
+
+def test_trunk_rows_are_set_aside_because_their_rate_had_not_decayed() -> None:
+    table = pd.DataFrame({"loss": [3.0, 2.9, 3.1], "run_kind": ["full", "cooldown", "trunk"]})
+    selection = usable(table)
+    assert selection.rows["loss"].tolist() == [3.0, 2.9]
+    assert "decayed" in selection.excluded["reason"].iloc[0]
+
+
+RUNS = pd.DataFrame(
+    {"tokens": [1e8, 5e8, 2e9], "kind": ["a", "b", "b"], "tied": [True, False, False]}
+)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "kept"),
+    [
+        (["tokens>=5e8"], [1, 2]),
+        (["tokens < 2B"], [0, 1]),
+        (["kind==b", "tokens != 2e9"], [1]),
+        (["kind != 'b'"], [0]),
+        (["tied==true"], [0]),
+    ],
+)
+def test_where_keeps_the_rows_that_meet_every_condition(
+    conditions: list[str], kept: list[int]
+) -> None:
+    assert where(RUNS, conditions).index.tolist() == kept
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["tokens", "tokens>=", "nothing>1", "kind>b", "tokens==many", "tied>0", "tokens>1e30",
+     "__import__('os').system('true')", "@tokens>1"],
+)  # fmt: skip
+def test_where_evaluates_nothing_and_refuses_the_rest(condition: str) -> None:
+    with pytest.raises(Refusal, match="--where"):
+        where(RUNS, [condition])
+
+
+def test_units_that_look_wrong_are_warned_of() -> None:
+    odd = pd.DataFrame({"params": [70.0, 400.0], "tokens": [1e9, 2e9], "loss": [20.0, 30.0]})
+    assert [w.split()[0] for w in suspicious(odd)] == ["params", "loss"]
+    assert suspicious(pd.DataFrame({"params": [1e8], "tokens": [1e9], "loss": [3.0]})) == ()
+
+
+def test_a_grid_is_far_better_conditioned_than_runs_near_one_ray(grid: pd.DataFrame) -> None:
+    params = grid["params"].to_numpy()
+    wobble = np.where(np.arange(len(params)) % 2, 1.15, 1 / 1.15)
+    on_grid = condition_number(params, grid["tokens"].to_numpy())
+    assert on_grid < 2e3
+    assert condition_number(params, 20 * params * wobble) > 50 * on_grid
+
+
+def test_the_condition_number_belongs_to_the_design_whatever_its_scale(grid: pd.DataFrame) -> None:
+    params, tokens = grid["params"].to_numpy(), grid["tokens"].to_numpy()
+    here = condition_number(params, tokens)
+    assert condition_number(params / 1e4, tokens / 1e3) == pytest.approx(here, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "named"),
+    [
+        (lambda n: 20 * n, "tokens = 20·params"),
+        (lambda n: 3 * n**0.5, r"params\^0.50"),
+        (lambda n: 0 * n + 1e9, "one distinct value"),
+    ],
+)  # type: ignore[misc]
+def test_a_design_that_cannot_separate_the_exponents_is_refused(tokens, named: str) -> None:  # type: ignore[no-untyped-def]
+    params = np.geomspace(1e6, 1e9, 9)
+    with pytest.raises(Refusal, match=named):
+        condition_number(params, tokens(params))
