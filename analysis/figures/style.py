@@ -1,0 +1,234 @@
+"""How every figure looks: log axes that always show readable ticks, one palette by size,
+a caption that says what was counted, and files that are the same bytes each time.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter, NullLocator
+from numpy.typing import ArrayLike, NDArray
+
+from analysis.units import human
+from scaling.records import write_bytes
+
+Colour = tuple[float, float, float, float]
+Kind = Literal["count", "flops", "loss"]
+Corner = Literal["upper left", "upper right", "lower left"]
+
+INK = "#222222"
+FAINT = "#8a8a8a"
+OWN = "#0072B2"  # Okabe & Ito 2008: distinct under the common colour-vision deficiencies
+DASHED = (0, (4, 2.5))
+MANY = 8  # distinct values a legend can name; beyond them a colour bar
+OTHERS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00")
+
+_RC: Any = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: no dependence on the machine
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.5,
+    "svg.hashsalt": "scaling",
+    "svg.fonttype": "path",
+}
+
+
+@contextmanager
+def figure(width: float = 7.5, height: float = 4.6, caption: str = "") -> Iterator[Figure]:
+    """A Figure outside pyplot's state, in the house style, its caption below the axes."""
+    with mpl.rc_context(_RC):
+        made = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(made)
+        yield made
+        if caption:
+            set_caption(made, caption)
+
+
+def set_caption(made: Figure, caption: str) -> None:
+    """Put `caption`, wrapped to the figure's width, below the axes."""
+    characters = int(made.get_figwidth() * 15.5)
+    text = "\n".join(textwrap.wrap(caption, characters))
+    made.supxlabel(text, x=0.012, ha="left", fontsize=8, color="#555555", linespacing=1.35)
+
+
+def save(made: Figure, stem: Path) -> tuple[Path, Path]:
+    """Write `stem`.png (150 dpi) and `stem`.svg atomically; the same figure gives the same bytes.
+
+    Returns the two paths. Raises Refusal if a file cannot be written.
+    """
+    paths = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg")
+    with mpl.rc_context(_RC):
+        for path, kind, metadata in (
+            (paths[0], "png", {"Software": None}),
+            (paths[1], "svg", {"Date": None, "Creator": None}),
+        ):
+            buffer = io.BytesIO()
+            made.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+            write_bytes(path, buffer.getvalue())
+    return paths
+
+
+# --- axes -------------------------------------------------------------------------------------
+
+
+def log_axis(axis: Axis, label: str, kind: Kind) -> None:
+    """Make `axis` logarithmic with ticks that are readable over any range, labelled by `kind`."""
+    axes = axis.axes
+    (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
+    axis.set_major_locator(_LogTicks())
+    axis.set_major_formatter(FuncFormatter(_FORMATS[kind]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_label_text(label)
+
+
+class _LogTicks(Locator):
+    """Round values: decades over wide ranges, 1-2-5 over narrow ones, even steps within one."""
+
+    def __call__(self) -> list[float]:
+        assert self.axis is not None
+        return self.tick_values(*self.axis.get_view_interval())
+
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
+        low, high = sorted((vmin, vmax))
+        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+        stride = max(1, math.ceil((last - first) / 8))
+        for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+            step = stride if len(digits) == 1 else 1
+            ticks = np.array(
+                [d * 10.0**power for power in range(first, last + 1, step) for d in digits]
+            )
+            inside = ticks[(ticks >= low * 0.999) & (ticks <= high * 1.001)]
+            if len(inside) >= 4:
+                return [float(tick) for tick in inside]
+        ticks = np.asarray(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
+        inside = ticks[(ticks >= low * 0.999) & (ticks <= high * 1.001) & (ticks > 0)]
+        return [float(tick) for tick in inside]
+
+
+def _count(value: float, _: int | None = None) -> str:
+    return human(value)
+
+
+def _flops(value: float, _: int | None = None) -> str:
+    power = math.floor(math.log10(value) + 1e-9)
+    mantissa = value / 10.0**power
+    if math.isclose(mantissa, 1.0, rel_tol=1e-6):
+        return f"$10^{{{power}}}$"
+    return f"${mantissa:.3g}{{\\times}}10^{{{power}}}$"
+
+
+def _loss(value: float, _: int | None = None) -> str:
+    return f"{value:.4g}"
+
+
+_FORMATS: dict[Kind, Callable[[float, int | None], str]] = {
+    "count": _count,
+    "flops": _flops,
+    "loss": _loss,
+}
+
+
+# --- colour -----------------------------------------------------------------------------------
+
+
+class Palette:
+    """A colour-blind-safe sequential colour for each value of a positive quantity, by its log."""
+
+    def __init__(self, values: ArrayLike, name: Literal["viridis", "magma"] = "viridis") -> None:
+        known = np.asarray(values, dtype=np.float64)
+        low, high = float(known.min()), float(known.max())
+        if high <= low * 1.001:
+            low, high = low / 2, high * 2
+        # The lightest end is clipped: it does not show on white.
+        ends = (0.02, 0.84) if name == "viridis" else (0.12, 0.78)
+        self.map = ListedColormap(colormaps[name](np.linspace(*ends, 256)))
+        self.norm = LogNorm(low, high)
+
+    def __call__(self, value: float) -> Colour:
+        return self.map(self.norm(value))
+
+    def key(
+        self,
+        made: Figure,
+        axes: Sequence[Axes],
+        values: ArrayLike,
+        letter: str,
+        label: str,
+        *,
+        loc: Corner,
+        line: bool = True,
+        also: Sequence[Artist] = (),
+    ) -> None:
+        """Say what the colours mean: a legend on the first of `axes`, a bar if it grew too long.
+
+        `line` draws the legend's samples as lines; `also` are further entries for the legend.
+        """
+        named = levels(values)
+        handles: list[Artist] = list(also)
+        if len(named) > MANY:
+            self.bar(made, axes, label)
+        else:
+            handles[:0] = [
+                Line2D(
+                    [],
+                    [],
+                    color=self(float(value)),
+                    marker="o",
+                    markersize=4,
+                    linestyle="-" if line else "",
+                    label=f"{letter} = {human(float(value))}",
+                )
+                for value in named
+            ]
+        if handles:
+            axes[0].legend(handles=handles, loc=loc)
+
+    def bar(self, made: Figure, axes: Sequence[Axes], label: str) -> None:
+        """A colour bar beside `axes`."""
+        bar = made.colorbar(ScalarMappable(self.norm, self.map), ax=list(axes), pad=0.01, aspect=30)
+        log_axis(bar.ax.yaxis, label, "count")
+        bar.outline.set_visible(False)
+
+
+def points(
+    axes: Axes, x: ArrayLike, y: ArrayLike, by: ArrayLike, palette: Palette, zorder: float = 3.0
+) -> None:
+    """One point a run, coloured by the values `by`; smaller when there are many."""
+    colours = [palette(float(value)) for value in np.asarray(by)]
+    area = 22.0 if len(colours) < 100 else 13.0
+    axes.scatter(x, y, s=area, c=colours, edgecolor="white", linewidth=0.4, zorder=zorder)
+
+
+def levels(values: ArrayLike, tolerance: float = 0.02) -> NDArray[np.float64]:
+    """The distinct values, those within `tolerance` of each other (relative) taken as one."""
+    known = np.unique(np.asarray(values, dtype=np.float64))
+    group = np.concatenate([[0], np.cumsum(np.diff(np.log(known)) > tolerance)])
+    return np.array([known[group == each].mean() for each in range(group[-1] + 1)])

@@ -1,0 +1,115 @@
+"""Loss against compute while training: every run, coloured by size, and their lower envelope."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.expression import Array
+from analysis.figures.style import Palette, figure, log_axis, set_caption
+from scaling.records import Refusal
+
+SMOOTHING = 1.06  # the training loss is averaged over steps within this factor of the compute
+ENVELOPE = "#c4c4c4"
+
+
+def training_curves(
+    runs: pd.DataFrame, steps: pd.DataFrame, *, params_column: str = "params_total"
+) -> Figure:
+    """Loss (nats/token) against cumulative exact FLOPs for every run in `steps`.
+
+    Lines are the training loss, lightly smoothed; points the validation loss, larger where a
+    run ends; the grey line is the least smoothed loss any run had reached by that compute.
+    `runs` gives each run's size by `run_id`. Raises Refusal when nothing can be drawn.
+    """
+    for name, table, columns in (
+        ("run", runs, ("run_id", params_column)),
+        ("steps", steps, ("run_id", "flops", "loss")),
+    ):
+        missing = [column for column in columns if column not in table]
+        if missing:
+            raise Refusal(
+                f"the {name} table has no column {missing[0]}. Draw from a folder of `scaling run`."
+            )
+    sizes = runs.drop_duplicates("run_id").set_index("run_id")[params_column]
+    curves = {
+        run: rows.sort_values("flops")
+        for run, rows in steps[np.isfinite(steps["loss"])].groupby("run_id", sort=True)
+        if run in sizes.index and len(rows) > 1
+    }
+    if not curves:
+        raise Refusal("steps hold no run of the run table with two finite losses. Train first.")
+    palette = Palette(sizes.loc[list(curves)])
+    validated = 0
+    smoothed: list[tuple[Array, Array]] = []
+    with figure(7.5, 4.9) as made:
+        axes = made.add_subplot()
+        for run, rows in curves.items():
+            colour = palette(float(sizes.loc[run]))
+            flops = rows["flops"].to_numpy(dtype=np.float64)
+            loss = _smooth(flops, rows["loss"].to_numpy(dtype=np.float64))
+            smoothed.append((flops, loss))
+            axes.plot(flops, loss, color=colour, linewidth=1.0, alpha=0.8, gid=f"run-{run}")
+            if "val_loss" in rows:
+                seen = rows[np.isfinite(rows["val_loss"])]
+                validated += len(seen)
+                area = np.where(seen["flops"] >= flops[-1], 26.0, 9.0)
+                axes.scatter(
+                    seen["flops"],
+                    seen["val_loss"],
+                    s=area,
+                    color=[colour],
+                    edgecolor="white",
+                    linewidth=0.5,
+                    zorder=3,
+                )
+        envelope = _envelope(smoothed)
+        axes.plot(*envelope, color=ENVELOPE, linewidth=4.5, zorder=1)
+        # The first steps fall from ln V through most of the range: they would flatten the rest.
+        late = np.concatenate([loss[flops > 0.05 * flops[-1]] for flops, loss in smoothed])
+        low = min(float(np.min(envelope[1])), float(late.min()))
+        axes.set_ylim(low * 0.97, float(np.quantile(late, 0.99)) * 1.03)
+        left = float(np.min([flops[loss <= axes.get_ylim()[1]].min() for flops, loss in smoothed]))
+        axes.set_xlim(left * 0.9, float(max(flops[-1] for flops, _ in smoothed)) * 1.2)
+        log_axis(axes.xaxis, "training compute C, FLOPs (counted exactly)", "flops")
+        log_axis(axes.yaxis, "loss, nats/token", "loss")
+        lowest = Line2D([], [], color=ENVELOPE, linewidth=4.5, label="lower envelope")
+        palette.key(
+            made,
+            [axes],
+            sizes.loc[list(curves)],
+            "N",
+            f"N ({params_column})",
+            loc="lower left",
+            also=[lowest],
+        )
+    set_caption(
+        made,
+        f"n = {len(curves)} runs; N = {params_column}. Lines: training loss, averaged over steps "
+        f"within {100 * (SMOOTHING - 1):.0f}% of the same compute. Points: {validated} validation "
+        "losses, large at a run's end. Grey: least smoothed loss reached by that compute.",
+    )
+    return made
+
+
+def _smooth(flops: Array, loss: Array) -> Array:
+    """The mean loss of the steps whose compute lies within a factor SMOOTHING of each step's."""
+    total = np.concatenate([[0.0], np.cumsum(loss)])
+    first = np.searchsorted(flops, flops / SMOOTHING, side="left")
+    last = np.searchsorted(flops, flops * SMOOTHING, side="right")
+    return (total[last] - total[first]) / (last - first)
+
+
+def _envelope(curves: list[tuple[Array, Array]], points: int = 400) -> tuple[Array, Array]:
+    """Least loss any curve has reached by each compute, on a log grid, steps not interpolated."""
+    grid = np.geomspace(
+        min(flops[0] for flops, _ in curves), max(flops[-1] for flops, _ in curves), points
+    )
+    least = np.full(points, np.inf)
+    for flops, loss in curves:
+        reached = np.searchsorted(flops, grid, side="right") - 1
+        best = np.minimum.accumulate(loss)
+        least = np.where(reached >= 0, np.minimum(least, best[np.maximum(reached, 0)]), least)
+    return grid, least

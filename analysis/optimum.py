@@ -1,0 +1,149 @@
+"""Where a law puts its optimum.
+
+Closed form for laws that rise and fall with a·N^-p + b·D^-q; for any other law a
+bounded scalar minimisation over ln N. Both are vectorised over coefficient draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.expression import Array, Expr
+from analysis.laws import LAWS, Law
+from scaling.records import Refusal
+
+Coefficients: TypeAlias = Mapping[str, Any]  # floats, or arrays over draws
+
+FLOPS_PER_PARAM_TOKEN = 6.0  # C = 6ND: 2 forward, 4 backward (Kaplan et al. 2020, section 2.1)
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best split of a budget: an entry a draw, 0-d arrays for one set of coefficients."""
+
+    params: Array
+    tokens: Array
+    loss: Array
+    interior: NDArray[np.bool_]  # False: the law wants all of one, at the bound of the other
+
+
+def compute_optimal(law: Law, coefficients: Coefficients, flops: float) -> Optimum:
+    """N*, D* and loss that minimise `law` subject to C = 6ND, N ≥ 1 and D ≥ 1.
+
+    `flops` is C in FLOPs; coefficients may be arrays over draws. Closed form where it exists
+    (Hoffmann et al. 2022, eq. 4), else numeric. Raises Refusal for a law that does not
+    predict from params and tokens alone.
+    """
+    require_params_and_tokens(law)
+    if law.loss in _POWER_SUMS:
+        return _closed_form(law, coefficients, flops)
+    return numeric_optimal(law, coefficients, flops)
+
+
+def require_params_and_tokens(law: Law) -> None:
+    """Refuse a law that cannot trade parameters against tokens."""
+    if set(law.features) != {"params", "tokens"}:
+        raise Refusal(
+            f"law = {law.name} predicts from {', '.join(law.features)}, so it cannot divide a "
+            "compute budget between params and tokens. Use a law of both, e.g. chinchilla."
+        )
+
+
+# --- closed form ------------------------------------------------------------------------------
+
+# A law that is an increasing function of a·N^-p + b·D^-q has that sum's optimum. Each entry
+# gives (ln a, p, ln b, q). The key is the formula itself: equal formulas are one object, so a
+# law of another name finds its closed form and one that merely shares the name does not.
+PowerSum: TypeAlias = tuple[float | Array, float | Array, float | Array, float | Array]
+
+
+def _chinchilla(c: Coefficients) -> PowerSum:
+    return np.log(c["A"]), c["alpha"], np.log(c["B"]), c["beta"]
+
+
+_POWER_SUMS: Mapping[Expr, Callable[[Coefficients], PowerSum]] = {
+    LAWS["chinchilla"].loss: _chinchilla
+}
+
+
+def _closed_form(law: Law, coefficients: Coefficients, flops: float) -> Optimum:
+    # d/dlnN of the sum at constant ND: p·a·N^-p = q·b·D^-q, linear in ln N.
+    log_product = np.log(flops / FLOPS_PER_PARAM_TOKEN)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        log_a, p, log_b, q = _POWER_SUMS[law.loss](coefficients)
+        log_n = (np.log(p) + log_a - np.log(q) - log_b + q * log_product) / (p + q)
+    return _at(law, coefficients, np.clip(log_n, 0.0, log_product), flops)
+
+
+# --- numeric ----------------------------------------------------------------------------------
+
+
+def numeric_optimal(law: Law, coefficients: Coefficients, flops: float) -> Optimum:
+    """The same optimum by minimisation over ln N, for any law of params and tokens."""
+    shape = np.broadcast_shapes(*(np.shape(value) for value in coefficients.values()))
+    columns = {
+        name: np.broadcast_to(np.asarray(value, dtype=np.float64), shape).reshape(-1, 1)
+        for name, value in coefficients.items()
+    }
+    product = flops / FLOPS_PER_PARAM_TOKEN
+
+    def loss(log_n: Array) -> Array:
+        params = np.exp(log_n)
+        return law.predict(columns, {"params": params, "tokens": product / params})
+
+    rows = int(np.prod(shape))
+    log_n = minimise(loss, np.zeros(rows), np.full(rows, np.log(product)))
+    return _at(law, coefficients, log_n.reshape(shape), flops)
+
+
+def minimise(function: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """argmin of `function` on [low, high], one problem a row; an end where it falls towards it.
+
+    `function` maps points (rows, k) to values (rows, k). A grid is narrowed around its least
+    value (no assumption of a single valley), then the derivative's root is polished: comparing
+    values alone cannot see closer to a minimum than the square root of the rounding error.
+    """
+    cells = 64
+    fractions = np.linspace(0.0, 1.0, cells + 1)
+    rows = np.arange(len(low))
+    a, b = low, high
+    for _ in range(4):  # each is 32 times finer: 50 nats of ln N to 5e-5
+        grid = a[:, None] + (b - a)[:, None] * fractions
+        values = function(grid)
+        best = np.argmin(np.where(np.isfinite(values), values, np.inf), axis=1)
+        a, b = grid[rows, np.maximum(best - 1, 0)], grid[rows, np.minimum(best + 1, cells)]
+    return np.clip(_polish(function, (a + b) / 2), low, high)
+
+
+def _polish(function: Callable[[Array], Array], start: Array) -> Array:
+    # Sixth-order differences at a wide step: truncation and rounding both below 1e-10 for
+    # anything that varies as smoothly as a power law. A step that does not lower the value
+    # (a kink, e.g. where data starts to repeat) is not taken.
+    step = 0.05
+    offsets = np.arange(-3, 4) * step
+    first = np.array([-1, 9, -45, 0, 45, -9, 1]) / (60 * step)
+    second = np.array([2, -27, 270, -490, 270, -27, 2]) / (180 * step**2)
+    x = start
+    for _ in range(4):
+        values = function(x[:, None] + offsets)
+        slope, curvature = values @ first, values @ second
+        with np.errstate(divide="ignore", invalid="ignore"):
+            move = np.where(curvature > 0, -slope / curvature, 0.0)
+        x = x + np.clip(np.nan_to_num(move), -step, step)
+    both = function(np.stack([start, x], axis=1))
+    rounding = 1e-14 * np.abs(both[:, 0])
+    return np.where(both[:, 1] <= both[:, 0] + rounding, x, start)
+
+
+def _at(law: Law, coefficients: Coefficients, log_n: Array, flops: float) -> Optimum:
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        params = np.exp(log_n)
+        tokens = flops / FLOPS_PER_PARAM_TOKEN / params
+        loss = np.asarray(law.predict(coefficients, {"params": params, "tokens": tokens}))
+    interior = np.isfinite(loss) & (params > 1.001) & (tokens > 1.001)
+    return Optimum(params, tokens, loss, interior)
