@@ -222,7 +222,7 @@ def _condition(law: Law, data: Data, problem: Model, point: Array) -> float:
     """Condition number of JᵀJ of log-predictions in the model's (centred) coordinates."""
     plain = model(law, data, objective_named("log_l2"))
     with np.errstate(all="ignore"):
-        matrix = plain.local(plain.enter(problem.leave(point[None])), np.ones((1, data.n)))
+        matrix = plain.local(plain.enter(problem.leave(point[None])), np.ones((1, data.n)), True)
         if not np.isfinite(matrix.majoriser).all():
             return float("inf")
         return float(np.linalg.cond(matrix.majoriser[0]))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from analysis.expression import Array, Expr, derivative, evaluate, symbols
 from analysis.laws import Law
 from analysis.newton import Local
-from analysis.objective import Objective
+from analysis.objective import Objective, Penalty
 
 _DEEP = 35.0  # e-folds below the smallest loss at which a term is nothing: a share of 1e-15
 
@@ -50,7 +50,7 @@ class Model(Protocol):
 
     def enter(self, theta: Array) -> Array: ...
     def leave(self, point: Array) -> Array: ...
-    def local(self, point: Array, weights: Array) -> Local: ...
+    def local(self, point: Array, weights: Array, majorise: bool) -> Local: ...
     def residuals(self, point: Array) -> Array: ...
 
 
@@ -147,6 +147,34 @@ class _Term(NamedTuple):
     places: NDArray[np.intp]  # positions of its coefficients
     columns: Array  # (n, len(places))
     offset: Array  # (n,)
+    constant: bool  # the same in every row
+
+    def fill(self, point: Array, out: Array) -> Array:
+        """The term itself: (b, n) written to `out`, or (b, 1) where all rows are equal."""
+        theta = point[:, self.places]
+        if self.constant:
+            return np.asarray(np.exp(theta @ self.columns[:1].T + self.offset[0]))
+        np.matmul(theta, self.columns.T, out=out)
+        if self.offset.any():
+            out += self.offset
+        return np.exp(out, out=out)
+
+
+class _Pair(NamedTuple):
+    """Two terms, the products of their columns, and where the sums go in a matrix."""
+
+    first: int
+    second: int
+    products: Array
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+
+    def add(self, matrix: Array, weight: Array) -> None:
+        shape = (len(weight), self.rows.shape[0], self.columns.shape[1])
+        block = (weight @ self.products).reshape(shape)
+        matrix[:, self.rows, self.columns] += block
+        if self.first != self.second:
+            matrix[:, self.columns.T, self.rows.T] += np.swapaxes(block, 1, 2)
 
 
 class PowerSum:
@@ -180,7 +208,8 @@ class PowerSum:
                 columns[position[name]] = columns.get(position[name], 0.0) + x
             index = np.array(list(columns), dtype=np.intp)
             stacked = np.stack(list(columns.values()), axis=1) if columns else np.empty((data.n, 0))
-            self._terms.append(_Term(index, stacked, offset))
+            constant = not (np.ptp(offset) or np.ptp(stacked, axis=0).any())
+            self._terms.append(_Term(index, stacked, offset, constant))
         self._unshift = np.linalg.inv(self._shift)
         self.lower, self.upper = _bounds(law, data.observed)
         for term, owner in zip(self._terms, owners, strict=True):
@@ -190,11 +219,13 @@ class PowerSum:
                 self.lower[i] = np.log(data.observed.min()) - _DEEP - middle
                 self.upper[i] = np.log(data.observed.max()) + _DEEP - middle
         self._size = size
-        self._pairs = [
-            (k, m, _products(self._terms[k].columns, self._terms[m].columns))
-            for k in range(len(terms))
-            for m in range(k + 1)
-        ]
+        self._work = np.empty((0, 0, 0))
+        self._pairs = []
+        for k, first in enumerate(self._terms):
+            for m, second in enumerate(self._terms[: k + 1]):
+                products = first.columns[:, :, None] * second.columns[:, None, :]
+                rows, across = np.ix_(first.places, second.places)
+                self._pairs.append(_Pair(k, m, products.reshape(data.n, -1), rows, across))
 
     def enter(self, theta: Array) -> Array:
         return np.asarray(theta @ self._shift.T)
@@ -203,51 +234,61 @@ class PowerSum:
         return np.asarray(point @ self._unshift.T)
 
     def residuals(self, point: Array) -> Array:
-        total = self._parts(point)[1]
+        work = np.empty((len(self._terms), len(point), len(self._goal)))
+        total = _sum([t.fill(point, w) for t, w in zip(self._terms, work, strict=True)], work[0])
         return (np.log(total) if self._objective.log else total) - self._goal
 
-    def _parts(self, point: Array) -> tuple[list[Array], Array]:
-        parts = [
-            np.exp(point[:, term.places] @ term.columns.T + term.offset) for term in self._terms
-        ]
-        total = parts[0].copy()
-        for part in parts[1:]:
-            total += part
-        return parts, total
-
-    def local(self, point: Array, weights: Array) -> Local:
+    def local(self, point: Array, weights: Array, majorise: bool) -> Local:
+        # Everything is written into arrays that stay: fresh ones cost more than the arithmetic.
+        count = len(self._terms)
+        if self._work.shape[1] < len(point):
+            self._work = np.empty((2 * count + 6, len(point), len(self._goal)))
+        work = self._work[:, : len(point)]
+        shares, (residual, value, slope, outer, temporary, other) = work[6:], work[:6]
         with np.errstate(all="ignore"):
-            parts, total = self._parts(point)
+            parts = [t.fill(point, w) for t, w in zip(self._terms, shares[:count], strict=True)]
+            total = _sum(parts, residual)
             if self._objective.log:
-                residual = np.log(total) - self._goal
-                inverse = 1 / total
-                for part in parts:  # softmax shares
-                    part *= inverse
-            else:
-                residual = total - self._goal
-            penalty = self._objective.of(residual)
-            slope = weights * penalty.slope
-            # (log f)″ = f″/f − g gᵀ: the second part joins the outer product.
-            outer = weights * penalty.curvature - slope if self._objective.log else (
-                weights * penalty.curvature
-            )  # fmt: skip
-            irls = weights * penalty.weight
-            value = np.sum(weights * penalty.value, axis=1)
-            batch = len(value)
-            gradient = np.zeros((batch, self._size))
-            hessian = np.zeros((batch, self._size, self._size))
-            majoriser = np.zeros_like(hessian)
-            for k, m, products in self._pairs:
-                pair = parts[k] * parts[m]
-                weight = outer * pair
-                if k == m:
-                    along = slope * parts[k]
-                    weight += along
-                    gradient[:, self._terms[k].places] += along @ self._terms[k].columns
-                _scatter(hessian, weight @ products, self._terms[k], self._terms[m])
-                pair *= irls
-                _scatter(majoriser, pair @ products, self._terms[k], self._terms[m])
-        return Local(value, gradient, hessian, majoriser)
+                np.reciprocal(total, out=other)
+                parts = [
+                    np.multiply(part, other, out=share)  # softmax shares
+                    for part, share in zip(parts, shares[count:], strict=True)
+                ]
+                np.log(total, out=residual)
+            residual -= self._goal
+            penalty = self._objective.of(residual, Penalty(value, slope, outer))
+            irls = weights * self._objective.irls(residual, penalty) if majorise else outer
+            slope *= weights
+            outer *= weights
+            if self._objective.log:
+                outer -= slope  # (log f)″ = f″/f − g gᵀ
+            objective = np.einsum("bi,bi->b", np.broadcast_to(weights, value.shape), value)
+            gradient = np.zeros((len(point), self._size))
+            hessian = np.zeros((len(point), self._size, self._size))
+            majoriser = np.zeros_like(hessian) if majorise else hessian
+            for pair in self._pairs:
+                first, second = parts[pair.first], parts[pair.second]
+                np.multiply(outer, first, out=temporary)
+                np.multiply(temporary, second, out=temporary)
+                if pair.first == pair.second:
+                    along = np.multiply(slope, first, out=other)
+                    term = self._terms[pair.first]
+                    gradient[:, term.places] += along @ term.columns
+                    temporary += along
+                pair.add(hessian, temporary)
+                if majorise:
+                    pair.add(majoriser, irls * first * second)
+        return Local(objective, gradient, hessian, majoriser)
+
+
+def _sum(parts: Sequence[Array], out: Array) -> Array:
+    """Σ of the parts in `out`, which may be one of them."""
+    first, *rest = sorted(parts, key=lambda part: part is not out)
+    if first is not out:
+        out[...] = first
+    for part in rest:
+        out += part
+    return out
 
 
 def _own_amplitude(law: Law, form: Form, terms: Sequence[Form]) -> str | None:
@@ -259,18 +300,6 @@ def _own_amplitude(law: Law, form: Form, terms: Sequence[Form]) -> str | None:
         if name and not letter and factor == 1.0 and alone and law.symbols[name].positive:
             return name
     return None
-
-
-def _products(a: Array, b: Array) -> Array:
-    return (a[:, :, None] * b[:, None, :]).reshape(len(a), -1)
-
-
-def _scatter(matrix: Array, sums: Array, first: _Term, second: _Term) -> None:
-    block = sums.reshape(len(sums), len(first.places), len(second.places))
-    rows, columns = np.ix_(first.places, second.places)
-    matrix[:, rows, columns] += block
-    if first is not second:
-        matrix[:, columns.T, rows.T] += np.swapaxes(block, 1, 2)
 
 
 def _bounds(law: Law, observed: Array) -> tuple[Array, Array]:
@@ -339,7 +368,7 @@ class General:
                 values[name] = value[:, None]
         return values
 
-    def local(self, point: Array, weights: Array) -> Local:
+    def local(self, point: Array, weights: Array, majorise: bool) -> Local:
         batch, size = point.shape
         shape = (batch, self._data.n)
         with np.errstate(all="ignore"):
@@ -350,25 +379,26 @@ class General:
             penalty = self._objective.of(residual)
             slope = weights * penalty.slope
             outer = weights * penalty.curvature - (slope if self._objective.log else 0.0)
-            irls = weights * penalty.weight
             value = np.sum(weights * penalty.value, axis=1)
             gradient = np.empty((batch, size))
             hessian = np.empty((batch, size, size))
-            majoriser = np.empty((batch, size, size))
+            majoriser = np.empty((batch, size, size)) if majorise else hessian
+            irls = weights * self._objective.irls(residual, penalty) if majorise else slope
             first = [np.broadcast_to(part * inverse, shape) for part in parts[1 : size + 1]]
             slope_over = slope * inverse
             second = iter(parts[size + 1 :])
             for a in range(size):
                 gradient[:, a] = np.einsum("bi,bi->b", slope, first[a])
-                curved, bounded = outer * first[a], irls * first[a]
+                curved = outer * first[a]
+                bounded = irls * first[a] if majorise else curved
                 for b in range(a + 1):
                     entry = np.einsum("bi,bi->b", curved, first[b])
                     mixed = next(second)
                     if not (isinstance(mixed, float) and mixed == 0.0):
                         entry += np.sum(slope_over * mixed, axis=1)
                     hessian[:, a, b] = hessian[:, b, a] = entry
-                    majoriser[:, a, b] = majoriser[:, b, a] = np.einsum(
-                        "bi,bi->b", bounded, first[b]
-                    )
+                    if majorise:
+                        bound = np.einsum("bi,bi->b", bounded, first[b])
+                        majoriser[:, a, b] = majoriser[:, b, a] = bound
         value = np.where(np.isfinite(value), value, np.inf)
         return Local(value, gradient, hessian, majoriser)

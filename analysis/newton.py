@@ -39,7 +39,7 @@ class Minima:
     iterations: int
 
 
-Evaluate = Callable[[Array, Array], Local]
+Evaluate = Callable[[Array, Array, bool], Local]  # (points, weights, with majoriser?)
 
 
 def minimise(
@@ -52,12 +52,14 @@ def minimise(
     fixed: Mask,
     tolerance: float = 1e-18,
     negligible: float = 0.0,
+    metric: Array | None = None,
     max_iterations: int = 300,
 ) -> Minima:
     """Minimise each problem from its start, within the bounds.
 
     start: (b, p). weights: (b, n), or (1, n) shared. A row has converged when one more step
-    promises less than `tolerance` of its value or less than `negligible`.
+    promises less than `tolerance` of its value or less than `negligible`. `metric` (p, p) stands
+    in for M where all starts are near one point: M is a third of the work.
     """
     batch = start.shape[0]
     theta = np.clip(start, lower, upper)
@@ -67,7 +69,19 @@ def minimise(
     active = np.arange(batch)
     damping = np.zeros(batch)
     shared = bool(batch) and weights.strides[0] == 0
-    here = evaluate(theta, weights[:1] if shared else weights)
+    majorise = metric is None
+
+    held = weights[:1] if shared else np.empty_like(weights)
+
+    def look(points: Array, rows: NDArray[np.intp]) -> Local:
+        if not shared:
+            np.take(weights, rows, axis=0, out=held[: len(rows)], mode="clip")
+        local = evaluate(points, held[: len(rows)], majorise)
+        if metric is None:
+            return local
+        return local._replace(majoriser=np.broadcast_to(metric, local.hessian.shape))
+
+    here = look(theta, active)
     value[:] = here.value
     active = active[np.isfinite(here.value)]
     here = _rows(here, np.isfinite(here.value))
@@ -94,7 +108,7 @@ def minimise(
         )  # fmt: skip
         if not active.size:
             break
-        there = evaluate(target, weights[:1] if shared else weights[active])
+        there = look(target, active)
         better = there.value <= here.value - 1e-4 * promise
         # At rounding level a full step may not show as a decrease: accept what is not worse.
         level = np.isfinite(there.value) & (there.value <= here.value * (1 + 4e-16))

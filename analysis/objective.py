@@ -1,8 +1,8 @@
 """What a fit minimises: a sum over points of a penalty of residuals.
 
 A residual is log(prediction) − log(observation), or prediction − observation. The penalty
-comes with its first and second derivative and with the weight that makes a weighted least
-squares problem touch it from above (IRLS), which is what damps Newton's method.
+comes with its first and second derivative, and with the weight of the least-squares problem
+that touches it from above (IRLS), which is what damps Newton's method.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from scaling.records import Refusal
 
 
 class Penalty(NamedTuple):
-    """ρ of every residual: value, ρ′, ρ″ and the IRLS weight ρ′(r)/r."""
+    """ρ of every residual, with its first and second derivative."""
 
     value: Array
     slope: Array
     curvature: Array
-    weight: Array
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,19 @@ class Objective:
     name: str
     delta: float
     log: bool  # residuals of logarithms
-    penalty: Callable[[Array, float], Penalty]
+    fill: Callable[[Array, float, Penalty], None]
 
-    def of(self, residuals: Array) -> Penalty:
-        return self.penalty(residuals, self.delta)
+    def of(self, residuals: Array, into: Penalty | None = None) -> Penalty:
+        """The penalty of each residual, written `into` arrays of its shape where given."""
+        if into is None:
+            into = Penalty(*(np.empty_like(residuals) for _ in range(3)))
+        self.fill(residuals, self.delta, into)
+        return into
+
+    def irls(self, residuals: Array, penalty: Penalty) -> Array:
+        """The weight ρ′(r)/r of the least-squares problem that touches ρ from above."""
+        with np.errstate(all="ignore"):
+            return np.where(residuals == 0, penalty.curvature, penalty.slope / residuals)
 
 
 def objective(name: str, delta: float = 1e-3) -> Objective:
@@ -52,37 +60,37 @@ def objective(name: str, delta: float = 1e-3) -> Objective:
         raise Refusal(f"no objective {name!r}. Known: {', '.join(_OBJECTIVES)}.")
     if not delta > 0 or not np.isfinite(delta):
         raise Refusal(f"delta = {delta} is not a positive number. The usual value is 1e-3.")
-    log, penalty = _OBJECTIVES[name]
-    return Objective(name, delta, log, penalty)
+    log, fill = _OBJECTIVES[name]
+    return Objective(name, delta, log, fill)
 
 
-def _huber(r: Array, delta: float) -> Penalty:
-    slope = np.clip(r, -delta, delta)
-    size = np.abs(r)
-    return Penalty(
-        slope * (r - 0.5 * slope),
-        slope,
-        (size <= delta).astype(float),
-        delta / np.maximum(size, delta),
-    )
+def _huber(r: Array, delta: float, into: Penalty) -> None:
+    value, slope, curvature = into
+    np.clip(r, -delta, delta, out=slope)
+    np.multiply(slope, -0.5, out=value)
+    value += r
+    value *= slope
+    np.equal(slope, r, out=curvature)
 
 
-def _square(r: Array, delta: float) -> Penalty:
-    one = np.ones_like(r)
-    return Penalty(0.5 * r * r, r, one, one)
+def _square(r: Array, delta: float, into: Penalty) -> None:
+    np.multiply(r, r, out=into.value)
+    into.value[...] *= 0.5
+    into.slope[...] = r
+    into.curvature[...] = 1.0
 
 
-def _asymmetric(r: Array, delta: float) -> Penalty:
-    """Huber, counting predictions below the observation (r < 0) a third as much.
+def _asymmetric(r: Array, delta: float, into: Penalty) -> None:
+    """Huber, counting predictions above the observation (r > 0) three times as much.
 
-    Runs err upwards: bad luck and bad tuning raise a loss, nothing lowers it below the law.
+    Bad luck and bad tuning raise a loss, nothing lowers it: the law follows the lower edge.
     """
-    below = np.where(r < 0, 1 / 3, 1.0)
-    value, slope, curvature, weight = _huber(r, delta)
-    return Penalty(below * value, below * slope, below * curvature, below * weight)
+    _huber(r, delta, into)
+    for part in into:
+        part[...] *= np.where(r > 0, 3.0, 1.0)
 
 
-_OBJECTIVES: dict[str, tuple[bool, Callable[[Array, float], Penalty]]] = {
+_OBJECTIVES: dict[str, tuple[bool, Callable[[Array, float, Penalty], None]]] = {
     "huber_log": (True, _huber),
     "log_l2": (True, _square),
     "l2": (False, _square),

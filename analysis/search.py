@@ -18,7 +18,7 @@ from analysis.newton import Mask, Minima, minimise
 from analysis.objective import Objective
 
 _SAMPLE = 2000  # rows a start is judged on; the refinement uses all of them
-_CHUNK = 2**17  # elements of a work array: small enough for the cache of one core
+_CHUNK = 2**16  # elements of a work array: a dozen of them stay in the cache of one core
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,12 @@ def negligible(weights: Array) -> float:
 
 
 def descend(
-    problem: Model, start: Array, weights: Array, fixed: Mask, tolerance: float = 1e-18
+    problem: Model,
+    start: Array,
+    weights: Array,
+    fixed: Mask,
+    tolerance: float = 1e-18,
+    metric: Array | None = None,
 ) -> Minima:
     """Minimise from every start, in chunks that fit the cache."""
     rows = max(1, _CHUNK // weights.shape[1])
@@ -83,6 +88,7 @@ def descend(
                 fixed=fixed,
                 tolerance=tolerance,
                 negligible=negligible(piece_weights[0]),
+                metric=metric,
             )
         )
     return Minima(

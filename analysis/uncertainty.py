@@ -26,7 +26,7 @@ BOOTSTRAP_FROM = 12  # clusters
 JACKKNIFE_FROM = 3
 _CHUNK = 2**21  # elements of resampled weights held at once
 # Statistical error dwarfs this; the estimate itself is held to rounding.
-_TOLERANCE = 1e-10
+_TOLERANCE = 1e-8
 
 Index = NDArray[np.intp]
 
@@ -103,10 +103,16 @@ def _bootstrap(
     law: Law, problem: Model, point: Array, weights: Array, clusters: Index,
     fixed: Mask, draws: int, level: float, rng: np.random.Generator,
 ) -> Uncertainty:  # fmt: skip
+    metric = problem.local(point[None], weights[None], True).majoriser[0]
     ends, fine = [], []
     for block in resamples(rng, clusters, draws):
         minima = descend(
-            problem, np.repeat(point[None], len(block), 0), block * weights, fixed, _TOLERANCE
+            problem,
+            np.repeat(point[None], len(block), 0),
+            block * weights,
+            fixed,
+            _TOLERANCE,
+            metric,
         )
         ends.append(minima.theta)
         fine.append(minima.converged)
