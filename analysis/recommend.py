@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from analysis.derived import percentiles, values_over_draws
 from analysis.expression import Array
 from analysis.fit import Fit, Status
 from analysis.laws import Law
@@ -144,37 +145,25 @@ def _with_exponent(
 # --- intervals --------------------------------------------------------------------------------
 
 
-def draws_of(source: Source) -> dict[str, Array] | None:
-    """The source's draws as arrays by coefficient, or None if it has none."""
-    if not isinstance(source, Fit) or len(source.draws) == 0:
-        return None
-    return {name: source.draws[name].to_numpy(dtype=np.float64) for name in source.coefficients}
-
-
 def interval_of(source: Source, flops: float, level: float) -> tuple[Interval | None, float]:
-    """Percentiles of the draws' optima, and the share of draws whose optimum is at a bound."""
-    draws = draws_of(source)
-    if draws is None:
+    """Intervals of the optimum, and the share of draws whose optimum is at a bound."""
+    if not isinstance(source, Fit) or source.draws.empty:
         return None, 0.0
-    best, exponent = _with_exponent(source.law, draws, flops)
-    interval = Interval(
-        level=level,
-        params=percentiles(best.params, level),
-        tokens=percentiles(best.tokens, level),
-        loss=percentiles(best.loss, level),
-        tokens_per_param=percentiles(best.tokens / best.params, level),
-        params_exponent=percentiles(exponent, level),
+
+    def optimum(coefficients: Mapping[str, Array]) -> Array:
+        best, exponent = _with_exponent(source.law, coefficients, flops)
+        columns = [np.log(best.params), np.log(best.tokens), np.log(best.loss), exponent]
+        columns += [np.log(best.tokens / best.params), np.where(best.interior, 0.0, 1.0)]
+        return np.concatenate(columns, axis=1)
+
+    values = values_over_draws(source, optimum)
+    low, high = percentiles(values, level)
+    params, tokens, loss, ratio = (
+        (float(np.exp(low[k])), float(np.exp(high[k]))) for k in (0, 1, 2, 4)
     )
-    return interval, float(1 - best.interior.mean())
-
-
-def percentiles(values: Array, level: float) -> Span:
-    """The central interval that holds a share `level` of `values`."""
-    known = values[np.isfinite(values)]
-    if len(known) == 0:
-        return math.nan, math.nan
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    exponent = (float(low[3]), float(high[3]))
+    interval = Interval(level, params, tokens, loss, ratio, exponent)
+    return interval, float(np.mean(values[:, 5]))
 
 
 def decades_beyond_data(source: Source, flops: float) -> float | None:
@@ -240,10 +229,9 @@ def _distance_warnings(decades: float | None) -> list[str]:
 
 
 def _floor_warnings(source: Source, loss: float, level: float) -> list[str]:
-    draws = draws_of(source)
-    if draws is None or "E" not in draws:
+    if not isinstance(source, Fit) or source.draws.empty or "E" not in source.coefficients:
         return []
-    low, high = percentiles(draws["E"], level)
+    low, high = (float(end) for end in percentiles(source.draws["E"].to_numpy(), level))
     if high < loss:
         return []
     return [

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.derived import interval_over_draws
 from analysis.expression import Array
 from analysis.figures.style import (
     DASHED,
@@ -83,8 +84,7 @@ def _panel(made: Figure, axes: Axes, fit: Fit, table: pd.DataFrame, x: Name, by:
     shown = distinct
     if len(distinct) > MANY:
         shown = np.geomspace(distinct[0], distinct[-1], SHOWN_LEVELS)
-    low, high = float(table[x].min()), float(table[x].max())
-    grid = np.geomspace(low / REACH, high * REACH, 120)
+    grid = np.geomspace(float(table[x].min()) / REACH, float(table[x].max()) * REACH, 120)
     # Runs nearest to a level (in ratio) are its own; their range is where its curve is solid.
     nearest = np.abs(np.log(table[by].to_numpy()[:, None] / shown)).argmin(axis=1)
     for index, at in enumerate(shown):
@@ -97,12 +97,20 @@ def _panel(made: Figure, axes: Axes, fit: Fit, table: pd.DataFrame, x: Name, by:
             curve = fit.predict({x: inside, by: np.full_like(inside, at)})
             axes.plot(inside, curve, color=colour, linewidth=1.7)
         if not fit.draws.empty:
-            band = fit.predict_interval(everywhere)
-            axes.fill_between(grid, band.low, band.high, color=colour, alpha=0.13, linewidth=0)
+            low, high = _band(fit, everywhere)
+            axes.fill_between(grid, low, high, color=colour, alpha=0.13, linewidth=0)
     log_axis(axes.xaxis, LABELS[x], "count")
     log_axis(axes.yaxis, LOSS, "loss")
     axes.set_xlim(grid[0], grid[-1])
     palette.key(made, [axes], distinct, LETTERS[by], LABELS[by], loc="upper right")
+
+
+def _band(fit: Fit, features: dict[str, Array]) -> tuple[Array, Array]:
+    """The interval of the fitted curve at the fit's level."""
+    low, high = interval_over_draws(
+        fit, lambda c: np.log(fit.law.predict(c, features)), fit.interval.level
+    )
+    return np.exp(low), np.exp(high)
 
 
 def _floor(fit: Fit, table: pd.DataFrame, panels: tuple[Axes, ...]) -> None:
