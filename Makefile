@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
-.PHONY: install quickstart test lint types lock clean
+.PHONY: install quickstart test test-slow lint types lock clean
 
 install: $(VENV)/.installed
 
@@ -25,11 +25,18 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	@touch $@
 	@echo "Installed. The command line is $(BIN)/scaling"
 
+# Trains the grid (about 5 minutes on 2 cores), fits, recommends and plots: four commands of `scaling`.
 quickstart: install
-	$(BIN)/scaling quickstart
+	$(BIN)/scaling run experiments/quickstart.toml
+	$(BIN)/scaling fit results/quickstart --law chinchilla
+	$(BIN)/scaling recommend results/quickstart/fits/chinchilla.json --flops 1e13 1e14 1e15
+	$(BIN)/scaling plot results/quickstart
 
 test: install
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
 
 lint: install
 	$(BIN)/ruff check .

@@ -350,17 +350,20 @@ def to_json(fit: Fit) -> dict[str, Any]:
 
 
 def save_fit(fit: Fit, path: Path) -> None:
-    """Write the fit as JSON at `path`, and its draws and excluded rows as Parquet beside it."""
+    """Write the fit as JSON at `path`, and its draws and fitted rows as Parquet beside it."""
     value = to_json(fit)
     draws = path.with_name(f"{path.stem}.draws.parquet")
     write_table(draws, fit.draws)
-    value["draws"] = draws.name
+    rows = path.with_name(f"{path.stem}.rows.parquet")
+    kept = dict.fromkeys([*fit.law.features, "params", "tokens", fit.law.target])
+    write_table(rows, fit.table[[column for column in kept if column in fit.table]])
+    value["draws"], value["rows"] = draws.name, rows.name
     value["excluded"] = fit.excluded["reason"].value_counts().to_dict()
     write_json(path, value)
 
 
 def load_fit(path: Path, law: Law | None = None) -> Fit:
-    """The fit saved at `path`; its rows are not saved and come back empty.
+    """The fit saved at `path`, with the columns of its rows that the law uses.
 
     `law` is needed for a law outside the registry. Raises Refusal for a file that is no fit.
     """
@@ -371,6 +374,7 @@ def load_fit(path: Path, law: Law | None = None) -> Fit:
         data = value["data"]
         interval = value["interval"]
         draws = path.with_name(Path(value["draws"]).name)
+        rows = path.with_name(Path(value["rows"]).name)
         return Fit(
             law=law,
             coefficients={k: _number(value["coefficients"][k]) for k in law.coefficients},
@@ -400,12 +404,13 @@ def load_fit(path: Path, law: Law | None = None) -> Fit:
             condition_number=_number(value["condition_number"]),
             at_bound=tuple(value["at_bound"]),
             excluded=pd.DataFrame({"reason": []}),
-            table=pd.DataFrame(),
+            table=pd.read_parquet(rows),
         )
     except OSError as error:
         raise Refusal(
-            f"{path} names its draws in {value['draws']!r}, which cannot be read "
-            f"({error.strerror or error}). Keep the two files together, or fit again."
+            f"{path} names its draws in {value['draws']!r} and its rows in {value['rows']!r}, "
+            f"which cannot be read ({error.strerror or error}). Keep the three files together, "
+            "or fit again."
         ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Refusal(

@@ -1,2 +1,38 @@
+"""`scaling`: the command line's entry, which turns refusals into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Before numpy is imported: these fits are thousands of tiny products, which threads slow 20-fold.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 75
+
+
 def main() -> int:
-    return 0
+    """Run the command line; returns its exit code (0 done, 1 failed, 2 refused, 75 interrupted)."""
+    from experiments.cli import Failed, app
+    from scaling.records import Refusal
+
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    try:
+        app.cli(prog="scaling", description=app.description)
+    except Refusal as error:
+        print(f"scaling {command}: error: {error}", file=sys.stderr)
+        return REFUSED
+    except Failed as error:
+        print(f"scaling {command}: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"scaling {command}: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `scaling … | head`
+        sys.stderr.close()
+        return DONE
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -130,15 +130,7 @@ def make_plan(study: Study, corpus: CorpusInfo) -> Plan:
     Raises Refusal for a size that no shape meets, an unknown rule, a warmup above 20% of a run,
     tokens beyond the corpus without leave to repeat it, and runs that coincide.
     """
-    ladder = Ladder(
-        vocab_size=corpus.vocab_size,
-        context_length=study.data.sequence_length,
-        dialect=study.model.dialect,
-        head_dim=study.model.head_dim,
-        aspect_ratio=study.model.aspect_ratio,
-        queries_per_kv=study.model.queries_per_kv,
-        fields=study.model.overrides,
-    )
+    ladder = ladder_of(study, corpus.vocab_size)
     try:
         rungs = tuple(
             nearest(ladder, target, study.grid.params_convention) for target in study.grid.params
@@ -174,6 +166,19 @@ def make_plan(study: Study, corpus: CorpusInfo) -> Plan:
             runs += _trajectory(study, corpus, rung.config, factor, seed, budgets[:1])
     _refuse_duplicates((f"tokens = {run.tokens:,}", run.run_id) for run in runs)
     return Plan(study, tuple(runs), rungs, tuple(left_out))
+
+
+def ladder_of(study: Study, vocab_size: int) -> Ladder:
+    """The family of shapes that a study's sizes come from."""
+    return Ladder(
+        vocab_size=vocab_size,
+        context_length=study.data.sequence_length,
+        dialect=study.model.dialect,
+        head_dim=study.model.head_dim,
+        aspect_ratio=study.model.aspect_ratio,
+        queries_per_kv=study.model.queries_per_kv,
+        fields=study.model.overrides,
+    )
 
 
 def _refuse_duplicates(named: Iterable[tuple[str, object]]) -> None:

@@ -1,0 +1,89 @@
+"""Judge a fit by what it did not see: leave the largest run out and predict it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.fit import Fit, Status, fit
+from analysis.units import human
+from scaling.records import Refusal
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """The largest cell against the forecast of a fit without it."""
+
+    features: dict[str, float]  # the law's features at the cell
+    observed: float  # nats/token; the mean over seeds
+    forecast: float | None  # null if the rest cannot be fitted
+    seed_sd: float | None  # of one run's loss, from replicate seeds; null without any
+    reason: str  # why there is no forecast
+
+    @property
+    def error(self) -> float | None:
+        """forecast − observed, nats/token."""
+        return None if self.forecast is None else self.forecast - self.observed
+
+    @property
+    def error_in_seed_sds(self) -> float | None:
+        """The error in standard deviations between seeds."""
+        if self.error is None or not self.seed_sd:
+            return None
+        return self.error / self.seed_sd
+
+    @property
+    def sentence(self) -> str:
+        """One line for the terminal."""
+        cell = ", ".join(f"{name} {human(value)}" for name, value in self.features.items())
+        if self.forecast is None or self.error is None:
+            return f"Largest run ({cell}) left out: {self.reason}"
+        off = f"off by {self.error:+.4f} ({self.error / self.observed:+.2%})"
+        if self.error_in_seed_sds is not None and self.seed_sd is not None:
+            off += f", {self.error_in_seed_sds:+.1f} sd of a seed ({self.seed_sd:.4f})"
+        return (
+            f"Largest run ({cell}) left out of a second fit: forecast {self.forecast:.4f}, "
+            f"observed {self.observed:.4f}, {off}"
+        )
+
+
+def leave_out_largest(fitted: Fit) -> LeftOut:
+    """Fit the same law without the cell of the largest 6·N·D (or largest feature), predict it."""
+    rows = fitted.table
+    features = list(fitted.law.features)
+    if {"params", "tokens"} <= set(rows.columns):
+        size = rows["params"] * rows["tokens"]
+    else:
+        size = rows[features[0]]
+    largest = rows.loc[size.idxmax(), features]
+    cell = np.logical_and.reduce([np.isclose(rows[f], largest[f], rtol=1e-9) for f in features])
+    at = {name: float(largest[name]) for name in features}
+    observed = float(rows.loc[cell, fitted.law.target].mean())
+    sd = seed_sd(rows, features, fitted.law.target)
+    try:
+        again = fit(
+            fitted.law,
+            rows[~cell],
+            objective=fitted.objective.name,
+            delta=fitted.objective.delta,
+            bootstrap=0,
+        )
+    except Refusal as error:
+        return LeftOut(at, observed, None, sd, str(error))
+    if again.status is Status.FAILED:
+        return LeftOut(at, observed, None, sd, again.reason)
+    return LeftOut(at, observed, float(again.predict(at)), sd, "")
+
+
+def seed_sd(rows: pd.DataFrame, features: list[str], target: str = "loss") -> float | None:
+    """Standard deviation of the loss between runs equal in all features, pooled over cells.
+
+    Null where no cell was run twice.
+    """
+    cells = rows.groupby(features)[target]
+    freedom = (cells.size() - 1).sum()
+    if freedom == 0:
+        return None
+    return float(np.sqrt(((rows[target] - cells.transform("mean")) ** 2).sum() / freedom))

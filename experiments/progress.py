@@ -1,0 +1,57 @@
+"""What a launch shows while it works: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from analysis.units import human
+from experiments.text import duration
+from scaling.launch.local import Snapshot
+
+LOG_SECONDS = 20.0  # between lines where there is no terminal
+
+
+class Watch:
+    """Call it with snapshots, inside a `with`."""
+
+    def __init__(self) -> None:
+        self.console = Console()
+        self.bar = Progress(
+            TextColumn("runs"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+        )
+        self.task = self.bar.add_task("runs", total=None, note="")
+        self.live = Live(self.bar, console=self.console, transient=True)
+        self.last = 0.0
+
+    def __enter__(self) -> Watch:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def __call__(self, seen: Snapshot) -> None:
+        left = "…" if seen.seconds_left is None else duration(seen.seconds_left)
+        done = seen.flops_done / seen.flops if seen.flops else 1.0
+        note = f"{done:4.0%} of FLOPs, {human(seen.tokens_per_s)} tokens/s, {left} left"
+        if self.console.is_terminal:
+            self.bar.update(self.task, completed=seen.runs_done, total=seen.runs, note=note)
+        elif time.monotonic() - self.last > LOG_SECONDS or seen.runs_done == seen.runs:
+            self.last = time.monotonic()
+            print(f"{seen.runs_done}/{seen.runs} runs, {note}", flush=True)

@@ -1,0 +1,100 @@
+"""Tables and sentences for the terminal."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.units import human, scientific
+from scaling.plan import Plan, plan_table
+
+
+def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns, as wide as their widest cell; the last is cut to the terminal."""
+    widths = [max(map(len, cells)) for cells in zip(header, *rows, strict=True)]
+    room = shutil.get_terminal_size((160, 24)).columns
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]
+    return "\n".join(line if len(line) <= room else line[: room - 1] + "…" for line in lines)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 45 s, 3.2 min, 5.1 h or 12 days."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def plan_text(plan: Plan, condition_number: float | None, workers: int) -> str:
+    """A plan on one screen: the ladder, a row a run, what it costs, what is left out."""
+    table = plan_table(plan)
+    rows = [
+        [
+            run.run_kind,
+            f"{run.n_layers}×{run.d_model}",
+            human(run.params_non_embedding),
+            human(run.params_total),
+            f"{run.params_error:+.1%}",
+            human(run.tokens),
+            str(run.seed),
+            str(run.steps),
+            human(run.batch_tokens),
+            f"{run.learning_rate:.2g}",
+            str(run.warmup_steps),
+            scientific(run.flops_6nd),
+            duration(3600 * run.hours),
+            f"{run.memory_bytes / 1e9:.2g} GB",
+        ]
+        for run in table.itertuples()
+    ]
+    header = (
+        "kind,L×d,N non-emb,N total,to target,D,seed,steps,batch,LR,warmup,6ND,time,memory"
+    ).split(",")
+    seconds = 3600 * table["hours"].sum()
+    saved = plan.flops_unshared / plan.flops_spent
+    lines = [
+        columns(header, rows),
+        "",
+        f"{len(plan.points)} points from {len(plan.runs)} runs: {scientific(plan.flops_spent)} "
+        f"exact FLOPs, about {duration(seconds / workers)} with {workers} workers here. "
+        f"Shared trunks save a factor of {saved:.2f}.",
+    ]
+    if condition_number is not None:
+        lines.append(
+            f"Design for {plan.study.law}: condition number {condition_number:.2g} "
+            "(1e3 identifies every coefficient, 1e8 none)."
+        )
+    lines += [
+        f"Left out: {human(cell.params)} parameters on {human(cell.tokens)} tokens, {cell.reason}."
+        for cell in plan.left_out
+    ]
+    return "\n".join(lines)
+
+
+def runs_text(table: pd.DataFrame) -> str:
+    """The run table's points: shape, N, D, C, losses."""
+    points = table[table["run_kind"] != "trunk"].sort_values(
+        ["params_total", "tokens", "seed"], kind="stable"
+    )
+    rows = [
+        [
+            f"{run.n_layers}×{run.d_model}",
+            human(run.params_non_embedding),
+            human(run.params_total),
+            human(run.tokens),
+            str(run.seed),
+            scientific(run.flops_6nd),
+            f"{run.learning_rate:.2g}",
+            "" if pd.isna(run.loss) else f"{run.loss:.4f} ± {run.loss_stderr:.4f}",
+            "" if pd.isna(run.bits_per_byte) else f"{run.bits_per_byte:.3f}",
+            run.status,
+        ]
+        for run in points.itertuples()
+    ]
+    header = "L×d,N non-emb,N total,D,seed,6ND,LR,loss,bits/byte,status".split(",")
+    return columns(header, rows)
