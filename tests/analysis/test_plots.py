@@ -17,10 +17,11 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from analysis.figures.style import Palette, levels
-from analysis.fit import Fit, fit
+from analysis.fit import Fit, fit, load_fit, save_fit
 from analysis.laws import law
-from analysis.plots import draw, frontier, loss_curves, residuals, training_curves
+from analysis.plots import draw, frontier, loss_curves, residuals, training_curves, with_runs
 from analysis.published import published
+from analysis.quality import standardise
 from analysis.recommend import recommend
 from scaling.records import Refusal
 
@@ -266,6 +267,24 @@ def test_files_are_written_in_both_formats_and_the_same_bytes_each_time(tmp_path
         assert one.read_bytes() == two.read_bytes()
     assert first[0].read_bytes().startswith(b"\x89PNG")
     assert b"</svg>" in first[1].read_bytes()
+
+
+def test_a_fit_loaded_from_its_file_is_drawn_from_the_run_table(tmp_path, fitted):
+    runs = fitted.table.rename(columns={"params": "params_total"})
+    half = runs.assign(loss=99.0, status="diverged").iloc[:2]
+    table = standardise(pd.concat([runs.assign(status="completed"), half]))
+    source = fit(law("chinchilla"), table, bootstrap=200)
+    save_fit(source, tmp_path / "fit.json")
+    fresh = draw(tmp_path / "fresh", source)
+    loaded = draw(tmp_path / "loaded", load_fit(tmp_path / "fit.json"), table)
+    for one, two in zip(fresh, loaded, strict=True):
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_runs_without_the_column_the_fit_counted_in_are_refused(fitted):
+    other = replace(fitted, data=replace(fitted.data, params_column="params_matmul"))
+    with pytest.raises(Refusal, match="counted N in params_matmul"):
+        with_runs(other, fitted.table)
 
 
 def test_drawing_leaves_no_pyplot_and_no_changed_settings():
