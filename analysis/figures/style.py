@@ -37,6 +37,7 @@ INK = "#222222"
 FAINT = "#8a8a8a"
 OWN = "#0072B2"  # Okabe & Ito 2008: distinct under the common colour-vision deficiencies
 DASHED = (0, (4, 2.5))
+DPI = 150
 MANY = 8  # distinct values a legend can name; beyond them a colour bar
 OTHERS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
@@ -64,7 +65,7 @@ _RC: Any = {
 def figure(width: float = 7.5, height: float = 4.6, caption: str = "") -> Iterator[Figure]:
     """A Figure outside pyplot's state, in the house style, its caption below the axes."""
     with mpl.rc_context(_RC):
-        made = Figure(figsize=(width, height), layout="constrained")
+        made = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(made)
         yield made
         if caption:
@@ -85,12 +86,14 @@ def save(made: Figure, stem: Path) -> tuple[Path, Path]:
     """
     paths = stem.with_name(stem.name + ".png"), stem.with_name(stem.name + ".svg")
     with mpl.rc_context(_RC):
+        made.draw_without_rendering()
+        made.set_layout_engine("none")  # laid out once: the two files agree, in a third of the time
         for path, kind, metadata in (
             (paths[0], "png", {"Software": None}),
             (paths[1], "svg", {"Date": None, "Creator": None}),
         ):
             buffer = io.BytesIO()
-            made.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+            made.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
             write_bytes(path, buffer.getvalue())
     return paths
 

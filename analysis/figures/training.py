@@ -11,7 +11,7 @@ from analysis.expression import Array
 from analysis.figures.style import Palette, figure, log_axis, set_caption
 from scaling.records import Refusal
 
-SMOOTHING = 1.06  # the training loss is averaged over steps within this factor of the compute
+SMOOTHING = 1.1  # the training loss is averaged over steps within this factor of the compute
 ENVELOPE = "#c4c4c4"
 
 
@@ -21,7 +21,8 @@ def training_curves(
     """Loss (nats/token) against cumulative exact FLOPs for every run in `steps`.
 
     Lines are the training loss, lightly smoothed; points the validation loss, larger where a
-    run ends; the grey line is the least smoothed loss any run had reached by that compute.
+    run ends (a trunk does not: its learning rate has not decayed); the grey line is the least
+    smoothed loss any run had reached by that compute.
     `runs` gives each run's size by `run_id`. Raises Refusal when nothing can be drawn.
     """
     for name, table, columns in (
@@ -42,7 +43,8 @@ def training_curves(
     if not curves:
         raise Refusal("steps hold no run of the run table with two finite losses. Train first.")
     palette = Palette(sizes.loc[list(curves)])
-    validated = 0
+    trunks = set(runs.loc[runs["run_kind"] == "trunk", "run_id"]) if "run_kind" in runs else set()
+    validated: list[Array] = []
     smoothed: list[tuple[Array, Array]] = []
     with figure(7.5, 4.9) as made:
         axes = made.add_subplot()
@@ -54,8 +56,9 @@ def training_curves(
             axes.plot(flops, loss, color=colour, linewidth=1.0, alpha=0.8, gid=f"run-{run}")
             if "val_loss" in rows:
                 seen = rows[np.isfinite(rows["val_loss"])]
-                validated += len(seen)
-                area = np.where(seen["flops"] >= flops[-1], 26.0, 9.0)
+                validated.append(seen["val_loss"].to_numpy(dtype=np.float64))
+                decayed = (seen["flops"] >= flops[-1]) & (run not in trunks)
+                area = np.where(decayed, 26.0, 9.0)
                 axes.scatter(
                     seen["flops"],
                     seen["val_loss"],
@@ -69,7 +72,7 @@ def training_curves(
         axes.plot(*envelope, color=ENVELOPE, linewidth=4.5, zorder=1)
         # The first steps fall from ln V through most of the range: they would flatten the rest.
         late = np.concatenate([loss[flops > 0.05 * flops[-1]] for flops, loss in smoothed])
-        low = min(float(np.min(envelope[1])), float(late.min()))
+        low = min(float(each.min()) for each in (late, *validated) if len(each))
         axes.set_ylim(low * 0.97, float(np.quantile(late, 0.99)) * 1.03)
         left = float(np.min([flops[loss <= axes.get_ylim()[1]].min() for flops, loss in smoothed]))
         axes.set_xlim(left * 0.9, float(max(flops[-1] for flops, _ in smoothed)) * 1.2)
@@ -87,9 +90,11 @@ def training_curves(
         )
     set_caption(
         made,
-        f"n = {len(curves)} runs; N = {params_column}. Lines: training loss, averaged over steps "
-        f"within {100 * (SMOOTHING - 1):.0f}% of the same compute. Points: {validated} validation "
-        "losses, large at a run's end. Grey: least smoothed loss reached by that compute.",
+        f"n = {len(set(curves) - trunks)} runs"
+        + (f" branched off {len(trunks & set(curves))} trunks" if trunks & set(curves) else "")
+        + f"; N = {params_column}. Lines: training loss, averaged over steps within "
+        f"{100 * (SMOOTHING - 1):.0f}% of the same compute. Points: validation loss, large at the "
+        "end of a run. Grey: least smoothed training loss reached by that compute.",
     )
     return made
 

@@ -50,7 +50,8 @@ def trained() -> tuple[pd.DataFrame, pd.DataFrame]:
             flops = 6.5 * size * 1024 * step
             columns = {"step": step, "flops": flops, "loss": loss, "val_loss": validated}
             steps.append(pd.DataFrame({"run_id": run, **columns}))
-            runs.append({"run_id": run, "params_total": size})
+            kind = "trunk" if run.startswith("trunk") else "cooldown"
+            runs.append({"run_id": run, "params_total": size, "run_kind": kind})
     return pd.DataFrame(runs), pd.concat(steps, ignore_index=True)
 
 
@@ -79,7 +80,14 @@ def test_every_run_is_a_line_and_every_validation_loss_a_point(trained):
         "run-branch25000", "run-branch98000", "run-trunk25000", "run-trunk98000",
     ]  # fmt: skip
     assert scattered(axes) == np.isfinite(trained[1]["val_loss"]).sum()
-    assert caption(figure).startswith("n = 4 runs; N = params_total.")
+    assert caption(figure).startswith("n = 2 runs branched off 2 trunks; N = params_total.")
+
+
+def test_only_the_end_of_a_decayed_run_is_a_large_point(trained):
+    [axes] = training_curves(*trained).axes
+    areas = [float(a) for c in axes.collections for a in c.get_sizes()]
+    # A branch and a trunk of each size end validated, but one branch diverged before its end.
+    assert (areas.count(26.0), areas.count(9.0)) == (1, 4)
 
 
 def test_runs_of_one_size_have_one_colour(trained):
@@ -275,10 +283,12 @@ def test_a_fit_loaded_from_its_file_is_drawn_from_the_run_table(tmp_path, fitted
     table = standardise(pd.concat([runs.assign(status="completed"), half]))
     source = fit(law("chinchilla"), table, bootstrap=200)
     save_fit(source, tmp_path / "fit.json")
-    fresh = draw(tmp_path / "fresh", source)
-    loaded = draw(tmp_path / "loaded", load_fit(tmp_path / "fit.json"), table)
-    for one, two in zip(fresh, loaded, strict=True):
-        assert one.read_bytes() == two.read_bytes()
+    loaded = with_runs(load_fit(tmp_path / "fit.json"), table)
+    for make in (residuals, loss_curves, frontier):
+        for fresh, again in zip(make(source).axes, make(loaded).axes, strict=True):
+            assert scattered(fresh) == scattered(again)
+            for one, two in zip(fresh.lines, again.lines, strict=True):
+                assert one.get_ydata() == pytest.approx(two.get_ydata(), rel=1e-12)
 
 
 def test_runs_without_the_column_the_fit_counted_in_are_refused(fitted):
