@@ -11,7 +11,7 @@ from analysis.expression import Array
 from analysis.figures.style import Palette, figure, log_axis, set_caption
 from scaling.records import Refusal
 
-SMOOTHING = 1.1  # the training loss is averaged over steps within this factor of the compute
+SMOOTHING = 1.1  # the training loss is smoothed over steps within this factor of the compute
 ENVELOPE = "#c4c4c4"
 
 
@@ -92,19 +92,31 @@ def training_curves(
         made,
         f"n = {len(set(curves) - trunks)} runs"
         + (f" branched off {len(trunks & set(curves))} trunks" if trunks & set(curves) else "")
-        + f"; N = {params_column}. Lines: training loss, averaged over steps within "
-        f"{100 * (SMOOTHING - 1):.0f}% of the same compute. Points: validation loss, large at the "
+        + f"; N = {params_column}. Lines: training loss, smoothed over "
+        f"{100 * (SMOOTHING - 1):.0f}% of compute. Points: validation loss, large at the "
         "end of a run. Grey: least smoothed training loss reached by that compute.",
     )
     return made
 
 
 def _smooth(flops: Array, loss: Array) -> Array:
-    """The mean loss of the steps whose compute lies within a factor SMOOTHING of each step's."""
-    total = np.concatenate([[0.0], np.cumsum(loss)])
+    """A straight line in ln C through the steps within a factor SMOOTHING of each, read there.
+
+    A line, not a mean: where a window is one-sided a mean would tear a branch off its trunk.
+    """
     first = np.searchsorted(flops, flops / SMOOTHING, side="left")
     last = np.searchsorted(flops, flops * SMOOTHING, side="right")
-    return (total[last] - total[first]) / (last - first)
+    x = np.log(flops / flops[-1])
+
+    def inside(values: Array) -> Array:
+        total = np.concatenate([[0.0], np.cumsum(values)])
+        return np.asarray((total[last] - total[first]) / (last - first))
+
+    mean_x, mean_y = inside(x), inside(loss)
+    spread = inside(x * x) - mean_x**2
+    shared = inside(x * loss) - mean_x * mean_y
+    slope = np.divide(shared, spread, out=np.zeros_like(x), where=spread > 1e-9)
+    return np.asarray(mean_y + slope * (x - mean_x))
 
 
 def _envelope(curves: list[tuple[Array, Array]], points: int = 400) -> tuple[Array, Array]:

@@ -108,6 +108,15 @@ def test_the_envelope_never_rises_and_is_the_least_of_the_curves(trained):
             assert (least[flops >= compute] <= loss).all()
 
 
+def test_smoothing_keeps_a_straight_line_to_its_very_ends(trained):
+    runs, steps = trained
+    straight = steps.assign(loss=5 - 0.1 * np.log(steps["flops"]))
+    [axes] = training_curves(runs, straight).axes
+    for line in axes.lines:
+        if line.get_gid():
+            assert line.get_ydata() == pytest.approx(5 - 0.1 * np.log(line.get_xdata()))
+
+
 def test_training_curves_without_what_they_need_are_refused(trained):
     runs, steps = trained
     with pytest.raises(Refusal, match="run table has no column params_total"):
