@@ -57,9 +57,8 @@ def leave_out_largest(fitted: Fit) -> LeftOut:
         size = rows["params"] * rows["tokens"]
     else:
         size = rows[features[0]]
-    largest = rows.loc[size.idxmax(), features]
-    cell = np.logical_and.reduce([np.isclose(rows[f], largest[f], rtol=1e-9) for f in features])
-    at = {name: float(largest[name]) for name in features}
+    at = {name: float(rows[name].to_numpy()[int(np.argmax(size))]) for name in features}
+    cell = np.logical_and.reduce([np.isclose(rows[name], at[name], rtol=1e-9) for name in at])
     observed = float(rows.loc[cell, fitted.law.target].mean())
     sd = seed_sd(rows, features, fitted.law.target)
     try:

@@ -26,7 +26,9 @@ def main() -> int:
         print(f"scaling {command}: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print(f"scaling {command}: interrupted; the same command goes on from here", file=sys.stderr)
+        print(
+            f"scaling {command}: interrupted; the same command goes on from here", file=sys.stderr
+        )
         return INTERRUPTED
     except BrokenPipeError:  # `scaling … | head`
         sys.stderr.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -155,55 +155,32 @@ def status(directory: Directory, /, *, to_json: JsonFile = None) -> None:
         directory: A folder that `scaling run` wrote.
         to_json: Write the rows to this file too.
     """
-    from analysis.units import human
-    from experiments.text import columns
+    from experiments.text import status_text
 
-    rows = []
-    for folder in run_folders(directory):
-        record = read_json(folder / "run.json")
-        seen = folder / "progress.json"
-        progress = read_json(seen) if record["status"] == "running" and seen.exists() else None
-        rows.append(
-            {
-                "run_id": record["run_id"],
-                "run_kind": record["run_kind"],
-                "params_non_embedding": record["counts"]["params_non_embedding"],
-                "tokens": record["counts"]["tokens"],
-                "seed": record["counts"]["seed"],
-                "status": record["status"],
-                "step": None if progress is None else progress["step"],
-                "steps": record["counts"]["steps"],
-                "loss": (record["result"] or {}).get("loss"),
-                "reason": record["reason"],
-            }
-        )
+    rows = [_status(folder) for folder in run_folders(directory)]
     rows.sort(key=lambda row: (row["params_non_embedding"], row["seed"], row["tokens"]))
-    print(
-        columns(
-            ["run", "kind", "N", "D", "seed", "status", "step", "loss", "reason"],
-            [
-                [
-                    row["run_id"],
-                    row["run_kind"],
-                    human(row["params_non_embedding"]),
-                    human(row["tokens"]),
-                    str(row["seed"]),
-                    row["status"],
-                    "" if row["step"] is None else f"{row['step']} of {row['steps']}",
-                    "" if row["loss"] is None else f"{row['loss']:.4f}",
-                    row["reason"] or "",
-                ]
-                for row in rows
-            ],
-        )
-    )
-    tally = {name: sum(row["status"] == name for row in rows) for name in _STATUSES}
-    print("\n" + ", ".join(f"{count} {name}" for name, count in tally.items() if count))
+    print(status_text(rows))
     if to_json:
-        write_json(to_json, {"runs": rows, "counts": tally})
+        write_json(to_json, {"runs": rows})
 
 
-_STATUSES = ("completed", "running", "planned", "diverged", "failed")
+def _status(folder: Path) -> dict[str, Any]:
+    """Where one run is, as plain values."""
+    record = read_json(folder / "run.json")
+    seen = folder / "progress.json"
+    progress = read_json(seen) if record["status"] == "running" and seen.exists() else {}
+    return {
+        "run_id": record["run_id"],
+        "run_kind": record["run_kind"],
+        "params_non_embedding": record["counts"]["params_non_embedding"],
+        "tokens": record["counts"]["tokens"],
+        "seed": record["counts"]["seed"],
+        "status": record["status"],
+        "step": progress.get("step"),
+        "steps": record["counts"]["steps"],
+        "loss": (record["result"] or {}).get("loss"),
+        "reason": record["reason"],
+    }
 
 
 # --- fit, recommend ---------------------------------------------------------------------------
@@ -314,10 +291,9 @@ def recommend(
         study: A study file whose ladder builds the shapes, if not the one beside the fit.
         to_json: Write the recommendations to this file too.
     """
-    from analysis.recommend import convention
+    from analysis.recommend import convention, to_text
     from analysis.recommend import recommend as recommended
     from analysis.recommend import to_json as as_json
-    from analysis.recommend import to_text
     from analysis.units import human
 
     law = _source(source)

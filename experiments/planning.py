@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from models.count import count_params
 from models.ladder import Ladder, ParamsConvention, nearest
 from scaling.data import BYTE_VOCAB, Corpus, DataSpec, prepare
@@ -47,9 +49,9 @@ def _identifies(plan: Plan) -> float | None:
     if plan.study.law is None:
         return None
     law(plan.study.law)  # refuses an unknown name
-    params = [float(count_params(run.model).total) for run in plan.points]
-    tokens = [float(run.tokens) for run in plan.points]
-    sizes = len(set(params))
+    params = np.array([count_params(run.model).total for run in plan.points], float)
+    tokens = np.array([run.tokens for run in plan.points], float)
+    sizes = len(np.unique(params))
     if sizes < MIN_SIZES:
         raise Refusal(
             f"[grid] params has {sizes} sizes; {plan.study.law} needs at least {MIN_SIZES} to "
@@ -73,10 +75,11 @@ def builder(study: Study, params_column: str) -> Callable[[float], dict[str, Any
     `params_column` is the convention N* is counted in, a column of the run table.
     """
     ladder: Ladder = ladder_of(study, BYTE_VOCAB)
-    convention: ParamsConvention = {
+    conventions: dict[str, ParamsConvention] = {
         "params_non_embedding": "non_embedding",
         "params_matmul": "matmul",
-    }.get(params_column, "total")
+    }
+    convention = conventions.get(params_column, "total")
 
     def build(params: float) -> dict[str, Any]:
         rung = nearest(ladder, params, convention)
@@ -91,4 +94,3 @@ def builder(study: Study, params_column: str) -> Callable[[float], dict[str, Any
         }
 
     return build
-

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 import pandas as pd
 
 from analysis.units import human, scientific
 from scaling.plan import Plan, plan_table
+from scaling.records import Status
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -35,26 +38,39 @@ def plan_text(plan: Plan, condition_number: float | None, workers: int) -> str:
     table = plan_table(plan)
     rows = [
         [
-            run.run_kind,
-            f"{run.n_layers}×{run.d_model}",
-            human(run.params_non_embedding),
-            human(run.params_total),
-            f"{run.params_error:+.1%}",
-            human(run.tokens),
-            str(run.seed),
-            str(run.steps),
-            human(run.batch_tokens),
-            f"{run.learning_rate:.2g}",
-            str(run.warmup_steps),
-            scientific(run.flops_6nd),
-            duration(3600 * run.hours),
-            f"{run.memory_bytes / 1e9:.2g} GB",
+            run["run_kind"],
+            f"{run['n_layers']}×{run['d_model']}",
+            human(run["params_non_embedding"]),
+            human(run["params_total"]),
+            f"{run['params_error']:+.1%}",
+            human(run["tokens"]),
+            str(run["seed"]),
+            str(run["steps"]),
+            human(run["batch_tokens"]),
+            f"{run['learning_rate']:.2g}",
+            str(run["warmup_steps"]),
+            scientific(run["flops_6nd"]),
+            duration(3600 * run["hours"]),
+            f"{run['memory_bytes'] / 1e9:.2g} GB",
         ]
-        for run in table.itertuples()
+        for run in table.to_dict("records")
     ]
-    header = (
-        "kind,L×d,N non-emb,N total,to target,D,seed,steps,batch,LR,warmup,6ND,time,memory"
-    ).split(",")
+    header = [
+        "kind",
+        "L×d",
+        "N non-emb",
+        "N total",
+        "to target",
+        "D",
+        "seed",
+        "steps",
+        "batch",
+        "LR",
+        "warmup",
+        "6ND",
+        "time",
+        "memory",
+    ]
     seconds = 3600 * table["hours"].sum()
     saved = plan.flops_unshared / plan.flops_spent
     lines = [
@@ -83,18 +99,51 @@ def runs_text(table: pd.DataFrame) -> str:
     )
     rows = [
         [
-            f"{run.n_layers}×{run.d_model}",
-            human(run.params_non_embedding),
-            human(run.params_total),
-            human(run.tokens),
-            str(run.seed),
-            scientific(run.flops_6nd),
-            f"{run.learning_rate:.2g}",
-            "" if pd.isna(run.loss) else f"{run.loss:.4f} ± {run.loss_stderr:.4f}",
-            "" if pd.isna(run.bits_per_byte) else f"{run.bits_per_byte:.3f}",
-            run.status,
+            f"{run['n_layers']}×{run['d_model']}",
+            human(run["params_non_embedding"]),
+            human(run["params_total"]),
+            human(run["tokens"]),
+            str(run["seed"]),
+            scientific(run["flops_6nd"]),
+            f"{run['learning_rate']:.2g}",
+            "" if pd.isna(run["loss"]) else f"{run['loss']:.4f} ± {run['loss_stderr']:.4f}",
+            "" if pd.isna(run["bits_per_byte"]) else f"{run['bits_per_byte']:.3f}",
+            run["status"],
         ]
-        for run in points.itertuples()
+        for run in points.to_dict("records")
     ]
-    header = "L×d,N non-emb,N total,D,seed,6ND,LR,loss,bits/byte,status".split(",")
+    header = [
+        "L×d",
+        "N non-emb",
+        "N total",
+        "D",
+        "seed",
+        "6ND",
+        "LR",
+        "loss",
+        "bits/byte",
+        "status",
+    ]
     return columns(header, rows)
+
+
+def status_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Where every run is, and how many are in each state."""
+    header = ["run", "kind", "N", "D", "seed", "status", "step", "loss", "reason"]
+    cells = [
+        [
+            row["run_id"],
+            row["run_kind"],
+            human(row["params_non_embedding"]),
+            human(row["tokens"]),
+            str(row["seed"]),
+            row["status"],
+            "" if row["step"] is None else f"{row['step']} of {row['steps']}",
+            "" if row["loss"] is None else f"{row['loss']:.4f}",
+            row["reason"] or "",
+        ]
+        for row in rows
+    ]
+    tally = Counter(row["status"] for row in rows)
+    counted = ", ".join(f"{tally[name]} {name}" for name in get_args(Status) if tally[name])
+    return f"{columns(header, cells)}\n\n{counted or 'no runs'}"

@@ -30,10 +30,10 @@ LEARNING_RATES: Mapping[str, Rule] = {
         "Kaplan et al. 2020, arXiv:2001.08361, eq. D.1 (Adam, 0.5M-token batches, N up to 1e10)",
     ),
     "sotu-bytes": Rule(
-        lambda params, _: 0.01 * (params.non_embedding / 1e5) ** -0.5,
-        "0.01 (N / 1e5)^-0.5, N non-embedding",
-        "measured on the embedded corpus with 1,024-token batches, N from 25k to 800k: "
-        "results/reference/learning-rate",
+        lambda params, _: 0.0053 * (params.non_embedding / 1e5) ** -0.44,
+        "0.0053 (N / 1e5)^-0.44, N non-embedding",
+        "measured here, on the embedded corpus with 1,024-token batches and 1M tokens, N from 25k "
+        "to 800k: experiments/learning_rate.toml, results/reference/learning_rate",
     ),
 }
 

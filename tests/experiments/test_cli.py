@@ -1,0 +1,267 @@
+"""What a user types, what comes back, and what the exit code says."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.fit import load_fit
+from analysis.laws import law
+from experiments.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+SMOKE = ROOT / "experiments" / "smoke.toml"
+TRUTH = {"E": 1.7, "A": 400.0, "alpha": 0.34, "B": 900.0, "beta": 0.3}
+
+
+def scaling(monkeypatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["scaling", *map(str, arguments)])
+    return main()
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory) -> Path:
+    """The smoke study, interrupted once on its way and then run to its end."""
+    results = tmp_path_factory.mktemp("results")
+    command = [sys.executable, "-m", "experiments", "run", str(SMOKE), "--results", str(results)]
+    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while not list(results.glob("smoke/runs/*/progress.json")):
+        assert first.poll() is None, first.stdout.read().decode()
+        assert time.monotonic() < deadline, "no run made progress within two minutes"
+        time.sleep(0.1)
+    first.send_signal(signal.SIGINT)
+    assert first.wait(timeout=120) == 75
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert second.returncode == 0, second.stdout + second.stderr
+    (results / "stdout.txt").write_text(second.stdout)
+    return results / "smoke"
+
+
+@pytest.fixture
+def runs_csv(tmp_path) -> Path:
+    """A noise-free run table of one's own."""
+    grid = [(n, d) for n in np.geomspace(1e7, 1e9, 5) for d in np.geomspace(1e9, 1e11, 4)]
+    table = pd.DataFrame(grid, columns=["params", "tokens"])
+    features = {name: table[name].to_numpy() for name in table}
+    table["loss"] = law("chinchilla").predict(TRUTH, features)
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    return tmp_path / "mine.csv"
+
+
+def test_an_interrupted_study_goes_on_to_a_complete_run_table(smoke):
+    table = pd.read_parquet(smoke / "runs.parquet")
+    points = table[table["run_kind"] == "cooldown"]
+    assert set(table["status"]) == {"completed"}
+    assert len(points) == 12
+    assert points["loss"].between(1.5, np.log(256)).all()
+    assert len(pd.read_csv(smoke / "plan.csv")) == len(table) == 18
+
+
+def test_every_loss_in_the_table_is_the_last_evaluation_of_its_run(smoke):
+    for run in pd.read_parquet(smoke / "runs.parquet").itertuples():
+        steps = pd.read_parquet(smoke / "runs" / run.run_id / "steps.parquet")
+        last = steps.iloc[-1]
+        assert (last["val_loss"], last["val_loss_stderr"]) == (run.loss, run.loss_stderr)
+        assert (last["tokens"], last["flops"]) == (run.tokens, run.flops)
+        assert run.flops_6nd == 6 * run.params_total * run.tokens
+        assert (np.diff(steps["step"]) == 1).all()
+
+
+def test_the_printed_table_is_the_run_table(smoke):
+    printed = (smoke.parent / "stdout.txt").read_text()
+    for run in pd.read_parquet(smoke / "runs.parquet").itertuples():
+        if run.run_kind == "cooldown":
+            assert f"{run.loss:.4f} ± {run.loss_stderr:.4f}" in printed
+
+
+def test_a_finished_study_trains_nothing_again(smoke, monkeypatch, capsys):
+    before = {path: path.stat().st_mtime_ns for path in smoke.glob("runs/*/*")}
+    assert scaling(monkeypatch, "run", SMOKE, "--results", smoke.parent) == 0
+    assert ", 0 to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in smoke.glob("runs/*/*")} == before
+
+
+def test_status_counts_what_is_done(smoke, monkeypatch, capsys, tmp_path):
+    assert scaling(monkeypatch, "status", smoke, "--json", tmp_path / "s.json") == 0
+    assert "18 completed" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "s.json").read_text())["runs"]
+    assert [row["status"] for row in rows] == ["completed"] * 18
+
+
+def test_fit_and_plot_make_the_files_they_name(smoke, monkeypatch, capsys):
+    assert scaling(monkeypatch, "fit", smoke, "--bootstrap", 200) == 0
+    assert "Largest run" in capsys.readouterr().out
+    assert scaling(monkeypatch, "plot", smoke) == 0
+    named = [Path(line) for line in capsys.readouterr().out.split()]
+    assert {path.name for path in named} >= {"loss.png", "frontier.png", "training.svg"}
+    assert all(path.stat().st_size > 1000 for path in named)
+
+
+def test_a_fit_of_ones_own_table_recovers_its_law(runs_csv, monkeypatch, capsys):
+    assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 0) == 0
+    saved = json.loads(runs_csv.with_suffix(".chinchilla.json").read_text())
+    assert saved["coefficients"] == pytest.approx(TRUTH, rel=1e-6)
+    assert saved["status"] == "converged"
+    assert saved["n"] == 20
+    assert "Largest run" in capsys.readouterr().out
+
+
+def test_recommend_reads_the_fit_and_writes_json(runs_csv, monkeypatch, capsys, tmp_path):
+    scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 100)
+    fit = runs_csv.with_suffix(".chinchilla.json")
+    out = tmp_path / "advice.json"
+    assert scaling(monkeypatch, "recommend", fit, "--flops", "1e21", "2e21", "--json", out) == 0
+    advice = json.loads(out.read_text())["recommendations"]
+    assert [each["flops"] for each in advice] == [1e21, 2e21]
+    for each in advice:
+        assert 6 * each["params"] * each["tokens"] == pytest.approx(each["flops"], rel=1e-9)
+    assert load_fit(fit).data.flops_max == pytest.approx(6e20)
+
+
+def test_the_study_beside_a_fit_names_a_shape(smoke, monkeypatch, capsys):
+    scaling(monkeypatch, "fit", smoke, "--bootstrap", 200)
+    fit = smoke / "fits" / "chinchilla.json"
+    assert scaling(monkeypatch, "recommend", fit, "--flops", "1e11") == 0
+    assert re.search(r"\d+ layers × \d+ wide", capsys.readouterr().out)
+
+
+def test_plan_prints_what_it_writes(monkeypatch, capsys, tmp_path):
+    assert scaling(monkeypatch, "plan", SMOKE, "--json", tmp_path / "plan.json") == 0
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert sum(run["flops_spent"] for run in plan["runs"]) == plan["flops_spent"]
+    assert plan["flops_unshared"] > plan["flops_spent"]
+    assert "12 points from 18 runs" in capsys.readouterr().out
+
+
+def study_with(tmp_path: Path, old: str, new: str) -> Path:
+    text = SMOKE.read_text()
+    assert old in text
+    (tmp_path / "study.toml").write_text(text.replace(old, new))
+    return tmp_path / "study.toml"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('["50k", "100k", "200k"]', '["100k"]', "tokens has one distinct value"),
+        ('["3.4k", "12k", "25k"]', '["12k", "25k"]', "at least 3"),
+        ('warmup_tokens = "8k"', 'warmup_tokens = "40k"', "warmup_tokens"),
+        ('source = "sotu"', 'source = "nowhere/*.txt"', "names no file"),
+        ('name = "smoke"', 'name = "../smoke"', "name = '../smoke'"),
+        ("beta1 = 0.9", "beta_1 = 0.9", "beta_1 is not a known field"),
+        ('"sotu-bytes"', '"unheard-of"', "no known rule"),
+        ('["50k", "100k", "200k"]', '["50k", "100k", "20M"]', "allow_repeats"),
+        ('["50k", "100k", "200k"]', '["50k", "50k", "200k"]', "round to the same run"),
+        ('law = "chinchilla"', 'law = "gravity"', "no law 'gravity'"),
+    ],
+)
+def test_a_bad_study_is_refused_by_field_value_and_remedy(
+    old, new, says, tmp_path, monkeypatch, capsys
+):
+    assert scaling(monkeypatch, "plan", study_with(tmp_path, old, new)) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("scaling plan: error: ")
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda t: t.assign(loss=t["loss"].where(t.index != 3)), "loss = nan"),
+        (lambda t: t.assign(params=-t["params"]), "params = -"),
+        (lambda t: t.assign(tokens=0), "tokens = 0"),
+        (lambda t: t.head(6), "at least 7"),
+        (lambda t: t.head(0), "no rows"),
+        (lambda t: t.drop(columns="tokens"), "no column 'tokens'"),
+        (lambda t: t.assign(tokens=20 * t["params"]), "one ray"),
+    ],
+)
+def test_a_bad_run_table_is_refused(edit, says, runs_csv, monkeypatch, capsys):
+    edit(pd.read_csv(runs_csv)).to_csv(runs_csv, index=False)
+    assert scaling(monkeypatch, "fit", runs_csv) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("fit", "nowhere.csv"), "nowhere.csv"),
+        (("fit", "."), "runs.parquet"),
+        (("status", "."), "holds no runs"),
+        (("plot", "."), "scaling fit"),
+        (("recommend", "published:nobody", "--flops", "1e21"), "no published law"),
+        (("recommend", "published:chinchilla-2022", "--flops", "12q"), "'12q' is not a number"),
+        (("recommend", "published:kaplan-2020-n", "--flops", "1e21"), "tokens"),
+        (("plan", "nowhere.toml"), "nowhere.toml"),
+        (("run", str(SMOKE), "--workers", "0"), "--workers 0"),
+    ],
+)
+def test_other_bad_input_is_refused(arguments, says, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert scaling(monkeypatch, *arguments) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_an_unknown_law_is_refused_with_the_known_ones(runs_csv, monkeypatch, capsys):
+    assert scaling(monkeypatch, "fit", runs_csv, "--law", "gravity") == 2
+    assert "chinchilla" in capsys.readouterr().err
+
+
+def test_a_full_disk_loses_nothing(runs_csv, monkeypatch, capsys):
+    # A file-size limit stands for the full disk: the system refuses the write the same way.
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        f"sys.argv = ['scaling', 'fit', {str(runs_csv)!r}, '--bootstrap', '50']\n"
+        "from experiments.__main__ import main\n"
+        "sys.exit(main())\n"
+    )
+    scaling(monkeypatch, "fit", runs_csv, "--bootstrap", "50")
+    saved = runs_csv.with_suffix(".chinchilla.json").read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.returncode == 2, done.stderr
+    assert "cannot write" in done.stderr
+    assert "converged" in done.stdout, "the fit is shown before it is written"
+    assert runs_csv.with_suffix(".chinchilla.json").read_bytes() == saved
+
+
+def test_laws_lists_formulas_and_sources(monkeypatch, capsys):
+    assert scaling(monkeypatch, "laws") == 0
+    printed = capsys.readouterr().out
+    assert "L = E + A/N^alpha + B/D^beta" in printed
+    assert "chinchilla-2022" in printed
+    assert "arXiv:2203.15556" in printed
+
+
+def commands_in(document: Path) -> list[str]:
+    blocks = re.findall(r"```(?:bash|sh)?\n(.*?)```", document.read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip().startswith("scaling ")]
+
+
+def test_the_readme_shows_only_commands_and_options_that_exist(monkeypatch, capsys):
+    commands = commands_in(ROOT / "README.md")
+    assert len(commands) > 4
+    for line in commands:
+        with pytest.raises(SystemExit) as ended:
+            scaling(monkeypatch, line.split()[1], "--help")
+        assert ended.value.code == 0, line
+        text = capsys.readouterr().out
+        for option in re.findall(r"--[a-z-]+", line):
+            assert option in text, f"{line}: {option}"
