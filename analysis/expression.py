@@ -23,7 +23,7 @@ Number = float | int
 class Expr:
     """A node of a formula. Build with operators and `log`, `exp`, `softplus`; never directly."""
 
-    op: str  # number, symbol, add, mul, pow, log, exp, softplus, sigmoid
+    op: str  # number, symbol, add, mul, pow, log, exp, softplus, sigmoid, minimum, less, bend
     args: tuple[Expr, ...] = ()
     value: float = 0.0
     symbol: Symbol | None = None
@@ -66,8 +66,8 @@ class Symbol:
 
     A feature is a column of the run table. A coefficient is fitted: on the scale of its
     logarithm if `positive`, else as it is, between `lower` and `upper`; a global search
-    starts between `start_lower` and `start_upper` (decades below and above the range of the
-    column `near`, where that is given).
+    starts between `start_lower` and `start_upper`, which are decades beyond the lower and the
+    upper end of the column `near` (or `1/column`) where that is given.
     """
 
     name: str
@@ -106,7 +106,7 @@ def feature(letter: str, column: str) -> Expr:
 
 def amplitude(name: str, **settings: Any) -> Expr:
     """A positive coefficient, fitted on the scale of its logarithm."""
-    return _node("symbol", symbol=Symbol(name, positive=True, lower=0.0, **settings))
+    return _node("symbol", symbol=Symbol(name, positive=True, **{"lower": 0.0, **settings}))
 
 
 def exponent(
@@ -140,6 +140,16 @@ def exp(x: Expr) -> Expr:
 def softplus(x: Expr) -> Expr:
     """log(1 + exp(x)), without overflow."""
     return _node("softplus", x)
+
+
+def minimum(x: Expr, y: Expr) -> Expr:
+    """The smaller of the two; its derivative is that of the smaller."""
+    return _node("minimum", x, y)
+
+
+def bend(t: Expr, skew: Expr) -> Expr:
+    """The s in (0, 1) with s / (1 − s)^skew = exp(t): a logistic curve with unequal ends."""
+    return _node("bend", t, skew)
 
 
 def _is(node: Expr, value: float) -> bool:
@@ -229,6 +239,15 @@ def _rule(e: Expr, by: Expr, d: Callable[[Expr], Expr]) -> Expr:
         # e·(b·log a)' keeps the power itself as the shared part.
         along_exponent = d(b) * log(a) if not _is(d(b), 0.0) else number(0.0)
         return e * along_exponent + d(a) * b * _pow(a, b - 1)
+    if e.op == "minimum":
+        a, b = e.args
+        first = _node("less", a, b)
+        return first * d(a) + (1 - first) * d(b)
+    if e.op == "bend":
+        t, skew = e.args
+        return (d(t) + log(1 - e) * d(skew)) / (1 / e + skew / (1 - e))
+    if e.op == "less":
+        return number(0.0)
     (x,) = e.args
     inner = d(x)
     if _is(inner, 0.0):
@@ -272,6 +291,12 @@ def _apply(e: Expr, visit: Callable[[Expr], Any], values: Mapping[str, Any]) -> 
         return visit(e.args[0]) * visit(e.args[1])
     if e.op == "pow":
         return _power(visit(e.args[0]), e.args[1], visit)
+    if e.op == "minimum":
+        return np.minimum(visit(e.args[0]), visit(e.args[1]))
+    if e.op == "less":
+        return np.asarray(visit(e.args[0]) < visit(e.args[1]), dtype=float)
+    if e.op == "bend":
+        return _bend(visit(e.args[0]), visit(e.args[1]))
     x = visit(e.args[0])
     if e.op == "log":
         return np.log(x)
@@ -288,6 +313,20 @@ def _power(base: Any, power: Expr, visit: Callable[[Expr], Any]) -> Any:
     if _is(power, 2.0):
         return base * base
     return np.power(base, visit(power))
+
+
+def _bend(t: Any, skew: Any) -> Any:
+    # With v = logit s: h(v) = skew·softplus(v) − softplus(−v) = t. h rises and bends one way
+    # only, so Newton's method from the asymptotes converges from everywhere.
+    v = np.where(t < 0, t, t / skew)
+    for _ in range(60):
+        above = np.logaddexp(0.0, v)  # softplus(v); softplus(−v) is this minus v
+        rise = 1.0 + (skew - 1.0) * (0.5 + 0.5 * np.tanh(0.5 * v))
+        step = ((skew - 1.0) * above + v - t) / rise
+        v = v - step
+        if not np.any(np.abs(step) > 1e-8 * (1 + np.abs(v))):  # the next would be 1e-16
+            break
+    return 0.5 + 0.5 * np.tanh(0.5 * v)
 
 
 def _text(e: Expr, outer: int) -> str:
@@ -311,7 +350,7 @@ def _text(e: Expr, outer: int) -> str:
         lower = _product(under, 2) if len(under) > 1 else _text(under[0], 2)
         text = f"{_product(over, 1)}/{lower}"
         return f"({text})" if outer > 1 else text
-    return f"{e.op}({_text(e.args[0], 0)})"
+    return f"{e.op}({', '.join(_text(arg, 0) for arg in e.args)})"
 
 
 def _fraction(e: Expr) -> tuple[list[Expr], list[Expr]]:

@@ -10,7 +10,8 @@ registration to be fitted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,9 +23,16 @@ from analysis.expression import (
     Expr,
     Symbol,
     amplitude,
+    bend,
     evaluate,
+    exp,
     exponent,
     feature,
+    log,
+    minimum,
+    number,
+    real,
+    softplus,
     symbols,
 )
 from scaling.records import Refusal
@@ -32,13 +40,14 @@ from scaling.records import Refusal
 
 @dataclass(frozen=True)
 class Law:
-    """A formula for the loss (nats/token unless the table says otherwise)."""
+    """A formula for one column (the loss, in nats/token unless the table says otherwise)."""
 
     name: str
     loss: Expr
     source: str
     note: str = ""  # where the law holds, when that is not "everywhere"
     target: str = "loss"  # column the law predicts
+    within: str = ""  # a simpler law of the registry with some of the same coefficients
 
     @cached_property
     def symbols(self) -> Mapping[str, Symbol]:
@@ -55,7 +64,7 @@ class Law:
 
     @property
     def formula(self) -> str:
-        return f"L = {self.loss}"
+        return f"{'L' if self.target == 'loss' else self.target} = {self.loss}"
 
     def predict(self, coefficients: Mapping[str, Any], features: Mapping[str, Any]) -> Array:
         """Loss at the features (by column name); arrays broadcast, so draws[:, None] works.
@@ -76,48 +85,250 @@ N, D, C = feature("N", "params"), feature("D", "tokens"), feature("C", "flops")
 E, A, B = amplitude("E"), amplitude("A"), amplitude("B")
 alpha, beta = exponent("alpha"), exponent("beta")
 
-_HOFFMANN = "Hoffmann et al. 2022, arXiv:2203.15556, eq. 10 (approach 3)"
-_KAPLAN = "Kaplan et al. 2020, arXiv:2001.08361, "
+_HOFFMANN = "Hoffmann et al. 2022, arXiv:2203.15556"
+_KAPLAN = "Kaplan et al. 2020, arXiv:2001.08361"
+_FLOOR = "with an irreducible loss added (Henighan et al. 2020, arXiv:2010.14701, eq. 1.1)"
 
 
-def _scale(name: str, column: str) -> Expr:
-    """A constant such as N_c that divides a feature; L(N_c) = 1, far above the data."""
+def _constant(name: str, column: str) -> Expr:
+    """A scale such as N_c that divides a feature; the loss is 1 there, far above the data."""
     return amplitude(name, near=column, start_lower=-1.0, start_upper=12.0)
 
 
-def _kaplan(letter: str, x: Expr, equation: str, note: str) -> list[Law]:
-    """One of Kaplan's single-variable laws, pure and with an irreducible floor."""
-    symbol = x.symbol
-    assert symbol is not None
-    scale = _scale(f"{letter}_c", symbol.column)
-    power = exponent(f"alpha_{letter}", start_lower=0.02, start_upper=1.0)
-    # As a fraction to a power the two constants keep their published meaning.
-    amplitude_term = (scale / x) ** power
-    name = f"kaplan_{letter.lower()}"
+# --- Hoffmann and relatives: a floor and one term for each resource -----------------------------
+
+
+def _chinchilla() -> list[Law]:
+    coupled = E + ((A / N**alpha) ** (1 / beta) + (B / D**beta) ** (1 / beta)) ** beta
     return [
-        Law(name, amplitude_term, _KAPLAN + equation, note),
+        Law("chinchilla", E + A / N**alpha + B / D**beta, f"{_HOFFMANN}, eq. 10 (approach 3)"),
         Law(
-            f"{name}_floor",
-            E + A / x ** exponent(f"alpha_{letter}"),
-            _KAPLAN + f"{equation}, with an irreducible loss added (Henighan et al. 2020, "
-            "arXiv:2010.14701, eq. 1.1)",
-            note,
+            "chinchilla_tied",
+            E + A / N**alpha + B / D**alpha,
+            f"{_HOFFMANN}, eq. 10 with α = β (Muennighoff et al. 2023, arXiv:2305.16264, app. A)",
+        ),
+        Law(
+            "chinchilla_coupled",
+            coupled,
+            f"{_KAPLAN}, eq. 1.5 with a floor, written with the constants of eq. 10 of {_HOFFMANN}",
+            within="chinchilla",
         ),
     ]
 
 
+def _overtraining() -> list[Law]:
+    a, b = amplitude("a"), amplitude("b")
+    eta = exponent("eta", upper=1.5, start_lower=0.015, start_upper=0.75)
+    ratio, compute = D / N, 6 * N * D
+    return [
+        Law(
+            "overtraining",
+            E + a * ratio**eta / compute**eta + b / ratio**eta / compute**eta,
+            "Gadre et al. 2024, arXiv:2403.08540, eq. 4, with M = D/N and C = 6·N·D",
+        )
+    ]
+
+
+def _data_constrained() -> list[Law]:
+    U = feature("U", "unique_tokens")
+    epochs = amplitude("R_D", start_lower=0.3, start_upper=300.0, upper=1e6)
+    excess = amplitude("R_N", start_lower=0.3, start_upper=300.0, upper=1e6)
+    # The size that U tokens would optimally train (Hoffmann eq. 4); more is excess.
+    optimum = (alpha * A / (beta * B)) ** (1 / (alpha + beta))
+    useful = minimum(N, (U * optimum) ** (beta / alpha) * optimum)
+    tokens = U + U * epochs * (1 - exp(-(D / U - 1) / epochs))
+    params = useful + useful * excess * (1 - exp(-(N / useful - 1) / excess))
+    return [
+        Law(
+            "data_constrained",
+            E + A / params**alpha + B / tokens**beta,
+            "Muennighoff et al. 2023, arXiv:2305.16264, eqs. 5 and 6",
+            "repeated data; R_D and R_N are e-folding numbers of repetitions",
+            within="chinchilla",
+        )
+    ]
+
+
+# --- Kaplan: pure powers -------------------------------------------------------------------------
+
+
+def _kaplan_single(letter: str, x: Expr, equation: str, note: str) -> list[Law]:
+    """One of Kaplan's single-variable laws, pure and with an irreducible floor."""
+    assert x.symbol is not None
+    power = exponent(f"alpha_{letter}", start_lower=0.02, start_upper=1.0)
+    # As a fraction to a power the two constants keep their published meaning.
+    pure = (_constant(f"{letter}_c", x.symbol.column) / x) ** power
+    floored = E + A / x ** exponent(f"alpha_{letter}")
+    name = f"kaplan_{letter.lower()}"
+    return [
+        Law(name, pure, f"{_KAPLAN}, {equation}", note),
+        Law(f"{name}_floor", floored, f"{_KAPLAN}, {equation}, {_FLOOR}", note),
+    ]
+
+
+def _kaplan_joint() -> list[Law]:
+    S = feature("S", "steps")
+    n_c, d_c, s_c = (
+        _constant("N_c", "params"), _constant("D_c", "tokens"),
+        amplitude("S_c", near="steps", start_lower=-3.0, start_upper=2.0),
+    )  # fmt: skip
+    a_n, a_d, a_s = (
+        exponent(f"alpha_{x}", start_lower=0.02, start_upper=1.0) for x in ("N", "D", "S")
+    )
+    return [
+        Law(
+            "kaplan_nd",
+            ((n_c / N) ** (a_n / a_d) + d_c / D) ** a_d,
+            f"{_KAPLAN}, eq. 1.5",
+            "models stopped early",
+        ),
+        Law(
+            "kaplan_ns",
+            (n_c / N) ** a_n + (s_c / S) ** a_s,
+            f"{_KAPLAN}, eq. 1.6",
+            "S is the minimum number of steps, at a batch far above the critical one",
+        ),
+    ]
+
+
+# --- one variable, with bends ---------------------------------------------------------------------
+
+
+def bnsl(breaks: int, column: str = "tokens") -> Law:
+    """The broken neural scaling law with that number of breaks, over any column."""
+    x = feature("x", column)
+    a, b, c0 = amplitude("a"), amplitude("b"), real("c0", 0.01, 1.0, lower=-5.0, upper=5.0)
+    loss = b / x**c0
+    for i in range(1, breaks + 1):
+        place = amplitude(f"d{i}", near=column, start_lower=0.0, start_upper=0.0)
+        change = real(f"c{i}", -0.5, 3.0, lower=-30.0, upper=30.0)
+        width = amplitude(f"f{i}", lower=0.01, upper=10.0, start_lower=0.03, start_upper=1.5)
+        loss = loss * exp(-change * width * softplus(log(x / place) / width))
+    return Law(
+        f"bnsl_{breaks}" if column == "tokens" else f"bnsl_{breaks}:{column}",
+        a + loss,
+        "Caballero et al. 2023, arXiv:2210.14891, eq. 1",
+        "one variable; the sharpest form a few points can support",
+        within=f"bnsl_{breaks - 1}" if breaks > 1 and column == "tokens" else "",
+    )
+
+
+def _alabdulmohsin() -> list[Law]:
+    source = "Alabdulmohsin et al. 2022, arXiv:2209.06640, "
+    x, b = feature("x", "tokens"), amplitude("b")
+    c = exponent("c", start_lower=0.02, start_upper=1.0)
+    gamma = amplitude("gamma", near="1/tokens", start_lower=-3.0, start_upper=0.5)
+    floor = amplitude("E", near="<loss", start_lower=-0.7, start_upper=-0.005)
+    zero = amplitude("e_0", near=">loss", start_lower=0.005, start_upper=0.6)
+    skew = amplitude("alpha", start_lower=0.3, start_upper=3.0, lower=0.02, upper=50.0)
+    span = zero - floor
+    # s = (L−E)/(e_0−E). Scaled so that M2 is the limit of large x: the paper's β is b/span^α.
+    position = bend(log(b / span) - c * log(x), skew)
+    return [
+        Law("m1", b / x**c, source + "eq. 1 (M1)"),
+        Law("m2", E + b / x**c, source + "eq. 1 (M2)"),
+        Law("m3", E + b * (1 / x + gamma) ** c, source + "eq. 1 (M3)"),
+        Law(
+            "m4",
+            floor + span * position,
+            source + "eq. 2 (M4): (L−E)/(e_0−L)^α = b·(e_0−E)^−α/x^c",
+            within="m2",
+        ),
+    ]
+
+
+# --- mixtures of experts and hyper-parameters ---------------------------------------------------
+
+
+def _routed() -> list[Law]:
+    dense, experts = feature("N", "params"), feature("X", "experts")
+    a, b = real("a", -0.2, 0.0), real("b", -0.3, 0.0)
+    c, d = real("c", 0.0, 0.03), real("d", 0.0, 2.0)
+    start, most = (
+        amplitude("X_start", start_lower=1.0, start_upper=5.0, lower=1.0, upper=50.0),
+        amplitude("X_max", start_lower=100.0, start_upper=1000.0, lower=50.0, upper=1e7),
+    )
+    saturated = 1 / (1 / (experts - 1 + 1 / (1 / start - 1 / most)) + 1 / most)
+    source = "Clark et al. 2022, arXiv:2202.01169, "
+
+    def bilinear(x: Expr) -> Expr:
+        log_n, log_x = log(dense) / math.log(10), log(x) / math.log(10)
+        return exp(math.log(10) * (a * log_n + b * log_x + c * log_n * log_x + d))
+
+    note = "`params` is the size of the dense model, `experts` the number of experts"
+    return [
+        Law("routed", bilinear(experts), source + "eq. 1, experts as they are", note),
+        Law("routed_saturating", bilinear(saturated), source + "eqs. 1 and 2", note),
+    ]
+
+
+def _steplaw() -> list[Law]:
+    source = "Li et al. 2025, arXiv:2503.04715 (Step Law), eq. 1"
+    k = amplitude("k")
+    return [
+        Law(
+            "steplaw_lr",
+            k * N ** real("a", -2.0, 0.5) * D ** real("b", -0.5, 1.0),
+            source,
+            "peak AdamW rate at the optimum of a sweep; N without vocabulary",
+            target="learning_rate",
+        ),
+        Law(
+            "steplaw_batch",
+            k * D ** real("b", -0.5, 1.5),
+            source,
+            "batch in tokens at the optimum of a sweep",
+            target="batch_tokens",
+        ),
+    ]
+
+
+def _allocation() -> list[Law]:
+    k, a = amplitude("k"), exponent("a", upper=2.0, start_lower=0.05, start_upper=1.2)
+    source = f"{_HOFFMANN}, eq. 4; fitted to optima in Porian et al. 2024, arXiv:2406.19146"
+    return [
+        Law("allocation_n", k * C**a, source, "compute-optimal sizes", target="params"),
+        Law("allocation_d", k * C**a, source, "compute-optimal tokens", target="tokens"),
+    ]
+
+
+def separable(columns: Sequence[str], *, floor: bool = True) -> Law:
+    """A floor and one falling power of each column, whatever the columns are."""
+    loss = E if floor else number(0.0)
+    for column in columns:
+        x = feature(column, column)
+        loss = loss + amplitude(f"A_{column}") / x ** exponent(f"alpha_{column}")
+    return Law(f"separable:{','.join(columns)}", loss, f"{_HOFFMANN}, eq. 10, over any columns")
+
+
 _DEFINITIONS = [
-    Law("chinchilla", E + A / N**alpha + B / D**beta, _HOFFMANN),
-    *_kaplan("N", N, "eq. 1.1", "models trained to convergence on ample data"),
-    *_kaplan("D", D, "eq. 1.2", "large models stopped early on limited data"),
-    *_kaplan("C", C, "eq. 1.3", "the compute-efficient frontier, C = 6·N·D"),
+    *_chinchilla(),
+    *_kaplan_single("N", N, "eq. 1.1", "models trained to convergence on ample data"),
+    *_kaplan_single("D", D, "eq. 1.2", "large models stopped early on limited data"),
+    *_kaplan_single("C", C, "eq. 1.3", "the compute-efficient frontier, C = 6·N·D"),
+    *_kaplan_joint(),
+    *_overtraining(),
+    *_data_constrained(),
+    *(bnsl(breaks) for breaks in (1, 2, 3)),
+    *_alabdulmohsin(),
+    *_routed(),
+    *_steplaw(),
+    *_allocation(),
 ]
 
 LAWS: Mapping[str, Law] = {law.name: law for law in _DEFINITIONS}
 
 
 def law(name: str) -> Law:
-    """The law of that name. Raises Refusal listing the names."""
+    """The law of that name; `separable:x,y` is made for those columns.
+
+    Raises Refusal listing the names.
+    """
+    if name.startswith("separable:"):
+        columns = [c.strip() for c in name.removeprefix("separable:").split(",")]
+        if not all(columns) or len(set(columns)) < len(columns):
+            raise Refusal(f"law {name!r} needs distinct columns, e.g. separable:params,tokens.")
+        return separable(columns)
     if name not in LAWS:
-        raise Refusal(f"no law {name!r}. Known: {', '.join(LAWS)}.")
+        raise Refusal(f"no law {name!r}. Known: {', '.join(LAWS)}, separable:COLUMN,COLUMN.")
     return LAWS[name]

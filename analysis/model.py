@@ -8,6 +8,7 @@ derivatives of its formula.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,6 +53,9 @@ class Model(Protocol):
     def leave(self, point: Array) -> Array: ...
     def local(self, point: Array, weights: Array, majorise: bool) -> Local: ...
     def residuals(self, point: Array) -> Array: ...
+    def near(self, point: Array) -> Model:
+        """A model with the same values and gradients, cheaper and as good close to `point`."""
+        ...
 
 
 def model(law: Law, data: Data, objective: Objective, *, centred: bool = True) -> Model:
@@ -233,6 +237,9 @@ class PowerSum:
     def leave(self, point: Array) -> Array:
         return np.asarray(point @ self._unshift.T)
 
+    def near(self, point: Array) -> Model:
+        return self
+
     def residuals(self, point: Array) -> Array:
         work = np.empty((len(self._terms), len(point), len(self._goal)))
         total = _sum([t.fill(point, w) for t, w in zip(self._terms, work, strict=True)], work[0])
@@ -331,6 +338,7 @@ class General:
 
     def __init__(self, law: Law, data: Data, objective: Objective) -> None:
         self._law, self._data, self._objective = law, data, objective
+        self._second: Array | None = None
         self._goal = np.log(data.observed) if objective.log else data.observed
         self.lower, self.upper = _bounds(law, data.observed)
 
@@ -353,6 +361,19 @@ class General:
 
     def leave(self, point: Array) -> Array:
         return point
+
+    def near(self, point: Array) -> Model:
+        """∂²f/f is taken at `point` for good: its formulas are most of the work of a step."""
+        size = len(point)
+        with np.errstate(all="ignore"):
+            parts = evaluate(self._derivatives, self._values(point[None]))
+            scale = parts[0] if self._objective.log else 1.0
+            shape = (1, self._data.n)
+            second = [np.broadcast_to(p / scale, shape)[0] for p in parts[size + 1 :]]
+        close = copy.copy(self)
+        close._derivatives = self._derivatives[: size + 1]
+        close._second = np.stack(second, axis=1)
+        return close
 
     def residuals(self, point: Array) -> Array:
         with np.errstate(all="ignore"):
@@ -385,20 +406,25 @@ class General:
             majoriser = np.empty((batch, size, size)) if majorise else hessian
             irls = weights * self._objective.irls(residual, penalty) if majorise else slope
             first = [np.broadcast_to(part * inverse, shape) for part in parts[1 : size + 1]]
-            slope_over = slope * inverse
-            second = iter(parts[size + 1 :])
+            if self._second is None:
+                over = slope * inverse
+                curved_sums = iter([_inner(over, part) for part in parts[size + 1 :]])
+            else:
+                curved_sums = iter((slope @ self._second).T)
             for a in range(size):
                 gradient[:, a] = np.einsum("bi,bi->b", slope, first[a])
                 curved = outer * first[a]
                 bounded = irls * first[a] if majorise else curved
                 for b in range(a + 1):
                     entry = np.einsum("bi,bi->b", curved, first[b])
-                    mixed = next(second)
-                    if not (isinstance(mixed, float) and mixed == 0.0):
-                        entry += np.sum(slope_over * mixed, axis=1)
+                    entry += next(curved_sums)
                     hessian[:, a, b] = hessian[:, b, a] = entry
                     if majorise:
                         bound = np.einsum("bi,bi->b", bounded, first[b])
                         majoriser[:, a, b] = majoriser[:, b, a] = bound
         value = np.where(np.isfinite(value), value, np.inf)
         return Local(value, gradient, hessian, majoriser)
+
+
+def _inner(weights: Array, values: Array | float) -> Array | float:
+    return 0.0 if isinstance(values, float) and values == 0.0 else np.sum(weights * values, axis=1)

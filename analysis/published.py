@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,18 +39,33 @@ _HOFFMANN = "Hoffmann et al. 2022, arXiv:2203.15556"
 _BESIROGLU = "Besiroglu et al. 2024, arXiv:2404.10102"
 _KAPLAN = "Kaplan et al. 2020, arXiv:2001.08361"
 
+_MUENNIGHOFF = "Muennighoff et al. 2023, arXiv:2305.16264"
+_STEPLAW = "Li et al. 2025, arXiv:2503.04715"
+
 _ENTRIES = [
     _entry("chinchilla-2022", "chinchilla", "all parameters", f"{_HOFFMANN}, eq. 10",
            E=1.69, A=406.4, alpha=0.34, B=410.7, beta=0.28),
     _entry("besiroglu-2024", "chinchilla", "as reported by Hoffmann et al.",
            f"{_BESIROGLU}, section 3",
            E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658),
+    _entry("muennighoff-2023", "data_constrained", "all parameters",
+           f"{_MUENNIGHOFF}, section 6 (C4)",
+           E=math.exp(0.6254804), A=math.exp(6.255414), alpha=0.3526596,
+           B=math.exp(7.3049974), beta=0.3526596, R_D=15.387756, R_N=5.309743),
+    _entry("kaplan-2020", "kaplan_nd", "non-embedding", f"{_KAPLAN}, eq. 1.5 and table 2",
+           N_c=6.4e13, alpha_N=0.076, alpha_D=0.103, D_c=1.8e13),
     _entry("kaplan-2020-n", "kaplan_n", "non-embedding", f"{_KAPLAN}, eq. 1.1",
            N_c=8.8e13, alpha_N=0.076),
     _entry("kaplan-2020-d", "kaplan_d", "non-embedding", f"{_KAPLAN}, eq. 1.2",
            D_c=5.4e13, alpha_D=0.095),
     _entry("kaplan-2020-c", "kaplan_c", "non-embedding",
            f"{_KAPLAN}, eq. 1.3 (C_min, 3.1e8 PF-days)", C_c=3.1e8 * PF_DAY, alpha_C=0.050),
+    _entry("kaplan-2020-ns", "kaplan_ns", "non-embedding", f"{_KAPLAN}, eq. 1.6 and table 3",
+           N_c=6.5e13, alpha_N=0.077, S_c=2.1e3, alpha_S=0.76),
+    _entry("steplaw-2025-lr", "steplaw_lr", "non-embedding", f"{_STEPLAW}, eq. 1",
+           k=1.79, a=-0.713, b=0.307),
+    _entry("steplaw-2025-batch", "steplaw_batch", "non-embedding", f"{_STEPLAW}, eq. 1",
+           k=0.58, b=0.571),
 ]  # fmt: skip
 
 PUBLISHED: Mapping[str, Published] = {entry.name: entry for entry in _ENTRIES}

@@ -7,17 +7,19 @@ point (variable projection, Golub & Pereyra 1973), so the grid spans only the re
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from analysis.expression import Array, Expr, derivative, evaluate, number, symbols
-from analysis.laws import Law
-from analysis.model import Data, Model, model, to_theta
+from analysis.laws import LAWS, Law
+from analysis.model import Data, Model, model, to_coefficients, to_theta
 from analysis.newton import Mask, Minima, minimise
 from analysis.objective import Objective
 
 _SAMPLE = 2000  # rows a start is judged on; the refinement uses all of them
+_FINALISTS = 24  # of many descents, the ones followed to the end
 _CHUNK = 2**16  # elements of a work array: a dozen of them stay in the cache of one core
 
 
@@ -35,15 +37,22 @@ class Optimum:
 
 
 def optimise(
-    law: Law, data: Data, weights: Array, objective: Objective, fixed: Mask, theta_fixed: Array
-) -> Optimum:
-    """The best minimum found. `fixed` coefficients stay at `theta_fixed`."""
-    problem = model(law, data, objective, centred=not fixed.any())
+    law: Law, data: Data, weights: Array, objective: Objective, fixed: Mask, theta_fixed: Array,
+    problem: Model | None = None,
+) -> Optimum:  # fmt: skip
+    """The best minimum found. `fixed` coefficients stay at `theta_fixed`. `problem` is what is
+    minimised, where that is more than the law on the data (a prior)."""
+    if problem is None:
+        problem = model(law, data, objective, centred=not fixed.any())
     starts = grid_starts(law, data, weights, objective, fixed, theta_fixed)
     # Many nonlinear coefficients, many valleys.
     nonlinear = len(law.coefficients) - len(linear_coefficients(law)) - int(fixed.sum())
     best = starts[: 8 if nonlinear <= 2 else 24 if nonlinear <= 4 else 64]
-    minima = descend(problem, problem.enter(best), weights[None, :], fixed)
+    point = problem.enter(best)
+    if len(best) > _FINALISTS:
+        early = descend(problem, point, weights[None, :], fixed, max_iterations=30)
+        point = early.theta[np.argsort(early.value, kind="stable")[:_FINALISTS]]
+    minima = descend(problem, point, weights[None, :], fixed)
     order = np.argsort(np.where(np.isfinite(minima.value), minima.value, np.inf), kind="stable")
     first = int(order[0])
     value = float(minima.value[first])
@@ -52,7 +61,7 @@ def optimise(
         theta=problem.leave(minima.theta[first : first + 1])[0],
         point=minima.theta[first],
         value=value,
-        starts=len(best),
+        starts=len(point),
         reached=int(np.sum(near)),
         converged=bool(np.any(minima.converged & near)),
         iterations=minima.iterations,
@@ -71,6 +80,7 @@ def descend(
     fixed: Mask,
     tolerance: float = 1e-18,
     metric: Array | None = None,
+    max_iterations: int = 300,
 ) -> Minima:
     """Minimise from every start, in chunks that fit the cache."""
     rows = max(1, _CHUNK // weights.shape[1])
@@ -89,6 +99,7 @@ def descend(
                 tolerance=tolerance,
                 negligible=negligible(piece_weights[0]),
                 metric=metric,
+                max_iterations=max_iterations,
             )
         )
     return Minima(
@@ -118,29 +129,50 @@ def grid_starts(
     """Starting points on the law's fitting scale, best first."""
     step = max(1, data.n // _SAMPLE)
     data, weights = data.rows(slice(None, None, step)), weights[::step]
-    held = {n for n, f in zip(law.coefficients, fixed, strict=True) if f}
-    linear = [n for n in linear_coefficients(law) if n not in held]
-    free = [n for n in law.coefficients if n not in held and n not in linear]
-    grid = _grid(law, data, free)
-    values: dict[str, Array] = {name: grid[:, i] for i, name in enumerate(free)}
-    for i, name in enumerate(law.coefficients):
-        if name in held:
-            scale = np.exp(theta_fixed[i]) if law.symbols[name].positive else theta_fixed[i]
-            values[name] = np.full(len(grid), scale)
+    held = {
+        n: np.exp(t) if law.symbols[n].positive else t
+        for n, f, t in zip(law.coefficients, fixed, theta_fixed, strict=True)
+        if f
+    }
+    thetas = [_starts(law, data, weights, held, {})]
+    if law.within and not held:
+        # The optimum of a simpler law is a start with the new coefficients still open.
+        simple = LAWS[law.within]
+        none = np.zeros(len(simple.coefficients))
+        inner = Data({k: data.features[k] for k in simple.symbols if k in data.features},
+                     data.observed)  # fmt: skip
+        found = optimise(simple, inner, weights, objective, none.astype(bool), none)
+        known = {k: float(v) for k, v in to_coefficients(simple, found.theta).items()}
+        thetas.append(_starts(law, data, weights, held, known))
+    theta = np.concatenate(thetas)
     problem = model(law, data, objective, centred=not fixed.any())
-    thetas, scores = [], []
+    score = np.concatenate([
+        objective.of(problem.residuals(np.clip(problem.enter(piece), problem.lower, problem.upper)))
+        .value @ weights
+        for piece in np.array_split(theta, 1 + theta.shape[0] * data.n // _CHUNK)
+    ])  # fmt: skip
+    order = np.argsort(np.where(np.isfinite(score), score, np.inf), kind="stable")
+    return theta[order]
+
+
+def _starts(
+    law: Law, data: Data, weights: Array, held: Mapping[str, float], known: Mapping[str, float]
+) -> Array:
+    """A grid over what is neither held nor known; linear coefficients in closed form."""
+    linear = [n for n in linear_coefficients(law) if n not in held]
+    free = [n for n in law.coefficients if n not in held and n not in known and n not in linear]
+    grid = _grid(law, data, free)
+    values = {name: grid[:, i] for i, name in enumerate(free)}
+    for name, value in {**known, **held}.items():
+        if name not in linear:
+            values[name] = np.full(len(grid), value)
+    thetas = []
     rows = max(1, _CHUNK // data.n)
     for at in range(0, len(grid), rows):
         piece = {k: v[at : at + rows] for k, v in values.items()}
         piece.update(_project(law, data, weights, piece, linear))
-        theta = to_theta(law, piece)
-        residual = problem.residuals(np.clip(problem.enter(theta), problem.lower, problem.upper))
-        with np.errstate(all="ignore"):
-            scores.append(objective.of(residual).value @ weights)
-        thetas.append(theta)
-    theta, score = np.concatenate(thetas), np.concatenate(scores)
-    order = np.argsort(np.where(np.isfinite(score), score, np.inf), kind="stable")
-    return theta[order]
+        thetas.append(to_theta(law, piece))
+    return np.concatenate(thetas)
 
 
 def _grid(law: Law, data: Data, names: list[str]) -> Array:
@@ -158,14 +190,22 @@ def _grid(law: Law, data: Data, names: list[str]) -> Array:
         symbol = law.symbols[name]
         low, high = symbol.start_lower, symbol.start_upper
         if symbol.near:
-            letter = next(s.name for s in law.symbols.values() if s.column == symbol.near)
-            x = data.features[letter]
+            x = _beside(law, data, symbol.near)
             low, high = x.min() * 10**low, x.max() * 10**high
         if low > 0:
             columns.append(low * (high / low) ** unit[:, i])
         else:
             columns.append(low + (high - low) * unit[:, i])
     return np.stack(columns, axis=1)
+
+
+def _beside(law: Law, data: Data, near: str) -> Array:
+    """The values a start is placed by: `column`, `1/column`, `<loss` or `>loss` (one end)."""
+    if near[0] in "<>":
+        return np.array([data.observed.min() if near[0] == "<" else data.observed.max()])
+    column = near.removeprefix("1/")
+    x = next(data.features[s.name] for s in law.symbols.values() if s.column == column)
+    return x if column == near else 1 / x
 
 
 def _low_discrepancy(count: int, size: int) -> Array:

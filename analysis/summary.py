@@ -11,7 +11,7 @@ import numpy as np
 from analysis.uncertainty import Bounds
 
 if TYPE_CHECKING:
-    from analysis.fit import Fit
+    from analysis.result import Fit
 
 
 def summary(fit: Fit) -> str:

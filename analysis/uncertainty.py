@@ -26,7 +26,8 @@ BOOTSTRAP_FROM = 12  # clusters
 JACKKNIFE_FROM = 3
 _CHUNK = 2**21  # elements of resampled weights held at once
 # Statistical error dwarfs this; the estimate itself is held to rounding.
-_TOLERANCE = 1e-8
+_TOLERANCE = 1e-7
+_STEPS = 60
 
 Index = NDArray[np.intp]
 
@@ -104,16 +105,13 @@ def _bootstrap(
     fixed: Mask, draws: int, level: float, rng: np.random.Generator,
 ) -> Uncertainty:  # fmt: skip
     metric = problem.local(point[None], weights[None], True).majoriser[0]
+    near = problem.near(point)
     ends, fine = [], []
     for block in resamples(rng, clusters, draws):
         minima = descend(
-            problem,
-            np.repeat(point[None], len(block), 0),
-            block * weights,
-            fixed,
-            _TOLERANCE,
-            metric,
-        )
+            near, np.repeat(point[None], len(block), 0), block * weights, fixed,
+            _TOLERANCE, metric, max_iterations=_STEPS,
+        )  # fmt: skip
         ends.append(minima.theta)
         fine.append(minima.converged)
     end, kept = np.concatenate(ends), np.concatenate(fine)

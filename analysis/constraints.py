@@ -1,0 +1,121 @@
+"""What is known of a coefficient before the fit: its value, or a value with an error.
+
+A prior pulls like one more observation. Its weight against the rows is set by their own
+scatter, so that the same prior means the same whatever the objective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.expression import Array
+from analysis.laws import Law
+from analysis.model import Data, Model
+from analysis.newton import Local, Mask
+from analysis.objective import Objective
+from scaling.records import Refusal
+
+
+@dataclass(frozen=True)
+class Prior:
+    """`value` give or take `sd`: relative for a positive coefficient, else absolute."""
+
+    value: float
+    sd: float
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Which coefficients are held, and where on the fitting scale."""
+
+    mask: Mask
+    theta: Array
+
+
+def fixed_of(law: Law, fixed: Mapping[str, float]) -> Fixed:
+    """Raises Refusal for an unknown name, or a value the law does not allow."""
+    theta = np.zeros(len(law.coefficients))
+    for name, value in fixed.items():
+        theta[_place(law, name, "fixed")] = _theta(law, name, value, "fixed")
+    return Fixed(np.array([name in fixed for name in law.coefficients]), theta)
+
+
+def _theta(law: Law, name: str, value: float, what: str) -> float:
+    symbol = law.symbols[name]
+    allowed = np.isfinite(value) and symbol.lower <= value <= symbol.upper
+    if not allowed or (symbol.positive and not value > 0):
+        raise Refusal(
+            f"{what} {name} = {value} is outside what {law.name} allows "
+            f"({symbol.lower:g} to {symbol.upper:g}{', not 0' if symbol.positive else ''})."
+        )
+    return float(np.log(value) if symbol.positive else value)
+
+
+def _place(law: Law, name: str, what: str) -> int:
+    if name not in law.coefficients:
+        raise Refusal(
+            f"{what} {name!r} is no coefficient of {law.name}: {', '.join(law.coefficients)}."
+        )
+    return law.coefficients.index(name)
+
+
+class Regularised:
+    """A model with ½ ((θ − value)/sd)² · scatter added for each prior."""
+
+    def __init__(self, law: Law, inner: Model, prior: Mapping[str, Prior], scatter: float) -> None:
+        self._inner = inner
+        self.lower, self.upper = inner.lower, inner.upper
+        self._middle = np.zeros(len(law.coefficients))
+        precision = np.zeros(len(law.coefficients))
+        for name, known in prior.items():
+            if not known.sd > 0:
+                raise Refusal(f"prior {name} has sd = {known.sd}; it must be positive.")
+            i = _place(law, name, "prior")
+            self._middle[i] = _theta(law, name, known.value, "prior")
+            precision[i] = scatter / known.sd**2
+        # θ = point @ matrix, so the prior's curvature in the model's coordinates is:
+        self._matrix = inner.leave(np.eye(len(precision)))
+        self._precision = precision
+        self._curvature = self._matrix @ np.diag(precision) @ self._matrix.T
+
+    def enter(self, theta: Array) -> Array:
+        return self._inner.enter(theta)
+
+    def leave(self, point: Array) -> Array:
+        return self._inner.leave(point)
+
+    def residuals(self, point: Array) -> Array:
+        return self._inner.residuals(point)
+
+    def penalty(self, point: Array) -> Array:
+        """What the priors add to the objective at each point."""
+        away = point @ self._matrix - self._middle
+        return np.asarray(0.5 * (away**2) @ self._precision)
+
+    def near(self, point: Array) -> Model:
+        close = object.__new__(Regularised)
+        close.__dict__.update(self.__dict__)
+        close._inner = self._inner.near(point)
+        return close
+
+    def local(self, point: Array, weights: Array, majorise: bool) -> Local:
+        value, gradient, hessian, majoriser = self._inner.local(point, weights, majorise)
+        away = point @ self._matrix - self._middle
+        hessian = hessian + self._curvature
+        return Local(
+            value + 0.5 * (away**2) @ self._precision,
+            gradient + (away * self._precision) @ self._matrix.T,
+            hessian,
+            majoriser + self._curvature if majorise else hessian,
+        )
+
+
+def scatter(model: Model, point: Array, data: Data, weights: Array, objective: Objective) -> float:
+    """The variance of a residual in the objective's own terms, mean of r·ρ′(r): a sum of
+    squares gives the variance, absolute values δ times the mean deviation."""
+    residual = model.residuals(point[None])
+    slope = objective.of(residual).slope
+    return float(np.sum(weights * residual * slope) / np.sum(weights))

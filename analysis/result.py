@@ -1,0 +1,207 @@
+"""What a fit hands over: coefficients, what they are worth, and the file they are kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.expression import Array
+from analysis.laws import Law
+from analysis.laws import law as law_named
+from analysis.uncertainty import Bounds, Interval
+from scaling.records import Refusal, read_json, write_json, write_table
+
+
+class Status(Enum):
+    CONVERGED = "converged"
+    AT_BOUND = "at_bound"
+    WEAKLY_IDENTIFIED = "weakly_identified"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Minimised:
+    """What was minimised and the value reached (a sum over rows)."""
+
+    name: str
+    delta: float
+    value: float
+
+
+@dataclass(frozen=True)
+class FitData:
+    """What the fit saw. Ranges are None for a law over other columns."""
+
+    n: int
+    clusters: int
+    params_column: str
+    params: Bounds | None
+    tokens: Bounds | None
+    flops_max: float | None  # largest 6·N·D
+    sha256: str  # of the fitted columns
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A law with coefficients, and everything needed to judge them."""
+
+    law: Law
+    coefficients: Mapping[str, float]
+    se: Mapping[str, float]
+    interval: Interval
+    objective: Minimised
+    status: Status
+    reason: str  # one sentence a user can act on
+    warnings: tuple[str, ...]
+    draws: pd.DataFrame  # a column a coefficient, a row a draw
+    data: FitData
+    rmse_log: float  # of log(predicted / observed)
+    starts: int
+    starts_at_optimum: int
+    condition_number: float
+    at_bound: tuple[str, ...]
+    excluded: pd.DataFrame  # rows left out, and why
+    table: pd.DataFrame  # rows fitted
+
+    def predict(self, features: Mapping[str, Any]) -> Array:
+        """Loss at the features, by column name (`params`, `tokens`; `flops` is 6·N·D)."""
+        return self.law.predict(self.coefficients, features)
+
+    def predict_interval(self, features: Mapping[str, Any]) -> Bounds:
+        """Percentile bounds of the fitted curve (arrays) at the level of the fit.
+
+        They carry the uncertainty of the coefficients only, not of the law's form.
+        Raises Refusal if the fit has no draws.
+        """
+        if self.draws.empty:
+            raise Refusal(f"this fit has no draws: {'; '.join(self.warnings) or self.reason}.")
+        columns = {k: np.atleast_1d(np.asarray(v, dtype=float)) for k, v in features.items()}
+        drawn = {k: self.draws[k].to_numpy()[:, None] for k in self.law.coefficients}
+        tails = [50 * (1 - self.interval.level), 50 * (1 + self.interval.level)]
+        low, high = np.percentile(self.law.predict(drawn, columns), tails, axis=0)
+        return Bounds(low, high)
+
+    def summary(self) -> str:
+        """The fit on one screen."""
+        from analysis.summary import summary
+
+        return summary(self)
+
+
+def to_json(fit: Fit) -> dict[str, Any]:
+    """The fit as plain values at full precision (without draws and rows)."""
+    data = fit.data
+    return {
+        "law": fit.law.name,
+        "formula": fit.law.formula,
+        "coefficients": dict(fit.coefficients),
+        "se": dict(fit.se),
+        "interval": {
+            "level": fit.interval.level,
+            "method": fit.interval.method,
+            "coefficients": {k: list(v) for k, v in fit.interval.coefficients.items()},
+        },
+        "objective": {
+            "name": fit.objective.name,
+            "delta": fit.objective.delta,
+            "value": fit.objective.value,
+        },
+        "n": data.n,
+        "status": fit.status.value,
+        "reason": fit.reason,
+        "warnings": list(fit.warnings),
+        "data": {
+            "n": data.n,
+            "clusters": data.clusters,
+            "params_column": data.params_column,
+            "params": None if data.params is None else list(data.params),
+            "tokens": None if data.tokens is None else list(data.tokens),
+            "flops_max": data.flops_max,
+            "sha256": data.sha256,
+        },
+        "rmse_log": fit.rmse_log,
+        "starts": fit.starts,
+        "starts_at_optimum": fit.starts_at_optimum,
+        "condition_number": fit.condition_number,
+        "at_bound": list(fit.at_bound),
+    }
+
+
+def save_fit(fit: Fit, path: Path) -> None:
+    """Write the fit as JSON at `path`, and its draws and fitted rows as Parquet beside it."""
+    value = to_json(fit)
+    draws = path.with_name(f"{path.stem}.draws.parquet")
+    write_table(draws, fit.draws)
+    rows = path.with_name(f"{path.stem}.rows.parquet")
+    kept = dict.fromkeys([*fit.law.features, "params", "tokens", fit.law.target])
+    write_table(rows, fit.table[[column for column in kept if column in fit.table]])
+    value["draws"], value["rows"] = draws.name, rows.name
+    value["excluded"] = fit.excluded["reason"].value_counts().to_dict()
+    write_json(path, value)
+
+
+def load_fit(path: Path, law: Law | None = None) -> Fit:
+    """The fit saved at `path`, with the columns of its rows that the law uses.
+
+    `law` is needed for a law outside the registry. Raises Refusal for a file that is no fit.
+    """
+    value = read_json(path)
+    try:
+        if law is None:
+            law = law_named(value["law"])
+        data = value["data"]
+        interval = value["interval"]
+        draws = path.with_name(Path(value["draws"]).name)
+        rows = path.with_name(Path(value["rows"]).name)
+        return Fit(
+            law=law,
+            coefficients={k: _number(value["coefficients"][k]) for k in law.coefficients},
+            se={k: _number(value["se"][k]) for k in law.coefficients},
+            interval=Interval(
+                float(interval["level"]),
+                str(interval["method"]),
+                {k: Bounds(*map(_number, interval["coefficients"][k])) for k in law.coefficients},
+            ),
+            objective=Minimised(**value["objective"]),
+            status=Status(value["status"]),
+            reason=str(value["reason"]),
+            warnings=tuple(value["warnings"]),
+            draws=pd.read_parquet(draws)[list(law.coefficients)],
+            data=FitData(
+                n=int(data["n"]),
+                clusters=int(data["clusters"]),
+                params_column=str(data["params_column"]),
+                params=None if data["params"] is None else Bounds(*data["params"]),
+                tokens=None if data["tokens"] is None else Bounds(*data["tokens"]),
+                flops_max=data["flops_max"],
+                sha256=str(data["sha256"]),
+            ),
+            rmse_log=_number(value["rmse_log"]),
+            starts=int(value["starts"]),
+            starts_at_optimum=int(value["starts_at_optimum"]),
+            condition_number=_number(value["condition_number"]),
+            at_bound=tuple(value["at_bound"]),
+            excluded=pd.DataFrame({"reason": []}),
+            table=pd.read_parquet(rows),
+        )
+    except OSError as error:
+        raise Refusal(
+            f"{path} names its draws in {value['draws']!r} and its rows in {value['rows']!r}, "
+            f"which cannot be read ({error.strerror or error}). Keep the three files together, "
+            "or fit again."
+        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Refusal(
+            f"{path} is not a fit ({type(error).__name__}: {error}). "
+            "Give the JSON file that `scaling fit` wrote."
+        ) from error
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)  # JSON has no NaN
