@@ -51,12 +51,17 @@ def interval_over_draws(fit: Fit, quantity: Quantity, level: float) -> tuple[Arr
 
 
 def percentiles(values: Array, level: float) -> tuple[Array, Array]:
-    """The central interval over the first axis of `values`, draws; NaN where none is finite."""
-    known = np.where(np.isfinite(values), values, np.nan)
+    """The central interval over the first axis of `values`, draws.
+
+    An infinite value is an extreme one, so an end may be infinite; NaN where none is a number.
+    """
+    huge = 1e300  # interpolating next to inf would give NaN
+    known = np.nan_to_num(values, nan=np.nan, posinf=huge, neginf=-huge)
     empty = np.isnan(known).all(axis=0)
-    known = np.where(empty, 0.0, known)
-    low, high = np.nanquantile(known, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+    ends = np.nanquantile(np.where(empty, 0.0, known), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    ends = np.where(np.abs(ends) > huge**0.5, np.copysign(np.inf, ends), ends)
+    low, high = np.where(empty, np.nan, ends)
+    return low, high
 
 
 def _part_way(fit: Fit, name: str, centre: Array, draw: Array) -> Array:

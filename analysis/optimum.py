@@ -40,8 +40,9 @@ def compute_optimal(law: Law, coefficients: Coefficients, flops: float) -> Optim
     predict from params and tokens alone.
     """
     require_params_and_tokens(law)
-    if law.loss in _POWER_SUMS:
-        return _closed_form(law, coefficients, flops)
+    form = power_sum(law, coefficients)
+    if form is not None:
+        return _closed_form(law, form, coefficients, flops)
     return numeric_optimal(law, coefficients, flops)
 
 
@@ -56,27 +57,42 @@ def require_params_and_tokens(law: Law) -> None:
 
 # --- closed form ------------------------------------------------------------------------------
 
-# A law that is an increasing function of a·N^-p + b·D^-q has that sum's optimum. Each entry
-# gives (ln a, p, ln b, q). The key is the formula itself: equal formulas are one object, so a
-# law of another name finds its closed form and one that merely shares the name does not.
-PowerSum: TypeAlias = tuple[float | Array, float | Array, float | Array, float | Array]
+
+@dataclass(frozen=True)
+class PowerSum:
+    """A law as floor + a·N^-p + b·D^-q; the factors as logarithms. Entries may be arrays."""
+
+    floor: Any
+    log_a: Any
+    p: Any
+    log_b: Any
+    q: Any
 
 
 def _chinchilla(c: Coefficients) -> PowerSum:
-    return np.log(c["A"]), c["alpha"], np.log(c["B"]), c["beta"]
+    with np.errstate(divide="ignore"):
+        return PowerSum(c["E"], np.log(c["A"]), c["alpha"], np.log(c["B"]), c["beta"])
 
 
+# The key is the formula itself: equal formulas are one object, so a law of another name finds
+# its closed form and one that merely shares the name does not.
 _POWER_SUMS: Mapping[Expr, Callable[[Coefficients], PowerSum]] = {
     LAWS["chinchilla"].loss: _chinchilla
 }
 
 
-def _closed_form(law: Law, coefficients: Coefficients, flops: float) -> Optimum:
+def power_sum(law: Law, coefficients: Coefficients) -> PowerSum | None:
+    """The law's closed form, or None where it has none here."""
+    made = _POWER_SUMS.get(law.loss)
+    return None if made is None else made(coefficients)
+
+
+def _closed_form(law: Law, form: PowerSum, coefficients: Coefficients, flops: float) -> Optimum:
     # d/dlnN of the sum at constant ND: p·a·N^-p = q·b·D^-q, linear in ln N.
     log_product = np.log(flops / FLOPS_PER_PARAM_TOKEN)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        log_a, p, log_b, q = _POWER_SUMS[law.loss](coefficients)
-        log_n = (np.log(p) + log_a - np.log(q) - log_b + q * log_product) / (p + q)
+        numerator = np.log(form.p) + form.log_a - np.log(form.q) - form.log_b
+        log_n = (numerator + form.q * log_product) / (form.p + form.q)
     return _at(law, coefficients, np.clip(log_n, 0.0, log_product), flops)
 
 
@@ -120,21 +136,24 @@ def minimise(function: Callable[[Array], Array], low: Array, high: Array) -> Arr
     return np.clip(_polish(function, (a + b) / 2), low, high)
 
 
+# Sixth-order differences at a wide step: truncation and rounding are both below 1e-10 for
+# anything that varies as smoothly as a power law does in logarithms.
+STEP = 0.05
+OFFSETS = STEP * np.arange(-3, 4)
+SLOPE = np.array([-1, 9, -45, 0, 45, -9, 1]) / (60 * STEP)
+CURVATURE = np.array([2, -27, 270, -490, 270, -27, 2]) / (180 * STEP**2)
+
+
 def _polish(function: Callable[[Array], Array], start: Array) -> Array:
-    # Sixth-order differences at a wide step: truncation and rounding both below 1e-10 for
-    # anything that varies as smoothly as a power law. A step that does not lower the value
-    # (a kink, e.g. where data starts to repeat) is not taken.
-    step = 0.05
-    offsets = np.arange(-3, 4) * step
-    first = np.array([-1, 9, -45, 0, 45, -9, 1]) / (60 * step)
-    second = np.array([2, -27, 270, -490, 270, -27, 2]) / (180 * step**2)
+    # Newton on the slope. A step that does not lower the value (a kink, e.g. where data starts
+    # to repeat) is not taken.
     x = start
     for _ in range(4):
-        values = function(x[:, None] + offsets)
-        slope, curvature = values @ first, values @ second
+        values = function(x[:, None] + OFFSETS)
         with np.errstate(divide="ignore", invalid="ignore"):
+            slope, curvature = values @ SLOPE, values @ CURVATURE
             move = np.where(curvature > 0, -slope / curvature, 0.0)
-        x = x + np.clip(np.nan_to_num(move), -step, step)
+        x = x + np.clip(np.nan_to_num(move), -STEP, STEP)
     both = function(np.stack([start, x], axis=1))
     rounding = 1e-14 * np.abs(both[:, 0])
     return np.where(both[:, 1] <= both[:, 0] + rounding, x, start)

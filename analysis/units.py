@@ -51,8 +51,8 @@ def decimal(value: float, span: Span | None = None) -> str:
 def with_interval(
     write: Callable[[float, Span | None], str], value: float, span: Span | None
 ) -> str:
-    """`value [low … high]` as `write` writes numbers, or `value` alone without an interval."""
-    if span is None:
+    """`value [low … high]` as `write` writes numbers; `value` alone without an interval."""
+    if span is None or span[1] - span[0] <= 1e-9 * abs(value):  # given, not found
         return write(value, None)
     return f"{write(value, span)} [{write(span[0], span)} … {write(span[1], span)}]"
 

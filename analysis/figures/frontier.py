@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.answer import interval_of, require_usable
 from analysis.expression import Array
 from analysis.figures.fitted import rows_of
 from analysis.figures.style import (
@@ -22,7 +23,7 @@ from analysis.fit import Fit
 from analysis.frontiers import KAPLAN_2020
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN, compute_optimal
 from analysis.published import published
-from analysis.recommend import interval_of, require_usable
+from analysis.solve import Ask
 
 DECADES_BELOW = 0.5
 DECADES_BEYOND = 2.0  # as far as the warnings of `recommend` stay short of "far"
@@ -44,7 +45,7 @@ def frontier(fit: Fit) -> Figure:
     grid = np.geomspace(low / 10**DECADES_BELOW, high * 10**DECADES_BEYOND, POINTS)
     grid = np.sort(np.append(grid, [low, high]))  # the solid part ends where the runs end
     best = [compute_optimal(fit.law, fit.coefficients, float(c)) for c in grid]
-    spans = [interval_of(fit, float(c), fit.interval.level)[0] for c in grid]
+    spans = [interval_of(fit, Ask(flops=float(c)), fit.interval.level)[0] for c in grid]
     palette = Palette(sizes)
     with figure(10.0, 4.9) as made:
         left, right = made.subplots(1, 2)

@@ -80,8 +80,9 @@ def test_a_jackknifes_interval_of_the_loss_covers_the_truth_and_is_not_skewed_up
     assert 0.8 < np.median(skew) < 1.25  # plain percentiles of the same draws: 10
 
 
-def test_a_column_without_a_finite_value_has_no_interval_and_hides_no_other():
-    values = np.array([[np.nan, 1.0], [np.inf, 3.0], [np.nan, 2.0]])
+def test_an_infinite_draw_is_an_extreme_and_a_missing_one_is_left_out():
+    values = np.array([[np.nan, 1.0, 1.0], [np.nan, 3.0, np.inf], [np.nan, 2.0, 2.0]])
     low, high = percentiles(values, 0.9)
-    assert np.isnan(low[0])
+    assert np.isnan([low[0], high[0]]).all()
     assert (low[1], high[1]) == pytest.approx((1.1, 2.9))
+    assert (low[2], high[2]) == pytest.approx((1.1, np.inf))

@@ -1,0 +1,215 @@
+"""One question put to a fit or a published law, answered with its interval and its warnings.
+
+Intervals come from the fit's own draws; a published law has none, so none is given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from analysis.caution import (
+    Source,
+    distance_warnings,
+    floor_warnings,
+    lost_draws_warnings,
+    range_warnings,
+    source_warnings,
+)
+from analysis.derived import percentiles, values_over_draws
+from analysis.expression import Array
+from analysis.fit import Fit, Status
+from analysis.laws import Law
+from analysis.optimum import FLOPS_PER_PARAM_TOKEN, compute_optimal, require_params_and_tokens
+from analysis.solve import FLOPS_PER_PARAM_SERVED, Ask, cheapest, solve
+from analysis.units import Span, decimal, scientific
+from scaling.records import Refusal
+
+Shape: TypeAlias = Mapping[str, Any]  # plain values only: analysis knows no model classes
+
+EXPONENT_STEP = 0.05  # in ln C; the local exponent's error is of its square (0 for power laws)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The central interval of each number that holds a share `level` of the draws' answers."""
+
+    level: float
+    flops: Span
+    params: Span
+    tokens: Span
+    loss: Span
+    tokens_per_param: Span
+    params_exponent: Span
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The run that answers a question, under C = 6ND with the law's own N."""
+
+    ask: Ask
+    flops: float  # C, training
+    params: float  # N
+    tokens: float  # D
+    loss: float  # nats/token
+    compute_ratio: float  # C over the least C for this loss; 1 for a compute-optimal run
+    params_exponent: float  # a in N* ∝ C^a near this budget; D* ∝ C^(1 - a)
+    interval: Interval | None  # None: the source has no draws
+    decades_beyond_data: float | None  # log10(C / largest C fitted), 0 inside; None: unknown
+    shape: Shape | None  # nearest buildable, as `build` gave it
+    warnings: tuple[str, ...]
+
+    @property
+    def tokens_per_param(self) -> float:
+        return self.tokens / self.params
+
+    @property
+    def tokens_exponent(self) -> float:
+        return 1.0 - self.params_exponent
+
+    @property
+    def total_flops(self) -> float:
+        """Training and serving."""
+        return self.flops + FLOPS_PER_PARAM_SERVED * self.params * self.ask.served
+
+
+def answer(
+    source: Source,
+    ask: Ask,
+    *,
+    level: float = 0.9,
+    build: Callable[[float], Shape] | None = None,
+) -> Recommendation:
+    """The run that meets `ask` (see `solve`), with a `level` interval and warnings.
+
+    `build` maps N to the nearest buildable shape, attached as it comes. Raises Refusal for a
+    failed fit, a law not of params and tokens, a budget below every run of the fit, and a
+    question the law has no answer to (a loss below its floor).
+    """
+    require_usable(source)
+    if not 0 < level < 1:
+        raise Refusal(f"level = {level} is not between 0 and 1. Give e.g. 0.9.")
+    _refuse_below_data(source, ask)
+    best = solve(source.law, source.coefficients, ask)
+    if not bool(best.interior):
+        raise Refusal(_why_none(source, ask))
+    params, tokens, loss = float(best.params), float(best.tokens), float(best.loss)
+    flops = FLOPS_PER_PARAM_TOKEN * params * tokens
+    least = cheapest(source.law, source.coefficients, loss)
+    interval, lost = interval_of(source, ask, level)
+    beyond = decades_beyond_data(source, flops)
+    return Recommendation(
+        ask=ask,
+        flops=flops if ask.flops is None else ask.flops,
+        params=params,
+        tokens=tokens,
+        loss=loss,
+        compute_ratio=max(1.0, flops / float(6 * least.params * least.tokens)),
+        params_exponent=float(_exponent(source.law, source.coefficients, flops)),
+        interval=interval,
+        decades_beyond_data=beyond,
+        shape=None if build is None else build(params),
+        warnings=(
+            *source_warnings(source),
+            *lost_draws_warnings(lost, level, ask.loss is not None),
+            *distance_warnings(beyond),
+            *range_warnings(source, {"params": params, "tokens": tokens}, beyond or 0.0),
+            *floor_warnings(source, loss, level),
+        ),
+    )
+
+
+def interval_of(source: Source, ask: Ask, level: float) -> tuple[Interval | None, float]:
+    """Intervals of the answer, and the share of draws without one (None and 0 without draws)."""
+    if not isinstance(source, Fit) or source.draws.empty:
+        return None, 0.0
+    point = solve(source.law, source.coefficients, ask)
+    flops = float(FLOPS_PER_PARAM_TOKEN * point.params * point.tokens)
+
+    def answered(coefficients: Mapping[str, Array]) -> Array:
+        best = solve(source.law, coefficients, ask)
+        # A loss that a draw never reaches would need an infinite run.
+        missing = ~best.interior & (ask.loss is not None)
+        log_n, log_d = (
+            np.where(missing, np.inf, np.log(each)) for each in (best.params, best.tokens)
+        )
+        exponent = _exponent(source.law, coefficients, flops)
+        with np.errstate(invalid="ignore"):
+            ratio = np.where(missing, np.nan, np.log(best.tokens / best.params))
+        return np.concatenate(
+            [log_n, log_d, np.log(best.loss), ratio, exponent, 1.0 * ~best.interior], axis=1
+        )
+
+    values = values_over_draws(source, answered)
+    product = math.log(FLOPS_PER_PARAM_TOKEN) + values[:, :1] + values[:, 1:2]
+    low, high = percentiles(np.concatenate([values, product], axis=1), level)
+    params, tokens, loss, ratio, flops_span = (
+        (float(np.exp(low[k])), float(np.exp(high[k]))) for k in (0, 1, 2, 3, 6)
+    )
+    exponent = (float(low[4]), float(high[4]))
+    interval = Interval(level, flops_span, params, tokens, loss, ratio, exponent)
+    return interval, float(np.mean(values[:, 5] > 0.5))
+
+
+def decades_beyond_data(source: Source, flops: float) -> float | None:
+    """log10 of `flops` over the largest C = 6ND fitted; 0 inside the data, None if not known."""
+    if not isinstance(source, Fit) or source.data.flops_max is None:
+        return None
+    return max(0.0, math.log10(flops / source.data.flops_max))
+
+
+def _exponent(law: Law, coefficients: Mapping[str, Any], flops: float) -> Array:
+    """d ln N* / d ln C at a budget."""
+    above = compute_optimal(law, coefficients, flops * math.exp(EXPONENT_STEP)).params
+    below = compute_optimal(law, coefficients, flops * math.exp(-EXPONENT_STEP)).params
+    return np.asarray(np.log(above / below) / (2 * EXPONENT_STEP))
+
+
+# --- refusals ---------------------------------------------------------------------------------
+
+
+def require_usable(source: Source) -> None:
+    """Refuse a failed fit and a law that cannot trade parameters against tokens."""
+    require_params_and_tokens(source.law)
+    if isinstance(source, Fit) and source.status is Status.FAILED:
+        raise Refusal(
+            f"the fit of {source.law.name} has status = failed ({source.reason}), so its "
+            "coefficients recommend nothing. Fit again with more or better runs."
+        )
+
+
+def _refuse_below_data(source: Source, ask: Ask) -> None:
+    if ask.flops is None or not isinstance(source, Fit):
+        return
+    if source.data.params is None or source.data.tokens is None:
+        return
+    least = FLOPS_PER_PARAM_TOKEN * source.data.params.low * source.data.tokens.low
+    if ask.flops < least * (1 - 1e-9):
+        raise Refusal(
+            f"flops = {scientific(ask.flops)} is below every run of the fit (the smallest N and "
+            f"the smallest D make {scientific(least)}), where its law was never seen. Give a "
+            "larger budget."
+        )
+
+
+def _why_none(source: Source, ask: Ask) -> str:
+    floor = source.coefficients.get("E", 0.0)
+    if ask.loss is not None and ask.loss <= floor:
+        return (
+            f"loss = {ask.loss:g} is not above the floor E = {decimal(floor)} of "
+            f"{source.law.name}: no amount of compute reaches it. Give a larger loss."
+        )
+    if ask.loss is not None:
+        fixed = "params" if ask.params is not None else "tokens"
+        return (
+            f"{ask}: by {source.law.name} no run with these {fixed} reaches that loss. Give more "
+            f"{fixed} or a larger loss."
+        )
+    return (
+        f"{ask}: {source.law.name} with these coefficients has no optimum with more than one "
+        "parameter and one token. Give more, or another law."
+    )

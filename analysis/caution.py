@@ -1,0 +1,114 @@
+"""What a recommendation is worth, said beside it: why its numbers may not hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from analysis.derived import percentiles
+from analysis.fit import Fit, Status
+from analysis.published import Published
+from analysis.units import decimal, human
+
+Source: TypeAlias = Fit | Published
+
+FEW_DRAWS = 100  # fewer give no stable 5% and 95% points
+OUTSIDE = 0.3  # decades by which N or D may lie further out than the compute does
+
+
+def source_warnings(source: Source) -> list[str]:
+    """What the source itself says against its coefficients and their intervals."""
+    if not isinstance(source, Fit):
+        return []
+    said = []
+    if source.status is Status.WEAKLY_IDENTIFIED:
+        said.append(
+            "The fit is weakly identified: other coefficients fit these runs as well, and "
+            f"recommend differently. Reason: {source.reason}."
+        )
+    if source.status is Status.AT_BOUND:
+        said.append(
+            "The fit is at a bound of its coefficients, and the optimum rests on that bound. "
+            f"Reason: {source.reason}."
+        )
+    count = len(source.draws)
+    if count == 0:
+        said.append("No interval: the fit has no draws. Fit with --bootstrap 4000.")
+    elif count < FEW_DRAWS:
+        said.append(f"The interval rests on {count} draws only; fit with --bootstrap 4000.")
+    return said
+
+
+def lost_draws_warnings(lost: float, level: float, loss_asked: bool) -> list[str]:
+    """Draws that have no answer: `lost` is their share."""
+    if lost <= (1 - level) / 2:
+        return []
+    if loss_asked:
+        return [
+            f"{100 * lost:.2g}% of the draws never reach that loss: the interval has no upper end."
+        ]
+    return [
+        f"{100 * lost:.2g}% of the draws have no optimum there (all N and no D, or the reverse): "
+        "an end of the interval is only the bound of the search."
+    ]
+
+
+def distance_warnings(decades: float | None) -> list[str]:
+    """How far the compute lies beyond the runs, in words that grow with it."""
+    if decades is None or decades < 0.05:
+        return []
+    factor = 10**decades
+    times = human(factor, (0.9 * factor, 1.1 * factor))
+    beyond = f"{decades:.1f} decades ({times}× the compute of the largest run fitted)"
+    if decades <= 1:
+        return [f"{beyond} beyond the data."]
+    if decades <= 2:
+        return [
+            f"{beyond} beyond the data: the interval covers noise in the runs, not error in "
+            "the law's form. Compare laws before relying on it."
+        ]
+    if decades <= 4:
+        return [
+            f"Far extrapolation, {beyond} beyond the data: a small error in the law's form grows "
+            "past the interval at this distance. Train a run in between first."
+        ]
+    # The longest check known: GPT-4's loss from runs of 1e-4 of its compute (OpenAI 2023,
+    # arXiv:2303.08774, section 3.1).
+    return [
+        f"Not evidence, {beyond} beyond the data: published laws have been checked over 4 decades "
+        "at most. Read it as a direction, not as a plan."
+    ]
+
+
+def range_warnings(source: Source, answer: Mapping[str, float], decades: float) -> list[str]:
+    """An N or a D further outside the runs than the compute itself: a lopsided run."""
+    if not isinstance(source, Fit):
+        return []
+    said = []
+    for name, word in (("params", "N"), ("tokens", "D")):
+        span = getattr(source.data, name)
+        if span is None:
+            continue
+        beyond = max(math.log10(answer[name] / span.high), math.log10(span.low / answer[name]))
+        if beyond > decades + OUTSIDE:
+            said.append(
+                f"{word} = {human(answer[name])} lies {beyond:.1f} decades outside the runs "
+                f"({human(span.low)} … {human(span.high)}), further than the compute does."
+            )
+    return said
+
+
+def floor_warnings(source: Source, loss: float, level: float) -> list[str]:
+    """A hard warning where the interval of the floor E reaches the predicted loss."""
+    if not isinstance(source, Fit) or source.draws.empty or "E" not in source.coefficients:
+        return []
+    low, high = (float(end) for end in percentiles(source.draws["E"].to_numpy(), level))
+    if high < loss:
+        return []
+    return [
+        f"THE FLOOR IS NOT KNOWN WELL ENOUGH: the {100 * level:.0f}% interval of E, "
+        f"{decimal(low, (low, high))} … {decimal(high, (low, high))}, reaches the predicted loss "
+        f"{decimal(loss, (low, high))}, so the data allow that more compute buys nothing. "
+        "Add runs at larger budgets."
+    ]

@@ -1,0 +1,115 @@
+"""Other questions than a budget: their intervals, their price and their refusals."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.answer import answer
+from analysis.fit import Fit, fit
+from analysis.laws import law
+from analysis.published import published
+from analysis.recommend import to_json, to_text
+from analysis.solve import Ask
+from scaling.records import Refusal
+
+CHINCHILLA = law("chinchilla")
+TRUTH = {"E": 0.8, "A": 12.0, "alpha": 0.31, "B": 620.0, "beta": 0.53}
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Fit:
+    sizes, budgets = np.geomspace(2.5e4, 8e5, 6), np.geomspace(5e5, 4e6, 4)
+    table = pd.DataFrame([(n, d) for n in sizes for d in budgets], columns=["params", "tokens"])
+    exact = CHINCHILLA.predict(TRUTH, {"params": table["params"], "tokens": table["tokens"]})
+    noise = 0.005 * np.random.default_rng(0).normal(size=len(table))
+    return fit(CHINCHILLA, table.assign(loss=exact * np.exp(noise)), bootstrap=400)
+
+
+def test_what_was_given_has_no_width_and_what_was_found_has(fitted):
+    found = answer(fitted, Ask(loss=1.2)).interval
+    assert found.loss == pytest.approx((1.2, 1.2))
+    assert found.flops[0] < found.flops[1]
+    assert found.params[0] < found.params[1]
+    fixed = answer(fitted, Ask(params=2e5, flops=1e13)).interval
+    assert fixed.params == pytest.approx((2e5, 2e5))
+    assert fixed.loss[0] < fixed.loss[1]
+
+
+def test_asking_for_the_loss_of_a_budget_gives_back_the_budget(fitted):
+    there = answer(fitted, Ask(flops=1e13))
+    back = answer(fitted, Ask(loss=there.loss))
+    assert back.flops == pytest.approx(1e13, rel=1e-9)
+    assert back.params == pytest.approx(there.params, rel=1e-9)
+
+
+def test_a_size_twice_the_best_costs_more_compute_for_its_loss_and_the_best_none(fitted):
+    best = answer(fitted, Ask(flops=1e13))
+    double = answer(fitted, Ask(flops=1e13, params=2 * best.params))
+    assert best.compute_ratio == pytest.approx(1)
+    least = answer(fitted, Ask(loss=double.loss))
+    assert double.compute_ratio == pytest.approx(1e13 / least.flops)
+    assert double.compute_ratio > 1.02
+
+
+def test_serving_is_counted_in_the_total_and_makes_the_model_smaller(fitted):
+    plain = answer(fitted, Ask(loss=1.2))
+    served = answer(fitted, Ask(loss=1.2, served=1e9))
+    assert plain.total_flops == plain.flops
+    assert served.params < plain.params
+    assert served.total_flops == served.flops + 2 * served.params * 1e9
+    assert served.total_flops < plain.flops + 2 * plain.params * 1e9
+
+
+def test_a_lopsided_run_warns_though_its_compute_lies_inside_the_data(fitted):
+    run = answer(fitted, Ask(params=1e3, tokens=4e6 * 100))
+    assert run.decades_beyond_data == 0
+    assert any("N = 1k lies 1.4 decades outside" in text for text in run.warnings)
+    assert any("D = 400M lies 2.0 decades outside" in text for text in run.warnings)
+
+
+def test_draws_that_never_reach_the_loss_make_the_interval_endless(fitted):
+    draws = fitted.draws.copy()
+    draws.loc[draws.index[:100], "E"] = 1.3
+    run = answer(replace(fitted, draws=draws), Ask(loss=1.2))
+    assert run.interval.flops[1] == np.inf
+    assert any("25% of the draws never reach that loss" in text for text in run.warnings)
+
+
+def test_a_loss_at_or_below_the_floor_is_refused_with_the_floor():
+    with pytest.raises(Refusal, match=r"loss = 1\.6 is not above the floor E = 1\.690"):
+        answer(published("chinchilla-2022"), Ask(loss=1.6))
+
+
+def test_a_loss_that_a_size_cannot_reach_is_refused_with_the_size():
+    with pytest.raises(Refusal, match=r"loss 1\.8, 700M parameters: .* Give more params"):
+        answer(published("chinchilla-2022"), Ask(loss=1.8, params=7e8))
+
+
+def test_a_budget_below_every_run_is_refused(fitted):
+    least = 6 * fitted.data.params.low * fitted.data.tokens.low
+    answer(fitted, Ask(flops=least))
+    with pytest.raises(Refusal, match="below every run of the fit"):
+        answer(fitted, Ask(flops=least / 2))
+
+
+def test_the_table_names_the_question_and_the_price(fitted):
+    source = published("besiroglu-2024")
+    asks = [Ask(loss=2.1), Ask(params=8e9, tokens=15e12), Ask(loss=2.1, served=2e12)]
+    lines = to_text(source, [answer(source, ask) for ask in asks]).splitlines()
+    assert lines[3].split("  ")[0] == "asked"
+    assert lines[3].rstrip().endswith("× least compute  FLOPs with serving")
+    assert lines[5].split()[:6] == ["8B", "parameters,", "15T", "tokens", "7.2e23", "8B"]
+    value = to_json(source, [answer(source, ask) for ask in asks])
+    assert json.loads(json.dumps(value, allow_nan=False)) == value
+    assert value["recommendations"][2]["asked"] == {"loss": 2.1, "served": 2e12}
+
+
+def test_what_is_said_of_the_fit_is_said_once(fitted):
+    few = replace(fitted, draws=fitted.draws.iloc[:50])
+    text = to_text(few, [answer(few, Ask(flops=c)) for c in (1e12, 1e13)])
+    assert text.count("rests on 50 draws") == 1
