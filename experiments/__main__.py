@@ -25,14 +25,18 @@ def main() -> int:
     except Failed as error:
         print(f"scaling {command}: {error}", file=sys.stderr)
         return FAILED
+    except BrokenPipeError:  # `scaling … | head`
+        sys.stderr.close()
+        return DONE
+    except OSError as error:
+        # What no module has words for: a folder one may not read, a disk that went away.
+        print(f"scaling {command}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return REFUSED
     except KeyboardInterrupt:
         print(
             f"scaling {command}: interrupted; the same command goes on from here", file=sys.stderr
         )
         return INTERRUPTED
-    except BrokenPipeError:  # `scaling … | head`
-        sys.stderr.close()
-        return DONE
     return DONE
 
 

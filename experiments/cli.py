@@ -7,13 +7,12 @@ command imports what it needs, so that fitting never waits for jax.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from scaling.records import Refusal, read_json, run_folders, write_json
+from scaling.records import Refusal, read_json, read_run, run_folders, write_json
 from scaling.study import parse_quantity, read_study
 
 if TYPE_CHECKING:
@@ -75,6 +74,8 @@ def plan(study: StudyPath, /, *, to_json: JsonFile = None) -> None:
         study: A study file; experiments/quickstart.toml is a documented example.
         to_json: Write the table to this file too.
     """
+    import pandas as pd
+
     from experiments.planning import plan_study
     from experiments.text import plan_text
     from scaling.hardware import worker_count
@@ -83,11 +84,12 @@ def plan(study: StudyPath, /, *, to_json: JsonFile = None) -> None:
     planned = plan_study(read_study(study))
     print(plan_text(planned.plan, planned.condition_number, worker_count()))
     if to_json:
+        table = plan_table(planned.plan).astype(object).replace({pd.NA: None})
         write_json(
             to_json,
             {
-                "runs": plan_table(planned.plan).to_dict("records"),
-                "left_out": [asdict(cell) for cell in planned.plan.left_out],
+                "runs": table[table["refusal"].isna()].to_dict("records"),
+                "left_out": table[table["refusal"].notna()].to_dict("records"),
                 "flops_spent": planned.plan.flops_spent,
                 "flops_unshared": planned.plan.flops_unshared,
                 "condition_number": planned.condition_number,
@@ -166,7 +168,7 @@ def status(directory: Directory, /, *, to_json: JsonFile = None) -> None:
 
 def _status(folder: Path) -> dict[str, Any]:
     """Where one run is, as plain values."""
-    record = read_json(folder / "run.json")
+    record = read_run(folder)
     seen = folder / "progress.json"
     progress = read_json(seen) if record["status"] == "running" and seen.exists() else {}
     return {

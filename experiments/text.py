@@ -36,6 +36,8 @@ def duration(seconds: float) -> str:
 def plan_text(plan: Plan, condition_number: float | None, workers: int) -> str:
     """A plan on one screen: the ladder, a row a run, what it costs, what is left out."""
     table = plan_table(plan)
+    left_out = table[table["refusal"].notna()].to_dict("records")
+    table = table[table["refusal"].isna()]
     rows = [
         [
             run["run_kind"],
@@ -86,8 +88,9 @@ def plan_text(plan: Plan, condition_number: float | None, workers: int) -> str:
             "(1e3 identifies every coefficient, 1e8 none)."
         )
     lines += [
-        f"Left out: {human(cell.params)} parameters on {human(cell.tokens)} tokens, {cell.reason}."
-        for cell in plan.left_out
+        f"Left out: {human(cell['params_total'])} parameters on {human(cell['tokens'])} tokens, "
+        f"{cell['refusal']}."
+        for cell in left_out
     ]
     return "\n".join(lines)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Positions = Literal["rotary", "learned", "none"]
 Norm = Literal["rms", "layer"]
@@ -42,11 +42,13 @@ class ModelConfig:
     norm_epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size context_length n_layers d_model n_heads n_kv_heads head_dim d_ff"
-        ).split():
+        for name in _SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                choices = ", ".join(map(repr, allowed))
+                raise ValueError(f"{name} = {getattr(self, name)!r} must be one of {choices}")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
                 f"n_kv_heads = {self.n_kv_heads} does not divide n_heads = {self.n_heads}"
@@ -56,9 +58,21 @@ class ModelConfig:
                 f"head_dim = {self.head_dim} must be even for rotary positions, which turn pairs"
             )
         for name in ("embedding_std", "rope_theta", "norm_epsilon"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} = {getattr(self, name)} must be positive")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} = {getattr(self, name)} must be positive and finite")
 
+
+_SIZES = (
+    *("vocab_size", "context_length", "n_layers", "d_model"),
+    *("n_heads", "n_kv_heads", "head_dim", "d_ff"),
+)
+_CHOICES: Mapping[str, tuple[Any, ...]] = {
+    "positions": get_args(Positions),
+    "norm": get_args(Norm),
+    "mlp": get_args(Mlp),
+    "head": get_args(Head),
+    "biases": (False, True),
+}
 
 # Values of the dialect fields; shapes come from a ladder or are given.
 DIALECTS: Mapping[str, Mapping[str, Any]] = {

@@ -193,13 +193,10 @@ class Decoder(nnx.Module):
         self.config = config
         self.dtype = dtype
         V, D = config.vocab_size, config.d_model
-        self.embedding = nnx.Param(
-            config.embedding_std * jax.random.normal(rngs.params(), (V, D))
-        )
+        self.embedding = nnx.Param(config.embedding_std * jax.random.normal(rngs.params(), (V, D)))
         self.positions = (
             nnx.Param(
-                config.embedding_std
-                * jax.random.normal(rngs.params(), (config.context_length, D))
+                config.embedding_std * jax.random.normal(rngs.params(), (config.context_length, D))
             )
             if config.positions == "learned"
             else None

@@ -7,6 +7,7 @@ ratios from 6 to 400), so the ladder may bend the ratio to meet the target.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -47,21 +48,26 @@ class Ladder:
             **dialect,
         )
 
-    def candidates(self, limit: float) -> Iterator[ModelConfig]:
-        """Shapes up to `limit` non-embedding parameters, within 2× of the aspect ratio."""
-        n_heads = 1
-        while True:
+    def candidates(self, target: float, convention: ParamsConvention) -> Iterator[ModelConfig]:
+        """Shapes within 2× of the aspect ratio: of every width, the depths around `target`."""
+        for n_heads in itertools.count(1):
             if n_heads % self.queries_per_kv and n_heads > self.queries_per_kv:
-                n_heads += 1
                 continue
             d_model = n_heads * self.head_dim
             shallowest = max(1, math.ceil(d_model / (2 * self.aspect_ratio)))
             deepest = max(1, math.floor(2 * d_model / self.aspect_ratio))
-            if count_params(self.shape(shallowest, n_heads)).non_embedding > limit:
+            if count_params(self.shape(shallowest, n_heads)).non_embedding > 4 * target:
                 return
-            for n_layers in range(shallowest, deepest + 1):
+            # Size is affine in depth, so a depth beyond those about 5% from the target is worse
+            # than them, and a width costs a handful of shapes however deep it may be.
+            one, two = (
+                getattr(count_params(self.shape(depth, n_heads)), convention) for depth in (1, 2)
+            )
+            low = 1 + math.floor((target * (1 - 1.2 * _CLOSE) - one) / (two - one))
+            high = 1 + math.ceil((target * (1 + 1.2 * _CLOSE) - one) / (two - one))
+            first, last = (min(max(depth, shallowest), deepest) for depth in (low, high))
+            for n_layers in range(first, last + 1):
                 yield self.shape(n_layers, n_heads)
-            n_heads += 1
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class Rung:
 
 # Rungs this close to the target count as hits; among them the aspect ratio decides.
 _CLOSE = 0.05
+_LARGEST = 1e14
 
 
 def nearest(ladder: Ladder, target: float, convention: ParamsConvention) -> Rung:
@@ -87,13 +94,18 @@ def nearest(ladder: Ladder, target: float, convention: ParamsConvention) -> Rung
 
     Among shapes within 5% of the target the one nearest to the aspect ratio wins; if there is
     none, the one nearest to the target. Raises ValueError for a target below the smallest shape's
-    half, where no shape means what was asked.
+    half, where no shape means what was asked, and for one above any model.
     """
+    if target > _LARGEST:
+        raise ValueError(
+            f"params = {target:.4g} is more than any model has ({_LARGEST:.0e}); "
+            "give parameters, not FLOPs or tokens"
+        )
     rungs = [
         Rung(config, target, getattr(count_params(config), convention))
         for config in [
             ladder.shape(1, 1),
-            *ladder.candidates(limit=4 * target),
+            *ladder.candidates(target, convention),
         ]
     ]
     smallest = min(rung.params for rung in rungs)

@@ -10,11 +10,10 @@ from __future__ import annotations
 import glob
 import hashlib
 import lzma
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -77,14 +76,16 @@ def read_documents(source: str) -> list[bytes]:
     """
     if source == "sotu":
         manifest = read_json(CORPORA / "sotu.json")
-        raw = lzma.decompress((CORPORA / "sotu.txt.xz").read_bytes())
-        if hashlib.sha256(raw).hexdigest() != manifest["sha256"]:
+        packed = (CORPORA / "sotu.txt.xz").read_bytes()
+        if hashlib.sha256(packed).hexdigest() != manifest["sha256_xz"]:
             raise Refusal(
                 f"[data] source = 'sotu': {CORPORA / 'sotu.txt.xz'} does not match its SHA-256. "
                 f"Reinstall, or rebuild it with `{manifest['rebuild']}`."
             )
-        return raw.split(b"\0")
-    paths = sorted(path for path in glob.glob(source, recursive=True) if os.path.isfile(path))
+        return lzma.decompress(packed).split(b"\0")
+    # Path.glob takes no absolute patterns.
+    found = [Path(name) for name in glob.glob(source, recursive=True)]  # noqa: PTH207
+    paths = sorted(path for path in found if path.is_file())
     if not paths:
         raise Refusal(
             f"[data] source = {source!r} names no file. "
@@ -92,9 +93,11 @@ def read_documents(source: str) -> list[bytes]:
         )
     documents: list[bytes] = []
     for path in paths:
-        raw = Path(path).read_bytes()
         try:
+            raw = path.read_bytes()
             raw.decode("utf-8")
+        except OSError as error:
+            raise Refusal(f"[data] source: cannot read {path}: {error.strerror}.") from error
         except UnicodeDecodeError as error:
             raise Refusal(
                 f"[data] source: {path} is not UTF-8 text (byte {error.start}). Convert it first."
@@ -108,8 +111,9 @@ def read_documents(source: str) -> list[bytes]:
 def split_holdout(documents: list[bytes], fraction: float) -> tuple[list[bytes], list[bytes]]:
     """(training, held-out) documents: whole ones, chosen by the hash of their content.
 
-    The split is fixed by the data, never by the run: adding a document moves no other. Equal
-    texts go to the same side.
+    The split is fixed by the data, never by the run: documents have a fixed order, and the first
+    of them that make up `fraction` of the bytes are held out. Adding a document can shift the
+    cut but never the order, so documents move to one side only. Equal texts go to the same side.
     """
 
     def lot(document: bytes) -> float:
@@ -167,7 +171,10 @@ def prepare(spec: DataSpec, cache: Path) -> Corpus:
             holdout_bytes=sum(map(len, holdout)),
         )
         _publish(folder, train, holdout, info)
-    return Corpus(folder, CorpusInfo(**read_json(folder / "info.json")))
+    # The cache knows content alone; the same text may since have come from elsewhere.
+    return Corpus(
+        folder, replace(CorpusInfo(**read_json(folder / "info.json")), source=spec.source)
+    )
 
 
 def _publish(folder: Path, train: list[bytes], holdout: list[bytes], info: CorpusInfo) -> None:
@@ -335,4 +342,3 @@ def iterate_windows(windows: HoldoutWindows, batch: int) -> Iterator[np.ndarray]
         if len(part) < batch:
             part = np.concatenate([part, np.repeat(part[:1], batch - len(part), axis=0)])
         yield part
-

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,16 @@ def worker_environment() -> dict[str, str]:
     }
 
 
+def has_accelerator() -> bool:
+    """Whether jax is installed for a GPU or TPU here, asked without loading jax."""
+    plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
+    return os.environ.get("JAX_PLATFORMS") != "cpu" and any(map(find_spec, plugins))
+
+
 def worker_count() -> int:
-    """One worker per core that this process may use."""
+    """One worker per core that this process may use; one in all where they share accelerators."""
+    if has_accelerator():
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 
 import pandas as pd
 
@@ -88,7 +87,7 @@ class RunSpec:
 class LeftOut:
     """A cell of the grid that will not be trained."""
 
-    params: int
+    model: ModelConfig
     tokens: float
     flops_6nd: float
     reason: str
@@ -137,18 +136,18 @@ def make_plan(study: Study, corpus: CorpusInfo) -> Plan:
         )
     except (ValueError, TypeError) as error:
         raise Refusal(f"[grid] params or [model]: {error}.") from error
-    _refuse_duplicates(
-        (f"params = {rung.target:.6g}", asdict(rung.config)) for rung in rungs
-    )
+    _refuse_duplicates((f"params = {rung.target:.6g}", asdict(rung.config)) for rung in rungs)
     runs: list[RunSpec] = []
     left_out: list[LeftOut] = []
-    for rung, factor in product(rungs, study.grid.learning_rate_factors):
+    for rung in rungs:
         budgets = []
         for tokens in sorted(study.grid.tokens):
             flops = 6.0 * count_params(rung.config).total * tokens
             if study.grid.max_run_flops is not None and flops > study.grid.max_run_flops:
-                reason = f"6ND = {flops:.2e} is above max_run_flops = {study.grid.max_run_flops:.2e}"
-                left_out.append(LeftOut(rung.params, tokens, flops, reason))
+                reason = (
+                    f"6ND = {flops:.2e} is above max_run_flops = {study.grid.max_run_flops:.2e}"
+                )
+                left_out.append(LeftOut(rung.config, tokens, flops, reason))
             else:
                 budgets.append(tokens)
         if not budgets:
@@ -156,14 +155,15 @@ def make_plan(study: Study, corpus: CorpusInfo) -> Plan:
                 f"[grid] max_run_flops = {study.grid.max_run_flops:.3g} leaves no budget for "
                 f"params = {rung.target:.4g}. Raise it or drop the size."
             )
-        for seed in study.grid.seeds:
-            runs += _trajectory(study, corpus, rung.config, factor, seed, budgets)
-        for seed in study.grid.replicate_seeds:
-            if seed in study.grid.seeds:
-                raise Refusal(
-                    f"[grid] replicate_seeds: seed {seed} is already in seeds. Give another."
-                )
-            runs += _trajectory(study, corpus, rung.config, factor, seed, budgets[:1])
+        for factor in study.grid.learning_rate_factors:
+            for seed in study.grid.seeds:
+                runs += _trajectory(study, corpus, rung.config, factor, seed, budgets)
+            for seed in study.grid.replicate_seeds:
+                if seed in study.grid.seeds:
+                    raise Refusal(
+                        f"[grid] replicate_seeds: seed {seed} is already in seeds. Give another."
+                    )
+                runs += _trajectory(study, corpus, rung.config, factor, seed, budgets[:1])
     _refuse_duplicates((f"tokens = {run.tokens:,}", run.run_id) for run in runs)
     return Plan(study, tuple(runs), rungs, tuple(left_out))
 
@@ -316,7 +316,8 @@ def plan_table(plan: Plan) -> pd.DataFrame:
     """One row a run: shape, every N, D, steps, rates, FLOPs, estimated time and memory.
 
     `flops_6nd` and `flops` are those of the (N, D) point; `flops_spent` is what the run itself
-    trains. Times are for one worker on this machine.
+    trains. Times are for one worker on this machine. Cells that will not be trained stand below,
+    with their reason in `refusal` and no run_id.
     """
     rungs = {rung.config: rung for rung in plan.rungs}
     rows = []
@@ -350,6 +351,22 @@ def plan_table(plan: Plan) -> pd.DataFrame:
                 "flops_spent": spent_flops(run),
                 "hours": cost.seconds / 3600,
                 "memory_bytes": cost.memory_bytes,
+                "refusal": None,
             }
         )
-    return pd.DataFrame(rows)
+    for cell in plan.left_out:
+        params = count_params(cell.model)
+        rows.append(
+            {
+                "n_layers": cell.model.n_layers,
+                "d_model": cell.model.d_model,
+                "params_total": params.total,
+                "params_non_embedding": params.non_embedding,
+                "params_matmul": params.matmul,
+                "tokens": round(cell.tokens),
+                "flops_6nd": cell.flops_6nd,
+                "refusal": cell.reason,
+            }
+        )
+    # Nullable types, so that a whole number stays one beside a missing value.
+    return pd.DataFrame(rows).convert_dtypes()

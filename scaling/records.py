@@ -11,10 +11,10 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+from uuid import uuid4
 
 import pandas as pd
 
@@ -70,15 +70,16 @@ def write_bytes(path: Path, data: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        # Not mkstemp, whose files nobody else on a shared machine can read.
+        temporary = path.with_name(f".{path.name}.{uuid4().hex}")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).replace(path)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise Refusal(
@@ -127,6 +128,20 @@ STEP_COLUMNS = (
 )
 
 
+RUN_FIELDS = (
+    "run_id",
+    "trunk_id",  # the run whose trajectory it continues; its own id if none
+    "run_kind",
+    "study",
+    "status",
+    "reason",  # of a failure or divergence; null otherwise
+    "config",  # everything that determines the result
+    "counts",  # columns of the run table that follow from the configuration
+    "provenance",  # where and with what it was trained; null before
+    "result",  # columns of the run table that training found; null before
+)
+
+
 def read_steps(run: Path) -> pd.DataFrame:
     """The logged steps of a run in order: steps.parquet and any segments not yet merged."""
     files = [*run.glob("steps.parquet"), *_segments(run)]
@@ -134,7 +149,8 @@ def read_steps(run: Path) -> pd.DataFrame:
     parts = [part for part in parts if len(part)]
     if not parts:
         return pd.DataFrame({name: pd.Series(dtype=float) for name in STEP_COLUMNS})
-    return pd.concat(parts, ignore_index=True)
+    # A process killed between merging and deleting its segments leaves rows in both places.
+    return pd.concat(parts).drop_duplicates("step", ignore_index=True)
 
 
 def write_segment(run: Path, rows: list[dict[str, Any]]) -> None:
@@ -177,6 +193,22 @@ def run_folders(results: Path) -> list[Path]:
     return sorted(entry for entry in runs.iterdir() if RUN_ID.fullmatch(entry.name))
 
 
+def read_run(run: Path) -> dict[str, Any]:
+    """The run.json of a run's folder. Raises Refusal if a field is missing or of another kind."""
+    record = read_json(run / "run.json")
+    if not isinstance(record, dict) or not set(RUN_FIELDS) <= set(record):
+        raise Refusal(
+            f"{run / 'run.json'} is no run record: it needs {', '.join(RUN_FIELDS)}. "
+            "Restore it, or delete the run's folder and run the study again."
+        )
+    if record["status"] not in get_args(Status) or not isinstance(record["counts"], dict):
+        raise Refusal(
+            f"{run / 'run.json'} is no run record: status = {record['status']!r}. "
+            "Restore it, or delete the run's folder and run the study again."
+        )
+    return record
+
+
 def collect(results: Path) -> pd.DataFrame:
     """The run table of a results folder: one row a run that ended, every N and C beside its loss.
 
@@ -184,7 +216,7 @@ def collect(results: Path) -> pd.DataFrame:
     """
     rows = []
     for folder in run_folders(results):
-        run = read_json(folder / "run.json")
+        run = read_run(folder)
         if run["status"] in ("completed", "diverged", "failed"):
             rows.append(
                 {

@@ -54,7 +54,6 @@ def learning_rates(schedule: Schedule, first: int, count: int) -> np.ndarray:
         rate *= {
             "1-sqrt": lambda: 1 - np.sqrt(done),
             "linear": lambda: 1 - done,
-            "cosine": lambda: COSINE_FLOOR
-            + (1 - COSINE_FLOOR) * 0.5 * (1 + np.cos(np.pi * done)),
+            "cosine": lambda: COSINE_FLOOR + (1 - COSINE_FLOOR) * 0.5 * (1 + np.cos(np.pi * done)),
         }[schedule.decay]()
     return rate.astype(np.float32)

@@ -98,9 +98,7 @@ def make_program(
         logits_BxTxV = nnx.merge(graph, params)(tokens_BxT1[:, :-1])
         return cross_entropy(logits_BxTxV, tokens_BxT1[:, 1:])
 
-    def step(
-        state: TrainState, inputs: tuple[jax.Array, jax.Array]
-    ) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, inputs: tuple[jax.Array, jax.Array]) -> tuple[TrainState, Metrics]:
         tokens_BxT1, rate = inputs
         loss, grads = jax.value_and_grad(lambda p: jnp.mean(losses(p, tokens_BxT1)))(state.params)
         updates, moments = rule.update(grads, state.moments, state.params)
@@ -124,9 +122,7 @@ def make_program(
             out_shardings=(shardings, everywhere),
             donate_argnums=0,
         ),
-        evaluate=jax.jit(
-            losses, in_shardings=(shardings.params, windows), out_shardings=windows
-        ),
+        evaluate=jax.jit(losses, in_shardings=(shardings.params, windows), out_shardings=windows),
         put_batches=lambda tokens: jax.device_put(tokens, batches),
         put_rates=lambda rates: jax.device_put(rates, everywhere),
         put_windows=lambda tokens: jax.device_put(tokens, windows),

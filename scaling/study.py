@@ -23,7 +23,7 @@ _QUANTITY = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([kMBT]?)")
 
 def parse_quantity(text: str | float | int) -> float:
     """A positive number from 1e21, 300B, 1.3M, "25k". Raises ValueError for anything else."""
-    if isinstance(text, bool):
+    if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise ValueError(f"{text!r} is not a number")
     if isinstance(text, str):
         match = _QUANTITY.fullmatch(text.strip())
@@ -31,7 +31,10 @@ def parse_quantity(text: str | float | int) -> float:
             raise ValueError(f"{text!r} is not a number such as 1e21, 300B, 1.3M or 25k")
         value = float(match[1]) * _SUFFIX[match[2]]
     else:
-        value = float(text)
+        try:
+            value = float(text)
+        except OverflowError:  # an integer beyond float64
+            value = float("inf")
     if not 0 < value < float("inf"):
         raise ValueError(f"{text!r} must be a positive, finite number")
     return value
@@ -74,7 +77,7 @@ class TrainingSection:
     batch_sequences: Count
     learning_rate: Positive | str
     warmup_tokens: Quantity | str
-    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     beta1: Beta
     beta2: Beta | str
     clip_norm: Positive
@@ -134,10 +137,14 @@ def read_study(path: Path) -> Study:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise Refusal(f"cannot read study {path}: {reason}. Give the path of a TOML file.") from error
+        raise Refusal(
+            f"cannot read study {path}: {reason}. Give the path of a TOML file."
+        ) from error
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    # Beside its own error, tomllib lets through those of integers of thousands of digits, of
+    # impossible dates and of endless nesting.
+    except (ValueError, RecursionError) as error:
         raise Refusal(f"{path} is not valid TOML: {error}.") from error
     return parse_study(raw, str(path))
 
@@ -149,21 +156,25 @@ def parse_study(raw: dict[str, Any], name: str) -> Study:
         return _ADAPTER.validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
         raise Refusal("\n".join(f"{name}: {line}" for line in _explain(error))) from error
+    except (ValueError, RecursionError) as error:  # no JSON: thousands of digits, endless nesting
+        raise Refusal(f"{name}: {error}.") from error
 
 
 def _explain(error: ValidationError) -> list[str]:
-    """One line a mistake: section, field, value, what is allowed."""
-    lines = []
+    """One line a field: section, field, value, what is allowed."""
+    lines: dict[str, str] = {}
     for mistake in error.errors():
-        # A union reports its branches after the field's name; the user knows only the field.
-        names = [part for part in mistake["loc"] if isinstance(part, str) and "-" not in part]
-        names = [part for part in names if part not in ("float", "str", "constrained-float")]
-        where = f"[{names[0]}] {'.'.join(names[1:])}" if len(names) > 1 else ".".join(names)
+        # After section and field come the places in an array and the branches of a union, which
+        # the user does not know; what the last branch or the array as a whole says is no news.
+        names = [str(part) for part in mistake["loc"][:2]]
+        where = f"[{names[0]}] {names[1]}" if len(names) > 1 else "".join(names)
+        if where in lines:
+            continue
         if mistake["type"] == "unexpected_keyword_argument":
-            lines.append(f"{where} is not a known field. Remove it or correct its spelling.")
+            lines[where] = f"{where} is not a known field. Remove it or correct its spelling."
         elif mistake["type"] in ("missing", "missing_argument"):
-            lines.append(f"{where} is missing. Give it.")
+            lines[where] = f"{where} is missing. Give it."
         else:
             message = mistake["msg"].removeprefix("Value error, ")
-            lines.append(f"{where} = {mistake['input']!r}: {message}.")
-    return list(dict.fromkeys(lines))
+            lines[where] = f"{where} = {mistake['input']!r}: {message}."
+    return list(lines.values())

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 from jax.sharding import Mesh
 
 from models.count import count_params
@@ -33,7 +34,14 @@ from scaling.data import (
 )
 from scaling.hardware import peak_flops
 from scaling.plan import RunSpec
-from scaling.records import Refusal, forget_steps_after, merge_steps, read_steps, write_segment
+from scaling.records import (
+    Refusal,
+    forget_steps_after,
+    merge_steps,
+    read_steps,
+    write_segment,
+    write_table,
+)
 from scaling.schedule import learning_rates
 from scaling.step import Metrics, Program, TrainState, make_program
 
@@ -75,9 +83,7 @@ def counts(spec: RunSpec, corpus: Corpus) -> dict[str, Any]:
         "params_non_embedding": params.non_embedding,
         "params_matmul": params.matmul,
         "tokens": spec.tokens,
-        "unique_tokens": unique_tokens(
-            spec.tokens, corpus.info.train_tokens, spec.sequence_length
-        ),
+        "unique_tokens": unique_tokens(spec.tokens, corpus.info.train_tokens, spec.sequence_length),
         "flops_6nd": spec.flops_6nd,
         "flops": spec.flops_per_token * spec.tokens,
         "n_layers": spec.model.n_layers,
@@ -106,9 +112,17 @@ def train(
     """Bring the run in `folder` to its end and return its held-out loss.
 
     Goes on from the last checkpoint; a cooldown starts from its trunk's, in the sibling folder.
+    Without a `mesh`, state and batch are split over every device of this process.
     Raises Diverged, Interrupted (after a checkpoint), or Refusal (files, disk).
     """
-    return _Loop(spec, folder, corpus, mesh or make_mesh()).run(report, should_stop)
+    mesh = mesh or make_mesh(fsdp=jax.device_count())
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if spec.batch_sequences % shards:
+        raise Refusal(
+            f"[training] batch_sequences = {spec.batch_sequences} does not divide over {shards} "
+            "devices. Give a multiple."
+        )
+    return _Loop(spec, folder, corpus, mesh).run(report, should_stop)
 
 
 class _Loop:
@@ -117,23 +131,17 @@ class _Loop:
     def __init__(self, spec: RunSpec, folder: Path, corpus: Corpus, mesh: Mesh) -> None:
         self.spec = spec
         self.folder = folder
-        self.batches = Batches(
-            corpus.train, spec.sequence_length, spec.batch_sequences, spec.seed
-        )
+        self.batches = Batches(corpus.train, spec.sequence_length, spec.batch_sequences, spec.seed)
         self.windows = holdout_windows(corpus, spec.sequence_length, spec.holdout_tokens)
         self.bytes_per_token = corpus.info.holdout_bytes / corpus.info.holdout_tokens
-        self.program = make_program(
-            spec.model, spec.optimizer, spec.seed, spec.compute_dtype, mesh
-        )
+        self.program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute_dtype, mesh)
         self.peak_flops = peak_flops()
         self.rows: list[dict[str, Any]] = []  # logged since the last segment
         self.recent: list[float] = []  # losses of the divergence window
         self.clock = time.perf_counter()
         self.tokens_per_s = 0.0
 
-    def run(
-        self, report: Callable[[Progress], None], should_stop: Callable[[], bool]
-    ) -> Trained:
+    def run(self, report: Callable[[Progress], None], should_stop: Callable[[], bool]) -> Trained:
         spec = self.spec
         state, step = self._resume()
         holdout: HoldoutLoss | None = None
@@ -157,6 +165,8 @@ class _Loop:
                     holdout = evaluate(self.program, state.params, self.windows, self)
                     self.rows[-1]["val_loss"] = holdout.loss
                     self.rows[-1]["val_loss_stderr"] = holdout.stderr
+                    if not math.isfinite(holdout.loss):  # the last update, which no loss shows
+                        self._give_up(f"held-out loss {holdout.loss} at step {step}")
                 if due or stop:
                     self._commit(state, step)
                 self.clock += time.perf_counter() - pause
@@ -166,6 +176,7 @@ class _Loop:
         if holdout is None:  # resumed after the last checkpoint: nothing was left to train
             holdout = evaluate(self.program, state.params, self.windows, self)
         merge_steps(self.folder)
+        write_table(self.folder / "evals.parquet", self._evals())
         return Trained(holdout, float(np.mean(self.recent)))
 
     @staticmethod
@@ -222,9 +233,7 @@ class _Loop:
         self.tokens_per_s = len(losses) * spec.batch_tokens / max(now - self.clock, 1e-9)
         self.clock = now
         flops_per_token = spec.flops_per_token
-        mfu = (
-            self.tokens_per_s * flops_per_token / self.peak_flops if self.peak_flops else math.nan
-        )
+        mfu = self.tokens_per_s * flops_per_token / self.peak_flops if self.peak_flops else math.nan
         rates = learning_rates(spec.schedule, first, len(losses))
         for offset, (loss, norm, rate) in enumerate(zip(losses, norms, rates, strict=True)):
             step = first + offset + 1
@@ -258,6 +267,27 @@ class _Loop:
                     f"at step {step}"
                 )
 
+    def _evals(self) -> pd.DataFrame:
+        """Every held-out evaluation of the run, a row a metric."""
+        steps = read_steps(self.folder)
+        steps = steps[steps["val_loss"].notna()]
+        common = {"run": self.spec.run_id, "step": steps["step"], "task": "holdout"}
+        n = self.windows.tokens.shape[0] * self.spec.sequence_length
+        to_bits = 1 / (math.log(2) * self.bytes_per_token)
+        metrics = [
+            pd.DataFrame(
+                {
+                    **common,
+                    "metric": metric,
+                    "value": unit * steps["val_loss"],
+                    "stderr": unit * steps["val_loss_stderr"],
+                    "n": n,
+                }
+            )
+            for metric, unit in (("loss", 1.0), ("bits_per_byte", to_bits))
+        ]
+        return pd.concat(metrics, ignore_index=True)
+
     def _give_up(self, reason: str) -> None:
         write_segment(self.folder, self.rows)
         merge_steps(self.folder)
@@ -272,9 +302,7 @@ class _Loop:
         checkpoint.keep(folder, {step, *self.spec.checkpoint_at})
 
 
-def evaluate(
-    program: Program, params: Any, windows: HoldoutWindows, loop: _Loop
-) -> HoldoutLoss:
+def evaluate(program: Program, params: Any, windows: HoldoutWindows, loop: _Loop) -> HoldoutLoss:
     """The held-out loss of `params` on the study's windows."""
     batch = loop.spec.batch_sequences
     losses = [

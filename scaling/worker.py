@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 from scaling.data import Corpus, CorpusInfo
 from scaling.hardware import cache_folder
 from scaling.plan import RunSpec
-from scaling.records import Refusal, read_json, read_steps, write_json
+from scaling.records import Refusal, read_json, read_run, read_steps, write_json
 
 REPORT_SECONDS = 1.0  # how often progress.json is replaced
 REQUEUE = 75  # EX_TEMPFAIL: interrupted, start me again
@@ -50,13 +50,13 @@ def plan_run(folder: Path, spec: RunSpec, study: str, counts: dict[str, Any]) ->
 
 def set_status(folder: Path, status: str, **changes: Any) -> None:
     """Replace the status, and whatever else is given, in a run.json."""
-    run = read_json(folder / "run.json")
+    run = read_run(folder)
     write_json(folder / "run.json", {**run, "status": status, **changes})
 
 
 def read_spec(folder: Path) -> RunSpec:
     """The specification in a run's folder. Raises Refusal if it is not one."""
-    run = read_json(folder / "run.json")
+    run = read_run(folder)
     try:
         return TypeAdapter(RunSpec).validate_python(run["config"])
     except (KeyError, TypeError, ValueError) as error:
@@ -77,19 +77,13 @@ def owned(folder: Path) -> Iterator[bool]:
 
 def train_run(folder: Path, should_stop: Any) -> str:
     """Train the run in `folder` unless it is done; returns its status afterwards."""
-    import jax
-
     from scaling.hardware import provenance
-    from scaling.train import Diverged, Progress, Trained, train
+    from scaling.train import Diverged, Interrupted, Progress, Trained, train
 
     with owned(folder) as mine:
-        run = read_json(folder / "run.json")
+        run = read_run(folder)
         if not mine or run["status"] == "completed":
             return str(run["status"])
-        spec = read_spec(folder)
-        where = cache_folder() / "corpora" / spec.corpus
-        corpus = Corpus(where, CorpusInfo(**read_json(where / "info.json")))
-        set_status(folder, "running", reason=None, provenance=provenance())
         last_report = 0.0
 
         def report(progress: Progress) -> None:
@@ -99,13 +93,20 @@ def train_run(folder: Path, should_stop: Any) -> str:
                 write_json(folder / "progress.json", asdict(progress))
 
         try:
+            spec = read_spec(folder)
+            where = cache_folder() / "corpora" / spec.corpus
+            corpus = Corpus(where, CorpusInfo(**read_json(where / "info.json")))
+            set_status(folder, "running", reason=None, provenance=provenance())
             trained: Trained = train(spec, folder, corpus, report=report, should_stop=should_stop)
         except Diverged as error:
             set_status(folder, "diverged", reason=str(error))
             return "diverged"
-        except (Refusal, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+        except Interrupted:
+            raise
+        except Exception as error:  # whatever stops this run, the others of the job go on
             traceback.print_exc()
-            set_status(folder, "failed", reason=str(error).splitlines()[0])
+            text = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
+            set_status(folder, "failed", reason=text.splitlines()[0])
             return "failed"
         rates = read_steps(folder)["tokens_per_s"]
         set_status(
@@ -146,6 +147,9 @@ def main(arguments: list[str]) -> int:
         except Interrupted as error:
             print(f"{argument}: {error}", file=sys.stderr)
             return REQUEUE
+        except Refusal as error:  # not even a run.json to write the failure to
+            print(f"{argument}: {error}", file=sys.stderr)
+            statuses.append("failed")
         if stopping:
             return REQUEUE
     return int(any(status in ("failed", "diverged") for status in statuses))

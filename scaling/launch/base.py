@@ -7,15 +7,14 @@ compiled program and a branch never waits for another process.
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from scaling.data import Corpus
 from scaling.plan import Plan, RunSpec, plan_table, spent_flops
-from scaling.records import Refusal, collect, read_json, write_bytes, write_table
+from scaling.records import Refusal, collect, read_run, write_bytes, write_table
 from scaling.train import counts
 from scaling.worker import plan_run, read_spec
 
@@ -57,16 +56,10 @@ def prepare(results: Path, plan: Plan, corpus: Corpus, study_toml: bytes) -> lis
     """
     write_bytes(results / "study.toml", study_toml)
     write_table(results / "plan.csv", plan_table(plan))
-    write_bytes(
-        results / "left_out.json",
-        (json.dumps([asdict(cell) for cell in plan.left_out], indent=1) + "\n").encode(),
-    )
     trunks: dict[str, list[RunSpec]] = {}
     for spec in plan.runs:
         if not _finished(results / "runs" / spec.run_id, spec):
-            plan_run(
-                results / "runs" / spec.run_id, spec, plan.study.name, counts(spec, corpus)
-            )
+            plan_run(results / "runs" / spec.run_id, spec, plan.study.name, counts(spec, corpus))
             trunks.setdefault(spec.trunk_id, []).append(spec)
     jobs = [
         Job(
@@ -82,7 +75,7 @@ def _finished(folder: Path, spec: RunSpec) -> bool:
     """Whether a run needs no more training: completed far enough, or known to diverge."""
     if not (folder / "run.json").exists():
         return False
-    status = read_json(folder / "run.json")["status"]
+    status = read_run(folder)["status"]
     return (
         status in ("completed", "diverged")
         and read_spec(folder).schedule.steps >= spec.schedule.steps

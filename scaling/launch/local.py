@@ -13,7 +13,7 @@ from typing import IO
 from scaling.hardware import worker_environment
 from scaling.launch.base import Job
 from scaling.plan import RunSpec, spent_flops
-from scaling.records import Refusal, read_json
+from scaling.records import Refusal, read_json, read_run
 from scaling.worker import REQUEUE, read_spec, set_status
 
 POLL_SECONDS = 0.5
@@ -53,7 +53,7 @@ class _Watched:
 
     def look(self) -> None:
         """Read the run's files again."""
-        run = read_json(self.folder / "run.json")
+        run = read_run(self.folder)
         self.done = run["status"] in ("completed", "diverged", "failed")
         self.tokens_per_s = 0.0
         if self.done:
@@ -86,7 +86,8 @@ def run_jobs(jobs: list[Job], workers: int, watch: Callable[[Snapshot], None]) -
         for folder in job.folders
         for spec in [read_spec(folder)]
     ]
-    waiting, active = list(jobs), []
+    waiting = list(jobs)
+    active: list[_Worker] = []
     start = time.monotonic()
     try:
         while waiting or active:
@@ -103,9 +104,7 @@ def run_jobs(jobs: list[Job], workers: int, watch: Callable[[Snapshot], None]) -
         for worker in active:
             worker.process.wait()
             worker.log.close()
-    return sum(
-        read_json(run.folder / "run.json")["status"] != "completed" for run in watched
-    )
+    return sum(read_run(run.folder)["status"] != "completed" for run in watched)
 
 
 def _start(job: Job) -> _Worker:
@@ -128,12 +127,12 @@ def _bury(worker: _Worker) -> None:
     """Give every run that a dead worker left behind a status and a reason."""
     worker.log.close()
     code = worker.process.returncode
-    if code in (0, 1, REQUEUE):
+    if code in (0, REQUEUE):
         return
     tail = Path(worker.log.name).read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
     cause = f"signal {-code} (out of memory sends 9)" if code < 0 else f"exit code {code}"
     for folder in worker.job.folders:
-        if read_json(folder / "run.json")["status"] in ("planned", "running"):
+        if read_run(folder)["status"] in ("planned", "running"):
             reason = f"its worker died: {cause}; log: {' | '.join(tail)}"
             set_status(folder, "failed", reason=reason)
 

@@ -64,6 +64,9 @@ def test_an_interrupted_study_goes_on_to_a_complete_run_table(smoke):
     assert len(points) == 12
     assert points["loss"].between(1.5, np.log(256)).all()
     assert len(pd.read_csv(smoke / "plan.csv")) == len(table) == 18
+    evals = pd.concat(map(pd.read_parquet, smoke.glob("runs/*/evals.parquet")))
+    assert list(evals) == ["run", "step", "task", "metric", "value", "stderr", "n"]
+    assert set(evals["run"]) == set(table["run_id"])
 
 
 def test_every_loss_in_the_table_is_the_last_evaluation_of_its_run(smoke):
