@@ -18,12 +18,14 @@ from analysis.caution import (
     floor_warnings,
     lost_draws_warnings,
     range_warnings,
+    repeat_warnings,
     source_warnings,
 )
 from analysis.derived import percentiles, values_over_draws
 from analysis.expression import Array
 from analysis.fit import Fit, Status
 from analysis.laws import Law
+from analysis.limited import Limited, limit
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN, compute_optimal, require_params_and_tokens
 from analysis.solve import FLOPS_PER_PARAM_SERVED, Ask, cheapest, solve
 from analysis.units import Span, decimal, scientific
@@ -60,6 +62,7 @@ class Recommendation:
     params_exponent: float  # a in N* ∝ C^a near this budget; D* ∝ C^(1 - a)
     interval: Interval | None  # None: the source has no draws
     decades_beyond_data: float | None  # log10(C / largest C fitted), 0 inside; None: unknown
+    worth_of_last_token: float  # as a share of a fresh one; below 1 where data repeats
     shape: Shape | None  # nearest buildable, as `build` gave it
     warnings: tuple[str, ...]
 
@@ -70,6 +73,11 @@ class Recommendation:
     @property
     def tokens_exponent(self) -> float:
         return 1.0 - self.params_exponent
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the unique tokens; at most one where they are never short."""
+        return 1.0 if self.ask.unique_tokens is None else self.tokens / self.ask.unique_tokens
 
     @property
     def total_flops(self) -> float:
@@ -90,16 +98,16 @@ def answer(
     failed fit, a law not of params and tokens, a budget below every run of the fit, and a
     question the law has no answer to (a loss below its floor).
     """
-    require_usable(source)
+    law = law_for(source, ask)
     if not 0 < level < 1:
         raise Refusal(f"level = {level} is not between 0 and 1. Give e.g. 0.9.")
     _refuse_below_data(source, ask)
-    best = solve(source.law, source.coefficients, ask)
+    best = solve(law, source.coefficients, ask)
     if not bool(best.interior):
         raise Refusal(_why_none(source, ask))
     params, tokens, loss = float(best.params), float(best.tokens), float(best.loss)
     flops = FLOPS_PER_PARAM_TOKEN * params * tokens
-    least = cheapest(source.law, source.coefficients, loss)
+    least = cheapest(law, source.coefficients, loss)
     interval, lost = interval_of(source, ask, level)
     beyond = decades_beyond_data(source, flops)
     return Recommendation(
@@ -109,12 +117,16 @@ def answer(
         tokens=tokens,
         loss=loss,
         compute_ratio=max(1.0, flops / float(6 * least.params * least.tokens)),
-        params_exponent=float(_exponent(source.law, source.coefficients, flops)),
+        params_exponent=float(_exponent(law, source.coefficients, flops)),
         interval=interval,
         decades_beyond_data=beyond,
+        worth_of_last_token=law.worth_of_last_token(source.coefficients, tokens)
+        if isinstance(law, Limited)
+        else 1.0,
         shape=None if build is None else build(params),
         warnings=(
             *source_warnings(source),
+            *repeat_warnings(law, ask.unique_tokens, tokens),
             *lost_draws_warnings(lost, level, ask.loss is not None),
             *distance_warnings(beyond),
             *range_warnings(source, {"params": params, "tokens": tokens}, beyond or 0.0),
@@ -127,17 +139,18 @@ def interval_of(source: Source, ask: Ask, level: float) -> tuple[Interval | None
     """Intervals of the answer, and the share of draws without one (None and 0 without draws)."""
     if not isinstance(source, Fit) or source.draws.empty:
         return None, 0.0
-    point = solve(source.law, source.coefficients, ask)
+    law = law_for(source, ask)
+    point = solve(law, source.coefficients, ask)
     flops = float(FLOPS_PER_PARAM_TOKEN * point.params * point.tokens)
 
     def answered(coefficients: Mapping[str, Array]) -> Array:
-        best = solve(source.law, coefficients, ask)
+        best = solve(law, coefficients, ask)
         # A loss that a draw never reaches would need an infinite run.
         missing = ~best.interior & (ask.loss is not None)
         log_n, log_d = (
             np.where(missing, np.inf, np.log(each)) for each in (best.params, best.tokens)
         )
-        exponent = _exponent(source.law, coefficients, flops)
+        exponent = _exponent(law, coefficients, flops)
         with np.errstate(invalid="ignore"):
             ratio = np.where(missing, np.nan, np.log(best.tokens / best.params))
         return np.concatenate(
@@ -172,14 +185,19 @@ def _exponent(law: Law, coefficients: Mapping[str, Any], flops: float) -> Array:
 # --- refusals ---------------------------------------------------------------------------------
 
 
-def require_usable(source: Source) -> None:
-    """Refuse a failed fit and a law that cannot trade parameters against tokens."""
-    require_params_and_tokens(source.law)
+def law_for(source: Source, ask: Ask) -> Law:
+    """The source's law, with the data limited where the question limits it.
+
+    Raises Refusal for a failed fit and a law that cannot trade parameters against tokens.
+    """
+    law = source.law if ask.unique_tokens is None else limit(source.law, ask.unique_tokens)
+    require_params_and_tokens(law)
     if isinstance(source, Fit) and source.status is Status.FAILED:
         raise Refusal(
             f"the fit of {source.law.name} has status = failed ({source.reason}), so its "
             "coefficients recommend nothing. Fit again with more or better runs."
         )
+    return law
 
 
 def _refuse_below_data(source: Source, ask: Ask) -> None:

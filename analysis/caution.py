@@ -8,6 +8,8 @@ from typing import TypeAlias
 
 from analysis.derived import percentiles
 from analysis.fit import Fit, Status
+from analysis.laws import Law
+from analysis.limited import Limited
 from analysis.published import Published
 from analysis.units import decimal, human
 
@@ -38,6 +40,19 @@ def source_warnings(source: Source) -> list[str]:
     elif count < FEW_DRAWS:
         said.append(f"The interval rests on {count} draws only; fit with --bootstrap 4000.")
     return said
+
+
+def repeat_warnings(law: Law, unique_tokens: float | None, tokens: float) -> list[str]:
+    """Constants of repetition that are not the source's own."""
+    if not isinstance(law, Limited) or unique_tokens is None or tokens <= unique_tokens:
+        return []
+    if not law.borrowed:
+        return []
+    lent = ", ".join(f"{name} = {value:.3g}" for name, value in law.borrowed)
+    return [
+        f"{tokens / unique_tokens:.2g} epochs: what a repeated token is worth ({lent}) is "
+        "Muennighoff et al. 2023's, measured on C4, not these runs'."
+    ]
 
 
 def lost_draws_warnings(lost: float, level: float, loss_asked: bool) -> list[str]:

@@ -48,6 +48,12 @@ def compute_optimal(law: Law, coefficients: Coefficients, flops: float) -> Optim
 
 def require_params_and_tokens(law: Law) -> None:
     """Refuse a law that cannot trade parameters against tokens."""
+    if law.target != "loss":
+        raise Refusal(f"law = {law.name} predicts {law.target}, not a loss. Use e.g. chinchilla.")
+    if set(law.features) == {"params", "tokens", "unique_tokens"}:
+        raise Refusal(
+            f"law = {law.name} needs to know how many different tokens exist: give unique_tokens."
+        )
     if set(law.features) != {"params", "tokens"}:
         raise Refusal(
             f"law = {law.name} predicts from {', '.join(law.features)}, so it cannot divide a "
@@ -60,31 +66,58 @@ def require_params_and_tokens(law: Law) -> None:
 
 @dataclass(frozen=True)
 class PowerSum:
-    """A law as floor + a·N^-p + b·D^-q; the factors as logarithms. Entries may be arrays."""
+    """A law as floor + (a·N^-p + b·D^-q)^outer; factors as logarithms. Entries may be arrays."""
 
     floor: Any
     log_a: Any
     p: Any
     log_b: Any
     q: Any
+    outer: Any = 1.0
 
 
 def _chinchilla(c: Coefficients) -> PowerSum:
-    with np.errstate(divide="ignore"):
-        return PowerSum(c["E"], np.log(c["A"]), c["alpha"], np.log(c["B"]), c["beta"])
+    return PowerSum(c["E"], np.log(c["A"]), c["alpha"], np.log(c["B"]), c["beta"])
+
+
+def _tied(c: Coefficients) -> PowerSum:
+    return PowerSum(c["E"], np.log(c["A"]), c["alpha"], np.log(c["B"]), c["alpha"])
+
+
+def _coupled(c: Coefficients) -> PowerSum:
+    log_a, log_b = np.log(c["A"]) / c["beta"], np.log(c["B"]) / c["beta"]
+    return PowerSum(c["E"], log_a, c["alpha"] / c["beta"], log_b, 1.0, c["beta"])
+
+
+def _kaplan(c: Coefficients) -> PowerSum:
+    ratio = c["alpha_N"] / c["alpha_D"]
+    return PowerSum(0.0, ratio * np.log(c["N_c"]), ratio, np.log(c["D_c"]), 1.0, c["alpha_D"])
+
+
+def _overtraining(c: Coefficients) -> PowerSum:
+    # (D/N)^eta / (6ND)^eta = 6^-eta·N^(-2·eta), and the other way round for D.
+    shift = c["eta"] * np.log(FLOPS_PER_PARAM_TOKEN)
+    return PowerSum(
+        c["E"], np.log(c["a"]) - shift, 2 * c["eta"], np.log(c["b"]) - shift, 2 * c["eta"]
+    )
 
 
 # The key is the formula itself: equal formulas are one object, so a law of another name finds
 # its closed form and one that merely shares the name does not.
 _POWER_SUMS: Mapping[Expr, Callable[[Coefficients], PowerSum]] = {
-    LAWS["chinchilla"].loss: _chinchilla
+    LAWS["chinchilla"].loss: _chinchilla,
+    LAWS["chinchilla_tied"].loss: _tied,
+    LAWS["chinchilla_coupled"].loss: _coupled,
+    LAWS["kaplan_nd"].loss: _kaplan,
+    LAWS["overtraining"].loss: _overtraining,
 }
 
 
 def power_sum(law: Law, coefficients: Coefficients) -> PowerSum | None:
     """The law's closed form, or None where it has none here."""
     made = _POWER_SUMS.get(law.loss)
-    return None if made is None else made(coefficients)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return None if made is None else made(coefficients)
 
 
 def _closed_form(law: Law, form: PowerSum, coefficients: Coefficients, flops: float) -> Optimum:

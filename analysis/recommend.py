@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from analysis.answer import Interval, Recommendation, Shape, answer, require_usable
+from analysis.answer import Interval, Recommendation, Shape, answer, law_for
 from analysis.caution import Source, source_warnings
 from analysis.published import Published
 from analysis.solve import Ask
@@ -24,8 +24,8 @@ __all__ = [
     "Recommendation",
     "answer",
     "convention",
+    "law_for",
     "recommend",
-    "require_usable",
     "to_json",
     "to_text",
 ]
@@ -46,7 +46,6 @@ def recommend(
     a law without both features, and a budget that is not positive and finite, lies below every
     run of the fit, or has no optimum.
     """
-    require_usable(source)
     if len(flops) == 0:
         raise Refusal("flops is empty: there is no budget to divide. Give one, e.g. --flops 1e21.")
     return [answer(source, Ask(flops=float(c)), level=level, build=build) for c in flops]
@@ -73,7 +72,7 @@ def convention(source: Source) -> str:
 
 def _entry(each: Recommendation) -> dict[str, Any]:
     value: dict[str, Any] = {
-        "asked": each.ask.given | ({"served": each.ask.served} if each.ask.served else {}),
+        "asked": {name: value for name, value in asdict(each.ask).items() if value},
         "flops": each.flops,
         "params": each.params,
         "tokens": each.tokens,
@@ -81,6 +80,8 @@ def _entry(each: Recommendation) -> dict[str, Any]:
         "tokens_per_param": each.tokens_per_param,
         "compute_ratio": each.compute_ratio,
         "total_flops": each.total_flops,
+        "epochs": each.epochs,
+        "worth_of_last_token": each.worth_of_last_token,
         "params_exponent": each.params_exponent,
         "tokens_exponent": each.tokens_exponent,
         "interval": None,
@@ -117,8 +118,10 @@ def to_text(source: Source, recommendations: Sequence[Recommendation]) -> str:
 
 def _columns(recommendations: Sequence[Recommendation]) -> list[str]:
     names = ["FLOPs", "params N*", "tokens D*", "loss", "tokens/param", "beyond data"]
-    if any(set(each.ask.given) != {"flops"} for each in recommendations):
+    if any(str(each.ask) != f"{scientific(each.flops)} FLOPs" for each in recommendations):
         names = ["asked", *names, "× least compute"]
+    if any(each.ask.unique_tokens is not None for each in recommendations):
+        names += ["epochs", "worth of last token"]
     if any(each.ask.served for each in recommendations):
         names.append("FLOPs with serving")
     return names
@@ -149,6 +152,10 @@ def _cell(name: str, each: Recommendation) -> str:
         return "inside" if beyond < 0.05 else f"{beyond:.1f} decades"
     if name == "× least compute":
         return f"{each.compute_ratio:.3g}"
+    if name == "epochs":
+        return f"{each.epochs:.3g}"
+    if name == "worth of last token":
+        return f"{each.worth_of_last_token:.0%}"
     if name == "FLOPs with serving":
         return scientific(each.total_flops)
     attribute, write = _NUMBERS[name]

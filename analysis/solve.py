@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from analysis.optimum import (
     SLOPE,
     Coefficients,
     Optimum,
+    PowerSum,
     compute_optimal,
     minimise,
     power_sum,
@@ -38,6 +40,7 @@ class Ask:
     """What is known about the run: one or two of a budget, a loss, a size and tokens.
 
     With `loss` alone, `served` tokens over the model's life are paid for too, at 2N FLOPs each.
+    `unique_tokens` makes tokens beyond it repeats.
     """
 
     flops: float | None = None  # C = 6ND, training
@@ -45,6 +48,7 @@ class Ask:
     params: float | None = None
     tokens: float | None = None
     served: float = 0.0  # tokens read and written in use
+    unique_tokens: float | None = None  # different tokens that exist; None: always enough
 
     def __post_init__(self) -> None:
         given = self.given
@@ -63,6 +67,11 @@ class Ask:
             )
         if not (math.isfinite(self.served) and self.served >= 0):
             raise Refusal(f"served = {self.served:g} is not a number of tokens.")
+        if self.unique_tokens is not None and not 0 < self.unique_tokens < math.inf:
+            raise Refusal(
+                f"unique_tokens = {self.unique_tokens:g} is not possible: give a positive finite "
+                "number, or leave it out where data never repeats."
+            )
         if self.served and set(given) != {"loss"}:
             raise Refusal("served tokens change the choice for a target loss: give loss alone.")
 
@@ -79,7 +88,11 @@ class Ask:
             ("loss " if name == "loss" else "") + write[name](value) + units[name]
             for name, value in self.given.items()
         ]
-        return ", ".join(parts) + (f", {human(self.served)} tokens served" if self.served else "")
+        if self.served:
+            parts.append(f"{human(self.served)} tokens served")
+        if self.unique_tokens is not None:
+            parts.append(f"{human(self.unique_tokens)} unique tokens")
+        return ", ".join(parts)
 
 
 def solve(law: Law, coefficients: Coefficients, ask: Ask) -> Optimum:
@@ -108,7 +121,7 @@ def cheapest(law: Law, coefficients: Coefficients, loss: float, served: float = 
     if form is not None and served == 0:
         # The sum l - floor divides as q : p between the two terms.
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            log_rest = np.log(np.asarray(loss - form.floor))
+            log_rest = np.log(np.asarray(loss - form.floor)) / form.outer
             log_n = (form.log_a - log_rest + np.log((form.p + form.q) / form.q)) / form.p
             log_d = (form.log_b - log_rest + np.log((form.p + form.q) / form.p)) / form.q
             return _point(law, coefficients, log_n, log_d)
@@ -191,7 +204,8 @@ def _log_tokens(law: Law, columns: Coefficients, log_n: Array, loss: float) -> A
     """ln D at which N parameters reach `loss`; inf where no number of tokens does."""
     form = power_sum(law, columns)
     if form is not None:
-        return _inverse(loss - form.floor - np.exp(form.log_a - form.p * log_n), form.log_b, form.q)
+        own = np.exp(form.log_a - form.p * log_n)
+        return _inverse(_sum_at(form, loss) - own, form.log_b, form.q)
     return _bisect(lambda log_d: _loss(law, columns, log_n, log_d), loss, log_n)
 
 
@@ -199,8 +213,15 @@ def _log_params(law: Law, columns: Coefficients, log_d: Array, loss: float) -> A
     """ln N at which D tokens reach `loss`; inf where no size does."""
     form = power_sum(law, columns)
     if form is not None:
-        return _inverse(loss - form.floor - np.exp(form.log_b - form.q * log_d), form.log_a, form.p)
+        own = np.exp(form.log_b - form.q * log_d)
+        return _inverse(_sum_at(form, loss) - own, form.log_a, form.p)
     return _bisect(lambda log_n: _loss(law, columns, log_n, log_d), loss, log_d)
+
+
+def _sum_at(form: PowerSum, loss: Any) -> Array:
+    """a·N^-p + b·D^-q where the law gives `loss`; NaN below its floor."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.power(loss - form.floor, 1 / np.asarray(form.outer)))
 
 
 def _inverse(rest: Array, log_factor: Array, power: Array) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.answer import interval_of, require_usable
+from analysis.answer import interval_of, law_for
 from analysis.expression import Array
 from analysis.figures.fitted import rows_of
 from analysis.figures.style import (
@@ -37,7 +37,7 @@ def frontier(fit: Fit) -> Figure:
     them Kaplan et al. 2020's and Hoffmann et al. 2022's published laws. Raises Refusal as
     `recommend` does.
     """
-    require_usable(fit)
+    law_for(fit, Ask(flops=1.0))  # refuses a failed fit
     table = rows_of(fit)
     sizes, tokens = (table[name].to_numpy(dtype=np.float64) for name in ("params", "tokens"))
     flops = FLOPS_PER_PARAM_TOKEN * sizes * tokens

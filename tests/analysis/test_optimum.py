@@ -5,19 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.expression import amplitude, exponent, feature
 from analysis.laws import Law, law
-from analysis.optimum import compute_optimal, minimise, numeric_optimal
+from analysis.optimum import compute_optimal, minimise, numeric_optimal, power_sum
 from analysis.published import published
-
-N, D = feature("N", "params"), feature("D", "tokens")
-KAPLAN_ND = Law(
-    "kaplan_nd",
-    ((amplitude("N_c") / N) ** (exponent("alpha_N") / exponent("alpha_D")) + amplitude("D_c") / D)
-    ** exponent("alpha_D"),
-    source="Kaplan et al. 2020, eq. 1.5",
-)
-KAPLAN_TABLE_2 = {"N_c": 6.4e13, "alpha_N": 0.076, "D_c": 1.8e13, "alpha_D": 0.103}
 
 
 def draws(size: int = 500) -> dict[str, np.ndarray]:
@@ -45,14 +35,31 @@ def test_the_numeric_optimum_agrees_with_the_closed_form(flops):
     assert numeric.loss == pytest.approx(closed.loss, rel=1e-12)
 
 
-@pytest.mark.parametrize("flops", [1e15, 1e21])
-def test_a_law_without_a_closed_form_here_finds_the_optimum_its_algebra_gives(flops):
-    # x = (N_c/N)^r + D_c/D with r = alpha_N/alpha_D is least where r·(N_c/N)^r = D_c/D.
-    c = KAPLAN_TABLE_2
-    r = c["alpha_N"] / c["alpha_D"]
-    params = (r * c["N_c"] ** r / c["D_c"] * (flops / 6)) ** (1 / (1 + r))
-    best = compute_optimal(KAPLAN_ND, c, flops)
-    assert float(best.params) == pytest.approx(params, rel=1e-6)
+COEFFICIENTS = {
+    "chinchilla": {"E": 1.7, "A": 406.4, "alpha": 0.34, "B": 410.7, "beta": 0.28},
+    "chinchilla_tied": {"E": 1.7, "A": 406.4, "alpha": 0.34, "B": 1410.7},
+    "chinchilla_coupled": {"E": 1.7, "A": 406.4, "alpha": 0.34, "B": 410.7, "beta": 0.28},
+    "kaplan_nd": {"N_c": 6.4e13, "alpha_N": 0.076, "D_c": 1.8e13, "alpha_D": 0.103},
+    "overtraining": {"E": 1.7, "a": 150.0, "b": 190.0, "eta": 0.14},
+}
+
+
+@pytest.mark.parametrize("name", COEFFICIENTS)
+@pytest.mark.parametrize("flops", [1e15, 1e24])
+def test_every_closed_form_of_the_registry_agrees_with_the_numeric_optimum(name, flops):
+    assert power_sum(law(name), COEFFICIENTS[name]) is not None
+    closed = compute_optimal(law(name), COEFFICIENTS[name], flops)
+    numeric = numeric_optimal(law(name), COEFFICIENTS[name], flops)
+    assert float(numeric.params) == pytest.approx(float(closed.params), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", COEFFICIENTS)
+def test_every_closed_form_is_the_law_it_stands_for(name):
+    form = power_sum(law(name), COEFFICIENTS[name])
+    n, d = np.geomspace(1e6, 1e12, 7), np.geomspace(3e9, 1e13, 7)
+    terms = np.exp(form.log_a) * n**-form.p + np.exp(form.log_b) * d**-form.q
+    predicted = law(name).predict(COEFFICIENTS[name], {"params": n, "tokens": d})
+    assert form.floor + terms**form.outer == pytest.approx(predicted, rel=1e-12)
 
 
 def test_no_other_size_on_the_isoflop_line_has_a_lower_loss():

@@ -1,0 +1,72 @@
+"""A law when only so many different tokens exist: beyond them data repeats, and is worth less.
+
+Muennighoff et al. 2023 (arXiv:2305.16264): D tokens made of U unique ones act like
+D' = U + U·R_D·(1 - exp(-(D/U - 1)/R_D)) fresh ones, and excess parameters fade alike with R_N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from analysis.expression import Array
+from analysis.laws import LAWS, Law
+from analysis.published import published
+from scaling.records import Refusal
+
+LENDER = "muennighoff-2023"
+
+
+@dataclass(frozen=True)
+class Limited(Law):
+    """A data-constrained law with the number of unique tokens fixed, so a law of N and D again."""
+
+    unique_tokens: float = float("inf")
+    borrowed: tuple[tuple[str, float], ...] = ()  # coefficients that are not the source's own
+
+    @cached_property
+    def features(self) -> tuple[str, ...]:
+        return tuple(name for name in super().features if name != "unique_tokens")
+
+    def predict(self, coefficients: Mapping[str, Any], features: Mapping[str, Any]) -> Array:
+        """Loss at params and tokens; of fewer tokens than exist, all are unique."""
+        unique = np.minimum(self.unique_tokens, features["tokens"])
+        return super().predict(
+            {**dict(self.borrowed), **coefficients}, {**features, "unique_tokens": unique}
+        )
+
+    def worth_of_last_token(self, coefficients: Mapping[str, Any], tokens: float) -> float:
+        """What one more token adds, as a share of a fresh one: dD'/dD."""
+        repeats = max(0.0, tokens / self.unique_tokens - 1)
+        decay = {**dict(self.borrowed), **coefficients}["R_D"]
+        return float(np.exp(-repeats / decay))
+
+
+def limit(law: Law, unique_tokens: float) -> Limited:
+    """`law` with `unique_tokens` different tokens in all.
+
+    A data-constrained law keeps its own coefficients; the Chinchilla law borrows R_D and R_N from
+    Muennighoff et al. 2023. Raises Refusal for any other law.
+    """
+    constrained = LAWS["data_constrained"]
+    if law.loss is constrained.loss:
+        borrowed: tuple[tuple[str, float], ...] = ()
+    elif law.loss is LAWS["chinchilla"].loss:
+        lent = published(LENDER).coefficients
+        borrowed = tuple((name, lent[name]) for name in ("R_D", "R_N"))
+    else:
+        raise Refusal(
+            f"law = {law.name} does not say what a repeated token is worth. Fit data_constrained, "
+            "or chinchilla, which borrows that from Muennighoff et al. 2023."
+        )
+    return Limited(
+        name=law.name,
+        loss=constrained.loss,
+        source=constrained.source,
+        unique_tokens=unique_tokens,
+        borrowed=borrowed,
+    )

@@ -1,0 +1,88 @@
+"""With few unique tokens the best run is smaller and repeats its data, by a law that knows."""
+
+from __future__ import annotations
+
+import pytest
+
+from analysis.answer import answer
+from analysis.laws import law
+from analysis.limited import limit
+from analysis.published import published
+from analysis.recommend import to_text
+from analysis.solve import Ask
+from scaling.records import Refusal
+
+MUENNIGHOFF = published("muennighoff-2023")
+BUDGET = 9.2e21
+
+
+# Muennighoff et al. 2023, figure 1, 25B unique tokens and about 9.2e21 FLOPs: 6.34B parameters
+# and 242B tokens (9.7 epochs), where plenty of data would ask for 8.67B and 178B (7.1 epochs).
+# The printed constants give 6.8B and 226B, and 8.8B and 173B.
+def test_muennighoffs_allocation_for_25e9_unique_tokens():
+    limited = answer(MUENNIGHOFF, Ask(flops=BUDGET, unique_tokens=25e9))
+    plenty = answer(MUENNIGHOFF, Ask(flops=BUDGET, unique_tokens=1e15))
+    assert limited.params == pytest.approx(6.34e9, rel=0.08)
+    assert limited.epochs == pytest.approx(9.7, rel=0.08)
+    assert plenty.params == pytest.approx(8.67e9, rel=0.03)
+    assert plenty.epochs < 1
+
+
+def test_the_limited_optimum_beats_the_unlimited_allocation_on_repeated_data():
+    scarce = limit(MUENNIGHOFF.law, 25e9)
+    best = answer(MUENNIGHOFF, Ask(flops=BUDGET, unique_tokens=25e9))
+    plenty = answer(MUENNIGHOFF, Ask(flops=BUDGET, unique_tokens=1e15))
+    naive = scarce.predict(
+        MUENNIGHOFF.coefficients, {"params": plenty.params, "tokens": plenty.tokens}
+    )
+    assert best.loss < float(naive)
+    assert best.loss > plenty.loss
+
+
+def test_data_that_is_never_short_changes_nothing():
+    source = published("besiroglu-2024")
+    free = answer(source, Ask(flops=1e21))
+    plenty = answer(source, Ask(flops=1e21, unique_tokens=1e15))
+    # The law bends at the very optimum, where parameters begin to be in excess.
+    assert plenty.params == pytest.approx(free.params, rel=1e-5)
+    assert plenty.loss == pytest.approx(free.loss, rel=1e-12)
+    assert (plenty.worth_of_last_token, plenty.warnings) == (1.0, ())
+
+
+def test_less_data_means_a_smaller_model_more_epochs_and_tokens_worth_less():
+    source = published("besiroglu-2024")
+    runs = [answer(source, Ask(flops=1e22, unique_tokens=u)) for u in (1e11, 3e10, 1e10)]
+    assert [run.epochs for run in runs] == sorted(run.epochs for run in runs)
+    for name in ("params", "worth_of_last_token"):
+        values = [getattr(run, name) for run in runs]
+        assert values == sorted(values, reverse=True)
+
+
+def test_borrowed_constants_are_said_to_be_borrowed():
+    [warning] = answer(published("besiroglu-2024"), Ask(flops=1e22, unique_tokens=1e10)).warnings
+    assert "R_D = 15.4" in warning
+    assert "not these runs" in warning
+    assert answer(MUENNIGHOFF, Ask(flops=1e22, unique_tokens=1e10)).warnings == ()
+
+
+def test_repeats_fade_with_R_D():
+    scarce = limit(MUENNIGHOFF.law, 1e9)
+    assert scarce.worth_of_last_token(MUENNIGHOFF.coefficients, 1e9) == 1
+    after = scarce.worth_of_last_token(MUENNIGHOFF.coefficients, 1e9 * (1 + 15.387756))
+    assert after == pytest.approx(1 / 2.718281828)
+
+
+def test_what_repetition_means_is_refused_of_a_law_that_does_not_say():
+    with pytest.raises(Refusal, match="kaplan_nd does not say what a repeated token is worth"):
+        limit(law("kaplan_nd"), 1e9)
+    with pytest.raises(Refusal, match="give unique_tokens"):
+        answer(MUENNIGHOFF, Ask(flops=1e22))
+    with pytest.raises(Refusal, match="unique_tokens = 0"):
+        Ask(flops=1e22, unique_tokens=0.0)
+
+
+def test_the_table_gives_epochs_and_their_worth():
+    text = to_text(MUENNIGHOFF, [answer(MUENNIGHOFF, Ask(flops=BUDGET, unique_tokens=25e9))])
+    assert "9.2e21 FLOPs, 25B unique tokens" in text
+    assert "9.04" in text
+    assert "59%" in text
