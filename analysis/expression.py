@@ -74,6 +74,7 @@ class Symbol:
     feature: bool = False
     column: str = ""
     positive: bool = False
+    intercept: bool = False  # means something only together with an exponent
     lower: float = -math.inf
     upper: float = math.inf
     start_lower: float = 0.01
@@ -104,9 +105,15 @@ def feature(letter: str, column: str) -> Expr:
     return _node("symbol", symbol=Symbol(letter, feature=True, column=column))
 
 
-def amplitude(name: str, **settings: Any) -> Expr:
+def positive(name: str, **settings: Any) -> Expr:
     """A positive coefficient, fitted on the scale of its logarithm."""
     return _node("symbol", symbol=Symbol(name, positive=True, **{"lower": 0.0, **settings}))
+
+
+def amplitude(name: str, **settings: Any) -> Expr:
+    """A positive coefficient that is the value of a term where a feature is 1, far outside any
+    data: its interval is that of the exponent, multiplied, and it is not judged by it."""
+    return positive(name, intercept=True, **settings)
 
 
 def exponent(
@@ -338,7 +345,12 @@ def _text(e: Expr, outer: int) -> str:
         return e.symbol.name
     if e.op == "add":
         left, right = e.args
-        if right.op == "mul" and right.args[0].op == "number" and right.args[0].value < 0:
+        if right.op == "number" and right.value < 0:
+            left, right = right, left
+        if left.op == "number" and left.value < 0:
+            left, right = right, left
+        sign = right.args[0] if right.op == "mul" else right
+        if sign.op == "number" and sign.value < 0:
             text = f"{_text(left, 0)} - {_text(-right, 1)}"
         else:
             text = f"{_text(left, 0)} + {_text(right, 0)}"

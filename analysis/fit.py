@@ -92,11 +92,11 @@ def _assemble(
     for name in bound:
         if is_floor(law, name):
             coefficients[name] = 0.0  # its share of any loss is below rounding
-    condition = _condition(law, data, problem, best.point)
     predicted = law.predict(coefficients, {s.column: data.features[n]
         for n, s in law.symbols.items() if s.feature})  # fmt: skip
     with np.errstate(all="ignore"):
         rmse = float(np.sqrt(np.mean(np.log(predicted / data.observed) ** 2)))
+    condition = _condition(law, data, predicted, best.theta, held.mask)
     status, reason = _judge(law, best, bound, spread, held.mask)
     warnings = [*suspicious(rows), *spread.warnings]
     if "trunk_id" not in rows or rows["trunk_id"].isna().all():
@@ -120,6 +120,7 @@ def _assemble(
         starts_at_optimum=best.reached,
         condition_number=condition,
         at_bound=bound,
+        fixed=tuple(n for n, h in zip(law.coefficients, held.mask, strict=True) if h),
         excluded=excluded,
         table=rows,
     )
@@ -160,18 +161,24 @@ def _data(law: Law, rows: pd.DataFrame) -> Data:
 
 
 def _at_bound(law: Law, problem: Model, point: Array, held: Mask) -> tuple[str, ...]:
-    near = ~held & ((point <= problem.lower + 1e-9) | (point >= problem.upper - 1e-9))
+    # Fifteen e-folds above nothing is still nothing: 1e-9 of any loss.
+    floors = np.array([is_floor(law, name) for name in law.coefficients])
+    near = (point <= problem.lower + np.where(floors, 15.0, 1e-9)) | (point >= problem.upper - 1e-9)
+    near &= ~held
     return tuple(name for name, b in zip(law.coefficients, near, strict=True) if b)
 
 
-def _condition(law: Law, data: Data, problem: Model, point: Array) -> float:
+def _condition(law: Law, data: Data, predicted: Array, theta: Array, held: Mask) -> float:
     """Condition number of JᵀJ of log-predictions in the model's (centred) coordinates."""
-    plain = model(law, data, objective_named("log_l2"))
+    if not (np.isfinite(predicted).all() and (predicted > 0).all()):
+        return float("inf")
+    # On data without residuals the Hessian of half the sum of squares is JᵀJ.
+    exact = Data(data.features, predicted)
+    plain = model(law, exact, objective_named("log_l2"), centred=not held.any())
     with np.errstate(all="ignore"):
-        matrix = plain.local(plain.enter(problem.leave(point[None])), np.ones((1, data.n)), True)
-        if not np.isfinite(matrix.majoriser).all():
-            return float("inf")
-        return float(np.linalg.cond(matrix.majoriser[0]))
+        hessian = plain.local(plain.enter(theta[None]), np.ones((1, data.n)), False).hessian[0]
+    hessian = hessian[~held][:, ~held]
+    return float(np.linalg.cond(hessian)) if np.isfinite(hessian).all() else float("inf")
 
 
 class _Verdict(NamedTuple):
@@ -207,10 +214,9 @@ def _judge(
 
 
 def _vague(law: Law, name: str, interval: Interval) -> bool:
-    """Open within a factor WIDE. An amplitude is not judged: it is the intercept at N = 1,
-    far outside any data, and its interval is the exponent's multiplied."""
+    """Open within a factor WIDE."""
     symbol = law.symbols[name]
-    if interval.method == "none" or (symbol.positive and not is_floor(law, name)):
+    if interval.method == "none" or symbol.intercept:
         return False
     low, high = interval.coefficients[name]
     return bool(symbol.lower == 0.0 and not high < WIDE * low)

@@ -31,6 +31,7 @@ from analysis.expression import (
     log,
     minimum,
     number,
+    positive,
     real,
     softplus,
     symbols,
@@ -47,6 +48,7 @@ class Law:
     source: str
     note: str = ""  # where the law holds, when that is not "everywhere"
     target: str = "loss"  # column the law predicts
+    text: str = ""  # the formula in words of its own, where written out it would not be read
     within: str = ""  # a simpler law of the registry with some of the same coefficients
 
     @cached_property
@@ -64,7 +66,7 @@ class Law:
 
     @property
     def formula(self) -> str:
-        return f"{'L' if self.target == 'loss' else self.target} = {self.loss}"
+        return f"{'L' if self.target == 'loss' else self.target} = {self.text or self.loss}"
 
     def predict(self, coefficients: Mapping[str, Any], features: Mapping[str, Any]) -> Array:
         """Loss at the features (by column name); arrays broadcast, so draws[:, None] works.
@@ -82,7 +84,7 @@ class Law:
 
 
 N, D, C = feature("N", "params"), feature("D", "tokens"), feature("C", "flops")
-E, A, B = amplitude("E"), amplitude("A"), amplitude("B")
+E, A, B = positive("E"), amplitude("A"), amplitude("B")
 alpha, beta = exponent("alpha"), exponent("beta")
 
 _HOFFMANN = "Hoffmann et al. 2022, arXiv:2203.15556"
@@ -131,8 +133,8 @@ def _overtraining() -> list[Law]:
 
 def _data_constrained() -> list[Law]:
     U = feature("U", "unique_tokens")
-    epochs = amplitude("R_D", start_lower=0.3, start_upper=300.0, upper=1e6)
-    excess = amplitude("R_N", start_lower=0.3, start_upper=300.0, upper=1e6)
+    epochs = positive("R_D", start_lower=0.3, start_upper=300.0, upper=1e6)
+    excess = positive("R_N", start_lower=0.3, start_upper=300.0, upper=1e6)
     # The size that U tokens would optimally train (Hoffmann eq. 4); more is excess.
     optimum = (alpha * A / (beta * B)) ** (1 / (alpha + beta))
     useful = minimum(N, (U * optimum) ** (beta / alpha) * optimum)
@@ -144,6 +146,9 @@ def _data_constrained() -> list[Law]:
             E + A / params**alpha + B / tokens**beta,
             "Muennighoff et al. 2023, arXiv:2305.16264, eqs. 5 and 6",
             "repeated data; R_D and R_N are e-folding numbers of repetitions",
+            text="E + A/N'^alpha + B/D'^beta; D' = U + U·R_D·(1 - exp((1 - D/U)/R_D)); "
+            "N' = U_N + U_N·R_N·(1 - exp((1 - N/U_N)/R_N)); "
+            "U_N = minimum(N, G·(U·G)^(beta/alpha)); G = (alpha·A/(beta·B))^(1/(alpha + beta))",
             within="chinchilla",
         )
     ]
@@ -197,12 +202,12 @@ def _kaplan_joint() -> list[Law]:
 def bnsl(breaks: int, column: str = "tokens") -> Law:
     """The broken neural scaling law with that number of breaks, over any column."""
     x = feature("x", column)
-    a, b, c0 = amplitude("a"), amplitude("b"), real("c0", 0.01, 1.0, lower=-5.0, upper=5.0)
+    a, b, c0 = positive("a"), amplitude("b"), real("c0", 0.01, 1.0, lower=-5.0, upper=5.0)
     loss = b / x**c0
     for i in range(1, breaks + 1):
-        place = amplitude(f"d{i}", near=column, start_lower=0.0, start_upper=0.0)
+        place = positive(f"d{i}", near=column, start_lower=0.0, start_upper=0.0)
         change = real(f"c{i}", -0.5, 3.0, lower=-30.0, upper=30.0)
-        width = amplitude(f"f{i}", lower=0.01, upper=10.0, start_lower=0.03, start_upper=1.5)
+        width = positive(f"f{i}", lower=0.01, upper=10.0, start_lower=0.03, start_upper=1.5)
         loss = loss * exp(-change * width * softplus(log(x / place) / width))
     return Law(
         f"bnsl_{breaks}" if column == "tokens" else f"bnsl_{breaks}:{column}",
@@ -217,10 +222,10 @@ def _alabdulmohsin() -> list[Law]:
     source = "Alabdulmohsin et al. 2022, arXiv:2209.06640, "
     x, b = feature("x", "tokens"), amplitude("b")
     c = exponent("c", start_lower=0.02, start_upper=1.0)
-    gamma = amplitude("gamma", near="1/tokens", start_lower=-3.0, start_upper=0.5)
-    floor = amplitude("E", near="<loss", start_lower=-0.7, start_upper=-0.005)
-    zero = amplitude("e_0", near=">loss", start_lower=0.005, start_upper=0.6)
-    skew = amplitude("alpha", start_lower=0.3, start_upper=3.0, lower=0.02, upper=50.0)
+    gamma = positive("gamma", near="1/tokens", start_lower=-3.0, start_upper=0.5)
+    floor = positive("E", near="<loss", start_lower=-0.7, start_upper=-0.005)
+    zero = positive("e_0", near=">loss", start_lower=0.005, start_upper=0.6)
+    skew = positive("alpha", start_lower=0.3, start_upper=3.0, lower=0.02, upper=50.0)
     span = zero - floor
     # s = (L−E)/(e_0−E). Scaled so that M2 is the limit of large x: the paper's β is b/span^α.
     position = bend(log(b / span) - c * log(x), skew)
@@ -244,21 +249,19 @@ def _routed() -> list[Law]:
     dense, experts = feature("N", "params"), feature("X", "experts")
     a, b = real("a", -0.2, 0.0), real("b", -0.3, 0.0)
     c, d = real("c", 0.0, 0.03), real("d", 0.0, 2.0)
-    start, most = (
-        amplitude("X_start", start_lower=1.0, start_upper=5.0, lower=1.0, upper=50.0),
-        amplitude("X_max", start_lower=100.0, start_upper=1000.0, lower=50.0, upper=1e7),
-    )
-    saturated = 1 / (1 / (experts - 1 + 1 / (1 / start - 1 / most)) + 1 / most)
-    source = "Clark et al. 2022, arXiv:2202.01169, "
-
-    def bilinear(x: Expr) -> Expr:
-        log_n, log_x = log(dense) / math.log(10), log(x) / math.log(10)
-        return exp(math.log(10) * (a * log_n + b * log_x + c * log_n * log_x + d))
-
-    note = "`params` is the size of the dense model, `experts` the number of experts"
+    start = positive("X_start", start_lower=1.0, start_upper=5.0, lower=1.0, upper=50.0)
+    most = positive("X_max", start_lower=100.0, start_upper=1000.0, lower=50.0, upper=1e7)
+    effective = 1 / (1 / (experts - 1 + 1 / (1 / start - 1 / most)) + 1 / most)
+    log_n, log_x = log(dense) / math.log(10), log(effective) / math.log(10)
     return [
-        Law("routed", bilinear(experts), source + "eq. 1, experts as they are", note),
-        Law("routed_saturating", bilinear(saturated), source + "eqs. 1 and 2", note),
+        Law(
+            "routed",
+            exp(math.log(10) * (a * log_n + b * log_x + c * log_n * log_x + d)),
+            "Clark et al. 2022, arXiv:2202.01169, eqs. 1 and 2",
+            "`params` is the size of the dense model, `experts` the number of experts",
+            text="10^(a·log10(N) + b·log10(X') + c·log10(N)·log10(X') + d); "
+            "1/X' = 1/(X - 1 + 1/(1/X_start - 1/X_max)) + 1/X_max",
+        )
     ]
 
 

@@ -22,6 +22,7 @@ from analysis.laws import Law
 from analysis.newton import Local
 from analysis.objective import Objective, Penalty
 
+_FAINT = 7.0  # e-folds below it at which a term hardly shows
 _DEEP = 35.0  # e-folds below the smallest loss at which a term is nothing: a share of 1e-15
 
 
@@ -48,6 +49,7 @@ class Model(Protocol):
 
     lower: Array
     upper: Array
+    faint: Array  # below this a coordinate's term is a thousandth of any loss
 
     def enter(self, theta: Array) -> Array: ...
     def leave(self, point: Array) -> Array: ...
@@ -223,6 +225,9 @@ class PowerSum:
                 self.lower[i] = np.log(data.observed.min()) - _DEEP - middle
                 self.upper[i] = np.log(data.observed.max()) + _DEEP - middle
         self._size = size
+        owned = np.isin(np.arange(size), [position[o] for o in owners if o is not None])
+        floors = np.array([is_floor(law, name) for name in names])
+        self.faint = np.where(owned | floors, self.lower + _DEEP - _FAINT, -np.inf)
         self._work = np.empty((0, 0, 0))
         self._pairs = []
         for k, first in enumerate(self._terms):
@@ -284,7 +289,10 @@ class PowerSum:
                     temporary += along
                 pair.add(hessian, temporary)
                 if majorise:
-                    pair.add(majoriser, irls * first * second)
+                    weight = irls * first * second
+                    if pair.first == pair.second:
+                        weight += np.abs(slope) * first  # bounds the term's own curvature
+                    pair.add(majoriser, weight)
         return Local(objective, gradient, hessian, majoriser)
 
 
@@ -341,6 +349,8 @@ class General:
         self._second: Array | None = None
         self._goal = np.log(data.observed) if objective.log else data.observed
         self.lower, self.upper = _bounds(law, data.observed)
+        floors = np.array([is_floor(law, name) for name in law.coefficients])
+        self.faint = np.where(floors, self.lower + _DEEP - _FAINT, -np.inf)
 
     @cached_property
     def _derivatives(self) -> list[Expr]:
@@ -417,10 +427,13 @@ class General:
                 bounded = irls * first[a] if majorise else curved
                 for b in range(a + 1):
                     entry = np.einsum("bi,bi->b", curved, first[b])
-                    entry += next(curved_sums)
+                    curvature = next(curved_sums)
+                    entry += curvature
                     hessian[:, a, b] = hessian[:, b, a] = entry
                     if majorise:
                         bound = np.einsum("bi,bi->b", bounded, first[b])
+                        if a == b:
+                            bound += np.abs(curvature)
                         majoriser[:, a, b] = majoriser[:, b, a] = bound
         value = np.where(np.isfinite(value), value, np.inf)
         return Local(value, gradient, hessian, majoriser)

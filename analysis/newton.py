@@ -53,13 +53,16 @@ def minimise(
     tolerance: float = 1e-18,
     negligible: float = 0.0,
     metric: Array | None = None,
+    faint: Array | None = None,
     max_iterations: int = 300,
 ) -> Minima:
     """Minimise each problem from its start, within the bounds.
 
     start: (b, p). weights: (b, n), or (1, n) shared. A row has converged when one more step
     promises less than `tolerance` of its value or less than `negligible`. `metric` (p, p) stands
-    in for M where all starts are near one point: M is a third of the work.
+    in for M where all starts are near one point: M is a third of the work. A coordinate below
+    `faint` that still falls is tried at its lower bound: the logarithm of a term that wants to
+    be nothing would get there by one e-fold a step.
     """
     batch = start.shape[0]
     theta = np.clip(start, lower, upper)
@@ -86,6 +89,7 @@ def minimise(
     active = active[np.isfinite(here.value)]
     here = _rows(here, np.isfinite(here.value))
     live = damping[active]
+    tried = np.full(theta.shape, faint is None)
     iteration = 0
     while active.size and iteration < max_iterations:
         iteration += 1
@@ -97,6 +101,10 @@ def minimise(
         )
         step, live = _step(here, free, live)
         target = np.clip(point + step, lower, upper)
+        if faint is not None:
+            vanish = free & (point < faint) & (here.gradient > 0) & ~tried[active]
+            tried[active] |= vanish
+            target = np.where(vanish, lower, target)
         promise = -0.5 * np.sum(here.gradient * (target - point), axis=1)
         # A damped step promises too little; only a nearly undamped one is trusted to stop.
         done = (promise <= tolerance * np.abs(here.value) + negligible) & (live <= 1e-2)

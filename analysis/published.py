@@ -40,6 +40,7 @@ _BESIROGLU = "Besiroglu et al. 2024, arXiv:2404.10102"
 _KAPLAN = "Kaplan et al. 2020, arXiv:2001.08361"
 
 _MUENNIGHOFF = "Muennighoff et al. 2023, arXiv:2305.16264"
+_CLARK = "Clark et al. 2022, arXiv:2202.01169, table 3"
 _STEPLAW = "Li et al. 2025, arXiv:2503.04715"
 
 _ENTRIES = [
@@ -62,6 +63,12 @@ _ENTRIES = [
            f"{_KAPLAN}, eq. 1.3 (C_min, 3.1e8 PF-days)", C_c=3.1e8 * PF_DAY, alpha_C=0.050),
     _entry("kaplan-2020-ns", "kaplan_ns", "non-embedding", f"{_KAPLAN}, eq. 1.6 and table 3",
            N_c=6.5e13, alpha_N=0.077, S_c=2.1e3, alpha_S=0.76),
+    _entry("clark-2022-s-base", "routed", "dense model, all parameters", f"{_CLARK}, S-BASE",
+           a=-0.082, b=-0.108, c=0.009, d=1.104, X_start=1.847, X_max=314.478),
+    _entry("clark-2022-rl-r", "routed", "dense model, all parameters", f"{_CLARK}, RL-R",
+           a=-0.083, b=-0.126, c=0.012, d=1.111, X_start=1.880, X_max=469.982),
+    _entry("clark-2022-hash", "routed", "dense model, all parameters", f"{_CLARK}, HASH",
+           a=-0.087, b=-0.136, c=0.012, d=1.157, X_start=4.175, X_max=477.741),
     _entry("steplaw-2025-lr", "steplaw_lr", "non-embedding", f"{_STEPLAW}, eq. 1",
            k=1.79, a=-0.713, b=0.307),
     _entry("steplaw-2025-batch", "steplaw_batch", "non-embedding", f"{_STEPLAW}, eq. 1",

@@ -66,6 +66,7 @@ class Fit:
     starts_at_optimum: int
     condition_number: float
     at_bound: tuple[str, ...]
+    fixed: tuple[str, ...]
     excluded: pd.DataFrame  # rows left out, and why
     table: pd.DataFrame  # rows fitted
 
@@ -130,6 +131,7 @@ def to_json(fit: Fit) -> dict[str, Any]:
         "starts_at_optimum": fit.starts_at_optimum,
         "condition_number": fit.condition_number,
         "at_bound": list(fit.at_bound),
+        "fixed": list(fit.fixed),
     }
 
 
@@ -187,6 +189,7 @@ def load_fit(path: Path, law: Law | None = None) -> Fit:
             starts_at_optimum=int(value["starts_at_optimum"]),
             condition_number=_number(value["condition_number"]),
             at_bound=tuple(value["at_bound"]),
+            fixed=tuple(value["fixed"]),
             excluded=pd.DataFrame({"reason": []}),
             table=pd.read_parquet(rows),
         )

@@ -99,6 +99,7 @@ def descend(
                 tolerance=tolerance,
                 negligible=negligible(piece_weights[0]),
                 metric=metric,
+                faint=problem.faint,
                 max_iterations=max_iterations,
             )
         )

@@ -18,10 +18,14 @@ def summary(fit: Fit) -> str:
     """Heading with status, a row a coefficient, then what to know before using them."""
     head = f"{fit.law.name} on {fit.data.n} runs"
     starts = f"{fit.status.value}, {fit.starts_at_optimum} of {fit.starts} starts"
-    lines = [f"{head:<40}{starts:>40}", f"  {fit.law.formula}"]
+    lines = [f"{head:<40}{starts:>40}"]
+    lines += textwrap.wrap(fit.law.formula, 88, initial_indent="  ", subsequent_indent="    ")
     level = f"{fit.interval.level:.0%} interval"
     lines.append(f"{'':<10}{'estimate':>10}   {level:<26}flat with")
     for name in fit.law.coefficients:
+        if name in fit.fixed:
+            lines.append(f"{name:<10}{fit.coefficients[name]:>10.6g}   held")
+            continue
         bounds = fit.interval.coefficients[name]
         estimate = digits(fit.coefficients[name], bounds)
         span = "not known" if math.isnan(bounds.low) else f"{_end(bounds.low, bounds)} … " + _end(
@@ -93,11 +97,11 @@ def _placed(value: float, place: int) -> str:
 
 def _partner(fit: Fit, name: str) -> str:
     """The coefficient this one trades against along the draws, if the two are nearly one."""
-    others = [c for c in fit.law.coefficients if c != name]
+    others = [c for c in fit.law.coefficients if c != name and c not in fit.fixed]
     if len(fit.draws) < 3 or not others:
         return ""
     scaled = {}
-    for other in fit.law.coefficients:
+    for other in [name, *others]:
         values = fit.draws[other].to_numpy()
         positive = fit.law.symbols[other].positive and (values > 0).all()
         scaled[other] = np.log(values) if positive else values

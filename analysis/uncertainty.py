@@ -112,8 +112,16 @@ def _bootstrap(
             near, np.repeat(point[None], len(block), 0), block * weights, fixed,
             _TOLERANCE, metric, max_iterations=_STEPS,
         )  # fmt: skip
-        ends.append(minima.theta)
-        fine.append(minima.converged)
+        theta, converged = minima.theta, minima.converged.copy()
+        lost = np.flatnonzero(~converged)
+        if len(lost) and near is not problem:
+            again = descend(
+                problem, theta[lost], (block * weights)[lost], fixed, _TOLERANCE,
+                max_iterations=_STEPS,
+            )  # fmt: skip
+            theta[lost], converged[lost] = again.theta, again.converged
+        ends.append(theta)
+        fine.append(converged)
     end, kept = np.concatenate(ends), np.concatenate(fine)
     warnings = []
     if kept.mean() < 0.99:
