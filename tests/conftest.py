@@ -1,0 +1,25 @@
+"""What every test shares: a cache of its own, and the flags that workers run with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scaling.hardware import worker_environment
+
+# Before jax is imported anywhere: programs compiled by a test serve the workers it starts, and
+# what holds under fast math is what is tested.
+os.environ["XLA_FLAGS"] = worker_environment()["XLA_FLAGS"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache folder of all tests, shared by the processes of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "scaling-cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCALING_CACHE", str(folder))
+        yield folder

@@ -1,0 +1,251 @@
+"""Files are whole or absent, and rows neither lost nor doubled."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scaling import records
+from scaling.records import (
+    STEP_COLUMNS,
+    Refusal,
+    canonical_json,
+    collect,
+    fingerprint,
+    forget_steps_after,
+    merge_steps,
+    read_json,
+    read_steps,
+    write_bytes,
+    write_json,
+    write_segment,
+    write_table,
+)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def rows(first: int, last: int) -> list[dict[str, Any]]:
+    return [{**dict.fromkeys(STEP_COLUMNS, 0.5), "step": step} for step in range(first, last + 1)]
+
+
+def steps(run: Path) -> list[int]:
+    return read_steps(run)["step"].tolist()
+
+
+# --- identity ---
+
+
+@given(JSON)
+def test_canonical_json_loses_nothing(value: Any) -> None:
+    assert json.loads(canonical_json(value)) == value
+
+
+def test_the_order_of_keys_is_no_part_of_an_identity() -> None:
+    assert fingerprint({"a": 1, "b": [2.5, None]}) == fingerprint({"b": (2.5, None), "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": "1"})
+
+
+def test_a_fingerprint_is_the_start_of_the_sha256() -> None:
+    """echo -n '{"a":1}' | sha256sum"""
+    assert fingerprint({"a": 1}) == "015abd7f5cc5"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{1, 2}, float("nan"), float("-inf"), object(), b"x", Path(), np.int64(3), {1: 2}, [[{3}]]],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_has_no_stable_text_has_no_identity(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        canonical_json({"field": value})
+
+
+# --- atomic files ---
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bytes(tmp_path / "file", b"old")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Refusal, match=r"cannot write .*file: No space left on device"):
+        write_bytes(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path) -> None:
+    """A real refusal by the kernel: files may not grow beyond 4 kB."""
+    code = (
+        "import resource, sys; from pathlib import Path; from scaling.records import *\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); path = Path(sys.argv[1])\n"
+        "write_bytes(path, b'old')\n"
+        "try: write_bytes(path, b'n' * 5000)\n"
+        "except Refusal as error: print(error)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "file")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "File too large" in said
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_files_can_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        write_bytes(tmp_path / "file", b"shared")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refusal, match="cannot write"):
+        write_bytes(tmp_path / "file" / "inside", b"")
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": [float("nan"), {"y": float("inf")}, 1.5]})
+    assert read_json(tmp_path / "a.json") == {"x": [None, {"y": None}, 1.5]}
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff"])
+def test_json_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(Refusal, match=r"a\.json"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.parquet"])
+def test_tables_come_back_as_they_were(tmp_path: Path, name: str) -> None:
+    table = pd.DataFrame({"params": [1, 2], "loss": [1 / 3, np.nan], "name": ["a", "b,c"]})
+    write_table(tmp_path / name, table)
+    read = pd.read_csv if name.endswith("csv") else pd.read_parquet
+    pd.testing.assert_frame_equal(read(tmp_path / name), table)
+
+
+# --- steps ---
+
+
+def test_segments_merge_into_one_file_in_order(tmp_path: Path) -> None:
+    for first, last in ((9, 12), (1, 4), (5, 8)):
+        write_segment(tmp_path, rows(first, last))
+    merge_steps(tmp_path)
+    assert steps(tmp_path) == list(range(1, 13))
+    assert list((tmp_path / "steps").iterdir()) == []
+
+
+def test_merging_twice_or_adding_more_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    write_segment(tmp_path, rows(1, 4))
+    merge_steps(tmp_path)
+    merge_steps(tmp_path)
+    write_segment(tmp_path, rows(5, 8))
+    assert steps(tmp_path) == list(range(1, 9))
+
+
+def test_a_merge_killed_before_it_deletes_segments_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_segment(tmp_path, rows(1, 4))
+    write_segment(tmp_path, rows(5, 8))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        merge_steps(tmp_path)
+    assert steps(tmp_path) == list(range(1, 9))
+    merge_steps(tmp_path)
+    assert steps(tmp_path) == list(range(1, 9))
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("last", [0, 3, 4, 6, 8, 99])
+def test_rows_past_a_checkpoint_are_forgotten_and_no_others(
+    tmp_path: Path, merged: bool, last: int
+) -> None:
+    write_segment(tmp_path, rows(1, 4))
+    if merged:
+        merge_steps(tmp_path)
+    write_segment(tmp_path, rows(5, 8))
+    forget_steps_after(tmp_path, last)
+    assert steps(tmp_path) == list(range(1, min(last, 8) + 1))
+
+
+def test_a_run_without_steps_has_the_columns_and_no_rows(tmp_path: Path) -> None:
+    assert tuple(read_steps(tmp_path).columns) == STEP_COLUMNS
+    assert steps(tmp_path) == []
+
+
+# --- the run table ---
+
+
+def folder(results: Path, run_id: str, status: str, result: dict[str, float] | None) -> None:
+    run = {
+        **{"run_id": run_id, "trunk_id": "a" * 12, "study": "s", "run_kind": "cooldown"},
+        **{"status": status, "reason": None, "config": {}, "provenance": None},
+        **{"counts": {"params_total": 10, "tokens": 20}, "result": result},
+    }
+    write_json(results / "runs" / run_id / "run.json", run)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder(tmp_path, "0" * 12, "completed", {"loss": 2.5})
+    folder(tmp_path, "1" * 12, "diverged", None)
+    folder(tmp_path, "2" * 12, "failed", None)
+    folder(tmp_path, "3" * 12, "running", None)
+    folder(tmp_path, "4" * 12, "planned", None)
+    (tmp_path / "runs" / "notes").mkdir()
+    return tmp_path
+
+
+def test_the_run_table_has_a_row_a_run_that_ended(results: Path) -> None:
+    table = collect(results)
+    assert table["status"].tolist() == ["completed", "diverged", "failed"]
+    assert table["params_total"].tolist() == [10, 10, 10]
+
+
+def test_a_missing_loss_is_null_never_a_number(results: Path) -> None:
+    assert collect(results)["loss"].isna().tolist() == [False, True, True]
+
+
+def test_a_table_of_failures_alone_still_has_its_columns(tmp_path: Path) -> None:
+    folder(tmp_path, "0" * 12, "failed", None)
+    assert collect(tmp_path)["loss"].isna().all()
+
+
+def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="holds no runs"):
+        collect(tmp_path)
+
+
+def test_records_are_read_without_jax() -> None:
+    code = "import sys; sys.modules['jax'] = None; import scaling.records"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert records.RUN_ID.fullmatch(fingerprint({}))
+
+
+def test_the_columns_of_a_step_are_those_of_the_contract(tmp_path: Path) -> None:
+    write_segment(tmp_path, rows(1, 2))
+    assert tuple(read_steps(tmp_path).columns) == STEP_COLUMNS
+
+

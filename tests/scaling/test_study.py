@@ -1,0 +1,214 @@
+"""A study is read strictly, and what is wrong with it is said by name."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scaling.records import Refusal
+from scaling.study import Study, parse_quantity, parse_study, read_study
+
+Table = Callable[..., dict[str, Any]]
+
+TOML = """
+name = "from-a-file"
+[model]
+head_dim = 16
+aspect_ratio = 32
+overrides = { head = "tied" }
+[data]
+source = "sotu"
+sequence_length = 128
+holdout_fraction = 0.05
+[training]
+schedule = "wsd"
+batch_sequences = 8
+learning_rate = "sotu-bytes"
+warmup_tokens = "25k"
+weight_decay = 0
+beta1 = 0.9
+beta2 = "half-life-7M"
+clip_norm = 1
+[grid]
+kind = "product"
+params = ["25k", 98e3, 332_000, "1.3M"]
+tokens = ["0.5M", 1e6]
+replicate_seeds = [1, 2]
+[evaluation]
+tokens = "100k"
+every_tokens = "250k"
+"""
+
+
+def test_a_study_means_what_its_file_says(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(TOML)
+    study = read_study(tmp_path / "study.toml")
+    assert study.grid.params == (25e3, 98e3, 332e3, 1.3e6)
+    assert study.grid.tokens == (5e5, 1e6)
+    assert study.training.warmup_tokens == 25_000.0
+    assert study.training.learning_rate == "sotu-bytes"
+    assert study.model.overrides == {"head": "tied"}
+    assert (study.grid.seeds, study.grid.replicate_seeds) == ((0,), (1, 2))
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("1e21", 1e21),
+        ("300B", 3e11),
+        ("1.3M", 1.3e6),
+        ("25k", 25e3),
+        (".5T", 5e11),
+        (7, 7),
+        (2.5, 2.5),
+    ],
+)
+def test_quantities_are_read_in_the_fields_units(text: Any, value: float) -> None:
+    assert parse_quantity(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "k", "1.3m", "3 GB", "-1", "1e", "0", "1e999", "nan", "inf", "0x10", "1_000"),
+        *(0, -1, float("nan"), float("inf"), 10**400, True, None, [1], {}),
+    ],
+    ids=lambda text: repr(text)[:12],
+)
+def test_what_is_no_positive_number_is_no_quantity(text: Any) -> None:
+    with pytest.raises(ValueError, match=r"number"):
+        parse_quantity(text)
+
+
+@pytest.mark.parametrize(
+    "section, field, value, words",
+    [
+        ("model", "head_dim", 0, "greater than or equal to 1"),
+        ("model", "head_dim", 2.0, "valid integer"),
+        ("model", "head_dim", True, "valid integer"),
+        ("model", "dialect", "bert", "'llama' or 'gpt2'"),
+        ("data", "holdout_fraction", 1.0, "less than 1"),
+        ("data", "holdout_fraction", float("nan"), ""),
+        ("data", "allow_repeats", "yes", "valid boolean"),
+        ("training", "learning_rate", -0.1, "greater than 0"),
+        ("training", "learning_rate", float("nan"), "finite"),
+        ("training", "learning_rate", float("inf"), "finite"),
+        ("training", "warmup_tokens", [1], "not a number"),
+        ("training", "weight_decay", float("inf"), "finite"),
+        ("training", "weight_decay", -1, "greater than or equal to 0"),
+        ("training", "beta2", 1.0, "less than 1"),
+        ("training", "compute_dtype", "float16", "float32"),
+        ("grid", "params", [], "at least 1 item"),
+        ("grid", "params", ["25x"], "'25x' is not a number"),
+        ("grid", "tokens", 1e6, "valid array"),
+        ("grid", "tokens", [[1]], "not a number"),
+        ("grid", "tokens", [1e400], "positive, finite"),
+        ("grid", "tokens", [10**400], "positive, finite"),
+        ("grid", "seeds", [2**32], "less than"),
+        ("grid", "learning_rate_factors", [0.0], "greater than 0"),
+        ("evaluation", "tokens", {"a": 1}, "not a number"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_value_out_of_range_is_refused_by_section_and_field(
+    table: Table, section: str, field: str, value: Any, words: str
+) -> None:
+    with pytest.raises(Refusal, match=rf"^here: \[{section}\] {field} = .*{words}") as refusal:
+        parse_study(table(**{section: {field: value}}), "here")
+    assert "\n" not in str(refusal.value)  # one mistake, one line
+
+
+@pytest.mark.parametrize("name", ["lerning_rate", "learning-rate", "str"])
+def test_an_unknown_field_is_refused_by_name(table: Table, name: str) -> None:
+    with pytest.raises(Refusal, match=rf"^here: \[training\] {name} is not a known field"):
+        parse_study(table(training={name: 1}), "here")
+
+
+def test_an_unknown_section_is_refused_by_name(table: Table) -> None:
+    with pytest.raises(Refusal, match=r"^here: gird is not a known field"):
+        parse_study(table(gird={"params": [1]}), "here")
+
+
+def test_a_missing_field_is_named(table: Table) -> None:
+    raw = table()
+    del raw["training"]["clip_norm"], raw["evaluation"]
+    with pytest.raises(Refusal) as refusal:
+        parse_study(raw, "here")
+    assert "[training] clip_norm is missing" in str(refusal.value)
+    assert "evaluation is missing" in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["", "../up", "Upper", "a b", ".hidden", "x" * 65, "a\n"])
+def test_a_name_that_is_no_plain_folder_is_refused(table: Table, name: str) -> None:
+    with pytest.raises(Refusal, match=r"^here: name = "):
+        parse_study(table(name=name), "here")
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (None, "No such file"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"name = ", "not valid TOML"),
+        (b"a = " + b"9" * 5000, "not valid TOML"),
+        (b"a = " + b"[" * 100_000, "not valid TOML"),
+        (b"a = 2026-02-30", "not valid TOML"),
+        (b"", "name is missing"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_file_that_is_no_study_is_refused(
+    tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    path = tmp_path / "study.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(Refusal, match=words):
+        read_study(path)
+    with pytest.raises(Refusal, match="cannot read study"):
+        read_study(tmp_path)
+
+
+VALUES = st.recursive(
+    st.one_of(
+        *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.dates()),
+        st.sampled_from([10**400, "1e999", "params", "sotu", "25k", -0.0, 5e-324, 1e308]),
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_whatever_a_table_holds_it_is_a_study_or_refused(table: Table, data: st.DataObject) -> None:
+    raw = copy.deepcopy(table())
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = raw
+        section = data.draw(st.sampled_from(sorted(raw)))
+        if isinstance(raw[section], dict) and data.draw(st.booleans()):
+            place = raw[section]
+        fields = st.sampled_from(sorted(place)) if place else st.nothing()
+        place[data.draw(fields | st.text(max_size=6))] = data.draw(VALUES)
+    with contextlib.suppress(Refusal):
+        assert isinstance(parse_study(raw, "fuzz"), Study)
+
+
+@settings(deadline=None, max_examples=100)
+@given(cut=st.integers(0, len(TOML)), noise=st.text(max_size=8))
+def test_whatever_a_file_holds_it_is_a_study_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, noise: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.toml"
+    path.write_text(TOML[:cut] + noise + TOML[cut:], encoding="utf-8")
+    with contextlib.suppress(Refusal):
+        assert isinstance(read_study(path), Study)
