@@ -226,6 +226,7 @@ def collect(results: Path) -> pd.DataFrame:
                     "run_kind": run["run_kind"],
                     "status": run["status"],
                     **run["counts"],
+                    "loss": math.nan,
                     **(run["result"] or {}),
                 }
             )
