@@ -1,0 +1,71 @@
+"""The sizes around an optimum that are nearly as good, and what the others cost."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from analysis.answer import answer
+from analysis.flat import flat_bottom, to_text
+from analysis.published import published
+from analysis.solve import Ask
+from scaling.records import Refusal
+
+SOURCE = published("besiroglu-2024")
+FLOPS = 1e21
+
+
+def test_the_ends_of_a_range_are_exactly_as_far_from_the_best_as_they_say():
+    flat = flat_bottom(SOURCE, FLOPS)
+    for each in flat.ranges:
+        for params in each.by_loss:
+            run = answer(SOURCE, Ask(flops=FLOPS, params=params))
+            assert run.loss / flat.loss - 1 == pytest.approx(each.share, rel=1e-6)
+        for params in each.by_compute:
+            run = answer(SOURCE, Ask(loss=flat.loss, params=params))
+            assert run.flops / FLOPS - 1 == pytest.approx(each.share, rel=1e-6)
+
+
+def test_ranges_hold_the_optimum_and_each_holds_the_one_before():
+    ranges = flat_bottom(SOURCE, FLOPS).ranges
+    best = flat_bottom(SOURCE, FLOPS).params
+    spans = [each.by_loss for each in ranges], [each.by_compute for each in ranges]
+    for narrow, middle, wide in spans:
+        assert wide[0] < middle[0] < narrow[0] < best < narrow[1] < middle[1] < wide[1]
+
+
+def test_the_price_of_a_factor_is_that_of_the_run_itself():
+    flat = flat_bottom(SOURCE, FLOPS)
+    for price in flat.prices:
+        params = price.factor * flat.params
+        same_compute = answer(SOURCE, Ask(flops=FLOPS, params=params))
+        same_loss = answer(SOURCE, Ask(loss=flat.loss, params=params))
+        assert price.excess_loss == pytest.approx(same_compute.loss / flat.loss - 1)
+        assert price.compute_ratio == pytest.approx(same_loss.flops / FLOPS)
+        assert same_loss.compute_ratio == pytest.approx(price.compute_ratio)
+
+
+def test_a_factor_of_two_in_size_costs_some_compute_and_the_smaller_side_more():
+    # Kaplan et al. 2020, B.4, has 20% at 0.6 and at 2.2 times the best size by another law.
+    half, double = flat_bottom(SOURCE, FLOPS).prices
+    assert half.compute_ratio == pytest.approx(1.26, abs=0.01)
+    assert double.compute_ratio == pytest.approx(1.15, abs=0.01)
+
+
+def test_a_size_too_small_for_the_loss_costs_without_end():
+    [price] = flat_bottom(SOURCE, FLOPS, factors=[1e-3]).prices
+    assert price.compute_ratio == math.inf
+
+
+def test_shares_and_budgets_that_are_none_are_refused():
+    with pytest.raises(Refusal, match="shares"):
+        flat_bottom(SOURCE, FLOPS, shares=[0.0])
+    with pytest.raises(Refusal, match="flops = 0"):
+        flat_bottom(SOURCE, 0.0)
+
+
+def test_the_text_names_the_ranges_in_the_users_units():
+    text = to_text(flat_bottom(SOURCE, FLOPS))
+    assert text.startswith("1e21 FLOPs, N* = 2.78B")
+    assert "within 1.0%  of the loss 1." in text
