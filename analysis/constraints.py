@@ -39,7 +39,8 @@ def fixed_of(law: Law, fixed: Mapping[str, float]) -> Fixed:
     """Raises Refusal for an unknown name, or a value the law does not allow."""
     theta = np.zeros(len(law.coefficients))
     for name, value in fixed.items():
-        theta[_place(law, name, "fixed")] = _theta(law, name, value, "fixed")
+        place = _place(law, name, "fixed")
+        theta[place] = _theta(law, name, value, "fixed")
     return Fixed(np.array([name in fixed for name in law.coefficients]), theta)
 
 

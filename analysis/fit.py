@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from analysis.constraints import Fixed, Prior, Regularised, fixed_of, scatter
+from analysis.diagnostics import diagnose
 from analysis.expression import Array
 from analysis.laws import Law
 from analysis.model import Data, Model, is_floor, model, to_coefficients
@@ -51,7 +53,8 @@ def fit(
     """The law's coefficients at the global optimum, with intervals by the cluster rule.
 
     objective: see `analysis.objective`; delta is the Huber threshold on log residuals.
-    bootstrap: draws (0 leaves intervals out). cluster: column of the runs that share noise.
+    bootstrap: draws (0: the estimate alone, without intervals or diagnostics).
+    cluster: column that names the runs that share noise.
     weights: column that multiplies each row's penalty. fixed: coefficients held at a value.
     prior: what is known of others.
     Raises Refusal for input that cannot be fitted; a fit that fails has status FAILED.
@@ -77,9 +80,13 @@ def fit(
         law, problem, best.point, weight, clusters,
         fixed=held.mask, draws=bootstrap if best.converged else 0, level=level, seed=seed,
     )  # fmt: skip
-    return _assemble(
+    found = _assemble(
         law, rows, selection.excluded, data, goal, problem, best, spread, clusters, held
     )
+    if bootstrap == 0 or found.status is Status.FAILED:
+        return found
+    checks = diagnose(law, rows, data, weight, goal, problem, best.point, held.mask)
+    return replace(found, diagnostics=checks)
 
 
 def _assemble(
@@ -121,6 +128,7 @@ def _assemble(
         condition_number=condition,
         at_bound=bound,
         fixed=tuple(n for n, h in zip(law.coefficients, held.mask, strict=True) if h),
+        diagnostics=None,
         excluded=excluded,
         table=rows,
     )

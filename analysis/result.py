@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.diagnostics import Diagnostics, LackOfFit
 from analysis.expression import Array
 from analysis.laws import Law
 from analysis.laws import law as law_named
@@ -67,6 +68,7 @@ class Fit:
     condition_number: float
     at_bound: tuple[str, ...]
     fixed: tuple[str, ...]
+    diagnostics: Diagnostics | None  # None without draws
     excluded: pd.DataFrame  # rows left out, and why
     table: pd.DataFrame  # rows fitted
 
@@ -132,6 +134,7 @@ def to_json(fit: Fit) -> dict[str, Any]:
         "condition_number": fit.condition_number,
         "at_bound": list(fit.at_bound),
         "fixed": list(fit.fixed),
+        "diagnostics": _diagnostics_json(fit.diagnostics),
     }
 
 
@@ -190,6 +193,7 @@ def load_fit(path: Path, law: Law | None = None) -> Fit:
             condition_number=_number(value["condition_number"]),
             at_bound=tuple(value["at_bound"]),
             fixed=tuple(value["fixed"]),
+            diagnostics=_diagnostics(value.get("diagnostics")),
             excluded=pd.DataFrame({"reason": []}),
             table=pd.read_parquet(rows),
         )
@@ -208,3 +212,25 @@ def load_fit(path: Path, law: Law | None = None) -> Fit:
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)  # JSON has no NaN
+
+
+def _diagnostics_json(diagnostics: Diagnostics | None) -> dict[str, Any] | None:
+    if diagnostics is None:
+        return None
+    test = diagnostics.lack_of_fit
+    return {
+        "profile": diagnostics.profile.to_dict("records"),
+        "sensitivity": diagnostics.sensitivity.to_dict("records"),
+        "lack_of_fit": None if test is None else asdict(test),
+    }
+
+
+def _diagnostics(value: dict[str, Any] | None) -> Diagnostics | None:
+    if value is None:
+        return None
+    test = value["lack_of_fit"]
+    return Diagnostics(
+        profile=pd.DataFrame(value["profile"]),
+        sensitivity=pd.DataFrame(value["sensitivity"]),
+        lack_of_fit=None if test is None else LackOfFit(**test),
+    )

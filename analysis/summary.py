@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from analysis.uncertainty import Bounds
 
@@ -46,6 +47,7 @@ def summary(fit: Fit) -> str:
     if data.tokens is not None and "tokens" in fit.law.features:
         counted += f" · D {data.tokens.low:.3g} to {data.tokens.high:.3g}"
     lines.append(counted)
+    lines += _doubts(fit)
     if fit.status.value != "converged":
         lines += _wrapped(f"{fit.status.value}: {fit.reason}")
     for reason, rows in fit.excluded["reason"].value_counts().items():
@@ -53,6 +55,72 @@ def summary(fit: Fit) -> str:
     for warning in fit.warnings:
         lines += _wrapped(f"warning: {warning}")
     return "\n".join(lines)
+
+
+class _Move(NamedTuple):
+    size: float  # standard errors
+    name: str
+    before: float
+    after: float
+
+
+def _doubts(fit: Fit) -> list[str]:
+    """The profile of the floor, what moved the coefficients most, and lack of fit."""
+    checks = fit.diagnostics
+    if checks is None:
+        return []
+    lines = []
+    if len(checks.profile):
+        floor = next(c for c in fit.law.coefficients if c in checks.profile.columns[1:2])
+        lines.append(_profile(fit, checks.profile, floor))
+    table = checks.sensitivity
+    moves: dict[str, list[_Move]] = {}
+    for name in fit.law.coefficients:
+        se = fit.se[name]
+        if fit.law.symbols[name].intercept or name in fit.fixed or not se > 0:
+            continue
+        first = float(table[name].iloc[0])
+        for change, value in zip(table["change"][1:], table[name][1:], strict=True):
+            move = _Move(abs(value - first) / se, name, first, float(value))
+            moves.setdefault(change, []).append(move)
+    ranked = sorted(moves.items(), key=lambda item: -max(m.size for m in item[1]))
+    # A handful of rows that decides the answer is worth a line sooner than a tenth of them.
+    large = [
+        (change, shown)
+        for change, all_moves in ranked
+        if (shown := [m for m in all_moves if m.size >= (1 if "largest" in change else 2)])
+    ]
+    for change, shown in large[:4]:
+        parts = [
+            f"{m.name} moves from {digits(m.before, fit.interval.coefficients[m.name])} to "
+            f"{digits(m.after, fit.interval.coefficients[m.name])}"
+            for m in shown
+        ]
+        lines.append(f"{change}: {', '.join(parts)}: decide, do not default")
+    if ranked and not large:
+        change, all_moves = ranked[0]
+        most = max(all_moves)
+        lines.append(f"most sensitive: {change} moves {most.name} by {most.size:.1f} SE")
+    test = checks.lack_of_fit
+    if test is not None:
+        verdict = "the law misses by more than that" if test.p_value < 0.01 else "no lack of fit"
+        lines.append(
+            f"{test.replicates} replicates scatter by {test.replicate_sd:.2g} in log loss, "
+            f"{verdict} (p = {test.p_value:.2g})"
+        )
+    return [part for line in lines for part in _wrapped(line)]
+
+
+def _profile(fit: Fit, profile: pd.DataFrame, floor: str) -> str:
+    least = profile["objective"].min()
+    if least <= 0:
+        return f"profile of {floor}: a perfect fit, nothing to profile"
+    parts = [
+        f"{value:.3g} +{(cost / least - 1):.1%}"
+        for value, cost in zip(profile[floor], profile["objective"], strict=True)
+        if cost > least
+    ]
+    return f"{floor} held at, and what it costs: " + " · ".join(parts)
 
 
 def _wrapped(text: str) -> list[str]:

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.constraints import Prior
+from analysis.fit import fit
+from analysis.laws import law
+from analysis.published import published
+from scaling.records import Refusal
+
+TRUTH = published("besiroglu-2024")
+
+
+@pytest.fixture(scope="module")
+def runs(grid: pd.DataFrame, simulate: Callable[..., pd.DataFrame]) -> pd.DataFrame:
+    return simulate(TRUTH, grid, noise=0.01)
+
+
+def test_a_fixed_coefficient_stays_and_the_others_are_best_given_it(runs: pd.DataFrame) -> None:
+    for name in ("E", "A", "beta"):
+        value = TRUTH.coefficients[name]
+        held = fit(law("chinchilla"), runs, fixed={name: value}, bootstrap=0)
+        free = fit(law("chinchilla"), runs, bootstrap=0)
+        assert held.coefficients[name] == pytest.approx(value, rel=1e-12)
+        assert held.objective.value > free.objective.value
+        again = fit(law("chinchilla"), runs, fixed={name: free.coefficients[name]}, bootstrap=0)
+        assert again.objective.value == pytest.approx(free.objective.value, rel=1e-9)
+
+
+def test_a_fixed_coefficient_has_no_error(runs: pd.DataFrame) -> None:
+    held = fit(law("chinchilla"), runs, fixed={"alpha": 0.35}, bootstrap=200)
+    assert held.se["alpha"] == 0
+    assert held.se["beta"] > 0
+    assert held.fixed == ("alpha",)
+
+
+def test_a_prior_pulls_from_the_data_towards_its_value_as_it_tightens(runs: pd.DataFrame) -> None:
+    pulled = [
+        fit(law("chinchilla"), runs, prior={"alpha": Prior(0.5, sd)}, bootstrap=0).coefficients
+        for sd in (1e3, 0.05, 0.01, 1e-6)
+    ]
+    free = fit(law("chinchilla"), runs, bootstrap=0).coefficients["alpha"]
+    values = [c["alpha"] for c in pulled]
+    assert values[0] == pytest.approx(free, rel=1e-4)
+    assert values == sorted(values)
+    assert values[-1] == pytest.approx(0.5, abs=1e-4)
+
+
+def test_a_prior_means_the_same_as_an_observation_under_least_squares() -> None:
+    # One coefficient, Gaussian: the posterior mean is known.
+    rng = np.random.default_rng(0)
+    x = np.geomspace(1e6, 1e9, 20)
+    table = pd.DataFrame({"tokens": x, "loss": 40 / x**0.1 * np.exp(rng.normal(0, 0.02, 20))})
+    free = fit(law("m1"), table, objective="log_l2", fixed={"c": 0.1}, bootstrap=0)
+    residual = np.log(table["loss"] / free.predict({"tokens": x}))
+    variance = float(np.mean(residual**2))
+    pulled = fit(
+        law("m1"), table, objective="log_l2", fixed={"c": 0.1},
+        prior={"b": Prior(50.0, 0.01)}, bootstrap=0,
+    )  # fmt: skip
+    data, prior = 20 / variance, 1 / 0.01**2
+    expected = (data * np.log(free.coefficients["b"]) + prior * np.log(50)) / (data + prior)
+    assert np.log(pulled.coefficients["b"]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_weight_of_two_is_a_row_twice(runs: pd.DataFrame) -> None:
+    double = np.arange(len(runs)) % 3 == 0
+    weighted = fit(
+        law("chinchilla"), runs.assign(w=np.where(double, 2.0, 1.0)), weights="w", bootstrap=0
+    )
+    repeated = fit(law("chinchilla"), pd.concat([runs, runs[double]]), bootstrap=0)
+    assert weighted.coefficients == pytest.approx(repeated.coefficients, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"fixed": {"gamma": 1.0}}, "'gamma' is no coefficient"),
+        ({"fixed": {"alpha": -1.0}}, "alpha = -1.0"),
+        ({"fixed": {"A": 0.0}}, "A = 0.0"),
+        ({"prior": {"beta": Prior(0.3, 0.0)}}, r"sd = 0\.0"),
+        ({"prior": {"z": Prior(0.3, 0.1)}}, "'z' is no coefficient"),
+        ({"weights": "nothing"}, "'nothing'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    runs: pd.DataFrame, settings: dict[str, object], named: str
+) -> None:
+    with pytest.raises(Refusal, match=named):
+        fit(law("chinchilla"), runs, bootstrap=0, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("objective", ["huber_log", "log_l2", "l2", "huber", "asymmetric"])
+def test_every_objective_recovers_an_exact_law(
+    objective: str, grid: pd.DataFrame, simulate: Callable[..., pd.DataFrame]
+) -> None:
+    found = fit(law("chinchilla"), simulate(TRUTH, grid), objective=objective, bootstrap=0)
+    assert found.coefficients == pytest.approx(TRUTH.coefficients, rel=1e-6)
+
+
+def test_the_asymmetric_objective_follows_the_lower_edge(
+    grid: pd.DataFrame, simulate: Callable[..., pd.DataFrame]
+) -> None:
+    rng = np.random.default_rng(0)
+    unlucky = simulate(TRUTH, grid).assign(
+        loss=lambda t: t["loss"] * np.exp(rng.exponential(0.02, len(t)))
+    )
+    at = {name: grid[name].to_numpy() for name in grid}
+    over = {
+        name: float(np.mean(np.log(fit(law("chinchilla"), unlucky, objective=name, bootstrap=0)
+                                   .predict(at) / TRUTH.predict(at))))
+        for name in ("huber_log", "asymmetric")
+    }  # fmt: skip
+    assert 0 < over["asymmetric"] < 0.7 * over["huber_log"]

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.diagnostics import lack_of_fit
+from analysis.fit import Fit, fit, load_fit, save_fit
+from analysis.laws import law
+from analysis.published import published
+
+TRUTH = published("besiroglu-2024")
+Simulate = Callable[..., pd.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def noisy(grid: pd.DataFrame, simulate: Simulate) -> Fit:
+    return fit(law("chinchilla"), simulate(TRUTH, grid, noise=0.01), bootstrap=200)
+
+
+def test_the_profile_is_lowest_at_the_fit_and_rises_both_ways(noisy: Fit) -> None:
+    assert noisy.diagnostics is not None
+    profile = noisy.diagnostics.profile
+    cost, least = profile["objective"].to_numpy(), int(profile["objective"].argmin())
+    assert profile["E"][least] == pytest.approx(noisy.coefficients["E"])
+    assert (np.diff(cost[: least + 1]) < 0).all()
+    assert (np.diff(cost[least:]) > 0).all()
+    assert profile["E"].is_monotonic_increasing
+
+
+def test_a_profiled_point_is_the_fit_with_the_floor_fixed(noisy: Fit) -> None:
+    assert noisy.diagnostics is not None
+    row = noisy.diagnostics.profile.iloc[2]
+    held = fit(law("chinchilla"), noisy.table, fixed={"E": row["E"]}, bootstrap=0)
+    assert row["objective"] == pytest.approx(held.objective.value, rel=1e-6)
+    assert row["alpha"] == pytest.approx(held.coefficients["alpha"], rel=1e-3)
+
+
+def test_a_dropped_size_is_the_fit_without_it(noisy: Fit) -> None:
+    assert noisy.diagnostics is not None
+    table = noisy.diagnostics.sensitivity.set_index("change")
+    rest = noisy.table[noisy.table["params"] > 1.1e7]
+    again = fit(law("chinchilla"), rest, bootstrap=0)
+    assert table.loc["without params 1e+07", "alpha"] == pytest.approx(
+        again.coefficients["alpha"], rel=1e-5
+    )
+    assert table.loc["without params 1e+07", "n"] == len(rest)
+    assert {"delta 0.0001", "delta 0.01", "without the 5 largest losses"} <= set(table.index)
+
+
+def test_five_points_that_decide_the_answer_are_named_in_the_summary(epoch: pd.DataFrame) -> None:
+    text = fit(law("chinchilla"), epoch, bootstrap=400).summary()
+    line = next(part for part in text.splitlines() if "without the 5 largest" in part)
+    assert "beta moves from 0.45 to 0.37" in line
+    assert len(text.splitlines()) <= 24
+
+
+def test_another_count_of_parameters_is_fitted_beside(
+    grid: pd.DataFrame, simulate: Simulate
+) -> None:
+    runs = simulate(TRUTH, grid, noise=0.005)
+    runs["params_non_embedding"] = runs["params"] - 8e6
+    found = fit(law("chinchilla"), runs, bootstrap=100)
+    assert found.diagnostics is not None
+    table = found.diagnostics.sensitivity.set_index("change")
+    swapped = runs.assign(params=runs["params_non_embedding"])
+    other = fit(law("chinchilla"), swapped, bootstrap=0)
+    assert table.loc["N = params_non_embedding", "alpha"] == pytest.approx(
+        other.coefficients["alpha"], rel=1e-6
+    )
+    assert other.coefficients["alpha"] < found.coefficients["alpha"] - 0.02
+
+
+def test_lack_of_fit_is_found_where_there_is_some_and_only_there() -> None:
+    rng = np.random.default_rng(1)
+    x = np.repeat(np.geomspace(1, 100, 12), 10)
+    noise = np.exp(rng.normal(0, 0.01, len(x)))
+    right = lack_of_fit({"x": x}, 5 / x**0.3 * noise, 5 / x**0.3, coefficients=2)
+    wrong = lack_of_fit({"x": x}, (0.2 + 5 / x**0.3) * noise, 5.4 / x**0.27, coefficients=2)
+    assert right is not None and wrong is not None
+    assert right.groups == 12 and right.replicates == 120
+    assert right.replicate_sd == pytest.approx(0.01, rel=0.15)
+    assert right.p_value > 0.05
+    assert wrong.p_value < 1e-6
+
+
+def test_without_replicates_there_is_no_test(noisy: Fit) -> None:
+    assert noisy.diagnostics is not None
+    assert noisy.diagnostics.lack_of_fit is None
+
+
+def test_diagnostics_are_saved_and_come_back(noisy: Fit, tmp_path: Path) -> None:
+    save_fit(noisy, tmp_path / "a.json")
+    back = load_fit(tmp_path / "a.json")
+    assert back.diagnostics is not None and noisy.diagnostics is not None
+    pd.testing.assert_frame_equal(back.diagnostics.profile, noisy.diagnostics.profile)
+    pd.testing.assert_frame_equal(back.diagnostics.sensitivity, noisy.diagnostics.sensitivity)
