@@ -13,13 +13,23 @@ import pandas as pd
 
 from analysis.figures.fitted import loss_curves, residuals
 from analysis.figures.frontier import frontier
+from analysis.figures.landscape import landscape
 from analysis.figures.style import save
 from analysis.figures.training import training_curves
 from analysis.fit import Fit
 from analysis.quality import usable
 from scaling.records import Refusal
 
-__all__ = ["draw", "frontier", "loss_curves", "residuals", "save", "training_curves", "with_runs"]
+__all__ = [
+    "draw",
+    "frontier",
+    "landscape",
+    "loss_curves",
+    "residuals",
+    "save",
+    "training_curves",
+    "with_runs",
+]
 
 
 def draw(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
@@ -235,3 +236,51 @@ def levels(values: ArrayLike, tolerance: float = 0.02) -> NDArray[np.float64]:
     known = np.unique(np.asarray(values, dtype=np.float64))
     group = np.concatenate([[0], np.cumsum(np.diff(np.log(known)) > tolerance)])
     return np.array([known[group == each].mean() for each in range(group[-1] + 1)])
+
+
+# --- named points -----------------------------------------------------------------------------
+
+
+def place_landmarks(axes: Axes, models: Iterable[tuple[str, float | None, float | None]]) -> None:
+    """Draw named points (name, x, y) and set each name where it covers no other, if any place is.
+
+    The axes' limits must be set. Sizes are estimated in points; the layout may still shift.
+    """
+    scale = 72 / axes.figure.dpi
+    width, height = axes.bbox.width * scale, axes.bbox.height * scale
+    (left, right), (low, high) = np.log(axes.get_xlim()), np.log(axes.get_ylim())
+    known = [
+        (name, x, y, (math.log(x) - left) / (right - left) * width,
+         (math.log(y) - low) / (high - low) * height)
+        for name, x, y in models
+        if x is not None and y is not None
+    ]  # fmt: skip
+    taken = [(px - 3, py - 3, px + 3, py + 3) for *_, px, py in known]
+    for name, x, y, px, py in known:
+        axes.plot(
+            x, y, marker="D", markersize=4.2, linestyle="", color=OTHERS[0],
+            markeredgecolor="white", markeredgewidth=0.5, zorder=6,
+        )  # fmt: skip
+        size = 4.3 * len(name)
+        for across, up in _AROUND:
+            x0 = px + (5 if across > 0 else -5 - size if across < 0 else -size / 2)
+            y0 = py + (up * 8.5 - 3.5)
+            box = (x0, y0, x0 + size, y0 + 7.5)
+            free = not any(_overlap(box, other) for other in taken)
+            if free and box[0] > 0 and box[2] < width and box[1] > 0 and box[3] < height:
+                break
+        else:
+            continue  # no room: the point stays, its name would hide another's
+        taken.append(box)
+        axes.annotate(
+            name, (x, y), xytext=(x0 - px, y0 - py), textcoords="offset points", fontsize=7.2,
+            zorder=7, path_effects=[withStroke(linewidth=1.8, foreground="white")],
+        )  # fmt: skip
+
+
+_AROUND = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1), (0, 2), (0, -2))
+_Box = tuple[float, float, float, float]
+
+
+def _overlap(a: _Box, b: _Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -1,0 +1,56 @@
+"""Landmark models carry a source each, and nothing their makers did not print."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from analysis.landmarks import landmarks
+from scaling.records import Refusal
+
+
+def test_every_landmark_has_a_source_with_author_and_year_and_says_what_is_missing():
+    for each in landmarks():
+        assert re.search(r"\b20\d\d\b", each.source), each.name
+        assert (each.flops is None) == bool(each.undisclosed), each.name
+
+
+def test_names_are_unique_and_the_famous_ones_are_there():
+    names = [each.name for each in landmarks()]
+    assert len(set(names)) == len(names)
+    assert {"GPT-3", "Gopher", "Chinchilla", "PaLM", "BLOOM", "Llama-3.1-405B", "GPT-4"} <= set(
+        names
+    )
+
+
+# Published budgets: Brown et al. 2020, table D.1 (3.14e23); Hoffmann et al. 2022 give Gopher
+# 5.76e23 by an exact count, which 6ND misses by 13%; Grattafiori et al. 2024, 3.8e25.
+@pytest.mark.parametrize(
+    ("name", "flops", "within"),
+    [("GPT-3", 3.14e23, 0.01), ("Gopher", 5.76e23, 0.13), ("Llama-3.1-405B", 3.8e25, 0.01)],
+)
+def test_6nd_agrees_with_published_budgets(name, flops, within):
+    [model] = [each for each in landmarks() if each.name == name]
+    assert model.flops == pytest.approx(flops, rel=within)
+
+
+def test_a_mixture_of_experts_costs_what_its_active_parameters_cost():
+    [model] = [each for each in landmarks() if each.name == "DeepSeek-V3"]
+    assert model.flops == pytest.approx(6 * 37e9 * 14.8e12)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('name = "x"\nyear = 2020\nparams = 1e9\ntokens = 1e9', "no source"),
+        ('name = "x"\nyear = 2020\nparams = 1e9\nsource = "y 2020"', "say so in `undisclosed`"),
+        ('name = "x"\nyear = 2020\nparams = -1.0\ntokens = 1e9\nsource = "y"', "params = -1"),
+        ('name = "x"\nyear = 2020\nlayers = 3\nsource = "y"', "'layers'"),
+    ],
+)
+def test_an_incomplete_landmark_is_refused(tmp_path, text, words):
+    path = tmp_path / "mine.toml"
+    path.write_text(f"[[model]]\n{text}\n")
+    with pytest.raises(Refusal, match=words):
+        landmarks(path)
