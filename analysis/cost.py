@@ -1,0 +1,152 @@
+"""What a run costs on real devices: days, device-hours, dollars, and whether it fits at all."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.units import human, scientific
+from scaling.records import Refusal
+
+SHIPPED = Path(__file__).with_name("devices.toml")
+FIELDS = {"peak", "memory", "source", "price", "price_source", "price_date"}
+
+# Weights and gradients in 16 bits, weights, mean and variance of Adam in 32 (Rajbhandari et al.
+# 2019, arXiv:1910.02054, section 3.1), all divided among the devices.
+STATE_BYTES_PER_PARAM = 16.0
+
+
+@dataclass(frozen=True)
+class Device:
+    """One accelerator, with the source of each figure."""
+
+    name: str
+    peak: Mapping[str, float]  # FLOP/s by number format, dense
+    memory: float  # bytes
+    source: str
+    price: float | None  # dollars an hour, on demand; None: no list price found
+    price_source: str
+    price_date: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A run on `count` devices that reach `mfu` of their peak."""
+
+    device: Device
+    count: int
+    dtype: str
+    mfu: float
+    seconds: float
+    state_bytes: float  # a device's share of weights, gradients and Adam; no activations
+
+    @property
+    def days(self) -> float:
+        return self.seconds / 86_400
+
+    @property
+    def device_hours(self) -> float:
+        return self.count * self.seconds / 3600
+
+    @property
+    def dollars(self) -> float | None:
+        """None where the table has no price for the device."""
+        return None if self.device.price is None else self.device.price * self.device_hours
+
+
+def cost(
+    flops: float, params: float, device: Device, *, count: int, mfu: float, dtype: str = "bf16"
+) -> Cost:
+    """Time, money and memory of training `params` parameters for `flops` FLOPs.
+
+    `mfu` is the share of the peak in `dtype` that model FLOPs reach: measure it, there is no
+    default. Raises Refusal for one outside (0, 1], for a number format the device has no peak
+    for, and for a model whose training state alone does not fit in the devices' memory.
+    """
+    for name, value in (("flops", flops), ("params", params)):
+        if not (math.isfinite(value) and value > 0):
+            raise Refusal(f"{name} = {value:g} is not possible: give a positive finite number.")
+    if not 0 < mfu <= 1:
+        raise Refusal(f"mfu = {mfu:g} is not a share of the peak: give e.g. 0.4.")
+    if count < 1:
+        raise Refusal(f"count = {count} devices cannot train: give at least 1.")
+    if dtype not in device.peak:
+        known = ", ".join(device.peak)
+        raise Refusal(f"dtype = {dtype} has no peak for {device.name}. It has: {known}.")
+    state = STATE_BYTES_PER_PARAM * params / count
+    if state > device.memory:
+        needed = math.ceil(STATE_BYTES_PER_PARAM * params / device.memory)
+        raise Refusal(
+            f"count = {count}: {human(params)} parameters need {_gb(state)} of training state "
+            f"on each {device.name}, which holds {_gb(device.memory)}. Give at least {needed} "
+            "devices, and more for activations."
+        )
+    return Cost(device, count, dtype, mfu, flops / (count * mfu * device.peak[dtype]), state)
+
+
+def to_text(each: Cost) -> str:
+    """One line for the terminal, with the source of the price."""
+    money = "no list price"
+    if each.dollars is not None:
+        money = f"${human(each.dollars)} at ${each.device.price:g} an hour"
+        money += f" ({each.device.price_source}, {each.device.price_date})"
+    return (
+        f"{each.count} × {each.device.name} at {each.mfu:.0%} of "
+        f"{scientific(each.device.peak[each.dtype])} FLOP/s ({each.dtype}): {each.days:.3g} days, "
+        f"{human(each.device_hours)} device-hours, {money}; {_gb(each.state_bytes)} of state on "
+        "each, before activations"
+    )
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.3g} GB"
+
+
+def devices(path: Path = SHIPPED) -> dict[str, Device]:
+    """The devices of a TOML file like the one shipped, by name.
+
+    Raises Refusal naming device and field for a figure without a source, an unknown field or a
+    number that is not positive.
+    """
+    try:
+        entries = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise Refusal(f"cannot read devices from {path}: {error}.") from error
+    return {name: _device(name, entry, path) for name, entry in entries.items()}
+
+
+def device_named(name: str, path: Path = SHIPPED) -> Device:
+    """The device of that name. Raises Refusal listing the names."""
+    known = devices(path)
+    if name not in known:
+        raise Refusal(f"no device {name!r} in {path}. Known: {', '.join(known)}.")
+    return known[name]
+
+
+def _device(name: str, entry: Mapping[str, Any], path: Path) -> Device:
+    unknown = set(entry) - FIELDS
+    if unknown:
+        known = ", ".join(sorted(FIELDS))
+        raise Refusal(f"{path}: {name} has a field {min(unknown)!r}. Known: {known}.")
+    for field in ("peak", "memory", "source"):
+        if not entry.get(field):
+            raise Refusal(f"{path}: {name} has no {field}.")
+    if "price" in entry and not (entry.get("price_source") and entry.get("price_date")):
+        raise Refusal(f"{path}: {name} has a price without price_source and price_date.")
+    numbers = {"memory": entry["memory"], "price": entry.get("price", 1.0), **entry["peak"]}
+    for field, value in numbers.items():
+        if not 0 < value < math.inf:
+            raise Refusal(f"{path}: {name} has {field} = {value}; it must be positive.")
+    return Device(
+        name=name,
+        peak={dtype: float(value) for dtype, value in entry["peak"].items()},
+        memory=float(entry["memory"]),
+        source=str(entry["source"]),
+        price=None if "price" not in entry else float(entry["price"]),
+        price_source=str(entry.get("price_source", "")),
+        price_date=str(entry.get("price_date", "")),
+    )
