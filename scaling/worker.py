@@ -147,7 +147,7 @@ def main(arguments: list[str]) -> int:
         except Interrupted as error:
             print(f"{argument}: {error}", file=sys.stderr)
             return REQUEUE
-        except Refusal as error:  # not even a run.json to write the failure to
+        except (Refusal, OSError) as error:  # not even a run.json to write the failure to
             print(f"{argument}: {error}", file=sys.stderr)
             statuses.append("failed")
         if stopping:

@@ -14,7 +14,21 @@ from scaling.data import Corpus, DataSpec, prepare
 from scaling.plan import Plan, make_plan
 from scaling.study import Study, parse_study
 
-WORDS = ("we", "the", "people", "of", "a", "union", "in", "order", "to", "form", "justice", "for", "all")
+WORDS = (
+    "we",
+    "the",
+    "people",
+    "of",
+    "a",
+    "union",
+    "in",
+    "order",
+    "to",
+    "form",
+    "justice",
+    "for",
+    "all",
+)
 
 STUDY: dict[str, Any] = {
     "name": "tiny",

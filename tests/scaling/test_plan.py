@@ -56,7 +56,9 @@ def test_tokens_are_rounded_to_the_nearest_call(plan: PlanOf) -> None:
     assert set(by_tokens(plan(grid={"tokens": [1600, 3300]}))) == {1536, 3328}
 
 
-def test_ids_are_the_same_in_another_process(table: Callable[..., dict[str, Any]], corpus: Corpus) -> None:
+def test_ids_are_the_same_in_another_process(
+    table: Callable[..., dict[str, Any]], corpus: Corpus
+) -> None:
     code = (
         "from scaling.plan import *; from scaling.study import *; from scaling.data import *\n"
         f"study = parse_study({table()!r}, ''); info = {corpus.info!r}\n"
@@ -158,7 +160,10 @@ def test_the_table_has_a_row_a_run_and_its_costs_add_up(plan: PlanOf) -> None:
     [
         ({"training": {"warmup_tokens": 320}}, r"warmup_tokens = 320 is 21% of the run"),
         ({"grid": {"tokens": [1e9]}}, r"more than the .* allow_repeats"),
-        ({"grid": {"tokens": [1536, 1550]}}, r"tokens = 1,536 and tokens = 1,536 round to the same"),
+        (
+            {"grid": {"tokens": [1536, 1550]}},
+            r"tokens = 1,536 and tokens = 1,536 round to the same",
+        ),
         ({"grid": {"params": [3400, 3401]}}, r"params = 3400 and params = 3401 round to the same"),
         ({"grid": {"seeds": [0, 0]}}, "round to the same run"),
         ({"grid": {"replicate_seeds": [0]}}, "seed 0 is already in seeds"),

@@ -33,7 +33,11 @@ from scaling.records import (
 )
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
@@ -247,5 +251,3 @@ def test_records_are_read_without_jax() -> None:
 def test_the_columns_of_a_step_are_those_of_the_contract(tmp_path: Path) -> None:
     write_segment(tmp_path, rows(1, 2))
     assert tuple(read_steps(tmp_path).columns) == STEP_COLUMNS
-
-

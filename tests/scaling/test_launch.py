@@ -1,0 +1,133 @@
+"""A launch trains what is not done, whatever happens to its workers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from scaling.data import Corpus
+from scaling.launch import local
+from scaling.launch.base import Job, only_launcher, prepare, publish_table
+from scaling.plan import Plan
+from scaling.records import Refusal, read_json, write_json
+
+
+def statuses(jobs: list[Job]) -> list[list[str]]:
+    return [[read_json(f / "run.json")["status"] for f in job.folders] for job in jobs]
+
+
+def state(results: Path) -> dict[Path, tuple[int, bytes]]:
+    """Every file of every run, with its time and content."""
+    files = (file for file in (results / "runs").rglob("*") if file.is_file())
+    return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+
+
+def test_a_results_folder_has_one_launcher_at_a_time(tmp_path: Path) -> None:
+    second = only_launcher(tmp_path)
+    with only_launcher(tmp_path), pytest.raises(Refusal, match="another `scaling run`"):
+        second.__enter__()
+    with only_launcher(tmp_path):
+        pass  # the first has ended
+
+
+def test_a_launcher_that_died_holds_nothing(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from scaling.launch.base import only_launcher\n"
+        "with only_launcher(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
+    with only_launcher(tmp_path):
+        pass
+
+
+def test_a_results_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refusal, match="Choose another folder"), only_launcher(tmp_path / "file"):
+        pass
+
+
+def test_a_job_is_a_trunk_and_then_its_branches_the_costliest_first(
+    plan: Callable[..., Plan], corpus: Corpus, tmp_path: Path
+) -> None:
+    made = plan(grid={"seeds": [0, 1], "replicate_seeds": [2]})
+    jobs = prepare(tmp_path, made, corpus, b"the study")
+    assert (tmp_path / "study.toml").read_bytes() == b"the study"
+    assert [job.flops for job in jobs] == sorted((job.flops for job in jobs), reverse=True)
+    for job in jobs:
+        records = [read_json(folder / "run.json") for folder in job.folders]
+        assert [run["run_kind"] for run in records] == ["trunk", *["cooldown"] * (len(records) - 1)]
+        assert {run["trunk_id"] for run in records} == {job.folders[0].name}
+    assert sum(len(job.folders) for job in jobs) == len(made.runs)
+
+
+def test_dead_workers_and_divergence_do_not_stop_the_grid_and_a_finished_study_stays(
+    plan: Callable[..., Plan], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan(grid={"tokens": [1536], "learning_rate_factors": [1.0, 2.0, 1e30]})
+    jobs = prepare(tmp_path, made, corpus, b"")
+    started: list[Any] = []
+    snapshots: list[local.Snapshot] = []
+    start = local._start
+    monkeypatch.setattr(local, "_start", lambda job: started.append(start(job)) or started[-1])
+
+    def watch(snapshot: local.Snapshot) -> None:
+        snapshots.append(snapshot)
+        if len(snapshots) == 1:
+            os.kill(started[0].process.pid, 9)
+
+    not_completed = local.run_jobs(jobs, workers=2, watch=watch)
+    assert statuses(jobs) == [["failed"] * 2, ["completed"] * 2, ["diverged"] * 2]
+    assert not_completed == 4
+    for folder in jobs[0].folders:
+        assert "its worker died: signal 9" in read_json(folder / "run.json")["reason"]
+    assert "at step" in read_json(jobs[2].folders[0] / "run.json")["reason"]
+    assert (snapshots[-1].runs_done, snapshots[-1].runs) == (6, 6)
+    assert snapshots[-1].flops_done == pytest.approx(snapshots[-1].flops)
+
+    table = pd.read_parquet(publish_table(tmp_path))
+    assert (table["loss"].notna() == (table["status"] == "completed")).all()
+    assert len(table) == 6
+
+    # The next launch trains what failed, and nothing that completed or is known to diverge.
+    again = prepare(tmp_path, made, corpus, b"")
+    assert [job.folders for job in again] == [jobs[0].folders]
+    assert local.run_jobs(again, workers=2, watch=lambda _: None) == 0
+
+    before = state(tmp_path)
+    assert prepare(tmp_path, made, corpus, b"") == []
+    assert local.run_jobs([], workers=2, watch=lambda _: None) == 0
+    assert state(tmp_path) == before
+
+
+def test_a_worker_that_crashes_gives_its_runs_a_reason(
+    plan: Callable[..., Plan], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python itself ends with exit code 1 after a traceback, as for a package that is missing."""
+    (job,) = prepare(tmp_path, plan(), corpus, b"")
+    code = "#!/bin/sh\necho no module named scaling >&2; exit 1\n"
+    (tmp_path / "python").write_text(code)
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(local.sys, "executable", str(tmp_path / "python"))
+    assert local.run_jobs([job], workers=1, watch=lambda _: None) == 3
+    reason = read_json(job.folders[0] / "run.json")["reason"]
+    assert "exit code 1" in reason and "no module named scaling" in reason
+
+
+def test_a_finished_trunk_is_planned_again_when_a_budget_needs_it_longer(
+    plan: Callable[..., Plan], corpus: Corpus, tmp_path: Path
+) -> None:
+    (job,) = prepare(tmp_path, plan(), corpus, b"")
+    for folder in job.folders:
+        write_json(folder / "run.json", {**read_json(folder / "run.json"), "status": "completed"})
+    assert prepare(tmp_path, plan(), corpus, b"") == []
+    assert prepare(tmp_path, plan(grid={"tokens": [1536]}), corpus, b"") == []
+    (longer,) = prepare(tmp_path, plan(grid={"tokens": [1536, 3072, 4096]}), corpus, b"")
+    assert longer.folders[0] == job.folders[0]
+    assert len(longer.folders) == 2 and longer.folders[1] not in job.folders

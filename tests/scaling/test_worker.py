@@ -1,0 +1,157 @@
+"""What a killed, stopped or failed worker leaves behind, another finishes with the same bits."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from models.sharding import make_mesh
+from scaling import checkpoint
+from scaling.data import Corpus
+from scaling.hardware import worker_environment
+from scaling.launch.base import prepare
+from scaling.plan import Plan, RunSpec
+from scaling.records import read_json, read_steps, write_json
+from scaling.step import make_program
+
+CLOCK = ["tokens_per_s", "mfu"]
+
+
+def start(folders: list[Path], **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "scaling.worker", *map(str, folders)]
+    return subprocess.Popen(
+        command, env=worker_environment(), stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> int:
+    said = process.communicate(timeout=120)[1]
+    print(said[-3000:])  # shown by pytest when the test fails
+    return process.returncode
+
+
+def status(folder: Path) -> str:
+    return str(read_json(folder / "run.json")["status"])
+
+
+def final(spec: RunSpec, results: Path) -> list[bytes]:
+    program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute_dtype, make_mesh())
+    folder = results / "runs" / spec.run_id / "checkpoints"
+    state = checkpoint.restore(folder, spec.schedule.steps, program.abstract)
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+Ready = Callable[[Path], list[Path]]
+
+
+@pytest.fixture(scope="module")
+def small(plan: Callable[..., Plan]) -> Plan:
+    """A trunk of 80 steps with a checkpoint at every second call, and its one branch."""
+    return plan(grid={"tokens": [6144]})
+
+
+@pytest.fixture(scope="module")
+def ready(small: Plan, corpus: Corpus) -> Ready:
+    def make(results: Path) -> list[Path]:
+        (job,) = prepare(results, small, corpus, b"")
+        return list(job.folders)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ready: Ready, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("undisturbed")
+    folders = ready(results)
+    assert finish(start(folders)) == 0
+    assert [status(folder) for folder in folders] == ["completed", "completed"]
+    return results
+
+
+def assert_same(plan: Plan, one: Path, other: Path) -> None:
+    for spec in plan.runs:
+        assert final(spec, one) == final(spec, other)
+        folders = [results / "runs" / spec.run_id for results in (one, other)]
+        steps = [read_steps(folder).drop(columns=CLOCK) for folder in folders]
+        pd.testing.assert_frame_equal(*steps, check_exact=True)
+        ends = [read_json(folder / "run.json")["result"] for folder in folders]
+        for end in ends:
+            del end["tokens_per_s"]
+        assert ends[0] == ends[1]
+
+
+def test_a_run_that_was_killed_and_then_stopped_ends_with_the_same_bits(
+    small: Plan, ready: Ready, undisturbed: Path, tmp_path: Path
+) -> None:
+    folders = ready(tmp_path)
+    trunk = folders[0]
+
+    def once_it_has_a_checkpoint_beyond(step: int, number: int) -> int:
+        process = start(folders)
+        while process.poll() is None:
+            if max(checkpoint.steps(trunk / "checkpoints"), default=0) > step:
+                process.send_signal(number)
+                break
+            time.sleep(0.002)
+        return finish(process)
+
+    assert once_it_has_a_checkpoint_beyond(0, signal.SIGKILL) == -signal.SIGKILL
+    assert status(trunk) == "running"
+    killed_at = max(checkpoint.steps(trunk / "checkpoints"))
+    assert killed_at < 80
+    assert once_it_has_a_checkpoint_beyond(killed_at, signal.SIGTERM) == 75
+    assert status(trunk) == "running"
+    assert finish(start(folders)) == 0
+    assert_same(small, undisturbed, tmp_path)
+
+
+def test_a_full_disk_fails_the_run_and_loses_nothing(
+    small: Plan, ready: Ready, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Files may not grow beyond 12 kB: enough for records, too little for a checkpoint."""
+    folders = ready(tmp_path)
+    limit = (12_000, 12_000)
+    full = start(folders, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    assert finish(full) == 1
+    run = read_json(folders[0] / "run.json")
+    assert run["status"] == "failed"
+    assert "cannot write checkpoint" in run["reason"] and "\n" not in run["reason"]
+    ready(tmp_path)
+    assert finish(start(folders)) == 0
+    assert_same(small, undisturbed, tmp_path)
+
+
+def test_a_run_that_cannot_start_fails_with_its_reason_and_the_next_is_trained(
+    ready: Ready, undisturbed: Path, tmp_path: Path
+) -> None:
+    trunk, branch = ready(tmp_path)
+    run = read_json(trunk / "run.json")
+    write_json(trunk / "run.json", {**run, "config": {**run["config"], "corpus": "f" * 12}})
+    assert finish(start([tmp_path / "nowhere", trunk, branch])) == 1
+    assert status(trunk) == "failed"
+    assert "f" * 12 in read_json(trunk / "run.json")["reason"]
+    # Without a trunk to branch off, it trains the trunk's steps itself.
+    losses = [
+        read_json(r / "runs" / branch.name / "run.json")["result"]["loss"]
+        for r in (tmp_path, undisturbed)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_finished_run_is_not_touched(ready: Ready, undisturbed: Path) -> None:
+    folders = sorted((undisturbed / "runs").iterdir())
+    files = [file for folder in folders for file in folder.rglob("*") if file.name != ".lock"]
+    before = {file: file.stat().st_mtime_ns for file in files}
+    assert finish(start(folders)) == 0
+    assert {file: file.stat().st_mtime_ns for file in files} == before
