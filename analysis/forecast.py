@@ -1,15 +1,77 @@
-"""Judge a fit by what it did not see: leave the largest run out and predict it."""
+"""What a law says of runs it did not see, and how it did on one it was not shown."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.fit import Fit, Status, fit
+from analysis.published import Published
 from analysis.units import human
 from scaling.records import Refusal
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The loss of one run by a law."""
+
+    features: dict[str, float]  # the law's features at the run
+    loss: float  # nats/token
+    level: float | None  # of the interval; null for published coefficients, which have none
+    low: float | None
+    high: float | None
+
+    @property
+    def sentence(self) -> str:
+        """One line for the terminal."""
+        at = ", ".join(f"{name} {human(value)}" for name, value in self.features.items())
+        if self.low is None or self.high is None or self.level is None:
+            return f"{at}: loss {self.loss:.4f}, no interval"
+        span = f"{self.low:.4f} … {self.high:.4f}"
+        return f"{at}: loss {self.loss:.4f}, {self.level:.0%} interval of the curve {span}"
+
+    def verdict(self, observed: float) -> str:
+        """Whether an observed loss fell inside, in words."""
+        off = f"observed {observed:.4f}, off by {observed - self.loss:+.4f}"
+        if self.low is None or self.high is None:
+            return f"{off} ({observed / self.loss - 1:+.2%}); no interval to fall inside"
+        where = "inside" if self.low <= observed <= self.high else "outside"
+        return f"{off} ({observed / self.loss - 1:+.2%}), {where} the interval of the curve"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values at full precision."""
+        interval = self.level and {"level": self.level, "loss": [self.low, self.high]}
+        return {**self.features, "loss": self.loss, "interval": interval or None}
+
+
+def predict(source: Fit | Published, rows: pd.DataFrame) -> list[Prediction]:
+    """The loss at every row of `rows`, which needs the law's columns (`flops` is 6·N·D).
+
+    Raises Refusal naming a column that is missing.
+    """
+    if "flops" in source.law.features and {"params", "tokens"} <= set(rows.columns):
+        rows = rows.assign(flops=6.0 * rows["params"] * rows["tokens"])
+    missing = [name for name in source.law.features if name not in rows]
+    if missing:
+        raise Refusal(f"{source.law.name} needs {', '.join(missing)}. Give a --table with it.")
+    features = {name: rows[name].to_numpy(dtype=float) for name in source.law.features}
+    losses = np.atleast_1d(source.predict(features))
+    bounds = None
+    if isinstance(source, Fit) and len(source.draws):
+        bounds = source.predict_interval(features)
+    return [
+        Prediction(
+            {name: float(values[i]) for name, values in features.items()},
+            float(losses[i]),
+            None if bounds is None or not isinstance(source, Fit) else source.interval.level,
+            None if bounds is None else float(np.atleast_1d(bounds.low)[i]),
+            None if bounds is None else float(np.atleast_1d(bounds.high)[i]),
+        )
+        for i in range(len(rows))
+    ]
 
 
 @dataclass(frozen=True)

@@ -200,12 +200,16 @@ def condition_number(params: Array, tokens: Array) -> float:
     for name, values in (("params", n), ("tokens", d)):
         if not (np.isfinite(values).all() and (values > 0).all()):
             raise Refusal(f"{name} must be positive and finite; got {values.min():g}.")
-    refuse_line({"params": n, "tokens": d})
     x, y = np.log(n) - np.log(n).mean(), np.log(d) - np.log(d).mean()
     a, b = np.exp(-0.3478 * x), np.exp(-0.3658 * y)
     shares = np.stack([np.ones_like(a), a, b], axis=1) / (1 + a + b)[:, None]
     jacobian = np.column_stack([shares, -shares[:, 1] * x, -shares[:, 2] * y])
-    return float(np.linalg.cond(jacobian.T @ jacobian))
+    condition = float(np.linalg.cond(jacobian.T @ jacobian))
+    try:
+        refuse_line({"params": n, "tokens": d})
+    except Refusal as refusal:
+        raise Refusal(f"{refusal} (Condition number {condition:.1e}; a grid has 1e3.)") from None
+    return condition
 
 
 def refuse_line(features: dict[str, Array]) -> None:
@@ -268,10 +272,11 @@ def _load_csv(path: Path) -> pd.DataFrame:
         header = next(csv.reader(file), [])
     if not header:
         raise Refusal(f"{path} is empty. Give a CSV with a header line and a row a run.")
-    for i, name in enumerate(header):
-        if name in header[:i]:
-            # pandas would rename the second one and use the first.
+    seen: set[str] = set()
+    for name in header:
+        if name in seen:  # pandas would rename the second one and use the first
             raise Refusal(f"{path} has two columns named {name!r}. Rename or drop one.")
+        seen.add(name)
     return pd.read_csv(path, encoding="utf-8-sig", low_memory=False)
 
 

