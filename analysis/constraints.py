@@ -68,7 +68,7 @@ class Regularised:
 
     def __init__(self, law: Law, inner: Model, prior: Mapping[str, Prior], scatter: float) -> None:
         self._inner = inner
-        self.lower, self.upper = inner.lower, inner.upper
+        self.lower, self.upper, self.width = inner.lower, inner.upper, inner.width
         self.faint = np.full(len(inner.lower), -np.inf)  # a prior may hold a term up
         self._middle = np.zeros(len(law.coefficients))
         precision = np.zeros(len(law.coefficients))

@@ -33,6 +33,8 @@ from scaling.records import Refusal
 __all__ = ["Fit", "Prior", "Status", "fit", "load_fit", "save_fit", "to_json"]
 
 SPARE_ROWS = 2  # rows beyond the coefficients; fewer leave no residual to judge by
+MOST_WORK = 500_000_000  # rows × draws: minutes; a larger table gets fewer draws, at least
+LEAST_DRAWS = 200
 WIDE = 20.0  # an interval spanning more than this factor pins nothing down
 
 
@@ -49,6 +51,7 @@ def fit(
     weights: str | None = None,
     fixed: Mapping[str, float] | None = None,
     prior: Mapping[str, Prior] | None = None,
+    checks: bool = True,
 ) -> Fit:
     """The law's coefficients at the global optimum, with intervals by the cluster rule.
 
@@ -56,7 +59,7 @@ def fit(
     bootstrap: draws (0: the estimate alone, without intervals or diagnostics).
     cluster: column that names the runs that share noise.
     weights: column that multiplies each row's penalty. fixed: coefficients held at a value.
-    prior: what is known of others.
+    prior: what is known of others. checks: whether to compute the diagnostics.
     Raises Refusal for input that cannot be fitted; a fit that fails has status FAILED.
     """
     if not 0 < level < 1:
@@ -76,17 +79,18 @@ def fit(
         problem = Regularised(law, problem, prior, noise)
         best = optimise(law, data, weight, goal, held.mask, held.theta, problem)
     clusters = clusters_of(rows, cluster)
+    draws = min(bootstrap, max(LEAST_DRAWS, MOST_WORK // data.n)) if best.converged else 0
     spread = uncertainty(
         law, problem, best.point, weight, clusters,
-        fixed=held.mask, draws=bootstrap if best.converged else 0, level=level, seed=seed,
+        fixed=held.mask, draws=draws, level=level, seed=seed,
     )  # fmt: skip
     found = _assemble(
         law, rows, selection.excluded, data, goal, problem, best, spread, clusters, held
     )
-    if bootstrap == 0 or found.status is Status.FAILED:
+    if not checks or bootstrap == 0 or found.status is Status.FAILED:
         return found
-    checks = diagnose(law, rows, data, weight, goal, problem, best.point, held.mask)
-    return replace(found, diagnostics=checks)
+    seen = diagnose(law, rows, data, weight, goal, problem, best.point, held.mask)
+    return replace(found, diagnostics=seen)
 
 
 def _assemble(
@@ -106,6 +110,8 @@ def _assemble(
     condition = _condition(law, data, predicted, best.theta, held.mask)
     status, reason = _judge(law, best, bound, spread, held.mask)
     warnings = [*suspicious(rows), *spread.warnings]
+    if MOST_WORK // data.n < 4000 and len(spread.draws):
+        warnings.append(f"{data.n} rows: intervals come from {len(spread.draws)} draws")
     if "trunk_id" not in rows or rows["trunk_id"].isna().all():
         warnings.append("no trunk_id column: every row counts as independent")
     if best.converged and best.reached == 1:

@@ -49,6 +49,7 @@ class Model(Protocol):
 
     lower: Array
     upper: Array
+    width: int  # arrays as large as the batch alive at once
     faint: Array  # below this a coordinate's term is a thousandth of any loss
 
     def enter(self, theta: Array) -> Array: ...
@@ -229,6 +230,7 @@ class PowerSum:
         floors = np.array([is_floor(law, name) for name in names])
         self.faint = np.where(owned | floors, self.lower + _DEEP - _FAINT, -np.inf)
         self._work = np.empty((0, 0, 0))
+        self.width = 2 * len(terms) + 6
         self._pairs = []
         for k, first in enumerate(self._terms):
             for m, second in enumerate(self._terms[: k + 1]):
@@ -351,6 +353,7 @@ class General:
         self.lower, self.upper = _bounds(law, data.observed)
         floors = np.array([is_floor(law, name) for name in law.coefficients])
         self.faint = np.where(floors, self.lower + _DEEP - _FAINT, -np.inf)
+        self.width = 20 * len(law.coefficients) ** 2  # shared sub-formulas, roughly
 
     @cached_property
     def _derivatives(self) -> list[Expr]:

@@ -121,7 +121,12 @@ def minimise(
         # At rounding level a full step may not show as a decrease: accept what is not worse.
         level = np.isfinite(there.value) & (there.value <= here.value * (1 + 4e-16))
         accept = better | (level & (promise < 1e-9 * np.abs(here.value)))
-        here = Local(*(_choose(accept, new, old) for new, old in zip(there, here, strict=True)))
+        here = Local(
+            _choose(accept, there.value, here.value),
+            _choose(accept, there.gradient, here.gradient),
+            _choose(accept, there.hessian, here.hessian),
+            _choose(accept, there.majoriser, here.majoriser) if majorise else there.majoriser,
+        )
         theta[active[accept]] = target[accept]
         value[active] = here.value
         # Refused by rounding alone: nothing is left to gain.

@@ -41,6 +41,7 @@ _KAPLAN = "Kaplan et al. 2020, arXiv:2001.08361"
 
 _MUENNIGHOFF = "Muennighoff et al. 2023, arXiv:2305.16264"
 _CLARK = "Clark et al. 2022, arXiv:2202.01169, table 3"
+_PORIAN = "Porian et al. 2024, arXiv:2406.19146, figure 1 (RefinedWeb)"
 _STEPLAW = "Li et al. 2025, arXiv:2503.04715"
 
 _ENTRIES = [
@@ -69,6 +70,12 @@ _ENTRIES = [
            a=-0.083, b=-0.126, c=0.012, d=1.111, X_start=1.880, X_max=469.982),
     _entry("clark-2022-hash", "routed", "dense model, all parameters", f"{_CLARK}, HASH",
            a=-0.087, b=-0.136, c=0.012, d=1.157, X_start=4.175, X_max=477.741),
+    _entry("porian-2024", "allocation_n", "all parameters of the head, no embedding",
+           f"{_PORIAN}, tuned hyper-parameters, constant rate", k=0.11819903781389161,
+           a=0.49702879549161855),
+    _entry("porian-2024-kaplan", "allocation_n", "non-embedding",
+           f"{_PORIAN}, reproduction of Kaplan et al. 2020", k=4.509820786815405e-08,
+           a=0.8337679322841748),
     _entry("steplaw-2025-lr", "steplaw_lr", "non-embedding", f"{_STEPLAW}, eq. 1",
            k=1.79, a=-0.713, b=0.307),
     _entry("steplaw-2025-batch", "steplaw_batch", "non-embedding", f"{_STEPLAW}, eq. 1",

@@ -20,7 +20,8 @@ from analysis.objective import Objective
 
 _SAMPLE = 2000  # rows a start is judged on; the refinement uses all of them
 _FINALISTS = 24  # of many descents, the ones followed to the end
-_CHUNK = 2**16  # elements of a work array: a dozen of them stay in the cache of one core
+_CHUNK = 3 * 2**14  # elements of a work array: a dozen of them stay in the cache of one core
+_LEAST = 2**13  # elements below which calls cost more than arithmetic
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def descend(
     max_iterations: int = 300,
 ) -> Minima:
     """Minimise from every start, in chunks that fit the cache."""
-    rows = max(1, _CHUNK // weights.shape[1])
+    elements = max(_LEAST, 12 * _CHUNK // problem.width)
+    rows = max(1, elements // weights.shape[1])
     pieces = []
     for at in range(0, len(start), rows):
         chosen = slice(at, at + rows)

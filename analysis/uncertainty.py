@@ -25,8 +25,9 @@ from analysis.search import descend
 BOOTSTRAP_FROM = 12  # clusters
 JACKKNIFE_FROM = 3
 _CHUNK = 2**21  # elements of resampled weights held at once
-# Statistical error dwarfs this; the estimate itself is held to rounding.
-_TOLERANCE = 1e-7
+# A millionth of the objective is a fiftieth of a standard error; the estimate itself is held to
+# rounding.
+_TOLERANCE = 1e-6
 _STEPS = 60
 
 Index = NDArray[np.intp]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -165,3 +167,42 @@ def test_a_design_that_cannot_separate_the_exponents_is_refused(tokens, named: s
     params = np.geomspace(1e6, 1e9, 9)
     with pytest.raises(Refusal, match=named):
         condition_number(params, tokens(params))
+
+
+def test_a_million_rows_are_read_in_bounded_time_and_memory(tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    block = "".join(f"{10**6 + i},{10**9 + i},{3 + i / 1e5}\n" for i in range(10_000))
+    path.write_text("params,tokens,loss\n" + block * 100)
+    tracemalloc.start()
+    start = time.process_time()
+    table = read_runs(path)
+    seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(table) == 1_000_000
+    assert seconds < 20
+    assert peak < 400e6
+
+
+def test_a_hundred_thousand_columns_are_answered_quickly(tmp_path: Path) -> None:
+    names = [f"c{i}" for i in range(100_000)]
+    path = csv(tmp_path, ",".join([*names, "c0"]) + "\n" + ",".join(["1"] * 100_001) + "\n")
+    start = time.process_time()
+    with pytest.raises(Refusal, match="two columns named 'c0'"):
+        read_runs(path)
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    "cell", ['=HYPERLINK("http://x")', "@SUM(1)", "1e999", "0x10", "1_000", "１０", "--", "None"]
+)
+def test_a_cell_that_is_no_plain_number_is_named(tmp_path: Path, cell: str) -> None:
+    quoted = '"' + cell.replace('"', '""') + '"'
+    with pytest.raises(Refusal, match="tokens = ") as caught:
+        read_runs(csv(tmp_path, f"params,tokens,loss\n1e6,1e8,3\n1e6,{quoted},3\n"))
+    assert "row 2 of 2" in str(caught.value)
+
+
+def test_a_cell_of_a_megabyte_is_not_printed_back(tmp_path: Path) -> None:
+    with pytest.raises(Refusal) as caught:
+        read_runs(csv(tmp_path, f"params,tokens,loss\n{'x' * 100_000},1e8,3\n"))
+    assert len(str(caught.value)) < 400

@@ -1,0 +1,207 @@
+"""How fast the fitting engine is, against the tools it replaces. CPU seconds of one core.
+
+    python benchmarks/fit.py [--json FILE] [--quick]
+
+The Chinchilla rows use the 240 points of Besiroglu et al. 2024 where SCALING_REFERENCE_DATA
+(default ../shared/data) has them, else simulated runs of the same shape.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import argparse
+import itertools
+import json
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import least_squares, minimize
+
+from analysis.fit import fit
+from analysis.laws import Law, law
+from analysis.published import PUBLISHED
+
+Row = dict[str, Any]
+DELTA = 1e-3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true", help="fewer laws and smaller tables")
+    options = parser.parse_args()
+    rows = [*against_scipy(chinchilla_points()), *growth(options.quick)]
+    names = ["chinchilla", "kaplan_nd", "m3", "bnsl_1"] if options.quick else list(MADE_UP)
+    rows += [registry_row(law(name)) for name in names]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rows.append({"name": "peak memory", "megabytes": peak})
+    ours = next(r for r in rows if r["name"] == "chinchilla, 240 points, fit + 4,000 resamples")
+    ratios = {
+        f"times faster than {r['name']}": r["cpu_seconds"] / ours["cpu_seconds"]
+        for r in rows
+        if r["name"].startswith("scipy")
+    }
+    for row in rows:
+        print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else str(v) for k, v in row.items()))
+    for name, ratio in ratios.items():
+        print(f"{name}: {ratio:.0f}")
+    if options.json:
+        options.json.write_text(json.dumps({"rows": rows, "ratios": ratios}, indent=1))
+
+
+def cpu(work: Callable[[], object], repeat: int = 1) -> float:
+    """The least CPU time of `repeat` runs."""
+    times = []
+    for _ in range(repeat):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+def chinchilla_points() -> pd.DataFrame:
+    root = Path(
+        os.environ.get("SCALING_REFERENCE_DATA") or Path(__file__).parents[2] / "shared/data"
+    )
+    path = root / "epoch-chinchilla/svg_extracted_data.csv"
+    if not path.exists():
+        return simulated(law("chinchilla"), 240)
+    raw = pd.read_csv(path)
+    params = raw["Model Size"]
+    runs = {"params": params, "tokens": raw["Training FLOP"] / (6 * params), "loss": raw["loss"]}
+    return pd.DataFrame(runs).sort_values("loss").head(240)
+
+
+def against_scipy(runs: pd.DataFrame) -> list[Row]:
+    """The whole job against scipy's least squares on the same resamples, and against the grid
+    of 4,500 starts. Both are timed on a part and scaled; the parts are spread evenly."""
+    chinchilla = law("chinchilla")
+    fit(chinchilla, runs, bootstrap=10)  # imports and first allocations
+    ours = cpu(lambda: fit(chinchilla, runs, bootstrap=4000, checks=False), repeat=3)
+    found = fit(chinchilla, runs, bootstrap=0)
+    c = found.coefficients
+    best = np.array([np.log(c["A"]), np.log(c["B"]), np.log(c["E"]), c["alpha"], c["beta"]])
+    n, d, loss = (np.log(runs[name].to_numpy()) for name in ("params", "tokens", "loss"))
+
+    def residual(theta: np.ndarray, pick: np.ndarray) -> np.ndarray:
+        log_a, log_b, log_e, alpha, beta = theta
+        terms = (np.exp(log_e), np.exp(log_a - alpha * n[pick]), np.exp(log_b - beta * d[pick]))
+        return np.log(sum(terms)) - loss[pick]
+
+    def huber(theta: np.ndarray) -> float:
+        size = np.abs(residual(theta, everything))
+        return float(np.where(size <= DELTA, size**2 / 2, DELTA * (size - DELTA / 2)).sum())
+
+    everything = np.arange(len(n))
+    rng = np.random.default_rng(0)
+    picks = rng.integers(0, len(n), size=(20, len(n)))
+    one = cpu(
+        lambda: [
+            least_squares(residual, best, loss="huber", f_scale=DELTA, x_scale="jac", args=(pick,),
+                          xtol=1e-10, ftol=1e-10, gtol=1e-10)
+            for pick in picks
+        ]
+    ) / len(picks)  # fmt: skip
+    grid = list(
+        itertools.product(
+            np.arange(0, 30, 5), np.arange(0, 30, 5), np.arange(-1, 1.5, 0.5),
+            np.arange(0, 2.5, 0.5), np.arange(0, 2.5, 0.5),
+        )
+    )  # fmt: skip
+    part = grid[:: len(grid) // 30]
+    options = {"ftol": 1e-15, "gtol": 1e-12, "maxiter": 2000, "maxfun": 20000}
+    with np.errstate(all="ignore"):
+        descent = cpu(
+            lambda: [minimize(huber, start, method="L-BFGS-B", options=options) for start in part]
+        ) / len(part)
+    return [
+        {"name": "chinchilla, 240 points, fit + 4,000 resamples", "cpu_seconds": ours},
+        {"name": "scipy least_squares, warm-started, 4,000 resamples", "cpu_seconds": 4000 * one},
+        {
+            "name": f"scipy L-BFGS-B from {len(grid)} starts, original data alone",
+            "cpu_seconds": len(grid) * descent,
+        },
+    ]
+
+
+def growth(quick: bool) -> list[Row]:
+    """Cost per point and resample, which should not depend on either."""
+    rows = []
+    for points, draws in [
+        (240, 400),
+        (240, 4000),
+        (10_000, 40),
+        *([] if quick else [(100_000, 12)]),
+    ]:
+        runs = simulated(law("chinchilla"), points)
+        alone = cpu(lambda runs=runs: fit(law("chinchilla"), runs, bootstrap=0))  # type: ignore[misc]
+        both = cpu(
+            lambda runs=runs, draws=draws: fit(  # type: ignore[misc]
+                law("chinchilla"), runs, bootstrap=draws, checks=False
+            )
+        )
+        rows.append(
+            {
+                "name": f"chinchilla, {points} points, {draws} resamples",
+                "cpu_seconds": both,
+                "nanoseconds_per_point_and_resample": 1e9 * (both - alone) / points / draws,
+            }
+        )
+    return rows
+
+
+def registry_row(chosen: Law) -> Row:
+    runs = simulated(chosen, 500)
+    seconds = cpu(lambda: fit(chosen, runs, bootstrap=1000, checks=False))
+    return {
+        "name": f"{chosen.name}, 500 points, fit + 1,000 resamples",
+        "coefficients": len(chosen.coefficients),
+        "cpu_seconds": seconds,
+    }
+
+
+MADE_UP: dict[str, dict[str, float]] = {
+    **{entry.law.name: dict(entry.coefficients) for entry in PUBLISHED.values()},
+    "chinchilla_tied": {"E": 1.7, "A": 400, "alpha": 0.33, "B": 800},
+    "chinchilla_coupled": {"E": 1.7, "A": 400, "alpha": 0.33, "beta": 0.3, "B": 800},
+    "overtraining": {"E": 1.8, "a": 150, "eta": 0.15, "b": 190},
+    "m1": {"b": 20, "c": 0.1},
+    "m2": {"E": 1.5, "b": 200, "c": 0.25},
+    "m3": {"E": 1.5, "b": 200, "c": 0.25, "gamma": 1e-11},
+    "m4": {"E": 1.5, "e_0": 4.0, "alpha": 1.5, "b": 400, "c": 0.25},
+    "bnsl_1": {"a": 1.5, "b": 60, "c0": 0.15, "c1": 0.4, "d1": 3e10, "f1": 0.3},
+    "bnsl_2": {"a": 1.0, "b": 60, "c0": 0.15, "c1": 0.4, "d1": 1e10, "f1": 0.3,
+               "c2": -0.3, "d2": 1.5e11, "f2": 0.2},
+}  # fmt: skip
+
+
+def simulated(chosen: Law, count: int, noise: float = 0.01) -> pd.DataFrame:
+    """Runs of that law over every column of the registry, with log-normal noise."""
+    rng = np.random.default_rng(5)
+    params = rng.choice(np.geomspace(1e7, 1e10, 12), count)
+    tokens = np.exp(rng.uniform(np.log(1e9), np.log(1e12), count))
+    runs = pd.DataFrame(
+        {
+            "params": params,
+            "tokens": tokens,
+            "steps": tokens / 1e6 * rng.uniform(0.5, 2, count),
+            "experts": rng.choice([1.0, 2, 4, 8, 32, 128], count),
+            "unique_tokens": tokens / rng.choice([1.0, 2, 4, 8, 16], count),
+            "flops": 6 * params * tokens,
+        }
+    )
+    at = {column: runs[column].to_numpy() for column in chosen.features}
+    exact = chosen.predict(MADE_UP[chosen.name], at)
+    return runs.assign(**{chosen.target: exact * np.exp(rng.normal(0, noise, count))})
+
+
+if __name__ == "__main__":
+    main()
