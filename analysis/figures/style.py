@@ -258,7 +258,7 @@ def place_landmarks(axes: Axes, models: Iterable[tuple[str, float | None, float 
     taken = [(px - 3, py - 3, px + 3, py + 3) for *_, px, py in known]
     for name, x, y, px, py in known:
         axes.plot(
-            x, y, marker="D", markersize=4.2, linestyle="", color=OTHERS[0],
+            x, y, marker="D", markersize=4.2, linestyle="", color="#444444",
             markeredgecolor="white", markeredgewidth=0.5, zorder=6,
         )  # fmt: skip
         size = 4.3 * len(name)

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.style import Palette, levels
 from analysis.fit import Fit, fit, load_fit, save_fit
+from analysis.landmarks import landmarks
 from analysis.laws import law
 from analysis.plots import draw, frontier, loss_curves, residuals, training_curves, with_runs
 from analysis.published import published
@@ -222,6 +223,30 @@ def test_hoffmanns_line_is_their_published_law(fitted):
     flops, params = lines_of(left)["Hoffmann et al. 2022"]
     best = recommend(published("chinchilla-2022"), [float(flops[0]), float(flops[-1])])
     assert (params[0], params[-1]) == pytest.approx((best[0].params, best[1].params))
+
+
+def test_a_published_law_is_drawn_over_the_budgets_asked_for_with_the_models_in_reach():
+    source = published("besiroglu-2024")
+    left, right = frontier(source, flops=(1e22, 1e25), landmarks=landmarks()).axes
+    flops, params = lines_of(left)["besiroglu-2024"]
+    first, last = recommend(source, [1e22, 1e25])
+    assert (flops[0], flops[-1]) == pytest.approx((1e22, 1e25))
+    assert (params[0], params[-1]) == pytest.approx((first.params, last.params))
+    inside = [each for each in landmarks() if each.flops and 1e22 <= each.flops <= 1e25]
+    for axes, column in ((left, "params_active"), (right, "tokens")):
+        drawn = [line for line in axes.lines if line.get_marker() == "D"]
+        at = {(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in drawn}
+        assert at == {(each.flops, getattr(each, column)) for each in inside}
+
+
+def test_hoffmanns_law_is_not_drawn_twice_and_a_published_law_needs_a_range():
+    source = published("chinchilla-2022")
+    left, _ = frontier(source, flops=(1e22, 1e25)).axes
+    assert "Hoffmann et al. 2022" not in lines_of(left)
+    with pytest.raises(Refusal, match="flops is not given"):
+        frontier(source)
+    with pytest.raises(Refusal, match="smaller one first"):
+        frontier(source, flops=(1e25, 1e22))
 
 
 # --- what holds for all -----------------------------------------------------------------------
