@@ -1,29 +1,26 @@
 """A law on given data as something to minimise: value, gradient, Hessian and IRLS matrix.
 
-Two evaluators share one contract. A sum of products of powers is a log-sum-exp of functions
-affine in the coefficients, so every matrix entry is a softmax share times a monomial of
-log-features, and a batch costs a few matrix products. Any other law goes through the exact
-derivatives of its formula.
+Two evaluators share one contract: sums of powers have a fast one of their own (powers.py), any
+other law goes through the exact derivatives of its formula.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis.expression import Array, Expr, derivative, evaluate, symbols
 from analysis.laws import Law
 from analysis.newton import Local
-from analysis.objective import Objective, Penalty
+from analysis.objective import Objective
 
-_FAINT = 7.0  # e-folds below it at which a term hardly shows
-_DEEP = 35.0  # e-folds below the smallest loss at which a term is nothing: a share of 1e-15
+FAINT = 7.0  # e-folds below it at which a term hardly shows
+DEEP = 35.0  # e-folds below the smallest loss at which a term is nothing: a share of 1e-15
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,8 @@ class Model(Protocol):
 def model(law: Law, data: Data, objective: Objective, *, centred: bool = True) -> Model:
     """The evaluator that fits the law's structure. `centred` moves the origin of the powers
     to the middle of the data, which a constraint on an amplitude does not survive."""
+    from analysis.powers import PowerSum, power_terms  # which builds on this module
+
     terms = power_terms(law)
     if terms is None:
         return General(law, data, objective)
@@ -89,260 +88,6 @@ def to_coefficients(law: Law, theta: Array) -> dict[str, Array]:
         }
 
 
-# --- a sum of products of powers ---------------------------------------------------------------
-
-Form = dict[tuple[str, str], float]  # (coefficient or "", feature or "") → factor, of a log-term
-
-
-def power_terms(law: Law) -> list[Form] | None:
-    """The logarithm of each term as an affine form, or None if the law is no sum of powers."""
-    forms = [_log_form(term) for term in _addends(law.loss)]
-    return None if any(form is None for form in forms) else [f for f in forms if f is not None]
-
-
-def _addends(e: Expr) -> list[Expr]:
-    return [t for arg in e.args for t in _addends(arg)] if e.op == "add" else [e]
-
-
-def _log_form(e: Expr) -> Form | None:
-    if e.op == "number":
-        return {("", ""): float(np.log(e.value))} if e.value > 0 else None
-    if e.symbol is not None:
-        if e.symbol.feature:
-            return {("", e.symbol.name): 1.0}
-        return {(e.symbol.name, ""): 1.0} if e.symbol.positive else None
-    if e.op == "mul":
-        left, right = _log_form(e.args[0]), _log_form(e.args[1])
-        if left is None or right is None:
-            return None
-        return {k: left.get(k, 0.0) + right.get(k, 0.0) for k in [*left, *right]}
-    if e.op == "pow":
-        base, power = _log_form(e.args[0]), _linear(e.args[1])
-        if base is None or power is None:
-            return None
-        form: Form = {}
-        for (p, x), v in base.items():
-            for q, c in power.items():
-                if p and q:  # a coefficient to the power of another is not affine
-                    return None
-                form[p or q, x] = form.get((p or q, x), 0.0) + v * c
-        return form
-    return None
-
-
-def _linear(e: Expr) -> dict[str, float] | None:
-    """An exponent as Σ factor·coefficient, where each coefficient is fitted as it is."""
-    if e.op == "number":
-        return {"": e.value}
-    if e.symbol is not None:
-        return None if e.symbol.feature or e.symbol.positive else {e.symbol.name: 1.0}
-    if e.op not in ("add", "mul"):
-        return None
-    left, right = _linear(e.args[0]), _linear(e.args[1])
-    if left is None or right is None:
-        return None
-    if e.op == "add":
-        return {k: left.get(k, 0.0) + right.get(k, 0.0) for k in [*left, *right]}
-    if set(left) == {""}:
-        return {k: left[""] * v for k, v in right.items()}
-    return None
-
-
-class _Term(NamedTuple):
-    """log term = offset + Σ θ[places]·columns, one column a coefficient."""
-
-    places: NDArray[np.intp]  # positions of its coefficients
-    columns: Array  # (n, len(places))
-    offset: Array  # (n,)
-    constant: bool  # the same in every row
-
-    def fill(self, point: Array, out: Array) -> Array:
-        """The term itself: (b, n) written to `out`, or (b, 1) where all rows are equal."""
-        theta = point[:, self.places]
-        if self.constant:
-            return np.asarray(np.exp(theta @ self.columns[:1].T + self.offset[0]))
-        np.matmul(theta, self.columns.T, out=out)
-        if self.offset.any():
-            out += self.offset
-        return np.exp(out, out=out)
-
-
-class _Pair(NamedTuple):
-    """Two terms, the products of their columns, and where the sums go in a matrix."""
-
-    first: int
-    second: int
-    products: Array
-    rows: NDArray[np.intp]
-    columns: NDArray[np.intp]
-
-    def add(self, matrix: Array, weight: Array) -> None:
-        shape = (len(weight), self.rows.shape[0], self.columns.shape[1])
-        block = (weight @ self.products).reshape(shape)
-        matrix[:, self.rows, self.columns] += block
-        if self.first != self.second:
-            matrix[:, self.columns.T, self.rows.T] += np.swapaxes(block, 1, 2)
-
-
-class PowerSum:
-    """Fast path: minimised with each amplitude taken at the centre of the data."""
-
-    def __init__(
-        self, law: Law, data: Data, objective: Objective, terms: Sequence[Form], centred: bool
-    ) -> None:
-        self._objective = objective
-        self._goal = np.log(data.observed) if objective.log else data.observed
-        names = law.coefficients
-        size = len(names)
-        position = {name: i for i, name in enumerate(names)}
-        logs = {letter: np.log(x) for letter, x in data.features.items()}
-        owners = [_own_amplitude(law, form, terms) if centred else None for form in terms]
-        # point = shift @ θ: the amplitude of a term, moved along its exponents to the centre.
-        self._shift = np.eye(size)
-        self._terms: list[_Term] = []
-        for form, owner in zip(terms, owners, strict=True):
-            columns: dict[int, Array] = {}
-            offset = np.zeros(data.n)
-            for (name, letter), factor in form.items():
-                x = factor * logs[letter] if letter else np.full(data.n, factor)
-                if not name:
-                    offset = offset + x
-                    continue
-                if letter and owner is not None:
-                    middle = float(np.mean(x))
-                    self._shift[position[owner], position[name]] += middle
-                    x = x - middle
-                columns[position[name]] = columns.get(position[name], 0.0) + x
-            index = np.array(list(columns), dtype=np.intp)
-            stacked = np.stack(list(columns.values()), axis=1) if columns else np.empty((data.n, 0))
-            constant = not (np.ptp(offset) or np.ptp(stacked, axis=0).any())
-            self._terms.append(_Term(index, stacked, offset, constant))
-        self._unshift = np.linalg.inv(self._shift)
-        self.lower, self.upper = _bounds(law, data.observed)
-        for term, owner in zip(self._terms, owners, strict=True):
-            if owner is not None:
-                i = position[owner]
-                middle = float(np.mean(term.offset))
-                self.lower[i] = np.log(data.observed.min()) - _DEEP - middle
-                self.upper[i] = np.log(data.observed.max()) + _DEEP - middle
-        self._size = size
-        owned = np.isin(np.arange(size), [position[o] for o in owners if o is not None])
-        floors = np.array([is_floor(law, name) for name in names])
-        self.faint = np.where(owned | floors, self.lower + _DEEP - _FAINT, -np.inf)
-        self._work = np.empty((0, 0, 0))
-        self.width = 2 * len(terms) + 6
-        self._pairs = []
-        for k, first in enumerate(self._terms):
-            for m, second in enumerate(self._terms[: k + 1]):
-                products = first.columns[:, :, None] * second.columns[:, None, :]
-                rows, across = np.ix_(first.places, second.places)
-                self._pairs.append(_Pair(k, m, products.reshape(data.n, -1), rows, across))
-
-    def enter(self, theta: Array) -> Array:
-        return np.asarray(theta @ self._shift.T)
-
-    def leave(self, point: Array) -> Array:
-        return np.asarray(point @ self._unshift.T)
-
-    def near(self, point: Array) -> Model:
-        return self
-
-    def residuals(self, point: Array) -> Array:
-        work = np.empty((len(self._terms), len(point), len(self._goal)))
-        total = _sum([t.fill(point, w) for t, w in zip(self._terms, work, strict=True)], work[0])
-        return (np.log(total) if self._objective.log else total) - self._goal
-
-    def local(self, point: Array, weights: Array, majorise: bool) -> Local:
-        # Everything is written into arrays that stay: fresh ones cost more than the arithmetic.
-        count = len(self._terms)
-        if self._work.shape[1] < len(point):
-            self._work = np.empty((2 * count + 6, len(point), len(self._goal)))
-        work = self._work[:, : len(point)]
-        shares, (residual, value, slope, outer, temporary, other) = work[6:], work[:6]
-        with np.errstate(all="ignore"):
-            parts = [t.fill(point, w) for t, w in zip(self._terms, shares[:count], strict=True)]
-            total = _sum(parts, residual)
-            if self._objective.log:
-                np.reciprocal(total, out=other)
-                parts = [
-                    np.multiply(part, other, out=share)  # softmax shares
-                    for part, share in zip(parts, shares[count:], strict=True)
-                ]
-                np.log(total, out=residual)
-            residual -= self._goal
-            penalty = self._objective.of(residual, Penalty(value, slope, outer))
-            irls = weights * self._objective.irls(residual, penalty) if majorise else outer
-            slope *= weights
-            outer *= weights
-            if self._objective.log:
-                outer -= slope  # (log f)″ = f″/f − g gᵀ
-            objective = np.einsum("bi,bi->b", np.broadcast_to(weights, value.shape), value)
-            gradient = np.zeros((len(point), self._size))
-            hessian = np.zeros((len(point), self._size, self._size))
-            majoriser = np.zeros_like(hessian) if majorise else hessian
-            for pair in self._pairs:
-                first, second = parts[pair.first], parts[pair.second]
-                np.multiply(outer, first, out=temporary)
-                np.multiply(temporary, second, out=temporary)
-                if pair.first == pair.second:
-                    along = np.multiply(slope, first, out=other)
-                    term = self._terms[pair.first]
-                    gradient[:, term.places] += along @ term.columns
-                    temporary += along
-                pair.add(hessian, temporary)
-                if majorise:
-                    weight = irls * first * second
-                    if pair.first == pair.second:
-                        weight += np.abs(slope) * first  # bounds the term's own curvature
-                    pair.add(majoriser, weight)
-        return Local(objective, gradient, hessian, majoriser)
-
-
-def _sum(parts: Sequence[Array], out: Array) -> Array:
-    """Σ of the parts in `out`, which may be one of them."""
-    first, *rest = sorted(parts, key=lambda part: part is not out)
-    if first is not out:
-        out[...] = first
-    for part in rest:
-        out += part
-    return out
-
-
-def _own_amplitude(law: Law, form: Form, terms: Sequence[Form]) -> str | None:
-    """An amplitude that multiplies this term only, so that it can absorb a shift of origin."""
-    if not any(name and letter for name, letter in form):
-        return None
-    for (name, letter), factor in form.items():
-        alone = sum(any(n == name for n, _ in other) for other in terms) == 1
-        if name and not letter and factor == 1.0 and alone and law.symbols[name].positive:
-            return name
-    return None
-
-
-def _bounds(law: Law, observed: Array) -> tuple[Array, Array]:
-    """Bounds on the fitting scale. A bare additive floor lies between nothing and the losses."""
-    lower, upper = [], []
-    for name in law.coefficients:
-        symbol = law.symbols[name]
-        low, high = symbol.lower, symbol.upper
-        if symbol.positive:
-            low = np.log(low) if low > 0 else -700.0
-            high = np.log(high) if np.isfinite(high) else 700.0
-            if is_floor(law, name):
-                low, high = np.log(observed.min()) - _DEEP, np.log(observed.max())
-        lower.append(max(low, -1e6))
-        upper.append(min(high, 1e6))
-    return np.array(lower), np.array(upper)
-
-
-def is_floor(law: Law, name: str) -> bool:
-    """Is the coefficient a bare addend: the loss that remains at infinite scale?"""
-    return any(t.symbol is not None and t.symbol.name == name for t in _addends(law.loss))
-
-
-# --- any other law -----------------------------------------------------------------------------
-
-
 class General:
     """Exact derivatives of the formula, evaluated together with their common parts shared."""
 
@@ -350,9 +95,9 @@ class General:
         self._law, self._data, self._objective = law, data, objective
         self._second: Array | None = None
         self._goal = np.log(data.observed) if objective.log else data.observed
-        self.lower, self.upper = _bounds(law, data.observed)
+        self.lower, self.upper = bounds(law, data.observed)
         floors = np.array([is_floor(law, name) for name in law.coefficients])
-        self.faint = np.where(floors, self.lower + _DEEP - _FAINT, -np.inf)
+        self.faint = np.where(floors, self.lower + DEEP - FAINT, -np.inf)
         self.width = 20 * len(law.coefficients) ** 2  # shared sub-formulas, roughly
 
     @cached_property
@@ -444,3 +189,28 @@ class General:
 
 def _inner(weights: Array, values: Array | float) -> Array | float:
     return 0.0 if isinstance(values, float) and values == 0.0 else np.sum(weights * values, axis=1)
+
+
+def bounds(law: Law, observed: Array) -> tuple[Array, Array]:
+    """Bounds on the fitting scale. A bare additive floor lies between nothing and the losses."""
+    lower, upper = [], []
+    for name in law.coefficients:
+        symbol = law.symbols[name]
+        low, high = symbol.lower, symbol.upper
+        if symbol.positive:
+            low = np.log(low) if low > 0 else -700.0
+            high = np.log(high) if np.isfinite(high) else 700.0
+            if is_floor(law, name):
+                low, high = np.log(observed.min()) - DEEP, np.log(observed.max())
+        lower.append(max(low, -1e6))
+        upper.append(min(high, 1e6))
+    return np.array(lower), np.array(upper)
+
+
+def is_floor(law: Law, name: str) -> bool:
+    """Is the coefficient a bare addend: the loss that remains at infinite scale?"""
+    return any(t.symbol is not None and t.symbol.name == name for t in addends(law.loss))
+
+
+def addends(e: Expr) -> list[Expr]:
+    return [t for arg in e.args for t in addends(arg)] if e.op == "add" else [e]
