@@ -176,9 +176,9 @@ def _title(source: Source, recommendations: Sequence[Recommendation]) -> str:
         )
     first = recommendations[0]
     span = None if interval is None else interval.params_exponent
-    exponents = f"N* ∝ C^{_exponent(first.params_exponent, span)}" + (
-        "" if span is None else f" [{span[0]:.2f} … {span[1]:.2f}]"
-    )
+    exponents = f"N* ∝ C^{_exponent(first.params_exponent, span)}"
+    if span is not None and span[1] - span[0] > 1e-6:  # some laws fix the exponent
+        exponents += f" [{span[0]:.2f} … {span[1]:.2f}]"
     exponents += f", D* ∝ C^{_exponent(first.tokens_exponent, span)}"
     return f"{name}, C = 6ND, N = {convention(source)}; {worth}\n{exponents}"
 
