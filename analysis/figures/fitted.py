@@ -30,7 +30,7 @@ from scaling.records import Refusal
 
 Name = Literal["params", "tokens"]
 
-SHOWN_LEVELS = 6  # curves drawn when the runs lie on no grid
+SHOWN_LEVELS = 6  # curves drawn where the runs have more levels than a legend can name
 REACH = 3.0  # how far beyond the data the dashed curves run
 LOSS = "loss, nats/token"
 LETTERS = {"params": "N", "tokens": "D", "flops": "C"}
@@ -61,7 +61,7 @@ def loss_curves(fit: Fit) -> Figure:
         if not fit.draws.empty:
             text += f"; bands and shaded floor: {100 * fit.interval.level:.0f}% intervals"
         if len(levels(table["tokens"])) > MANY or len(levels(table["params"])) > MANY:
-            text += f". Where runs lie on no grid, {SHOWN_LEVELS} evenly spaced levels are drawn"
+            text += f". Curves at {SHOWN_LEVELS} levels where there are more than {MANY}"
         _caption(made, fit, text + ".")
     return made
 
@@ -83,7 +83,8 @@ def _panel(made: Figure, axes: Axes, fit: Fit, table: pd.DataFrame, x: Name, by:
     distinct = levels(table[by])
     shown = distinct
     if len(distinct) > MANY:
-        shown = np.geomspace(distinct[0], distinct[-1], SHOWN_LEVELS)
+        even = np.geomspace(distinct[0], distinct[-1], SHOWN_LEVELS)
+        shown = distinct[np.unique(np.abs(np.log(distinct[:, None] / even)).argmin(axis=0))]
     grid = np.geomspace(float(table[x].min()) / REACH, float(table[x].max()) * REACH, 120)
     # Runs nearest to a level (in ratio) are its own; their range is where its curve is solid.
     nearest = np.abs(np.log(table[by].to_numpy()[:, None] / shown)).argmin(axis=1)

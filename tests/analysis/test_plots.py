@@ -141,6 +141,18 @@ def test_loss_curves_draw_every_run_and_every_level_in_both_panels(fitted):
         assert len(axes.get_legend().get_texts()) == levels_drawn
 
 
+def test_where_levels_are_many_the_curves_shown_are_at_some_of_them(fitted):
+    sizes = np.geomspace(2e4, 9e5, 12)
+    table = pd.DataFrame([(n, d) for n in sizes for d in BUDGETS], columns=["params", "tokens"])
+    table["loss"] = fitted.predict({name: table[name].to_numpy() for name in table})
+    _, right, _ = loss_curves(replace(fitted, table=table)).axes
+    solid = [line for line in right.lines if line.get_linestyle() == "-"]
+    assert len(solid) == 6
+    for line in solid:
+        at = {"params": sizes, "tokens": line.get_xdata()[0]}
+        assert np.isclose(fitted.predict(at), line.get_ydata()[0]).sum() == 1
+
+
 def test_curves_are_solid_inside_the_runs_and_go_on_dashed_outside(fitted):
     left, _ = loss_curves(fitted).axes
     solid = [line for line in left.lines if line.get_linestyle() == "-"]
