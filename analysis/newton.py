@@ -80,6 +80,11 @@ def minimise(
         if not shared:
             np.take(weights, rows, axis=0, out=held[: len(rows)], mode="clip")
         local = evaluate(points, held[: len(rows)], majorise)
+        # A value whose derivatives overflow is no place to step from.
+        usable = np.isfinite(local.hessian).all(axis=(1, 2)) & np.isfinite(local.gradient).all(
+            axis=1
+        )
+        local = local._replace(value=np.where(usable, local.value, np.inf))
         if metric is None:
             return local
         return local._replace(majoriser=np.broadcast_to(metric, local.hessian.shape))

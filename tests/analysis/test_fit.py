@@ -147,9 +147,8 @@ def test_a_floor_the_data_do_not_have_is_reported_at_its_bound(
 
 def test_rows_that_carry_no_law_are_not_called_converged(grid: pd.DataFrame) -> None:
     loss = np.random.default_rng(0).uniform(1, 9, len(grid))
-    assert fit(law("chinchilla"), grid.assign(loss=loss), bootstrap=200).status in (
-        Status.FAILED, Status.AT_BOUND, Status.WEAKLY_IDENTIFIED,
-    )  # fmt: skip
+    found = fit(law("chinchilla"), grid.assign(loss=loss), bootstrap=50, checks=False)
+    assert found.status in (Status.FAILED, Status.AT_BOUND, Status.WEAKLY_IDENTIFIED)
 
 
 def test_trunk_rows_do_not_enter_and_are_listed(grid: pd.DataFrame, simulate: Simulate) -> None:

@@ -93,7 +93,7 @@ def test_muennighoff_the_published_constants_are_a_local_stop_in_a_flat_valley(
     there = huber_sum(printed.predict(features), repeated["loss"].to_numpy())
     assert there == pytest.approx(0.0158259366, rel=1e-6)
     held = {k: v for k, v in printed.coefficients.items() if k not in ("R_D", "R_N")}
-    found = fit(printed.law, repeated, fixed=held, bootstrap=200)
+    found = fit(printed.law, repeated, fixed=held, bootstrap=100)
     assert len(repeated) == 182
     assert found.objective.value < there * (1 - 1e-3)
     assert found.objective.value == pytest.approx(0.0158047, abs=5e-8)
