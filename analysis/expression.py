@@ -283,7 +283,10 @@ def evaluate(nodes: Sequence[Expr], values: Mapping[str, Any]) -> list[Any]:
         return memo[e]
 
     with np.errstate(all="ignore"):
-        return [visit(node) for node in nodes]
+        results = [visit(node) for node in nodes]
+    # `visit` refers to itself: without this, every array would wait for the garbage collector.
+    memo.clear()
+    return results
 
 
 def _apply(e: Expr, visit: Callable[[Expr], Any], values: Mapping[str, Any]) -> Any:
@@ -310,7 +313,7 @@ def _apply(e: Expr, visit: Callable[[Expr], Any], values: Mapping[str, Any]) -> 
     if e.op == "exp":
         return np.exp(x)
     if e.op == "softplus":
-        return np.logaddexp(0.0, x)
+        return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
     return 0.5 * (1.0 + np.tanh(0.5 * x))  # sigmoid without overflow
 
 
@@ -327,8 +330,9 @@ def _bend(t: Any, skew: Any) -> Any:
     # only, so Newton's method from the asymptotes converges from everywhere.
     v = np.where(t < 0, t, t / skew)
     for _ in range(60):
-        above = np.logaddexp(0.0, v)  # softplus(v); softplus(−v) is this minus v
-        rise = 1.0 + (skew - 1.0) * (0.5 + 0.5 * np.tanh(0.5 * v))
+        small = np.exp(-np.abs(v))
+        above = np.maximum(v, 0.0) + np.log1p(small)  # softplus(v); softplus(−v) is this minus v
+        rise = 1.0 + (skew - 1.0) * np.where(v > 0, 1.0, small) / (1.0 + small)
         step = ((skew - 1.0) * above + v - t) / rise
         v = v - step
         if not np.any(np.abs(step) > 1e-8 * (1 + np.abs(v))):  # the next would be 1e-16

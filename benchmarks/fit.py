@@ -17,7 +17,7 @@ import itertools
 import json
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +38,33 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="fewer laws and smaller tables")
     options = parser.parse_args()
-    rows = [*against_scipy(chinchilla_points()), *growth(options.quick)]
     names = ["chinchilla", "kaplan_nd", "m3", "bnsl_1"] if options.quick else list(MADE_UP)
-    rows += [registry_row(law(name)) for name in names]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    rows.append({"name": "peak memory", "megabytes": peak})
+    rows: list[Row] = []
+    for row in itertools.chain(
+        against_scipy(chinchilla_points()),
+        growth(options.quick),
+        (registry_row(law(name)) for name in names),
+        peak_memory(),
+    ):
+        rows.append(row)
+        shown = (f"{k} {v:.4g}" if isinstance(v, float) else str(v) for k, v in row.items())
+        print("  ".join(shown), flush=True)
     ours = next(r for r in rows if r["name"] == "chinchilla, 240 points, fit + 4,000 resamples")
     ratios = {
         f"times faster than {r['name']}": r["cpu_seconds"] / ours["cpu_seconds"]
         for r in rows
         if r["name"].startswith("scipy")
     }
-    for row in rows:
-        print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else str(v) for k, v in row.items()))
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.0f}")
     if options.json:
         options.json.write_text(json.dumps({"rows": rows, "ratios": ratios}, indent=1))
+
+
+def peak_memory() -> Iterator[Row]:
+    """Of this process, all libraries included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    yield {"name": "peak memory", "megabytes": peak}
 
 
 def cpu(work: Callable[[], object], repeat: int = 1) -> float:
@@ -132,9 +142,8 @@ def against_scipy(runs: pd.DataFrame) -> list[Row]:
     ]
 
 
-def growth(quick: bool) -> list[Row]:
+def growth(quick: bool) -> Iterator[Row]:
     """Cost per point and resample, which should not depend on either."""
-    rows = []
     for points, draws in [
         (240, 400),
         (240, 4000),
@@ -148,14 +157,11 @@ def growth(quick: bool) -> list[Row]:
                 law("chinchilla"), runs, bootstrap=draws, checks=False
             )
         )
-        rows.append(
-            {
-                "name": f"chinchilla, {points} points, {draws} resamples",
-                "cpu_seconds": both,
-                "nanoseconds_per_point_and_resample": 1e9 * (both - alone) / points / draws,
-            }
-        )
-    return rows
+        yield {
+            "name": f"chinchilla, {points} points, {draws} resamples",
+            "cpu_seconds": both,
+            "nanoseconds_per_point_and_resample": 1e9 * (both - alone) / points / draws,
+        }
 
 
 def registry_row(chosen: Law) -> Row:
