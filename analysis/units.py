@@ -45,6 +45,8 @@ def decimal(value: float, span: Span | None = None) -> str:
     if not math.isfinite(value) or value == 0:
         return f"{value:g}"
     place = _place(value, span, without=4)
+    if span is not None and _known(span):
+        place = _last_worth_printing(span)  # a value below it is 0.0, not a digit of its own
     return f"{round(value / 10.0**place) * 10.0**place:.{max(0, -place)}f}"
 
 
@@ -69,7 +71,14 @@ def _place(value: float, span: Span | None, without: int = 3) -> int:
     information, and at least one significant digit is left.
     """
     leading = math.floor(math.log10(abs(value)))
-    if span is None or not all(math.isfinite(end) for end in span) or span[0] == span[1]:
+    if span is None or not _known(span):
         return leading - without + 1
-    half_width = abs(span[1] - span[0]) / 2
-    return min(leading, math.floor(math.log10(half_width / 2)))
+    return min(leading, _last_worth_printing(span))
+
+
+def _known(span: Span) -> bool:
+    return all(math.isfinite(end) for end in span) and span[0] != span[1]
+
+
+def _last_worth_printing(span: Span) -> int:
+    return math.floor(math.log10(abs(span[1] - span[0]) / 4))

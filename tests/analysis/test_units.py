@@ -36,7 +36,12 @@ def test_flops_come_out_as_they_are_typed(value, text):
 
 @pytest.mark.parametrize(
     ("value", "span", "text"),
-    [(1.81712, (1.78, 1.86), "1.82"), (1.81712, (1.8168, 1.8174), "1.8171"), (0.5, None, "0.5000")],
+    [
+        (1.81712, (1.78, 1.86), "1.82"),
+        (1.81712, (1.8168, 1.8174), "1.8171"),
+        (0.5, None, "0.5000"),
+        (8e-16, (8e-16, 1.6), "0.0"),
+    ],
 )
 def test_a_loss_is_rounded_where_its_interval_stops(value, span, text):
     assert decimal(value, span) == text
