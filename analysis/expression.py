@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Number = float | int
+Visit = Callable[["Expr"], Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,8 +245,8 @@ def _rule(e: Expr, by: Expr, d: Callable[[Expr], Expr]) -> Expr:
     if e.op == "pow":
         a, b = e.args
         # e·(b·log a)' keeps the power itself as the shared part.
-        along_exponent = d(b) * log(a) if not _is(d(b), 0.0) else number(0.0)
-        return e * along_exponent + d(a) * b * _pow(a, b - 1)
+        inner = d(a) * b / a
+        return e * (inner if _is(d(b), 0.0) else d(b) * log(a) + inner)
     if e.op == "minimum":
         a, b = e.args
         first = _node("less", a, b)
@@ -300,7 +301,8 @@ def _apply(e: Expr, visit: Callable[[Expr], Any], values: Mapping[str, Any]) -> 
     if e.op == "mul":
         return visit(e.args[0]) * visit(e.args[1])
     if e.op == "pow":
-        return _power(visit(e.args[0]), e.args[1], visit)
+        base, power = e.args
+        return _power(visit(base), power, lambda: visit(log(base)), visit)
     if e.op == "minimum":
         return np.minimum(visit(e.args[0]), visit(e.args[1]))
     if e.op == "less":
@@ -317,12 +319,13 @@ def _apply(e: Expr, visit: Callable[[Expr], Any], values: Mapping[str, Any]) -> 
     return 0.5 * (1.0 + np.tanh(0.5 * x))  # sigmoid without overflow
 
 
-def _power(base: Any, power: Expr, visit: Callable[[Expr], Any]) -> Any:
+def _power(base: Any, power: Expr, log_base: Callable[[], Any], visit: Visit) -> Any:
     if _is(power, -1.0):
         return 1.0 / base
     if _is(power, 2.0):
         return base * base
-    return np.power(base, visit(power))
+    # exp and log are several times faster than a general power, and the logarithm is shared.
+    return np.exp(visit(power) * log_base())
 
 
 def _bend(t: Any, skew: Any) -> Any:

@@ -111,23 +111,16 @@ def _bootstrap(
     near = problem.near(point)
     # The curved laws zigzag along valleys so flat that the last tenth of an error costs most.
     tolerance = _TOLERANCE if near is problem else 10 * _TOLERANCE
-    ends, fine = [], []
+    ends, usable, settled = [], [], []
     for block in resamples(rng, clusters, draws):
         minima = descend(
             near, np.repeat(point[None], len(block), 0), block * weights, fixed,
             tolerance, metric, max_iterations=_STEPS,
         )  # fmt: skip
-        theta, converged = minima.theta, minima.converged.copy()
-        lost = np.flatnonzero(~converged)
-        if len(lost):  # once more, with everything exact
-            again = descend(
-                problem, theta[lost], (block * weights)[lost], fixed, tolerance,
-                max_iterations=_STEPS // 2,
-            )  # fmt: skip
-            theta[lost], converged[lost] = again.theta, again.converged
-        ends.append(theta)
-        fine.append(converged)
-    end, kept = np.concatenate(ends), np.concatenate(fine)
+        ends.append(minima.theta)
+        usable.append(np.isfinite(minima.value))
+        settled.append(minima.converged)
+    end, kept, fine = (np.concatenate(parts) for parts in (ends, usable, settled))
     warnings = []
     count = int(clusters.max()) + 1
     if count < MANY:
@@ -140,13 +133,16 @@ def _bootstrap(
             f"{len(clusters)} rows: percentile intervals of fewer than {FEW_ROWS} are wide, "
             ".92 to 1.0 at a nominal .90 (benchmarks/coverage.py)"
         )
-    if kept.mean() < 0.99:
+    if fine.mean() < 0.99:
+        # Left in: they are the ones in the flattest valleys, and without them intervals shrink.
         warnings.append(
-            f"{int((~kept).sum())} of {draws} bootstrap refits did not converge and are left out"
+            f"{int((~fine).sum())} of {draws} bootstrap refits stopped short of their optimum: "
+            "the valley is nearly flat, the intervals are approximate"
         )
     if not kept.any():
         return _none(law, level, count, 0)
     table = _table(law, problem, end[kept])
+    table = table[np.isfinite(table).all(axis=1)].reset_index(drop=True)
     tails = [50 * (1 - level), 50 * (1 + level)]
     edges = {name: np.percentile(table[name], tails) for name in law.coefficients}
     return Uncertainty(
