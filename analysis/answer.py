@@ -90,7 +90,7 @@ def answer(
     ask: Ask,
     *,
     level: float = 0.9,
-    build: Callable[[float], Shape] | None = None,
+    build: Callable[[float], Shape | None] | None = None,
 ) -> Recommendation:
     """The run that meets `ask` (see `solve`), with a `level` interval and warnings.
 

@@ -36,7 +36,7 @@ def recommend(
     flops: Sequence[float],
     *,
     level: float = 0.9,
-    build: Callable[[float], Shape] | None = None,
+    build: Callable[[float], Shape | None] | None = None,
 ) -> list[Recommendation]:
     """The compute-optimal N*, D* and loss for each budget in `flops`, in the order given.
 

@@ -34,7 +34,8 @@ def main() -> int:
         return DONE
     except OSError as error:
         # What no module has words for: a folder one may not read, a disk that went away.
-        print(f"scaling {command}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"scaling {command}: error: {named}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
         print(

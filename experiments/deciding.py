@@ -106,7 +106,10 @@ def recommend(
     if build is not None:
         print("\nNearest shapes of the study's ladder")
         for each in advice:
-            shape = each.shape or {}
+            shape = each.shape
+            if shape is None:
+                print(f"  {each.flops:.3g} FLOPs: no shape of the ladder is near")
+                continue
             print(
                 f"  {each.flops:.3g} FLOPs: {shape['n_layers']} layers × {shape['d_model']} wide, "
                 f"{human(shape['params'])} parameters ({shape['error']:+.1%})"

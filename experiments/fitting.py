@@ -51,7 +51,7 @@ def fit(
         bootstrap: Resamples; 0 leaves the intervals out.
         level: Of the intervals.
         seed: Of the resampling.
-        to_json: Write the fit to this file instead.
+        to_json: Write the fit to this file too.
     """
     from analysis.fit import Status, save_fit
     from analysis.fit import fit as fit_law
@@ -78,13 +78,11 @@ def fit(
     print(fitted.summary())
     held_out = leave_out_largest(fitted)
     print(f"\n{held_out.sentence}")
-    if to_json is not None:
-        path = to_json
-    elif runs.is_dir():
-        path = runs / "fits" / f"{law}.json"
-    else:
-        path = runs.with_suffix(f".{law}.json")
+    inside = runs / "fits" / f"{law}.json"
+    path = inside if runs.is_dir() else runs.with_suffix(f".{law}.json")
     save_fit(fitted, path)
+    if to_json is not None:
+        save_fit(fitted, to_json)
     print(f"\nFitted {law} → {path}")
     if fitted.status is Status.FAILED:
         raise Failed(f"the fit failed: {fitted.reason}")

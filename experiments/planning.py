@@ -10,13 +10,13 @@ import numpy as np
 
 from models.count import count_params
 from models.ladder import Ladder, ParamsConvention, nearest
-from scaling.data import BYTE_VOCAB, Corpus, DataSpec, prepare
+from scaling.data import BYTE_VOCAB, Corpus, DataSpec, holdout_windows, prepare
 from scaling.hardware import cache_folder
 from scaling.plan import Plan, ladder_of, make_plan
 from scaling.records import Refusal
 from scaling.study import Study
 
-MIN_SIZES = 3  # two sizes fit any exponent and any floor
+MIN_DISTINCT = {"params": 3, "tokens": 2}  # two sizes fit any exponent and any floor
 MAX_CONDITION = 1e6  # a grid has about 1e3, a single ray 5.6e8
 
 
@@ -26,39 +26,48 @@ class Planned:
 
     plan: Plan
     corpus: Corpus
-    condition_number: float | None  # null when the study names no law
+    condition_number: float | None  # null when the study names no law of params and tokens
 
 
 def plan_study(study: Study) -> Planned:
     """Tokenise the corpus (once) and plan the runs.
 
     Raises Refusal where a study cannot be trained, and where it names a law that its grid cannot
-    identify: fewer than three sizes, a single ray D = kN, or a condition number above 1e6.
+    identify: fewer than three sizes, a single ray D = kN, or a condition number above 1e6. Only
+    laws of params and tokens are checked beyond the number of sizes.
     """
     corpus = prepare(
         DataSpec(study.data.source, study.data.holdout_fraction), cache_folder() / "corpora"
     )
     plan = make_plan(study, corpus.info)
+    # Refuses held-out documents too short to be cut into sequences, before anything is trained.
+    holdout_windows(corpus, study.data.sequence_length, round(study.evaluation.tokens))
     return Planned(plan, corpus, _identifies(plan))
 
 
 def _identifies(plan: Plan) -> float | None:
+    """The design's condition number for a law of params and tokens; null for other laws."""
     from analysis.laws import law
     from analysis.quality import condition_number
 
     if plan.study.law is None:
         return None
-    law(plan.study.law)  # refuses an unknown name
-    params = np.array([count_params(run.model).total for run in plan.points], float)
-    tokens = np.array([run.tokens for run in plan.points], float)
-    sizes = len(np.unique(params))
-    if sizes < MIN_SIZES:
-        raise Refusal(
-            f"[grid] params has {sizes} sizes; {plan.study.law} needs at least {MIN_SIZES} to "
-            "tell its exponent from its floor. Give more sizes, or remove law."
-        )
+    features = law(plan.study.law).features
+    columns = {
+        "params": np.array([count_params(run.model).total for run in plan.points], float),
+        "tokens": np.array([run.tokens for run in plan.points], float),
+    }
+    for name in set(features) & set(columns):
+        distinct = len(np.unique(columns[name]))
+        if distinct < (least := MIN_DISTINCT[name]):
+            raise Refusal(
+                f"[grid] {name} has {distinct} distinct values; law = {plan.study.law!r} needs "
+                f"at least {least} to tell its exponent from its floor. Give more, or remove law."
+            )
+    if set(features) != set(columns):
+        return None
     try:
-        condition = condition_number(params, tokens)
+        condition = condition_number(columns["params"], columns["tokens"])
     except Refusal as error:
         raise Refusal(f"[grid] cannot identify law = {plan.study.law!r}: {error}") from error
     if condition > MAX_CONDITION:
@@ -69,8 +78,8 @@ def _identifies(plan: Plan) -> float | None:
     return condition
 
 
-def builder(study: Study, params_column: str) -> Callable[[float], dict[str, Any]]:
-    """A function from N* to the nearest shape of the study's ladder, as plain values.
+def builder(study: Study, params_column: str) -> Callable[[float], dict[str, Any] | None]:
+    """A function from N* to the nearest shape of the study's ladder, or null if none is near.
 
     `params_column` is the convention N* is counted in, a column of the run table.
     """
@@ -81,8 +90,11 @@ def builder(study: Study, params_column: str) -> Callable[[float], dict[str, Any
     }
     convention = conventions.get(params_column, "total")
 
-    def build(params: float) -> dict[str, Any]:
-        rung = nearest(ladder, params, convention)
+    def build(params: float) -> dict[str, Any] | None:
+        try:
+            rung = nearest(ladder, params, convention)
+        except ValueError:  # smaller than the smallest shape, or larger than any model
+            return None
         return {
             "n_layers": rung.config.n_layers,
             "d_model": rung.config.d_model,

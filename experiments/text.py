@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from analysis.units import human, scientific
+from scaling.data import CorpusInfo
 from scaling.plan import Plan, plan_table
 from scaling.records import Status
 
@@ -33,7 +34,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def plan_text(plan: Plan, condition_number: float | None, workers: int) -> str:
+def plan_text(plan: Plan, corpus: CorpusInfo, condition_number: float | None, workers: int) -> str:
     """A plan on one screen: the ladder, a row a run, what it costs, what is left out."""
     table = plan_table(plan)
     left_out = table[table["refusal"].notna()].to_dict("records")
@@ -47,12 +48,12 @@ def plan_text(plan: Plan, condition_number: float | None, workers: int) -> str:
             f"{run['params_error']:+.1%}",
             human(run["tokens"]),
             str(run["seed"]),
-            str(run["steps"]),
+            str(run["own_steps"]),
             human(run["batch_tokens"]),
             f"{run['learning_rate']:.2g}",
             str(run["warmup_steps"]),
             scientific(run["flops_6nd"]),
-            duration(3600 * run["hours"]),
+            "" if pd.isna(run["hours"]) else duration(3600 * run["hours"]),
             f"{run['memory_bytes'] / 1e9:.2g} GB",
         ]
         for run in table.to_dict("records")
@@ -73,14 +74,15 @@ def plan_text(plan: Plan, condition_number: float | None, workers: int) -> str:
         "time",
         "memory",
     ]
-    seconds = 3600 * table["hours"].sum()
     saved = plan.flops_unshared / plan.flops_spent
     lines = [
         columns(header, rows),
         "",
         f"{len(plan.points)} points from {len(plan.runs)} runs: {scientific(plan.flops_spent)} "
-        f"exact FLOPs, about {duration(seconds / workers)} with {workers} workers here. "
-        f"Shared trunks save a factor of {saved:.2f}.",
+        f"exact FLOPs{_time(table, workers)}. Shared trunks save a factor of {saved:.2f}.",
+        f"Corpus: {human(corpus.train_tokens)} tokens to train on, {human(corpus.holdout_tokens)} "
+        f"held out in {corpus.holdout_documents} of "
+        f"{corpus.train_documents + corpus.holdout_documents} documents.",
     ]
     if condition_number is not None:
         lines.append(
@@ -93,6 +95,15 @@ def plan_text(plan: Plan, condition_number: float | None, workers: int) -> str:
         for cell in left_out
     ]
     return "\n".join(lines)
+
+
+def _time(table: pd.DataFrame, workers: int) -> str:
+    """How long the plan takes here: no less than its longest trunk with its branches."""
+    if table["hours"].isna().any():
+        return ""
+    jobs = 3600 * table.groupby("trunk_id")["hours"].sum()
+    seconds = max(jobs.sum() / workers, jobs.max())
+    return f", about {duration(seconds)} with {workers} worker{'s' * (workers > 1)} here"
 
 
 def runs_text(table: pd.DataFrame) -> str:

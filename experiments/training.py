@@ -32,7 +32,7 @@ def plan(study: StudyPath, /, *, to_json: JsonFile = None) -> None:
     from scaling.plan import plan_table
 
     planned = plan_study(read_study(study))
-    print(plan_text(planned.plan, planned.condition_number, worker_count()))
+    print(plan_text(planned.plan, planned.corpus.info, planned.condition_number, worker_count()))
     if to_json:
         table = plan_table(planned.plan).astype(object).replace({pd.NA: None})
         write_json(
@@ -67,31 +67,44 @@ def run(
     Args:
         study: The study file.
         workers: Single-threaded worker processes; one a core if not given.
-        results: Where results/<study name>/ is made.
+        results: The folder in which one named like the study is made.
     """
-    import pandas as pd
-
     from experiments.planning import plan_study
     from experiments.progress import Watch
     from experiments.text import runs_text
-    from scaling.hardware import worker_count
+    from scaling.hardware import has_accelerator, worker_count
     from scaling.launch import base
     from scaling.launch.local import run_jobs
 
     if workers is not None and workers < 1:
         raise Refusal(f"--workers {workers}: give at least 1.")
+    if workers is not None and workers > 1 and has_accelerator():
+        raise Refusal(
+            f"--workers {workers}: one worker uses all accelerators of this host, and two would "
+            "fight for their memory. Leave --workers out."
+        )
     read = read_study(study)
     planned = plan_study(read)
     folder = results / read.name
     with base.only_launcher(folder):
-        jobs = base.prepare(folder, planned.plan, planned.corpus, study.read_bytes())
+        jobs = base.prepare(folder, planned.plan, study.read_bytes())
         todo = sum(len(job.folders) for job in jobs)
         print(f"{read.name}: {len(planned.plan.runs)} runs, {todo} to do, in {folder}")
-        with Watch() as watch:
-            unfinished = run_jobs(jobs, workers or worker_count(), watch) if jobs else 0
-        path = base.publish_table(folder)
-    print(runs_text(pd.read_parquet(path)))
-    print(f"\nRun table → {path}")
+        unfinished = 0
+        try:
+            if jobs:
+                with Watch() as watch:
+                    unfinished = run_jobs(jobs, workers or worker_count(), watch)
+        finally:
+            # What was finished is in the table, however the rest ended.
+            published = base.publish_table(folder, planned.plan)
+    print(runs_text(published.table))
+    print(f"\nRun table → {published.path}")
+    if published.orphans:
+        print(
+            f"{published.orphans} runs in {folder} belong to an earlier version of the study; "
+            "they are kept, and not in the table"
+        )
     if unfinished:
         raise Failed(f"{unfinished} of {todo} runs did not complete; scaling status {folder}")
     print(f"Next: scaling fit {folder} --law {read.law or 'chinchilla'}")
@@ -118,7 +131,10 @@ def status(directory: Directory, /, *, to_json: JsonFile = None) -> None:
 
 def _status(folder: Path) -> dict[str, Any]:
     """Where one run is, as plain values."""
+    from scaling.worker import is_owned
+
     record = read_run(folder)
+    stopped = record["status"] == "running" and not is_owned(folder)
     seen = folder / "progress.json"
     progress = read_json(seen) if record["status"] == "running" and seen.exists() else {}
     return {
@@ -131,5 +147,5 @@ def _status(folder: Path) -> dict[str, Any]:
         "step": progress.get("step"),
         "steps": record["counts"]["steps"],
         "loss": (record["result"] or {}).get("loss"),
-        "reason": record["reason"],
+        "reason": "its worker is gone; `scaling run` goes on" if stopped else record["reason"],
     }

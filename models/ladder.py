@@ -1,8 +1,8 @@
 """From a target number of parameters to a shape that can be built.
 
-Width is a multiple of head_dim and depth follows an aspect ratio; the loss is flat in the
-aspect ratio over a wide range (Kaplan et al. 2020, arXiv:2001.08361, figure 5: within 3% for
-ratios from 6 to 400), so the ladder may bend the ratio to meet the target.
+Width is a multiple of head_dim and depth follows an aspect ratio; the loss depends weakly on
+the aspect ratio over a wide range (Kaplan et al. 2020, arXiv:2001.08361, section 3.1, figure 5),
+so the ladder may bend the ratio to meet the target.
 """
 
 from __future__ import annotations

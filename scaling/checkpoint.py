@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
 
-from scaling.records import Refusal
+from scaling.records import Refusal, checkpoint_steps
 
 # Orbax narrates every save; a grid of hundreds of runs has its own progress.
 logging.getLogger("absl").setLevel(logging.ERROR)
-
-
-def steps(folder: Path) -> list[int]:
-    """Steps with a committed checkpoint, ascending."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        int(entry.name) for entry in folder.iterdir() if re.fullmatch(r"[0-9]+", entry.name)
-    )
 
 
 def save(folder: Path, step: int, state: Any) -> None:
@@ -51,7 +41,7 @@ def restore(folder: Path, step: int, abstract: Any) -> Any:
 
 def keep(folder: Path, wanted: set[int]) -> None:
     """Delete the checkpoints of all steps but `wanted`."""
-    for step in steps(folder):
+    for step in checkpoint_steps(folder):
         if step not in wanted:
             shutil.rmtree(folder / str(step))
 

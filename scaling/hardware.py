@@ -6,7 +6,6 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -19,19 +18,11 @@ import numpy as np
 from models.config import ModelConfig
 from models.count import count_params
 
-# Peak matrix throughput of one device in FLOP/s, bfloat16, dense, by jax's `device_kind`.
-PEAK_FLOPS: Mapping[str, float] = {
-    "NVIDIA A100-SXM4-80GB": 312e12,  # NVIDIA A100 data sheet, 2021
-    "NVIDIA H100 80GB HBM3": 989e12,  # NVIDIA H100 data sheet, 2023, SXM, without sparsity
-    "TPU v4": 275e12,  # cloud.google.com/tpu/docs/v4
-    "TPU v5 lite": 197e12,  # cloud.google.com/tpu/docs/v5e
-    "TPU v5p": 459e12,  # cloud.google.com/tpu/docs/v5p
-    "TPU v6 lite": 918e12,  # cloud.google.com/tpu/docs/v6e
-}
-
 # Vector width and fast math are worth 1.5x to 2x on small float32 models on a CPU. Fast math may
 # fold NaN checks away, so finiteness is always checked on the host.
 _CPU_FLAGS = "--xla_cpu_prefer_vector_width=512 --xla_cpu_enable_fast_math=true"
+# A resumed run is to end with the same bits on a GPU too.
+_GPU_FLAGS = "--xla_gpu_deterministic_ops=true"
 
 
 def cache_folder() -> Path:
@@ -47,7 +38,8 @@ def worker_environment() -> dict[str, str]:
     flags = os.environ.get("XLA_FLAGS", "")
     return {
         **os.environ,
-        "XLA_FLAGS": f"{flags} {_CPU_FLAGS}".strip(),
+        # The user's flags last, so that they win.
+        "XLA_FLAGS": f"{_CPU_FLAGS} {_GPU_FLAGS} {flags}".strip(),
         # Sizes XLA's thread pool: two single-threaded workers do half again the tokens of one
         # with two threads.
         "NPROC": "1",
@@ -67,11 +59,21 @@ def worker_count() -> int:
     """One worker per core that this process may use; one in all where they share accelerators."""
     if has_accelerator():
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores or 1, _container_cores()))
 
 
-# The share of a core's float32 matrix throughput that training reaches: the median over the
-# quickstart's four sizes, `benchmarks/step.py`.
+def _container_cores() -> int:
+    """The processors that a container may use at once (cgroup v2); many if it is not limited."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return round(int(quota) / int(period))
+    except (OSError, ValueError):  # no cgroup, or "max"
+        return 1 << 16
+
+
+# The share of a core's float32 matrix throughput that training reaches: the median that
+# `benchmarks/step.py` prints.
 CPU_EFFICIENCY = 0.45
 
 
@@ -91,7 +93,7 @@ def core_flops() -> float:
 class Estimate:
     """What one worker needs."""
 
-    seconds: float
+    seconds: float | None  # null on accelerators, where nothing was measured
     memory_bytes: float
 
 
@@ -99,7 +101,7 @@ def estimate(model: ModelConfig, batch_tokens: int, flops: float) -> Estimate:
     """Seconds to train `flops` on one core of this machine, and the memory of the worker.
 
     Memory: parameters, gradients and two moments in float32, the activations kept for the
-    backward pass, and the runtime itself. Both are estimates, good to about a factor of 1.5.
+    backward pass, and the runtime itself. Both are rough.
     """
     c = model
     per_token = c.n_layers * (
@@ -108,7 +110,7 @@ def estimate(model: ModelConfig, batch_tokens: int, flops: float) -> Estimate:
     activations = 4 * batch_tokens * (per_token + 3 * c.vocab_size)
     runtime = 450e6  # resident size of a worker after import and compilation
     return Estimate(
-        seconds=flops / (CPU_EFFICIENCY * core_flops()),
+        seconds=None if has_accelerator() else flops / (CPU_EFFICIENCY * core_flops()),
         memory_bytes=16.0 * count_params(c).total + activations + runtime,
     )
 
@@ -146,11 +148,3 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
-
-
-def peak_flops() -> float | None:
-    """Peak of the devices in use, FLOP/s; null where it is not in the table (as on a CPU)."""
-    import jax
-
-    peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    return None if peak is None else peak * jax.device_count()

@@ -8,7 +8,8 @@ branch off it, so a grid of many budgets costs little more than its longest (Hä
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from typing import Any
 
 import pandas as pd
 
@@ -22,9 +23,14 @@ from scaling.records import Refusal, RunKind, fingerprint
 from scaling.schedule import Schedule
 from scaling.study import Study
 
-# A warmup longer than this share of a run changes the exponent that the grid measures
-# (Porian et al. 2024, arXiv:2406.19146, section 3.3).
+# Long warmups bend the exponent that a grid measures (Porian et al. 2024, arXiv:2406.19146,
+# section 3.3, where the warmup was as long as small models' whole runs); the limit is ours.
 MAX_WARMUP_SHARE = 0.2
+# A budget may move so far when it is rounded to whole calls of steps; beyond, it is another budget.
+MAX_ROUNDING = 0.05
+# Part of every run's identity. Raise it when code that no configuration names changes results:
+# initialisation, the optimiser's constants, the schedules' shapes.
+RECIPE = 1
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class RunSpec:
     holdout_tokens: int
     evaluate_every: int  # steps
     checkpoint_at: tuple[int, ...]  # steps where branches start, ascending
-    checkpoint_every: int | None  # steps, beside those and the end
+    checkpoint_every: int  # steps, beside those and the end
 
     @property
     def batch_tokens(self) -> int:
@@ -101,6 +107,7 @@ class Plan:
     runs: tuple[RunSpec, ...]
     rungs: tuple[Rung, ...]
     left_out: tuple[LeftOut, ...]
+    train_tokens: int  # in the corpus
 
     @property
     def points(self) -> tuple[RunSpec, ...]:
@@ -164,12 +171,33 @@ def make_plan(study: Study, corpus: CorpusInfo) -> Plan:
                         f"[grid] replicate_seeds: seed {seed} is already in seeds. Give another."
                     )
                 runs += _trajectory(study, corpus, rung.config, factor, seed, budgets[:1])
-    _refuse_duplicates((f"tokens = {run.tokens:,}", run.run_id) for run in runs)
-    return Plan(study, tuple(runs), rungs, tuple(left_out))
+    _refuse_duplicates(
+        (
+            f"tokens = {run.tokens:,} (seed {run.seed}, rate {run.schedule.peak:.3g})",
+            run.run_id,
+        )
+        for run in runs
+    )
+    return Plan(study, tuple(runs), rungs, tuple(left_out), corpus.train_tokens)
 
 
 def ladder_of(study: Study, vocab_size: int) -> Ladder:
-    """The family of shapes that a study's sizes come from."""
+    """The family of shapes that a study's sizes come from.
+
+    Raises Refusal for an override that names no dialect field or has the wrong type.
+    """
+    allowed = {f.name: f.default for f in fields(ModelConfig) if f.default is not MISSING}
+    for name, value in study.model.overrides.items():
+        if name not in allowed:
+            raise Refusal(
+                f"[model] overrides.{name} is not a known field. Give one of {', '.join(allowed)}."
+            )
+        wanted = type(allowed[name])
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise Refusal(
+                f"[model] overrides.{name} = {value!r}: give a {wanted.__name__}, such as "
+                f"{allowed[name]!r}."
+            )
     return Ladder(
         vocab_size=vocab_size,
         context_length=study.data.sequence_length,
@@ -177,7 +205,7 @@ def ladder_of(study: Study, vocab_size: int) -> Ladder:
         head_dim=study.model.head_dim,
         aspect_ratio=study.model.aspect_ratio,
         queries_per_kv=study.model.queries_per_kv,
-        fields=study.model.overrides,
+        fields={name: type(allowed[name])(value) for name, value in study.model.overrides.items()},
     )
 
 
@@ -208,6 +236,15 @@ def _trajectory(
 
     def steps(tokens: float) -> int:
         return max(1, round(tokens / (batch_tokens * call))) * call
+
+    for tokens in budgets:
+        rounded = steps(tokens) * batch_tokens
+        if abs(rounded / tokens - 1) > MAX_ROUNDING:
+            raise Refusal(
+                f"[grid] tokens = {tokens:,.0f} would round to {rounded:,}, whole calls of "
+                f"{call} steps of {batch_tokens:,} tokens. Give a multiple of "
+                f"{call * batch_tokens:,}, or lower steps_per_call or batch_sequences."
+            )
 
     try:
         peak = learning_rate_factor * resolve(
@@ -240,7 +277,7 @@ def _trajectory(
             f"[grid] tokens = {longest:,} is more than the {epoch:,} tokens of the corpus. "
             "Give more text, or set [data] allow_repeats = true to train on it again."
         )
-    every = training.checkpoint_every_tokens
+    every = training.checkpoint_every_tokens or study.evaluation.every_tokens
     base = RunSpec(
         run_id="",
         trunk_id="",
@@ -257,13 +294,9 @@ def _trajectory(
         holdout_tokens=round(study.evaluation.tokens),
         evaluate_every=steps(study.evaluation.every_tokens),
         checkpoint_at=(),
-        checkpoint_every=None if every is None else steps(every),
+        checkpoint_every=steps(every),
     )
-    # What a checkpoint schedule or a length changes is when files are written, not what is in
-    # them: a longer budget extends its trunk instead of starting another.
-    identity = asdict(base)
-    for name in ("run_id", "trunk_id", "run_kind", "checkpoint_at", "checkpoint_every"):
-        del identity[name]
+    identity = _identity(base)
     if training.schedule == "cosine":
         return [_cosine(base, identity, steps(tokens)) for tokens in budgets]
 
@@ -301,6 +334,25 @@ def _trajectory(
     return [trunk, *branches]
 
 
+def _identity(run: RunSpec) -> dict[str, Any]:
+    """What determines a trajectory from its start, as plain values.
+
+    How often a run is evaluated or saved is not part of it, nor its length: a longer budget
+    extends its trunk. Fields of the model at their defaults are left out, so that a field that
+    is added later does not rename finished runs.
+    """
+    identity = asdict(run)
+    for name in ("run_id", "trunk_id", "run_kind"):
+        del identity[name]
+    for name in ("checkpoint_at", "checkpoint_every", "evaluate_every"):
+        del identity[name]
+    defaults = {f.name: f.default for f in fields(ModelConfig)}
+    identity["model"] = {
+        name: value for name, value in identity["model"].items() if value != defaults[name]
+    }
+    return {"recipe": RECIPE, **identity}
+
+
 def _cosine(base: RunSpec, identity: dict[str, object], steps: int) -> RunSpec:
     schedule = replace(
         base.schedule,
@@ -310,6 +362,37 @@ def _cosine(base: RunSpec, identity: dict[str, object], steps: int) -> RunSpec:
     )
     run_id = fingerprint({**identity, "schedule": asdict(schedule)})
     return replace(base, run_id=run_id, trunk_id=run_id, run_kind="full", schedule=schedule)
+
+
+def run_columns(run: RunSpec, train_tokens: int) -> dict[str, Any]:
+    """The columns of the run table that the specification alone determines."""
+    params = count_params(run.model)
+    flops = count_flops(run.model, run.sequence_length, "full")
+    return {
+        "seed": run.seed,
+        "n_layers": run.model.n_layers,
+        "d_model": run.model.d_model,
+        "n_heads": run.model.n_heads,
+        "n_kv_heads": run.model.n_kv_heads,
+        "d_ff": run.model.d_ff,
+        "vocab_size": run.model.vocab_size,
+        "params_total": params.total,
+        "params_non_embedding": params.non_embedding,
+        "params_matmul": params.matmul,
+        "tokens": run.tokens,
+        "unique_tokens": unique_tokens(run.tokens, train_tokens, run.sequence_length),
+        "flops_6nd": run.flops_6nd,
+        "flops": run.flops_per_token * run.tokens,
+        "flops_blocks": float(flops.blocks * run.tokens),
+        "flops_attention": float(flops.attention * run.tokens),
+        "flops_head": float(flops.head * run.tokens),
+        "flops_attention_convention": "full",
+        "sequence_length": run.sequence_length,
+        "batch_tokens": run.batch_tokens,
+        "learning_rate": run.schedule.peak,
+        "warmup_steps": run.schedule.warmup_steps,
+        "steps": run.schedule.steps,
+    }
 
 
 def plan_table(plan: Plan) -> pd.DataFrame:
@@ -322,34 +405,19 @@ def plan_table(plan: Plan) -> pd.DataFrame:
     rungs = {rung.config: rung for rung in plan.rungs}
     rows = []
     for run in plan.runs:
-        params = count_params(run.model)
         cost: Estimate = estimate(run.model, run.batch_tokens, spent_flops(run))
         rows.append(
             {
                 "run_id": run.run_id,
                 "trunk_id": run.trunk_id,
                 "run_kind": run.run_kind,
-                "seed": run.seed,
-                "n_layers": run.model.n_layers,
-                "d_model": run.model.d_model,
-                "n_heads": run.model.n_heads,
-                "n_kv_heads": run.model.n_kv_heads,
-                "d_ff": run.model.d_ff,
-                "params_total": params.total,
-                "params_non_embedding": params.non_embedding,
-                "params_matmul": params.matmul,
+                **run_columns(run, plan.train_tokens),
                 "params_target": rungs[run.model].target,
                 "params_error": rungs[run.model].error,
-                "tokens": run.tokens,
-                "steps": run.schedule.steps - run.first_step,
-                "batch_tokens": run.batch_tokens,
-                "learning_rate": run.schedule.peak,
-                "warmup_steps": run.schedule.warmup_steps,
+                "own_steps": run.schedule.steps - run.first_step,
                 "beta2": run.optimizer.beta2,
-                "flops_6nd": run.flops_6nd,
-                "flops": run.flops_per_token * run.tokens,
                 "flops_spent": spent_flops(run),
-                "hours": cost.seconds / 3600,
+                "hours": None if cost.seconds is None else cost.seconds / 3600,
                 "memory_bytes": cost.memory_bytes,
                 "refusal": None,
             }

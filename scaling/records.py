@@ -128,6 +128,17 @@ STEP_COLUMNS = (
 )
 
 
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps with a committed checkpoint in a run's `checkpoints` folder, ascending."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        int(entry.name) for entry in folder.iterdir() if re.fullmatch(r"[0-9]+", entry.name)
+    )
+
+
+RESULT_COLUMNS = ("loss", "loss_stderr", "bits_per_byte", "train_loss", "tokens_per_s")
+
 RUN_FIELDS = (
     "run_id",
     "trunk_id",  # the run whose trajectory it continues; its own id if none
@@ -137,7 +148,7 @@ RUN_FIELDS = (
     "reason",  # of a failure or divergence; null otherwise
     "config",  # everything that determines the result
     "counts",  # columns of the run table that follow from the configuration
-    "provenance",  # where and with what it was trained; null before
+    "provenance",  # where and with what it was trained, one entry a session
     "result",  # columns of the run table that training found; null before
 )
 
@@ -145,12 +156,22 @@ RUN_FIELDS = (
 def read_steps(run: Path) -> pd.DataFrame:
     """The logged steps of a run in order: steps.parquet and any segments not yet merged."""
     files = [*run.glob("steps.parquet"), *_segments(run)]
-    parts = [pd.read_parquet(file) for file in files]
+    parts = [_read_parquet(file) for file in files]
     parts = [part for part in parts if len(part)]
     if not parts:
         return pd.DataFrame({name: pd.Series(dtype=float) for name in STEP_COLUMNS})
     # A process killed between merging and deleting its segments leaves rows in both places.
     return pd.concat(parts).drop_duplicates("step", ignore_index=True)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+        raise Refusal(
+            f"{path} cannot be read as Parquet ({error}). Restore it, or delete the run's folder "
+            "and run the study again."
+        ) from error
 
 
 def write_segment(run: Path, rows: list[dict[str, Any]]) -> None:
@@ -183,14 +204,18 @@ def _segments(run: Path) -> list[Path]:
 
 
 def run_folders(results: Path) -> list[Path]:
-    """The run folders of a study's results; anything whose name is no run id is ignored."""
+    """The run folders of a study's results: those named by a run id that hold a run.json."""
     runs = results / "runs"
     if not runs.is_dir():
         raise Refusal(
             f"{results} holds no runs. Give the folder that `scaling run` wrote, "
             "such as results/quickstart."
         )
-    return sorted(entry for entry in runs.iterdir() if RUN_ID.fullmatch(entry.name))
+    return sorted(
+        entry
+        for entry in runs.iterdir()
+        if RUN_ID.fullmatch(entry.name) and (entry / "run.json").exists()
+    )
 
 
 def read_run(run: Path) -> dict[str, Any]:
@@ -227,10 +252,11 @@ def collect(results: Path) -> pd.DataFrame:
                     "status": run["status"],
                     **run["counts"],
                     "loss": math.nan,
+                    **dict.fromkeys(RESULT_COLUMNS, math.nan),
                     **(run["result"] or {}),
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["run_id", "run_kind", "status"])
 
 
 def _null_for_non_finite(value: Any) -> Any:

@@ -32,7 +32,7 @@ class Schedule:
 
     @property
     def decay_start(self) -> int:
-        """The first step whose rate is below the constant one's reach: the branch point."""
+        """The branch point: the steps done at the full rate."""
         return self.steps - self.decay_steps
 
 

@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
-from models.count import count_params
 from models.sharding import make_mesh
 from scaling import checkpoint
 from scaling.data import (
@@ -30,12 +29,11 @@ from scaling.data import (
     holdout_windows,
     iterate_windows,
     summarise_holdout,
-    unique_tokens,
 )
-from scaling.hardware import peak_flops
 from scaling.plan import RunSpec
 from scaling.records import (
     Refusal,
+    checkpoint_steps,
     forget_steps_after,
     merge_steps,
     read_steps,
@@ -74,32 +72,6 @@ class Trained:
     train_loss: float  # mean of the last steps, nats/token
 
 
-def counts(spec: RunSpec, corpus: Corpus) -> dict[str, Any]:
-    """The columns of the run table that the specification alone determines."""
-    params = count_params(spec.model)
-    return {
-        "seed": spec.seed,
-        "params_total": params.total,
-        "params_non_embedding": params.non_embedding,
-        "params_matmul": params.matmul,
-        "tokens": spec.tokens,
-        "unique_tokens": unique_tokens(spec.tokens, corpus.info.train_tokens, spec.sequence_length),
-        "flops_6nd": spec.flops_6nd,
-        "flops": spec.flops_per_token * spec.tokens,
-        "n_layers": spec.model.n_layers,
-        "d_model": spec.model.d_model,
-        "n_heads": spec.model.n_heads,
-        "n_kv_heads": spec.model.n_kv_heads,
-        "d_ff": spec.model.d_ff,
-        "vocab_size": spec.model.vocab_size,
-        "sequence_length": spec.sequence_length,
-        "batch_tokens": spec.batch_tokens,
-        "learning_rate": spec.schedule.peak,
-        "warmup_steps": spec.schedule.warmup_steps,
-        "steps": spec.schedule.steps,
-    }
-
-
 def train(
     spec: RunSpec,
     folder: Path,
@@ -112,16 +84,11 @@ def train(
     """Bring the run in `folder` to its end and return its held-out loss.
 
     Goes on from the last checkpoint; a cooldown starts from its trunk's, in the sibling folder.
-    Without a `mesh`, state and batch are split over every device of this process.
+    Without a `mesh`, state and batch are split over as many of this process's devices as divide
+    the batch. The same bits return on the same kind and number of devices.
     Raises Diverged, Interrupted (after a checkpoint), or Refusal (files, disk).
     """
-    mesh = mesh or make_mesh(fsdp=jax.device_count())
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    if spec.batch_sequences % shards:
-        raise Refusal(
-            f"[training] batch_sequences = {spec.batch_sequences} does not divide over {shards} "
-            "devices. Give a multiple."
-        )
+    mesh = mesh or make_mesh(fsdp=math.gcd(spec.batch_sequences, jax.device_count()))
     return _Loop(spec, folder, corpus, mesh).run(report, should_stop)
 
 
@@ -135,7 +102,6 @@ class _Loop:
         self.windows = holdout_windows(corpus, spec.sequence_length, spec.holdout_tokens)
         self.bytes_per_token = corpus.info.holdout_bytes / corpus.info.holdout_tokens
         self.program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute_dtype, mesh)
-        self.peak_flops = peak_flops()
         self.rows: list[dict[str, Any]] = []  # logged since the last segment
         self.recent: list[float] = []  # losses of the divergence window
         self.clock = time.perf_counter()
@@ -143,7 +109,7 @@ class _Loop:
 
     def run(self, report: Callable[[Progress], None], should_stop: Callable[[], bool]) -> Trained:
         spec = self.spec
-        state, step = self._resume()
+        state, step = self._resume(should_stop)
         holdout: HoldoutLoss | None = None
         waiting: tuple[int, Metrics] | None = None
         self.clock = time.perf_counter()
@@ -180,8 +146,8 @@ class _Loop:
         return Trained(holdout, float(np.mean(self.recent)))
 
     @staticmethod
-    def _every(step: int, every: int | None) -> bool:
-        return every is not None and step % every == 0
+    def _every(step: int, every: int) -> bool:
+        return step % every == 0
 
     def _advance(self, state: TrainState, step: int) -> tuple[TrainState, Metrics]:
         count = self.spec.steps_per_call
@@ -190,18 +156,23 @@ class _Loop:
         with jax.transfer_guard("disallow"):
             return self.program.train(state, tokens, rates)
 
-    def _resume(self) -> tuple[TrainState, int]:
-        """The last readable checkpoint of this run, else where it branches off, else step 0."""
-        found = self._latest(self.folder / "checkpoints", self.spec.schedule.steps)
+    def _resume(self, should_stop: Callable[[], bool]) -> tuple[TrainState, int]:
+        """The last readable checkpoint of this run, else where it branches off, else step 0.
+
+        A last checkpoint that cannot be read is set aside. If the one before cannot be read
+        either, the cause is no damaged file: Refusal, and nothing is thrown away.
+        """
+        own = self.folder / "checkpoints"
+        found = self._restore(own, self.spec.schedule.steps, aside=1)
         forget_steps_after(self.folder, found[1] if found else self.spec.first_step)
         if found:
             self.recent = read_steps(self.folder)["loss"].tolist()[-DIVERGENCE_WINDOW:]
             return found
         if self.spec.run_kind == "cooldown":
-            return self._branch_point(), self.spec.first_step
+            return self._branch_point(should_stop), self.spec.first_step
         return self.program.initial(), 0
 
-    def _branch_point(self) -> TrainState:
+    def _branch_point(self, should_stop: Callable[[], bool]) -> TrainState:
         """The trunk's state where this cooldown starts.
 
         The trunk keeps a checkpoint there; if the study has since gained this budget, the steps
@@ -209,20 +180,31 @@ class _Loop:
         """
         trunk = self.folder.parent / self.spec.trunk_id / "checkpoints"
         wanted = self.spec.first_step
-        state, step = self._latest(trunk, wanted) or (self.program.initial(), 0)
+        # The folder is another run's: what cannot be read there is passed over and left alone.
+        state, step = self._restore(trunk, wanted, aside=0) or (self.program.initial(), 0)
         while step < wanted:
+            if should_stop():
+                raise Interrupted(f"stopped on the way to the branch point at step {wanted}")
             state, _ = self._advance(state, step)
             step += self.spec.steps_per_call
         return state
 
-    def _latest(self, folder: Path, limit: int) -> tuple[TrainState, int] | None:
-        """The last readable checkpoint not beyond `limit`; unreadable ones are set aside."""
-        for step in reversed([step for step in checkpoint.steps(folder) if step <= limit]):
+    def _restore(self, folder: Path, limit: int, aside: int) -> tuple[TrainState, int] | None:
+        """The last readable checkpoint not beyond `limit`, if there is one.
+
+        With `aside`, up to so many unreadable ones are renamed, and the next is refused.
+        """
+        moved = 0
+        for step in reversed([step for step in checkpoint_steps(folder) if step <= limit]):
             try:
                 return checkpoint.restore(folder, step, self.program.abstract), step
             except Refusal as error:
-                aside = checkpoint.set_aside(folder, step)
-                print(f"{error}; set aside as {aside}", file=sys.stderr)
+                if aside and moved == aside:
+                    raise
+                print(f"{error}; trying the one before", file=sys.stderr)
+                if aside:
+                    checkpoint.set_aside(folder, step)
+                    moved += 1
         return None
 
     def _log(self, first: int, metrics: Metrics) -> None:
@@ -233,7 +215,6 @@ class _Loop:
         self.tokens_per_s = len(losses) * spec.batch_tokens / max(now - self.clock, 1e-9)
         self.clock = now
         flops_per_token = spec.flops_per_token
-        mfu = self.tokens_per_s * flops_per_token / self.peak_flops if self.peak_flops else math.nan
         rates = learning_rates(spec.schedule, first, len(losses))
         for offset, (loss, norm, rate) in enumerate(zip(losses, norms, rates, strict=True)):
             step = first + offset + 1
@@ -249,7 +230,7 @@ class _Loop:
                     "lr": float(rate),
                     "grad_norm": float(norm),
                     "tokens_per_s": self.tokens_per_s,
-                    "mfu": mfu,
+                    "mfu": math.nan,  # no published peak for float32 on a CPU to divide by
                 }
             )
             # On the host: fast math may fold a NaN check away inside a compiled program.

@@ -13,8 +13,8 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 from scaling.data import Corpus, CorpusInfo
 from scaling.hardware import cache_folder
 from scaling.plan import RunSpec
-from scaling.records import Refusal, read_json, read_run, read_steps, write_json
+from scaling.records import Refusal, Status, read_json, read_run, read_steps, write_json
 
 REPORT_SECONDS = 1.0  # how often progress.json is replaced
 REQUEUE = 75  # EX_TEMPFAIL: interrupted, start me again
@@ -42,7 +42,7 @@ def plan_run(folder: Path, spec: RunSpec, study: str, counts: dict[str, Any]) ->
             "reason": None,
             "config": asdict(spec),
             "counts": counts,
-            "provenance": None,
+            "provenance": [],
             "result": None,
         },
     )
@@ -63,6 +63,12 @@ def read_spec(folder: Path) -> RunSpec:
         raise Refusal(f"{folder / 'run.json'} is no run specification: {error}") from error
 
 
+def is_owned(folder: Path) -> bool:
+    """Whether some process is training the run now."""
+    with owned(folder) as mine:
+        return not mine
+
+
 @contextmanager
 def owned(folder: Path) -> Iterator[bool]:
     """Whether this process may train the run: at most one does, and the lock dies with it."""
@@ -81,27 +87,35 @@ def train_run(folder: Path, should_stop: Any) -> str:
     from scaling.train import Diverged, Interrupted, Progress, Trained, train
 
     with owned(folder) as mine:
+        if not mine:
+            raise Interrupted("another process trains it")
         run = read_run(folder)
-        if not mine or run["status"] == "completed":
-            return str(run["status"])
+        if run["status"] == "completed":
+            return "completed"
         last_report = 0.0
 
         def report(progress: Progress) -> None:
             nonlocal last_report
             if time.monotonic() - last_report > REPORT_SECONDS:
                 last_report = time.monotonic()
-                write_json(folder / "progress.json", asdict(progress))
+                with suppress(Refusal):  # a full disk stops no run that needs no more of it
+                    write_json(folder / "progress.json", asdict(progress))
 
         try:
             spec = read_spec(folder)
+            if cause := _lost_trunk(folder, spec):
+                set_status(folder, cause.status, reason=cause.reason)
+                return cause.status
             where = cache_folder() / "corpora" / spec.corpus
             corpus = Corpus(where, CorpusInfo(**read_json(where / "info.json")))
-            set_status(folder, "running", reason=None, provenance=provenance())
+            sessions = [*run["provenance"], provenance()]
+            set_status(folder, "running", reason=None, provenance=sessions)
             trained: Trained = train(spec, folder, corpus, report=report, should_stop=should_stop)
         except Diverged as error:
             set_status(folder, "diverged", reason=str(error))
             return "diverged"
-        except Interrupted:
+        except Interrupted as error:
+            set_status(folder, "planned", reason=str(error))
             raise
         except Exception as error:  # whatever stops this run, the others of the job go on
             traceback.print_exc()
@@ -124,6 +138,30 @@ def train_run(folder: Path, should_stop: Any) -> str:
         return "completed"
 
 
+@dataclass(frozen=True)
+class _Loss:
+    """Why a branch cannot be trained."""
+
+    status: Status
+    reason: str
+
+
+def _lost_trunk(folder: Path, spec: RunSpec) -> _Loss | None:
+    """What ended the trunk before this cooldown's branch point, if something did."""
+    if spec.run_kind != "cooldown":
+        return None
+    trunk = folder.parent / spec.trunk_id
+    if not (trunk / "run.json").exists():
+        return None
+    record = read_run(trunk)
+    reached = (trunk / "checkpoints" / str(spec.first_step)).exists()
+    if record["status"] not in ("diverged", "failed") or reached:
+        return None
+    return _Loss(
+        record["status"], f"its trunk {spec.trunk_id} {record['status']}: {record['reason']}"
+    )
+
+
 def main(arguments: list[str]) -> int:
     """Train the runs whose folders are given; returns the exit code."""
     stopping = False
@@ -132,12 +170,12 @@ def main(arguments: list[str]) -> int:
         nonlocal stopping
         stopping = True
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, stop)
 
-    from scaling.compilation import remember_compilations
+    from scaling.compilation import configure_jax
 
-    remember_compilations()
+    configure_jax()
     from scaling.train import Interrupted
 
     statuses = []

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling.data import Corpus
-from scaling.plan import Plan, RunSpec, plan_table, spent_flops
+import pandas as pd
+
+from scaling.plan import Plan, RunSpec, plan_table, run_columns, spent_flops
 from scaling.records import Refusal, collect, read_run, write_bytes, write_table
-from scaling.train import counts
-from scaling.worker import plan_run, read_spec
+from scaling.worker import owned, plan_run, read_spec
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def only_launcher(results: Path) -> Iterator[None]:
         yield
 
 
-def prepare(results: Path, plan: Plan, corpus: Corpus, study_toml: bytes) -> list[Job]:
+def prepare(results: Path, plan: Plan, study_toml: bytes) -> list[Job]:
     """Write the study, the plan and every new run; returns the jobs still to do, largest first.
 
     Finished runs are kept. A trunk that a new budget needs longer is planned again and goes on
@@ -58,9 +58,15 @@ def prepare(results: Path, plan: Plan, corpus: Corpus, study_toml: bytes) -> lis
     write_table(results / "plan.csv", plan_table(plan))
     trunks: dict[str, list[RunSpec]] = {}
     for spec in plan.runs:
-        if not _finished(results / "runs" / spec.run_id, spec):
-            plan_run(results / "runs" / spec.run_id, spec, plan.study.name, counts(spec, corpus))
-            trunks.setdefault(spec.trunk_id, []).append(spec)
+        folder = results / "runs" / spec.run_id
+        if _finished(folder, spec):
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        # A worker that outlived its launcher keeps its run; whoever comes later waits for it.
+        with owned(folder) as free:
+            if free:
+                plan_run(folder, spec, plan.study.name, run_columns(spec, plan.train_tokens))
+        trunks.setdefault(spec.trunk_id, []).append(spec)
     jobs = [
         Job(
             tuple(results / "runs" / spec.run_id for spec in specs),
@@ -82,8 +88,23 @@ def _finished(folder: Path, spec: RunSpec) -> bool:
     )
 
 
-def publish_table(results: Path) -> Path:
-    """Collect the finished runs into the run table, runs.parquet; returns its path."""
+@dataclass(frozen=True)
+class Published:
+    """The run table of a study as it is now."""
+
+    path: Path
+    table: pd.DataFrame
+    orphans: int  # finished runs of the folder that the study no longer names
+
+
+def publish_table(results: Path, plan: Plan) -> Published:
+    """Collect the plan's finished runs into the run table, runs.parquet.
+
+    Runs of an earlier version of the study stay in the folder and out of the table: other rates
+    or another corpus make another law.
+    """
     path = results / "runs.parquet"
-    write_table(path, collect(results))
-    return path
+    found = collect(results)
+    mine = found["run_id"].isin({run.run_id for run in plan.runs})
+    write_table(path, found[mine])
+    return Published(path, found[mine], int((~mine).sum()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import IO
 from scaling.hardware import worker_environment
 from scaling.launch.base import Job
 from scaling.plan import RunSpec, spent_flops
-from scaling.records import Refusal, read_json, read_run
+from scaling.records import Refusal, checkpoint_steps, read_json, read_run
 from scaling.worker import REQUEUE, read_spec, set_status
 
 POLL_SECONDS = 0.5
@@ -46,7 +47,7 @@ class _Watched:
     folder: Path
     spec: RunSpec
     flops: float
-    before: float | None = None  # share already done when this launch first saw it
+    before: float = 0.0  # share already done when this launch began
     done: bool = False
     share: float = 0.0
     tokens_per_s: float = 0.0
@@ -63,8 +64,6 @@ class _Watched:
             length = max(1, seen["last_step"] - seen["first_step"])
             self.share = (seen["step"] - seen["first_step"]) / length
             self.tokens_per_s = seen["tokens_per_s"]
-        if self.before is None:
-            self.before = self.share
 
 
 @dataclass
@@ -78,17 +77,23 @@ def run_jobs(jobs: list[Job], workers: int, watch: Callable[[Snapshot], None]) -
     """Train `jobs` with `workers` processes; returns the number of runs that did not complete.
 
     A worker that dies marks its run failed, with the signal and the end of its log, and the rest
-    goes on. On KeyboardInterrupt the workers are asked to checkpoint and awaited.
+    goes on. On KeyboardInterrupt (Ctrl-C, SIGTERM or SIGHUP) the workers are asked to checkpoint
+    and awaited; it is also raised at the end if a worker was interrupted from elsewhere.
     """
     watched = [
-        _Watched(folder, spec, spent_flops(spec))
+        _Watched(folder, spec, spent_flops(spec), _checkpointed(folder, spec))
         for job in jobs
         for folder in job.folders
         for spec in [read_spec(folder)]
     ]
     waiting = list(jobs)
     active: list[_Worker] = []
+    interrupted = False
     start = time.monotonic()
+    before = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         while waiting or active:
             while waiting and len(active) < workers:
@@ -97,6 +102,7 @@ def run_jobs(jobs: list[Job], workers: int, watch: Callable[[Snapshot], None]) -
             for worker in [worker for worker in active if worker.process.poll() is not None]:
                 active.remove(worker)
                 _bury(worker)
+                interrupted |= worker.process.returncode == REQUEUE
             watch(_snapshot(watched, time.monotonic() - start))
     finally:
         for worker in active:
@@ -104,7 +110,18 @@ def run_jobs(jobs: list[Job], workers: int, watch: Callable[[Snapshot], None]) -
         for worker in active:
             worker.process.wait()
             worker.log.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if interrupted:
+        raise KeyboardInterrupt
     return sum(read_run(run.folder)["status"] != "completed" for run in watched)
+
+
+def _checkpointed(folder: Path, spec: RunSpec) -> float:
+    """The share of a run that its last checkpoint holds."""
+    steps = checkpoint_steps(folder / "checkpoints")
+    length = spec.schedule.steps - spec.first_step
+    return max(0, steps[-1] - spec.first_step) / length if steps else 0.0
 
 
 def _start(job: Job) -> _Worker:
@@ -145,8 +162,8 @@ def _snapshot(watched: list[_Watched], seconds: float) -> Snapshot:
         runs_done=sum(run.done for run in watched),
         runs=len(watched),
         # What was trained before this launch says nothing about its speed.
-        flops_done=sum(run.flops * (run.share - (run.before or 0.0)) for run in watched),
-        flops=sum(run.flops * (1 - (run.before or 0.0)) for run in watched),
+        flops_done=sum(run.flops * (run.share - run.before) for run in watched),
+        flops=sum(run.flops * (1 - run.before) for run in watched),
         tokens_per_s=sum(run.tokens_per_s for run in watched),
         seconds=seconds,
     )

@@ -19,11 +19,11 @@ import json
 import jax, numpy as np
 from models.config import ModelConfig
 from models.sharding import make_mesh
-from scaling.compilation import remember_compilations
+from scaling.compilation import configure_jax
 from scaling.plan import Optimizer
 from scaling.step import make_program
 
-remember_compilations()
+configure_jax()
 model = ModelConfig(64, 16, 1, 16, 2, 2, 8, 32)
 tokens = np.random.default_rng(0).integers(0, 64, (3, 8, 17)).astype(np.int32)
 rates = np.full(3, 1e-2, np.float32)

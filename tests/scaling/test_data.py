@@ -18,6 +18,7 @@ from scaling.data import (
     Corpus,
     DataSpec,
     HoldoutWindows,
+    cut_large,
     holdout_windows,
     iterate_windows,
     permute,
@@ -235,7 +236,7 @@ def test_a_damaged_embedded_corpus_is_refused(
         (b"", "holds no text"),
         (b" \n\0\n ", "holds no text"),
         (b"caf\xe9", r"not UTF-8 text \(byte 3\)"),
-        (b"only one document", "nothing to hold out"),
+        (b"x", "nothing to hold out"),
     ],
 )
 def test_a_corpus_that_cannot_be_used_is_refused(
@@ -305,3 +306,27 @@ def test_bits_per_byte_counts_bytes_not_tokens() -> None:
     got = summarise_holdout(np.full((2, 4), np.log(2)), windows, bytes_per_token=4.0)
     assert got.bits_per_byte == pytest.approx(0.25)
     assert got.stderr is None  # one document says nothing about another
+
+
+def test_a_single_file_is_cut_at_blank_lines_so_that_a_part_can_be_held_out(tmp_path: Path) -> None:
+    paragraphs = [f"Paragraph {i} " + "word " * 40 for i in range(500)]
+    (tmp_path / "book.txt").write_text("\n\n".join(paragraphs))
+    info = prepare(DataSpec(str(tmp_path / "book.txt"), 0.05), tmp_path / "cache").info
+    share = info.holdout_bytes / (tmp_path / "book.txt").stat().st_size
+    assert 0.05 <= share < 0.07
+    pieces = cut_large([(tmp_path / "book.txt").read_bytes()], 0.05)
+    assert b"".join(pieces) == (tmp_path / "book.txt").read_bytes()
+    assert all(piece.startswith(b"Paragraph") for piece in pieces)
+
+
+def test_documents_no_larger_than_the_held_out_share_stay_whole() -> None:
+    documents = [b"a" * 100] * 30
+    assert cut_large(documents, 0.05) == documents
+
+
+def test_many_short_documents_are_not_all_read_at_every_evaluation(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_bytes(b"\0".join(b"%05d" % i * 20 for i in range(4000)))
+    corpus = prepare(DataSpec(str(tmp_path / "short.txt"), 0.5), tmp_path / "cache")
+    windows = holdout_windows(corpus, 64, 6400)
+    assert len(windows.tokens) == 100
+    assert len(np.unique(windows.document)) == 100

@@ -57,7 +57,7 @@ def test_a_job_is_a_trunk_and_then_its_branches_the_costliest_first(
     plan: Callable[..., Plan], corpus: Corpus, tmp_path: Path
 ) -> None:
     made = plan(grid={"seeds": [0, 1], "replicate_seeds": [2]})
-    jobs = prepare(tmp_path, made, corpus, b"the study")
+    jobs = prepare(tmp_path, made, b"the study")
     assert (tmp_path / "study.toml").read_bytes() == b"the study"
     assert [job.flops for job in jobs] == sorted((job.flops for job in jobs), reverse=True)
     for job in jobs:
@@ -71,7 +71,7 @@ def test_dead_workers_and_divergence_do_not_stop_the_grid_and_a_finished_study_s
     plan: Callable[..., Plan], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = plan(grid={"tokens": [1536], "learning_rate_factors": [1.0, 2.0, 1e30]})
-    jobs = prepare(tmp_path, made, corpus, b"")
+    jobs = prepare(tmp_path, made, b"")
     started: list[Any] = []
     snapshots: list[local.Snapshot] = []
     start = local._start
@@ -91,17 +91,17 @@ def test_dead_workers_and_divergence_do_not_stop_the_grid_and_a_finished_study_s
     assert (snapshots[-1].runs_done, snapshots[-1].runs) == (6, 6)
     assert snapshots[-1].flops_done == pytest.approx(snapshots[-1].flops)
 
-    table = pd.read_parquet(publish_table(tmp_path))
+    table = pd.read_parquet(publish_table(tmp_path, made).path)
     assert (table["loss"].notna() == (table["status"] == "completed")).all()
     assert len(table) == 6
 
     # The next launch trains what failed, and nothing that completed or is known to diverge.
-    again = prepare(tmp_path, made, corpus, b"")
+    again = prepare(tmp_path, made, b"")
     assert [job.folders for job in again] == [jobs[0].folders]
     assert local.run_jobs(again, workers=2, watch=lambda _: None) == 0
 
     before = state(tmp_path)
-    assert prepare(tmp_path, made, corpus, b"") == []
+    assert prepare(tmp_path, made, b"") == []
     assert local.run_jobs([], workers=2, watch=lambda _: None) == 0
     assert state(tmp_path) == before
 
@@ -110,7 +110,7 @@ def test_a_worker_that_crashes_gives_its_runs_a_reason(
     plan: Callable[..., Plan], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Python itself ends with exit code 1 after a traceback, as for a package that is missing."""
-    (job,) = prepare(tmp_path, plan(), corpus, b"")
+    (job,) = prepare(tmp_path, plan(), b"")
     code = "#!/bin/sh\necho no module named scaling >&2; exit 1\n"
     (tmp_path / "python").write_text(code)
     (tmp_path / "python").chmod(0o755)
@@ -123,11 +123,11 @@ def test_a_worker_that_crashes_gives_its_runs_a_reason(
 def test_a_finished_trunk_is_planned_again_when_a_budget_needs_it_longer(
     plan: Callable[..., Plan], corpus: Corpus, tmp_path: Path
 ) -> None:
-    (job,) = prepare(tmp_path, plan(), corpus, b"")
+    (job,) = prepare(tmp_path, plan(), b"")
     for folder in job.folders:
         write_json(folder / "run.json", {**read_json(folder / "run.json"), "status": "completed"})
-    assert prepare(tmp_path, plan(), corpus, b"") == []
-    assert prepare(tmp_path, plan(grid={"tokens": [1536]}), corpus, b"") == []
-    (longer,) = prepare(tmp_path, plan(grid={"tokens": [1536, 3072, 4096]}), corpus, b"")
+    assert prepare(tmp_path, plan(), b"") == []
+    assert prepare(tmp_path, plan(grid={"tokens": [1536]}), b"") == []
+    (longer,) = prepare(tmp_path, plan(grid={"tokens": [1536, 3072, 4096]}), b"")
     assert longer.folders[0] == job.folders[0]
     assert len(longer.folders) == 2 and longer.folders[1] not in job.folders

@@ -17,10 +17,10 @@ import pytest
 from models.sharding import make_mesh
 from scaling import checkpoint
 from scaling import train as training
-from scaling.compilation import remember_compilations
+from scaling.compilation import configure_jax
 from scaling.data import Corpus, holdout_windows
 from scaling.plan import Plan, RunSpec
-from scaling.records import read_steps
+from scaling.records import checkpoint_steps, read_steps
 from scaling.step import make_program
 from scaling.train import Diverged, Interrupted, Trained, train
 
@@ -33,7 +33,7 @@ program_once = functools.cache(make_program)
 @pytest.fixture(scope="module", autouse=True)
 def programs(cache: Path) -> Iterator[None]:
     """Compile each program once; that other processes agree is shown in test_worker.py."""
-    remember_compilations()
+    configure_jax()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "make_program", program_once)
         yield
@@ -60,7 +60,7 @@ def program(spec: RunSpec) -> Any:
 def final(spec: RunSpec, results: Path) -> list[bytes]:
     """The bits of parameters, moments and step at the end of a run."""
     folder = results / spec.run_id / "checkpoints"
-    state = checkpoint.restore(folder, checkpoint.steps(folder)[-1], program(spec).abstract)
+    state = checkpoint.restore(folder, checkpoint_steps(folder)[-1], program(spec).abstract)
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
@@ -168,7 +168,7 @@ def test_a_truncated_checkpoint_is_set_aside_and_the_one_before_used(
     with pytest.raises(Interrupted):
         train(trunk, tmp_path / trunk.run_id, corpus, should_stop=stop_after(7))
     folder = tmp_path / trunk.run_id / "checkpoints"
-    assert checkpoint.steps(folder) == [20, 28]
+    assert checkpoint_steps(folder) == [20, 28]
     data = max((folder / "28").rglob("d/*"), key=lambda file: file.stat().st_size)
     data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
     train(trunk, tmp_path / trunk.run_id, corpus)

@@ -20,7 +20,7 @@ from scaling.data import Corpus
 from scaling.hardware import worker_environment
 from scaling.launch.base import prepare
 from scaling.plan import Plan, RunSpec
-from scaling.records import read_json, read_steps, write_json
+from scaling.records import checkpoint_steps, read_json, read_steps, write_json
 from scaling.step import make_program
 
 CLOCK = ["tokens_per_s", "mfu"]
@@ -74,7 +74,7 @@ def small(plan: Callable[..., Plan]) -> Plan:
 @pytest.fixture(scope="module")
 def ready(small: Plan, corpus: Corpus) -> Ready:
     def make(results: Path) -> list[Path]:
-        (job,) = prepare(results, small, corpus, b"")
+        (job,) = prepare(results, small, b"")
         return list(job.folders)
 
     return make
@@ -110,7 +110,7 @@ def test_a_run_that_was_killed_and_then_stopped_ends_with_the_same_bits(
     def once_it_has_a_checkpoint_beyond(step: int, number: int) -> int:
         process = start(folders)
         while process.poll() is None:
-            if max(checkpoint.steps(trunk / "checkpoints"), default=0) > step:
+            if max(checkpoint_steps(trunk / "checkpoints"), default=0) > step:
                 process.send_signal(number)
                 break
             time.sleep(0.002)
@@ -118,10 +118,10 @@ def test_a_run_that_was_killed_and_then_stopped_ends_with_the_same_bits(
 
     assert once_it_has_a_checkpoint_beyond(0, signal.SIGKILL) == -signal.SIGKILL
     assert status(trunk) == "running"
-    killed_at = max(checkpoint.steps(trunk / "checkpoints"))
+    killed_at = max(checkpoint_steps(trunk / "checkpoints"))
     assert killed_at < 80
     assert once_it_has_a_checkpoint_beyond(killed_at, signal.SIGTERM) == 75
-    assert status(trunk) == "running"
+    assert status(trunk) == "planned"
     assert finish(start(folders)) == 0
     assert_same(small, undisturbed, tmp_path)
 
@@ -140,8 +140,8 @@ def test_a_full_disk_fails_the_run_and_loses_nothing(
     assert_same(small, undisturbed, tmp_path)
 
 
-def test_a_run_that_cannot_start_fails_with_its_reason_and_the_next_is_trained(
-    ready: Ready, undisturbed: Path, tmp_path: Path
+def test_a_run_that_cannot_start_fails_with_its_reason_and_so_does_its_branch(
+    ready: Ready, tmp_path: Path
 ) -> None:
     trunk, branch = ready(tmp_path)
     run = read_json(trunk / "run.json")
@@ -149,12 +149,9 @@ def test_a_run_that_cannot_start_fails_with_its_reason_and_the_next_is_trained(
     assert finish(start([tmp_path / "nowhere", trunk, branch])) == 1
     assert status(trunk) == "failed"
     assert "f" * 12 in read_json(trunk / "run.json")["reason"]
-    # Without a trunk to branch off, it trains the trunk's steps itself.
-    losses = [
-        read_json(r / "runs" / branch.name / "run.json")["result"]["loss"]
-        for r in (tmp_path, undisturbed)
-    ]
-    assert losses[0] == losses[1]
+    # Its branch has nowhere to start, and says so instead of training the trunk again.
+    assert status(branch) == "failed"
+    assert trunk.name in read_json(branch / "run.json")["reason"]
 
 
 def test_a_finished_run_is_not_touched(ready: Ready, undisturbed: Path) -> None:

@@ -1,0 +1,69 @@
+"""What the quickstart is for: its committed run table shows a real law."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.fit import Status, fit
+from analysis.forecast import leave_out_largest, seed_sd
+from analysis.laws import law
+from analysis.quality import read_runs
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "quickstart"
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return read_runs(REFERENCE / "runs.csv")
+
+
+@pytest.fixture(scope="module")
+def points(table) -> pd.DataFrame:
+    assert set(table["status"]) == {"completed"}
+    return table[table["run_kind"] == "cooldown"]
+
+
+@pytest.fixture(scope="module")
+def fitted(table):
+    return fit(law("chinchilla"), table, bootstrap=1000)
+
+
+def test_the_grid_is_wide_enough(points):
+    assert points["params_non_embedding"].nunique() >= 4
+    spread = points["params_non_embedding"].max() / points["params_non_embedding"].min()
+    assert spread >= 16
+    assert points["tokens"].nunique() >= 3
+    smallest = points[points["tokens"] == points["tokens"].min()]
+    assert (smallest.groupby("params_total")["seed"].nunique() >= 2).all()
+
+
+@pytest.mark.parametrize(
+    ("along", "level"), [("params_total", "tokens"), ("tokens", "params_total")]
+)
+def test_loss_falls_with_size_at_each_budget_and_with_budget_at_each_size(points, along, level):
+    cells = points.groupby(["params_total", "tokens"], as_index=False)["loss"].mean()
+    for _, rows in cells.groupby(level):
+        assert (np.diff(rows.sort_values(along)["loss"]) < 0).all()
+
+
+def test_the_chinchilla_form_fits_to_twice_the_noise_of_a_seed(points, fitted):
+    assert fitted.status is Status.CONVERGED
+    sd = seed_sd(points, ["params", "tokens"])
+    predicted = fitted.predict({name: points[name].to_numpy() for name in ("params", "tokens")})
+    rmse = np.sqrt(np.mean((predicted - points["loss"]) ** 2))
+    assert rmse <= 2 * sd
+
+
+def test_the_largest_run_is_forecast_from_the_smaller_ones(fitted):
+    held_out = leave_out_largest(fitted)
+    # The forecast carries its own error beside the seed's; three seeds' worth is what both allow.
+    assert abs(held_out.error_in_seed_sds) < 3
+
+
+def test_the_saved_fit_is_the_fit_of_the_saved_table(fitted):
+    from analysis.fit import load_fit
+
+    saved = load_fit(REFERENCE / "fits" / "chinchilla.json")
+    assert saved.coefficients == pytest.approx(fitted.coefficients, rel=1e-6)
