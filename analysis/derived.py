@@ -1,11 +1,11 @@
 """Intervals of anything computed from a fit's coefficients: an optimum, a curve, an exponent.
 
-Bootstrap draws are refits, so a quantity's own percentiles over them are its interval.
-Jackknife draws are a linear picture of the coefficients, stretched by Student's t: far draws
-follow no data, and a curved quantity of them is biased. There the quantity is linearised too,
-which is the delta method. (Measured on 150 simulated grids of 8 trunks: the 90% interval of
-the loss one decade beyond the data covered 91, 91 and 90% so, at 0.5 to 0.8 of the width of
-plain percentiles, which covered 91, 86 and 85%.)
+Bootstrap draws are refits, so a quantity's own percentiles over them are its interval. Jackknife
+draws are not: a linear picture of the coefficients, stretched by Student's t, whose far draws
+follow no data. There the quantity itself is jackknifed: computed from a refit without each
+cluster, its spread stretched alike. (Measured on 60 simulated grids of 8 trunks: the loss inside
+the data at 1.2% noise between trunks had a 90% interval 3.5 times narrower than by linear
+coefficients, and covered 85%; at 0.4% noise it covered 92%.)
 """
 
 from __future__ import annotations
@@ -17,12 +17,19 @@ import numpy as np
 
 from analysis.expression import Array
 from analysis.fit import Fit
+from analysis.fit import fit as fit_law
 from analysis.model import is_floor
+from analysis.uncertainty import clusters_of
+from scaling.records import Refusal
 
 # Coefficients as columns (draws, 1) to values (draws, k).
 Quantity: TypeAlias = Callable[[Mapping[str, Array]], Array]
 
 STEP = 0.02  # share of the way to a draw at which a linear quantity's slope is taken
+SAME = 1e-3  # relative difference below which a refit of all rows is the fit again
+
+_REFITS: dict[tuple[object, ...], dict[str, Array] | None] = {}  # of the last few fits
+_KEPT = 8
 
 
 def draws_of(fit: Fit) -> dict[str, Array]:
@@ -31,18 +38,27 @@ def draws_of(fit: Fit) -> dict[str, Array]:
 
 
 def values_over_draws(fit: Fit, quantity: Quantity) -> Array:
-    """The quantity over the fit's draws, (draws, k), by the rule above.
+    """The quantity over as many draws as the fit has, (draws, k), by the rule above.
 
-    Choose its scale so that it is nearly linear in log-amplitudes and exponents: the logarithm
-    of an N* or a loss. The fit must have draws.
+    Choose its scale so that it varies evenly: the logarithm of an N* or of a loss. The fit must
+    have draws.
     """
-    draws = draws_of(fit)
     if fit.interval.method != "jackknife":
-        return quantity(draws)
-    centre = {name: np.array([[value]]) for name, value in fit.coefficients.items()}
-    estimate = quantity(centre)
-    near = {name: _part_way(fit, name, centre[name], draws[name]) for name in draws}
-    return estimate + (quantity(near) - estimate) / STEP
+        return quantity(draws_of(fit))
+    refits = _without_each_cluster(fit)
+    linear = _linear(fit, quantity)
+    if refits is None:
+        return linear
+    left_out = quantity(refits)
+    clusters = len(left_out)
+    deviation = left_out - left_out.mean(axis=0)
+    rng = np.random.default_rng(0)
+    freedom = max(clusters - 3, 1)  # as the fit's own jackknife has it
+    normal = rng.standard_normal((len(fit.draws), clusters)) * np.sqrt((clusters - 1) / clusters)
+    stretch = np.sqrt(freedom / rng.chisquare(freedom, size=(len(fit.draws), 1)))
+    with np.errstate(invalid="ignore"):
+        direct = _estimate(fit, quantity) + normal @ deviation * stretch
+    return np.where(np.isfinite(left_out).all(axis=0), direct, linear)
 
 
 def interval_over_draws(fit: Fit, quantity: Quantity, level: float) -> tuple[Array, Array]:
@@ -64,7 +80,56 @@ def percentiles(values: Array, level: float) -> tuple[Array, Array]:
     return low, high
 
 
-def _part_way(fit: Fit, name: str, centre: Array, draw: Array) -> Array:
+def _estimate(fit: Fit, quantity: Quantity) -> Array:
+    return quantity({name: np.array([[value]]) for name, value in fit.coefficients.items()})
+
+
+def _without_each_cluster(fit: Fit) -> dict[str, Array] | None:
+    """Coefficients (clusters, 1) of refits without each cluster; None where they cannot be had:
+    without rows, or where the fit used weights or priors, which it does not keep."""
+    key = (fit.law.loss, fit.data.sha256, fit.objective, fit.fixed, len(fit.table))
+    if key not in _REFITS:
+        while len(_REFITS) >= _KEPT:
+            del _REFITS[next(iter(_REFITS))]
+        _REFITS[key] = _refits(fit)
+    return _REFITS[key]
+
+
+def _refits(fit: Fit) -> dict[str, Array] | None:
+    clusters = clusters_of(fit.table) if len(fit.table) else np.array([], dtype=np.intp)
+    if len(np.unique(clusters)) != fit.data.clusters:
+        return None
+    fixed = {name: fit.coefficients[name] for name in fit.fixed}
+    rows: list[Mapping[str, float]] = []
+    try:
+        for left_out in (-1, *np.unique(clusters)):  # first none, to see that it is the same fit
+            again = fit_law(
+                fit.law,
+                fit.table[clusters != left_out],
+                objective=fit.objective.name,
+                delta=fit.objective.delta,
+                bootstrap=0,
+                fixed=fixed or None,
+            )
+            rows.append(again.coefficients)
+    except Refusal:  # too few rows are left, or they lie on a line
+        return None
+    whole = rows.pop(0)
+    if any(abs(whole[k] - v) > SAME * abs(v) + 1e-9 for k, v in fit.coefficients.items()):
+        return None
+    return {name: np.array([[each[name]] for each in rows]) for name in fit.coefficients}
+
+
+def _linear(fit: Fit, quantity: Quantity) -> Array:
+    """The quantity as a linear function of the draws: the delta method."""
+    draws = draws_of(fit)
+    near = {name: _part_way(fit, name, draws[name]) for name in draws}
+    estimate = _estimate(fit, quantity)
+    return estimate + (quantity(near) - estimate) / STEP
+
+
+def _part_way(fit: Fit, name: str, draw: Array) -> Array:
+    centre = fit.coefficients[name]
     amplitude = fit.law.symbols[name].positive and not is_floor(fit.law, name)
     if amplitude and centre > 0:  # the jackknife varies amplitudes on the log scale
         with np.errstate(divide="ignore"):

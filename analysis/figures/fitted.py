@@ -123,14 +123,16 @@ def _floor(fit: Fit, table: pd.DataFrame, panels: tuple[Axes, ...]) -> None:
     span: Span | None = None
     if shown and not fit.draws.empty:
         span = fit.interval.coefficients["E"]
-    bottom = floor * 0.95 if span is None else max(span[0] * 0.97, low / 3.5)
+    # An interval that reaches the runs is told in the label; shading would hide what it covers.
+    shaded = span if span is not None and span[1] < float(loss.min()) else None
+    bottom = floor * 0.95 if shaded is None else max(shaded[0] * 0.97, low / 3.5)
     for axes in panels:
         axes.set_ylim(min(bottom, low) if shown else low, high)
         if not shown:
             continue
         axes.axhline(floor, color=INK, linestyle=(0, (1, 2)), linewidth=1.2)
-        if span is not None:
-            axes.axhspan(max(span[0], bottom), span[1], color=INK, alpha=0.07, linewidth=0)
+        if shaded is not None:
+            axes.axhspan(max(shaded[0], bottom), shaded[1], color=INK, alpha=0.07, linewidth=0)
         axes.annotate(
             f"floor E = {with_interval(decimal, floor, span)}",
             (0.01, floor),
