@@ -142,7 +142,7 @@ def _bootstrap(
     if not kept.any():
         return _none(law, level, count, 0)
     table = _table(law, problem, end[kept])
-    table = table.loc[np.isfinite(table).all(axis=1)].reset_index(drop=True)
+    table = table[np.isfinite(table.to_numpy()).all(axis=1)].reset_index(drop=True)
     tails = [50 * (1 - level), 50 * (1 + level)]
     edges = {name: np.percentile(table[name], tails) for name in law.coefficients}
     return Uncertainty(
