@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.derived import interval_over_draws
 from analysis.fit import Fit, Status, fit
 from analysis.published import Published
 from analysis.units import human
@@ -59,16 +60,20 @@ def predict(source: Fit | Published, rows: pd.DataFrame) -> list[Prediction]:
         raise Refusal(f"{source.law.name} needs {', '.join(missing)}. Give a --table with it.")
     features = {name: rows[name].to_numpy(dtype=float) for name in source.law.features}
     losses = np.atleast_1d(source.predict(features))
-    bounds = None
+    level, low, high = None, np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     if isinstance(source, Fit) and len(source.draws):
-        bounds = source.predict_interval(features)
+        level = source.interval.level
+        low, high = map(
+            np.exp,
+            interval_over_draws(source, lambda c: np.log(source.law.predict(c, features)), level),
+        )
     return [
         Prediction(
             {name: float(values[i]) for name, values in features.items()},
             float(losses[i]),
-            None if bounds is None or not isinstance(source, Fit) else source.interval.level,
-            None if bounds is None else float(np.atleast_1d(bounds.low)[i]),
-            None if bounds is None else float(np.atleast_1d(bounds.high)[i]),
+            level,
+            None if level is None else float(low[i]),
+            None if level is None else float(high[i]),
         )
         for i in range(len(rows))
     ]

@@ -144,7 +144,7 @@ def save_fit(fit: Fit, path: Path) -> None:
     draws = path.with_name(f"{path.stem}.draws.parquet")
     write_table(draws, fit.draws)
     rows = path.with_name(f"{path.stem}.rows.parquet")
-    kept = dict.fromkeys([*fit.law.features, "params", "tokens", fit.law.target])
+    kept = dict.fromkeys([*fit.law.features, "params", "tokens", "trunk_id", fit.law.target])
     write_table(rows, fit.table[[column for column in kept if column in fit.table]])
     value["draws"], value["rows"] = draws.name, rows.name
     value["excluded"] = fit.excluded["reason"].value_counts().to_dict()

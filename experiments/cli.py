@@ -47,6 +47,7 @@ LawSource = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FIT|publ
 JsonFile = Annotated[Path | None, tyro.conf.arg(name="json", metavar="FILE")]
 # Numbers come as words and are read by `numbers`, so that a bad one is refused in our words.
 Numbers = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NUMBER …")]
+Assignments = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE …")]
 Conditions = Annotated[tuple[str, ...], tyro.conf.arg(metavar="CONDITION …")]
 
 

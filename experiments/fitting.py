@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from experiments.cli import Conditions, Directory, Failed, JsonFile, Numbers, RunsPath, app, numbers
+from experiments.cli import (
+    Assignments,
+    Conditions,
+    Directory,
+    Failed,
+    JsonFile,
+    Numbers,
+    RunsPath,
+    app,
+    numbers,
+)
 from scaling.records import Refusal, run_folders, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from analysis.constraints import Prior
 
 
 @app.command
@@ -25,6 +37,9 @@ def fit(
     where: Conditions = (),
     objective: str = "huber_log",
     delta: float = 1e-3,
+    weights: str | None = None,
+    fix: Assignments = (),
+    prior: Assignments = (),
     bootstrap: int = 4000,
     level: float = 0.9,
     seed: int = 0,
@@ -38,21 +53,27 @@ def fit(
 
         scaling fit results/quickstart --law chinchilla
         scaling fit my_runs.csv --loss-column val_loss --where 'tokens>=5e8'
+        scaling fit my_runs.csv --fix alpha=0.34 --prior E=1.8:0.1
 
     Args:
         runs: A results folder, CSV or Parquet.
         law: A law of the registry; `scaling laws` lists them.
-        params_column: Column that holds N; `params` if there is one, else `params_total`.
+        params_column: Column that holds N; `params` if there is one, else `params_total`. With
+            `all` the law is fitted under each count of parameters too, and the spread printed.
         tokens_column: Column that holds D, if it is not `tokens`.
         loss_column: Column that holds the loss in nats/token, if it is not `loss`.
         where: Fit only rows that meet these; column, operator, literal.
         objective: What is minimised, summed over runs.
         delta: Where Huber's loss turns from square to linear, in log-loss.
+        weights: Column that multiplies each row's penalty.
+        fix: Coefficients held at a value, as NAME=VALUE.
+        prior: What is known of coefficients, as NAME=VALUE:SD; SD is relative for amplitudes.
         bootstrap: Resamples; 0 leaves the intervals out.
         level: Of the intervals.
         seed: Of the resampling.
         to_json: Write the fit to this file too.
     """
+    from analysis.conventions import by_convention
     from analysis.fit import Status, save_fit
     from analysis.fit import fit as fit_law
     from analysis.forecast import leave_out_largest
@@ -60,22 +81,30 @@ def fit(
     from analysis.quality import read_runs
     from analysis.quality import where as select
     from analysis.units import scientific
+    from experiments.text import conventions_text
 
     named = law_named(law)
     table = select(
         read_runs(
             runs,
-            params_column=params_column,
+            params_column=None if params_column == "all" else params_column,
             tokens_column=tokens_column,
             loss_column=loss_column,
             require=("loss",),
         ),
         list(where),
     )
-    fitted = fit_law(
-        named, table, objective=objective, delta=delta, bootstrap=bootstrap, level=level, seed=seed
-    )
+    settings: dict[str, Any] = {
+        "objective": objective,
+        "delta": delta,
+        "weights": weights,
+        "fixed": {name: _number("--fix", text) for name, text in _pairs("--fix", fix)},
+        "prior": {name: _prior(text) for name, text in _pairs("--prior", prior)},
+    }
+    fitted = fit_law(named, table, bootstrap=bootstrap, level=level, seed=seed, **settings)
     print(fitted.summary())
+    if params_column == "all":
+        print(f"\n{conventions_text(by_convention(named, table, **settings))}")
     held_out = leave_out_largest(fitted)
     print(f"\n{held_out.sentence}")
     inside = runs / "fits" / f"{law}.json"
@@ -89,6 +118,30 @@ def fit(
     if {"params", "tokens"} <= set(named.features) and fitted.data.flops_max:
         ahead = 10.0 ** math.ceil(math.log10(fitted.data.flops_max))
         print(f"Next: scaling recommend {path} --flops {scientific(ahead)}")
+
+
+def _pairs(option: str, words: tuple[str, ...]) -> list[tuple[str, str]]:
+    """NAME=VALUE words, split."""
+    for word in words:
+        if "=" not in word:
+            raise Refusal(f"{option} {word!r}: give NAME=VALUE, e.g. alpha=0.34.")
+    return [(word.split("=", 1)[0], word.split("=", 1)[1]) for word in words]
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise Refusal(f"{option}: {text!r} is not a number.") from None
+
+
+def _prior(text: str) -> Prior:
+    from analysis.constraints import Prior
+
+    value, found, sd = text.partition(":")
+    if not found:
+        raise Refusal(f"--prior {text!r}: give NAME=VALUE:SD, e.g. E=1.8:0.1.")
+    return Prior(_number("--prior", value), _number("--prior", sd))
 
 
 @app.command

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from analysis.conventions import Convention, spread
 from analysis.units import human, scientific
 from scaling.data import CorpusInfo
 from scaling.plan import Plan, plan_table
@@ -98,12 +99,14 @@ def plan_text(plan: Plan, corpus: CorpusInfo, condition_number: float | None, wo
 
 
 def _time(table: pd.DataFrame, workers: int) -> str:
-    """How long the plan takes here: no less than its longest trunk with its branches."""
+    """How long training takes here: no less than the longest trunk with its branches."""
     if table["hours"].isna().any():
         return ""
     jobs = 3600 * table.groupby("trunk_id")["hours"].sum()
     seconds = max(jobs.sum() / workers, jobs.max())
-    return f", about {duration(seconds)} with {workers} worker{'s' * (workers > 1)} here"
+    return (
+        f", about {duration(seconds)} of training with {workers} worker{'s' * (workers > 1)} here"
+    )
 
 
 def runs_text(table: pd.DataFrame) -> str:
@@ -139,6 +142,23 @@ def runs_text(table: pd.DataFrame) -> str:
         "status",
     ]
     return columns(header, rows)
+
+
+def conventions_text(found: Sequence[Convention]) -> str:
+    """The same runs under each count of parameters, and how far they disagree."""
+    names = [*found[0].fit.law.coefficients, "params_exponent"]
+    rows = [
+        [
+            each.column,
+            each.fit.status.value,
+            *(f"{each.fit.coefficients[name]:.4g}" for name in names[:-1]),
+            "" if each.params_exponent is None else f"{each.params_exponent:.3f}",
+        ]
+        for each in found
+    ]
+    widths = spread(list(found))
+    last = ["spread", "", *(f"{widths[name]:.2g}" if name in widths else "" for name in names)]
+    return columns(["N counts", "status", *names[:-1], "N* ∝ C^"], [*rows, last])
 
 
 def status_text(rows: Sequence[Mapping[str, Any]]) -> str:

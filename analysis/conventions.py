@@ -1,0 +1,74 @@
+"""The same runs under each way of counting parameters.
+
+The convention alone moves the allocation exponent by 0.13 (Porian et al. 2024, arXiv:2406.19146)
+to 0.33 (`nanochat`'s optima), so whoever compares exponents must say which N they count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.fit import Fit, fit
+from analysis.laws import Law
+from analysis.optimum import compute_optimal
+from analysis.quality import standardise
+from scaling.records import Refusal
+
+COLUMNS = ("params_total", "params_non_embedding", "params_matmul")
+
+
+@dataclass(frozen=True)
+class Convention:
+    """One law under one count of parameters."""
+
+    column: str
+    fit: Fit
+    params_exponent: float | None  # a in N* ∝ C^a at the runs' largest C; null without an optimum
+
+
+def by_convention(law: Law, table: pd.DataFrame, **settings: Any) -> list[Convention]:
+    """The law fitted under every count of parameters that the table has, without intervals.
+
+    Raises Refusal if it has fewer than two.
+    """
+    columns = [column for column in COLUMNS if column in table]
+    if len(columns) < 2:
+        raise Refusal(
+            f"--params-column all needs two or more of {', '.join(COLUMNS)}; the table has "
+            f"{', '.join(columns) or 'none'}. Name the one column that holds N."
+        )
+    found = []
+    for column in columns:
+        rows = standardise(table.drop(columns="params", errors="ignore"), column)
+        fitted = fit(law, rows, **{**settings, "bootstrap": 0, "checks": False})
+        found.append(Convention(column, fitted, _exponent(fitted)))
+    return found
+
+
+def spread(found: list[Convention]) -> Mapping[str, float]:
+    """Largest minus smallest value of each coefficient, and of `params_exponent`."""
+    widths = {
+        name: max(c.fit.coefficients[name] for c in found)
+        - min(c.fit.coefficients[name] for c in found)
+        for name in found[0].fit.law.coefficients
+    }
+    exponents = [c.params_exponent for c in found if c.params_exponent is not None]
+    return {**widths, "params_exponent": max(exponents) - min(exponents)} if exponents else widths
+
+
+def _exponent(fitted: Fit) -> float | None:
+    """d ln N* / d ln C over a factor of 10 around the largest run."""
+    if {"params", "tokens"} != set(fitted.law.features) or fitted.data.flops_max is None:
+        return None
+    ends = [
+        compute_optimal(fitted.law, fitted.coefficients, fitted.data.flops_max * factor)
+        for factor in (10**-0.5, 10**0.5)
+    ]
+    if not all(bool(end.interior) for end in ends):
+        return None
+    return math.log10(float(ends[1].params) / float(ends[0].params))
