@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.evaluator import model
 from analysis.expression import Array
 from analysis.laws import Law
-from analysis.model import Data, Model, is_floor, model, to_coefficients
+from analysis.model import Data, Model, is_floor, to_coefficients
 from analysis.newton import Mask
 from analysis.objective import Objective, objective
 from analysis.search import descend, optimise

@@ -18,9 +18,10 @@ import pandas as pd
 
 from analysis.constraints import Fixed, Prior, Regularised, fixed_of, scatter
 from analysis.diagnostics import diagnose
+from analysis.evaluator import model
 from analysis.expression import Array
 from analysis.laws import Law
-from analysis.model import Data, Model, is_floor, model, to_coefficients
+from analysis.model import Data, Model, is_floor, to_coefficients
 from analysis.newton import Mask
 from analysis.objective import Objective
 from analysis.objective import objective as objective_named

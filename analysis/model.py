@@ -58,17 +58,6 @@ class Model(Protocol):
         ...
 
 
-def model(law: Law, data: Data, objective: Objective, *, centred: bool = True) -> Model:
-    """The evaluator that fits the law's structure. `centred` moves the origin of the powers
-    to the middle of the data, which a constraint on an amplitude does not survive."""
-    from analysis.powers import PowerSum, power_terms  # which builds on this module
-
-    terms = power_terms(law)
-    if terms is None:
-        return General(law, data, objective)
-    return PowerSum(law, data, objective, terms, centred)
-
-
 def to_theta(law: Law, coefficients: Mapping[str, float | Array]) -> Array:
     """Coefficients by name → (…, p) on the fitting scale."""
     columns = []

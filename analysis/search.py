@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.evaluator import model
 from analysis.expression import Array, Expr, derivative, evaluate, number, symbols
 from analysis.laws import LAWS, Law
-from analysis.model import Data, Model, model, to_coefficients, to_theta
+from analysis.model import Data, Model, to_coefficients, to_theta
 from analysis.newton import Mask, Minima, minimise
 from analysis.objective import Objective
 

@@ -116,11 +116,18 @@ def _profile(fit: Fit, profile: pd.DataFrame, floor: str) -> str:
     if least <= 0:
         return f"profile of {floor}: a perfect fit, nothing to profile"
     parts = [
-        f"{value:.3g} +{(cost / least - 1):.1%}"
+        f"{value:.3g} {_more(cost / least)}"
         for value, cost in zip(profile[floor], profile["objective"], strict=True)
         if cost > least
     ]
     return f"{floor} held at, and what it costs: " + " · ".join(parts)
+
+
+def _more(ratio: float) -> str:
+    """A ratio above 1 as a percentage, or as a factor where a percentage would be unreadable."""
+    return (
+        f"+{ratio - 1:.1%}" if ratio < 10 else f"×{ratio:.0f}" if ratio < 1e6 else "×1e6 and more"
+    )
 
 
 def _wrapped(text: str) -> list[str]:
