@@ -301,3 +301,16 @@ def test_the_readme_shows_only_commands_and_options_that_exist(monkeypatch, caps
         text = capsys.readouterr().out
         for option in re.findall(r"--[a-z-]+", line):
             assert option in text, f"{line}: {option}"
+
+
+def test_the_python_of_the_readme_runs(runs_csv):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    runs_csv.rename(runs_csv.with_name("my_runs.csv"))
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)],
+        cwd=runs_csv.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert "mine on 20 runs" in done.stdout, done.stderr
