@@ -48,7 +48,7 @@ def plan_study(study: Study) -> Planned:
 def _identifies(plan: Plan) -> float | None:
     """The design's condition number for a law of params and tokens; null for other laws."""
     from analysis.laws import law
-    from analysis.quality import condition_number
+    from analysis.quality import condition_number, refuse_line
 
     if plan.study.law is None:
         return None
@@ -57,23 +57,26 @@ def _identifies(plan: Plan) -> float | None:
         "params": np.array([count_params(run.model).total for run in plan.points], float),
         "tokens": np.array([run.tokens for run in plan.points], float),
     }
-    for name in set(features) & set(columns):
+    condition = condition_number(columns["params"], columns["tokens"])
+    found = f"(condition number {condition:.1e}; a grid has 1e3)"
+    for name in sorted(set(features) & set(columns)):
         distinct = len(np.unique(columns[name]))
         if distinct < (least := MIN_DISTINCT[name]):
             raise Refusal(
-                f"[grid] {name} has {distinct} distinct values; law = {plan.study.law!r} needs "
-                f"at least {least} to tell its exponent from its floor. Give more, or remove law."
+                f"[grid] {name} has {distinct} distinct value{'s' * (distinct > 1)}; law = "
+                f"{plan.study.law!r} needs at least {least} to tell its exponent from its floor "
+                f"{found}. Give more, or remove law."
             )
     if set(features) != set(columns):
         return None
     try:
-        condition = condition_number(columns["params"], columns["tokens"])
+        refuse_line(columns)
     except Refusal as error:
-        raise Refusal(f"[grid] cannot identify law = {plan.study.law!r}: {error}") from error
+        raise Refusal(f"[grid] {error} {found}") from error
     if condition > MAX_CONDITION:
         raise Refusal(
-            f"[grid] cannot identify law = {plan.study.law!r}: condition number {condition:.2g} "
-            f"above {MAX_CONDITION:.0e}. Spread params and tokens over a wider grid."
+            f"[grid] cannot identify law = {plan.study.law!r} {found}. Spread params and tokens "
+            "over a wider grid."
         )
     return condition
 

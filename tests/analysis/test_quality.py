@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.quality import condition_number, read_runs, suspicious, usable, where
+from analysis.quality import condition_number, read_runs, refuse_line, suspicious, usable, where
 from scaling.records import Refusal
 
 
@@ -166,7 +166,8 @@ def test_the_condition_number_belongs_to_the_design_whatever_its_scale(grid: pd.
 def test_a_design_that_cannot_separate_the_exponents_is_refused(tokens, named: str) -> None:  # type: ignore[no-untyped-def]
     params = np.geomspace(1e6, 1e9, 9)
     with pytest.raises(Refusal, match=named):
-        condition_number(params, tokens(params))
+        refuse_line({"params": params, "tokens": tokens(params)})
+    assert condition_number(params, tokens(params)) > 1e8
 
 
 def test_a_million_rows_are_read_in_bounded_time_and_memory(tmp_path: Path) -> None:

@@ -32,14 +32,14 @@ def smoke(tmp_path_factory) -> Path:
     """The smoke study, interrupted once on its way and then run to its end."""
     results = tmp_path_factory.mktemp("results")
     command = [sys.executable, "-m", "experiments", "run", str(SMOKE), "--results", str(results)]
-    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + 120
-    while not list(results.glob("smoke/runs/*/progress.json")):
-        assert first.poll() is None, first.stdout.read().decode()
-        assert time.monotonic() < deadline, "no run made progress within two minutes"
-        time.sleep(0.1)
+    log = results / "first.log"
+    with log.open("wb") as file:
+        first = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+    while not list(results.glob("smoke/runs/*/steps/*.parquet")):
+        assert first.poll() is None, log.read_text()
+        time.sleep(0.05)
     first.send_signal(signal.SIGINT)
-    assert first.wait(timeout=120) == 75
+    assert first.wait() == 75, log.read_text()
     second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert second.returncode == 0, second.stdout + second.stderr
     (results / "stdout.txt").write_text(second.stdout)
@@ -187,7 +187,7 @@ def study_with(tmp_path: Path, old: str, new: str) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ('["50k", "100k", "200k"]', '["100k"]', "Condition number"),
+        ('["50k", "100k", "200k"]', '["100k"]', "condition number inf"),
         ('["3.4k", "12k", "25k"]', '["12k", "25k"]', "at least 3"),
         ('warmup_tokens = "8k"', 'warmup_tokens = "40k"', "warmup_tokens"),
         ('source = "sotu"', 'source = "nowhere/*.txt"', "names no file"),
