@@ -194,7 +194,7 @@ def condition_number(params: Array, tokens: Array) -> float:
     The condition number of JᵀJ for (log E, log A, log B, α, β) in centred log-features, for a
     reference law whose three terms are equal at the centre and whose exponents are Besiroglu's
     (arXiv:2404.10102): a property of the design alone, whatever its scale. About 1e3 for a
-    grid; 1e8 and more, as for one ray D = kN, cannot be fitted, infinity for one distinct N or D.
+    grid; 1e8 and more, as for one ray D = kN, cannot be fitted, nor can one distinct N or D.
     Raises Refusal for numbers that are not positive and finite.
     """
     n, d = np.asarray(params, dtype=float), np.asarray(tokens, dtype=float)
