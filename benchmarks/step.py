@@ -36,7 +36,7 @@ def measure(params: float, steps_per_call: int) -> dict[str, float]:
     from models.count import count_flops
     from models.ladder import Ladder, nearest
     from models.sharding import make_mesh
-    from scaling.plan import Optimizer
+    from scaling.run import Optimizer
     from scaling.step import make_program
 
     config = nearest(Ladder(256, LENGTH, "llama", 32, 32), params, "non_embedding").config

@@ -22,7 +22,7 @@ from models.config import ModelConfig
 from models.count import count_params
 from models.decoder import Decoder, cross_entropy
 from models.sharding import batch_sharding, replicated, state_shardings
-from scaling.plan import Optimizer
+from scaling.run import Optimizer
 
 ADAM_EPSILON = 1e-8  # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1
 

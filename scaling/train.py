@@ -30,7 +30,6 @@ from scaling.data import (
     iterate_windows,
     summarise_holdout,
 )
-from scaling.plan import RunSpec
 from scaling.records import (
     Refusal,
     checkpoint_steps,
@@ -40,6 +39,7 @@ from scaling.records import (
     write_segment,
     write_table,
 )
+from scaling.run import RunSpec
 from scaling.schedule import learning_rates
 from scaling.step import Metrics, Program, TrainState, make_program
 

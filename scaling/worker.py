@@ -22,8 +22,8 @@ from pydantic import TypeAdapter
 
 from scaling.data import Corpus, CorpusInfo
 from scaling.hardware import cache_folder
-from scaling.plan import RunSpec
 from scaling.records import Refusal, Status, read_json, read_run, read_steps, write_json
+from scaling.run import RunSpec
 
 REPORT_SECONDS = 1.0  # how often progress.json is replaced
 REQUEUE = 75  # EX_TEMPFAIL: interrupted, start me again

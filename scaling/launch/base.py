@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from scaling.plan import Plan, RunSpec, plan_table, run_columns, spent_flops
+from scaling.plan import Plan, plan_table
 from scaling.records import Refusal, collect, read_run, write_bytes, write_table
+from scaling.run import RunSpec, run_columns, spent_flops
 from scaling.worker import owned, plan_run, read_spec
 
 

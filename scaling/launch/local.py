@@ -13,8 +13,8 @@ from typing import IO
 
 from scaling.hardware import worker_environment
 from scaling.launch.base import Job
-from scaling.plan import RunSpec, spent_flops
 from scaling.records import Refusal, checkpoint_steps, read_json, read_run
+from scaling.run import RunSpec, spent_flops
 from scaling.worker import REQUEUE, read_spec, set_status
 
 POLL_SECONDS = 0.5

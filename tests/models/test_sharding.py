@@ -20,7 +20,7 @@ import jax, numpy as np
 from models.config import ModelConfig
 from models.sharding import make_mesh
 from scaling.compilation import configure_jax
-from scaling.plan import Optimizer
+from scaling.run import Optimizer
 from scaling.step import make_program
 
 configure_jax()
@@ -55,7 +55,7 @@ LOWERED = """
 import jax, numpy as np
 from models.config import DIALECTS, ModelConfig
 from models.sharding import make_mesh
-from scaling.plan import Optimizer
+from scaling.run import Optimizer
 from scaling.step import make_program
 
 for dialect in DIALECTS.values():

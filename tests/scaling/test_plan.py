@@ -13,8 +13,9 @@ import pytest
 
 from models.count import count_params
 from scaling.data import Corpus, CorpusInfo
-from scaling.plan import Plan, RunSpec, make_plan, plan_table, spent_flops
+from scaling.plan import Plan, make_plan, plan_table
 from scaling.records import Refusal
+from scaling.run import RunSpec, spent_flops
 from scaling.study import Study, parse_study
 
 PlanOf = Callable[..., Plan]

@@ -19,8 +19,9 @@ from scaling import checkpoint
 from scaling import train as training
 from scaling.compilation import configure_jax
 from scaling.data import Corpus, holdout_windows
-from scaling.plan import Plan, RunSpec
+from scaling.plan import Plan
 from scaling.records import checkpoint_steps, read_steps
+from scaling.run import RunSpec
 from scaling.step import make_program
 from scaling.train import Diverged, Interrupted, Trained, train
 

@@ -19,8 +19,9 @@ from scaling import checkpoint
 from scaling.data import Corpus
 from scaling.hardware import worker_environment
 from scaling.launch.base import prepare
-from scaling.plan import Plan, RunSpec
+from scaling.plan import Plan
 from scaling.records import checkpoint_steps, read_json, read_steps, write_json
+from scaling.run import RunSpec
 from scaling.step import make_program
 
 CLOCK = ["tokens_per_s", "mfu"]
