@@ -46,6 +46,7 @@ Directory = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
 LawSource = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FIT|published:NAME")]
 JsonFile = Annotated[Path | None, tyro.conf.arg(name="json", metavar="FILE")]
 # Numbers come as words and are read by `numbers`, so that a bad one is refused in our words.
+Number = Annotated[str | None, tyro.conf.arg(metavar="NUMBER")]
 Numbers = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NUMBER …")]
 Assignments = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE …")]
 Conditions = Annotated[tuple[str, ...], tyro.conf.arg(metavar="CONDITION …")]
@@ -57,6 +58,11 @@ def numbers(option: str, words: tuple[str, ...]) -> list[float]:
         return [parse_quantity(word) for word in words]
     except ValueError as error:
         raise Refusal(f"{option}: {error}.") from error
+
+
+def number(option: str, word: str | None) -> float | None:
+    """One number, or none. Raises Refusal naming the option."""
+    return None if word is None else numbers(option, (word,))[0]
 
 
 def law_source(text: str) -> Fit | Published:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from analysis.answer import Recommendation
 from analysis.conventions import Convention, spread
 from analysis.units import human, scientific
 from scaling.data import CorpusInfo
@@ -159,6 +160,19 @@ def conventions_text(found: Sequence[Convention]) -> str:
     widths = spread(list(found))
     last = ["spread", "", *(f"{widths[name]:.2g}" if name in widths else "" for name in names)]
     return columns(["N counts", "status", *names[:-1], "N* ∝ C^"], [*rows, last])
+
+
+def shapes_text(advice: Sequence[Recommendation]) -> str:
+    """The nearest shape of the study's ladder for every recommendation."""
+    lines = ["Nearest shapes of the study's ladder"]
+    for each in advice:
+        shape = each.shape
+        built = "no shape of the ladder is near"
+        if shape is not None:
+            built = f"{shape['n_layers']} layers × {shape['d_model']} wide, "
+            built += f"{human(shape['params'])} parameters ({shape['error']:+.1%})"
+        lines.append(f"  {scientific(each.flops)} FLOPs: {built}")
+    return "\n".join(lines)
 
 
 def status_text(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -130,6 +130,24 @@ def test_recommend_reads_the_fit_and_writes_json(runs_csv, monkeypatch, capsys, 
     assert load_fit(fit).data.flops_max == pytest.approx(6e20)
 
 
+def test_recommend_answers_a_loss_with_serving_and_says_what_it_costs(
+    monkeypatch, capsys, tmp_path
+):
+    out, law_name = tmp_path / "r.json", "published:besiroglu-2024"
+    ask = ("--loss", "2.1", "--served", "2T", "--flat-bottom", "--beside")
+    where = ("--device", "h100-sxm", "--count", 64, "--mfu", "0.4")
+    assert scaling(monkeypatch, "recommend", law_name, *ask, *where, "--json", out) == 0
+    written = json.loads(out.read_text())
+    (run,), (bill,) = written["recommendations"], written["cost"]
+    assert run["loss"] == pytest.approx(2.1, abs=1e-9)
+    assert bill["device_hours"] == pytest.approx(64 * bill["seconds"] / 3600)
+    assert "sizes nearly as good" in capsys.readouterr().out
+    # Serving pays for a smaller model trained longer than compute alone would (Sardana 2024).
+    assert scaling(monkeypatch, "recommend", law_name, "--loss", "2.1", "--json", out) == 0
+    (plain,) = json.loads(out.read_text())["recommendations"]
+    assert run["params"] < plain["params"] and run["tokens"] > plain["tokens"]
+
+
 def test_the_study_beside_a_fit_names_a_shape(smoke, monkeypatch, capsys):
     scaling(monkeypatch, "fit", smoke, "--bootstrap", 200)
     fit = smoke / "fits" / "chinchilla.json"
@@ -236,6 +254,8 @@ def test_a_bad_run_table_is_refused(edit, says, runs_csv, monkeypatch, capsys):
         (("recommend", "published:nobody", "--flops", "1e21"), "no published law"),
         (("recommend", "published:chinchilla-2022", "--flops", "12q"), "'12q' is not a number"),
         (("recommend", "published:kaplan-2020-n", "--flops", "1e21"), "tokens"),
+        (("recommend", "published:chinchilla-2022"), "nothing is given"),
+        (("recommend", "published:chinchilla-2022", "--flops", "1", "--device", "x"), "device 'x'"),
         (("plan", "nowhere.toml"), "nowhere.toml"),
         (("predict", "published:chinchilla-2022", "--params", "1B"), "--tokens 0"),
         (("run", str(SMOKE), "--workers", "0"), "--workers 0"),
@@ -285,15 +305,26 @@ def test_laws_lists_formulas_and_sources(monkeypatch, capsys):
     assert "arXiv:2203.15556" in printed
 
 
-def commands_in(document: Path) -> list[str]:
-    blocks = re.findall(r"```(?:bash|sh)?\n(.*?)```", document.read_text(), re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.strip() for line in lines if line.strip().startswith("scaling ")]
+def blocks(language: str) -> list[str]:
+    """The README's fenced blocks in a language ("" for none)."""
+    found: list[str] = []
+    inside: list[str] | None = None
+    for line in (ROOT / "README.md").read_text().splitlines():
+        if inside is None and line.startswith("```"):
+            inside = [line.removeprefix("```")]
+        elif inside is not None and line == "```":
+            if inside[0] == language:
+                found.append("\n".join(inside[1:]))
+            inside = None
+        elif inside is not None:
+            inside.append(line)
+    return found
 
 
 def test_the_readme_shows_only_commands_and_options_that_exist(monkeypatch, capsys):
-    commands = commands_in(ROOT / "README.md")
-    assert len(commands) > 4
+    lines = "\n".join(blocks("")).splitlines()
+    commands = [line for line in lines if line.startswith("scaling ")]
+    assert len(commands) > 8
     for line in commands:
         with pytest.raises(SystemExit) as ended:
             scaling(monkeypatch, line.split()[1], "--help")
@@ -304,11 +335,10 @@ def test_the_readme_shows_only_commands_and_options_that_exist(monkeypatch, caps
 
 
 def test_the_python_of_the_readme_runs(runs_csv):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks("python")) == 2
     runs_csv.rename(runs_csv.with_name("my_runs.csv"))
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join(blocks)],
+        [sys.executable, "-c", "\n".join(blocks("python"))],
         cwd=runs_csv.parent,
         capture_output=True,
         text=True,
