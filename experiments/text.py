@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
@@ -18,14 +17,12 @@ from scaling.records import Status
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Left-aligned columns, as wide as their widest cell; the last is cut to the terminal."""
+    """Left-aligned columns, each as wide as its widest cell."""
     widths = [max(map(len, cells)) for cells in zip(header, *rows, strict=True)]
-    room = shutil.get_terminal_size((160, 24)).columns
-    lines = [
+    return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in (header, *rows)
-    ]
-    return "\n".join(line if len(line) <= room else line[: room - 1] + "…" for line in lines)
+    )
 
 
 def duration(seconds: float) -> str:

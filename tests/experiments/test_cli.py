@@ -38,7 +38,7 @@ def smoke(tmp_path_factory) -> Path:
     while not list(results.glob("smoke/runs/*/steps/*.parquet")):
         assert first.poll() is None, log.read_text()
         time.sleep(0.05)
-    first.send_signal(signal.SIGINT)
+    first.send_signal(signal.SIGTERM)
     assert first.wait() == 75, log.read_text()
     second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert second.returncode == 0, second.stdout + second.stderr
