@@ -11,7 +11,8 @@ from analysis.forecast import leave_out_largest, seed_sd
 from analysis.laws import law
 from analysis.quality import read_runs
 
-REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "quickstart"
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "results" / "reference" / "quickstart"
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +68,12 @@ def test_the_saved_fit_is_the_fit_of_the_saved_table(fitted):
 
     saved = load_fit(REFERENCE / "fits" / "chinchilla.json")
     assert saved.coefficients == pytest.approx(fitted.coefficients, rel=1e-6)
+
+
+def test_the_reference_runs_are_the_runs_that_the_study_plans(table):
+    # Pins the identity of a run: if these ids change, finished studies would be trained again.
+    from experiments.planning import plan_study
+    from scaling.study import read_study
+
+    plan = plan_study(read_study(ROOT / "experiments" / "quickstart.toml")).plan
+    assert {run.run_id for run in plan.runs} == set(table["run_id"])
