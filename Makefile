@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	@touch $@
 	@echo "Installed. The command line is $(BIN)/scaling"
 
-# Trains the grid (about 5 minutes on 2 cores), fits, recommends and plots: four commands of `scaling`.
+# Trains the grid (5 to 6 minutes on 2 cores), fits, recommends and plots: four commands of `scaling`.
 quickstart: install
 	$(BIN)/scaling run experiments/quickstart.toml
 	$(BIN)/scaling fit results/quickstart --law chinchilla
