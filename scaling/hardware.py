@@ -72,8 +72,8 @@ def _container_cores() -> int:
         return 1 << 16
 
 
-# The share of a core's float32 matrix throughput that training reaches: the median that
-# `benchmarks/step.py` prints.
+# The share of a core's float32 matrix throughput that training reaches: `benchmarks/step.py` gave
+# .29 to .60 over the quickstart's sizes; evaluations and checkpoints take their part too.
 CPU_EFFICIENCY = 0.45
 
 
