@@ -10,7 +10,8 @@ import numpy as np
 
 from models.count import count_params
 from models.ladder import Ladder, ParamsConvention, nearest
-from scaling.data import BYTE_VOCAB, Corpus, DataSpec, holdout_windows, prepare
+from scaling.data.corpus import BYTE_VOCAB, Corpus, DataSpec, prepare
+from scaling.data.holdout import holdout_windows
 from scaling.hardware import cache_folder
 from scaling.plan import Plan, ladder_of, make_plan
 from scaling.records import Refusal

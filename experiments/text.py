@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.answer import Recommendation
 from analysis.conventions import Convention, spread
 from analysis.units import human, scientific
-from scaling.data import CorpusInfo
+from scaling.data.corpus import CorpusInfo
 from scaling.plan import Plan, plan_table
 from scaling.records import Status
 

@@ -15,7 +15,8 @@ import pandas as pd
 from models.config import ModelConfig
 from models.count import count_params
 from models.ladder import Ladder, Rung, nearest
-from scaling.data import CorpusInfo, unique_tokens
+from scaling.data.batches import unique_tokens
+from scaling.data.corpus import CorpusInfo
 from scaling.hardware import Estimate, estimate
 from scaling.hparams import BETA2, LEARNING_RATES, WARMUP_TOKENS, resolve
 from scaling.records import Refusal, fingerprint

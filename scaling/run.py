@@ -7,7 +7,7 @@ from typing import Any
 
 from models.config import ModelConfig
 from models.count import count_flops, count_params
-from scaling.data import unique_tokens
+from scaling.data.batches import unique_tokens
 from scaling.records import RunKind
 from scaling.schedule import Schedule
 

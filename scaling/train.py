@@ -21,9 +21,9 @@ from jax.sharding import Mesh
 
 from models.sharding import make_mesh
 from scaling import checkpoint
-from scaling.data import (
-    Batches,
-    Corpus,
+from scaling.data.batches import Batches
+from scaling.data.corpus import Corpus
+from scaling.data.holdout import (
     HoldoutLoss,
     HoldoutWindows,
     holdout_windows,

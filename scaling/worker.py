@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from scaling.data import Corpus, CorpusInfo
+from scaling.data.corpus import Corpus, CorpusInfo
 from scaling.hardware import cache_folder
 from scaling.records import Refusal, Status, read_json, read_run, read_steps, write_json
 from scaling.run import RunSpec

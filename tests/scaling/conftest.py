@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scaling.data import Corpus, DataSpec, prepare
+from scaling.data.corpus import Corpus, DataSpec, prepare
 from scaling.plan import Plan, make_plan
 from scaling.study import Study, parse_study
 

@@ -12,22 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling import data
-from scaling.data import (
-    Batches,
-    Corpus,
-    DataSpec,
+from scaling.data import corpus as corpus_module
+from scaling.data import sources
+from scaling.data.batches import Batches, permute, unique_tokens
+from scaling.data.corpus import Corpus, CorpusInfo, DataSpec, prepare
+from scaling.data.holdout import (
     HoldoutWindows,
-    cut_large,
     holdout_windows,
     iterate_windows,
-    permute,
-    prepare,
-    read_documents,
-    split_holdout,
     summarise_holdout,
-    unique_tokens,
 )
+from scaling.data.sources import read_documents
+from scaling.data.split import cut_large, split_holdout
 from scaling.records import Refusal, read_json
 
 DOCUMENTS = [f"document {number} ".encode() * (5 + number % 7) for number in range(60)]
@@ -145,7 +141,7 @@ def test_the_cache_is_keyed_by_content_and_split_not_by_name(tmp_path: Path) -> 
     for name, text in (("a", "one two"), ("b", "one two"), ("c", "one too")):
         (tmp_path / f"{name}.txt").write_bytes(b"\0".join([text.encode(), b"three", b"four"]))
 
-    def info(name: str, fraction: float = 0.4) -> data.CorpusInfo:
+    def info(name: str, fraction: float = 0.4) -> CorpusInfo:
         return prepare(DataSpec(str(tmp_path / f"{name}.txt"), fraction), tmp_path / "cache").info
 
     assert info("a").fingerprint == info("b").fingerprint
@@ -167,7 +163,7 @@ def test_processes_that_prepare_the_same_corpus_at_once_agree(tmp_path: Path) ->
     source = tmp_path / "text.txt"
     source.write_bytes(b"\0".join(DOCUMENTS * 500))
     code = (
-        "import sys; from pathlib import Path; from scaling.data import *\n"
+        "import sys; from pathlib import Path; from scaling.data.corpus import *\n"
         "input(); print(prepare(DataSpec(sys.argv[1], 0.2), Path(sys.argv[2])).info)"
     )
     processes = [
@@ -195,7 +191,7 @@ def test_a_lost_race_leaves_the_winners_corpus(
     won = prepare(spec, tmp_path)
     before = (won.folder / "train.bin").stat().st_mtime_ns
     train, holdout = split_holdout(read_documents(corpus_source), 0.2)
-    data._publish(won.folder, train, holdout, won.info)
+    corpus_module._publish(won.folder, train, holdout, won.info)
     assert (won.folder / "train.bin").stat().st_mtime_ns == before
     assert list(tmp_path.iterdir()) == [won.folder]
 
@@ -204,7 +200,7 @@ def test_a_lost_race_leaves_the_winners_corpus(
 
 
 def test_the_embedded_corpus_is_the_one_its_manifest_describes() -> None:
-    manifest = read_json(data.CORPORA / "sotu.json")
+    manifest = read_json(sources.CORPORA / "sotu.json")
     documents = read_documents("sotu")
     text = b"\0".join(documents)
     assert hashlib.sha256(text).hexdigest() == manifest["sha256"]
@@ -218,10 +214,10 @@ def test_the_embedded_corpus_is_the_one_its_manifest_describes() -> None:
 def test_a_damaged_embedded_corpus_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: object
 ) -> None:
-    packed = (data.CORPORA / "sotu.txt.xz").read_bytes()
-    (tmp_path / "sotu.json").write_bytes((data.CORPORA / "sotu.json").read_bytes())
+    packed = (sources.CORPORA / "sotu.txt.xz").read_bytes()
+    (tmp_path / "sotu.json").write_bytes((sources.CORPORA / "sotu.json").read_bytes())
     (tmp_path / "sotu.txt.xz").write_bytes(damage(packed))  # type: ignore[operator]
-    monkeypatch.setattr(data, "CORPORA", tmp_path)
+    monkeypatch.setattr(sources, "CORPORA", tmp_path)
     with pytest.raises(Refusal, match=r"does not match its SHA-256.*build_sotu"):
         read_documents("sotu")
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from scaling.data import Corpus
+from scaling.data.corpus import Corpus
 from scaling.launch import local
 from scaling.launch.base import Job, only_launcher, prepare, publish_table
 from scaling.plan import Plan

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from models.count import count_params
-from scaling.data import Corpus, CorpusInfo
+from scaling.data.corpus import Corpus, CorpusInfo
 from scaling.plan import Plan, make_plan, plan_table
 from scaling.records import Refusal
 from scaling.run import RunSpec, spent_flops
@@ -61,7 +61,8 @@ def test_ids_are_the_same_in_another_process(
     table: Callable[..., dict[str, Any]], corpus: Corpus
 ) -> None:
     code = (
-        "from scaling.plan import *; from scaling.study import *; from scaling.data import *\n"
+        "from scaling.plan import *; from scaling.study import *\n"
+        "from scaling.data.corpus import *\n"
         f"study = parse_study({table()!r}, ''); info = {corpus.info!r}\n"
         "print(*(run.run_id for run in make_plan(study, info).runs))"
     )

@@ -18,7 +18,8 @@ from models.sharding import make_mesh
 from scaling import checkpoint
 from scaling import train as training
 from scaling.compilation import configure_jax
-from scaling.data import Corpus, holdout_windows
+from scaling.data.corpus import Corpus
+from scaling.data.holdout import holdout_windows
 from scaling.plan import Plan
 from scaling.records import checkpoint_steps, read_steps
 from scaling.run import RunSpec

@@ -16,7 +16,7 @@ import pytest
 
 from models.sharding import make_mesh
 from scaling import checkpoint
-from scaling.data import Corpus
+from scaling.data.corpus import Corpus
 from scaling.hardware import worker_environment
 from scaling.launch.base import prepare
 from scaling.plan import Plan
