@@ -11,7 +11,9 @@ from typing import Any, Literal, get_args
 
 Positions = Literal["rotary", "learned", "none"]
 Norm = Literal["rms", "layer"]
-Mlp = Literal["swiglu", "gelu"]
+# "gelu" is the tanh form, "gelu_exact" the one with erf; "relu2" is max(0, x)² (So et al. 2021,
+# Primer, arXiv:2109.08668).
+Mlp = Literal["swiglu", "gelu", "gelu_exact", "relu2"]
 Head = Literal["untied", "tied"]
 
 
@@ -40,6 +42,26 @@ class ModelConfig:
     embedding_std: float = 1.0
     rope_theta: float = 10_000.0  # Su et al. 2021, arXiv:2104.09864, section 3.3
     norm_epsilon: float = 1e-5
+    # Leading share of head_dim that rotary positions turn (Black et al. 2022, GPT-NeoX,
+    # arXiv:2204.06745, section 2.1.1: a quarter).
+    rotary_fraction: float = 1.0
+    # A query sees itself and the attention_window − 1 positions before it (Jiang et al. 2023,
+    # Mistral, arXiv:2310.06825, section 2).
+    attention_window: int | None = None
+    # RMS norm of queries and keys, each head by itself, before rotary positions: as Qwen3 (Yang et
+    # al. 2025, arXiv:2505.09388, section 2); idea of Henry et al. 2020, arXiv:2010.04245.
+    qk_norm: bool = False
+    # cap·tanh(x / cap) of attention scores and of logits (Gemma 2, arXiv:2408.00118, section 2).
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    # Attention and MLP read the same input and add to it together (GPT-NeoX, section 2.1.2), each
+    # through its own norm.
+    parallel: bool = False
+
+    @property
+    def rotary_dim(self) -> int:
+        """Dimensions of a head that rotary positions turn; the rest passes unturned."""
+        return round(self.head_dim * self.rotary_fraction)
 
     def __post_init__(self) -> None:
         for name in _SIZES:
@@ -53,13 +75,26 @@ class ModelConfig:
             raise ValueError(
                 f"n_kv_heads = {self.n_kv_heads} does not divide n_heads = {self.n_heads}"
             )
-        if self.positions == "rotary" and self.head_dim % 2:
+        for name in ("embedding_std", "rope_theta", "norm_epsilon", *_CAPS):
+            value = getattr(self, name)
+            if value is None and name in _CAPS:
+                continue
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} = {value} must be positive and finite")
+        if not 0 < self.rotary_fraction <= 1:
+            raise ValueError(f"rotary_fraction = {self.rotary_fraction} must be in (0, 1]")
+        turned = self.head_dim * self.rotary_fraction
+        if self.positions == "rotary" and (self.rotary_dim % 2 or turned != self.rotary_dim):
             raise ValueError(
-                f"head_dim = {self.head_dim} must be even for rotary positions, which turn pairs"
+                f"rotary_fraction = {self.rotary_fraction} of head_dim = {self.head_dim} is "
+                f"{turned:g} dimensions; rotary positions turn pairs, so give an even number"
             )
-        for name in ("embedding_std", "rope_theta", "norm_epsilon"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} = {getattr(self, name)} must be positive and finite")
+        window = self.attention_window
+        if window is not None and (type(window) is not int or window < 1):
+            raise ValueError(
+                f"attention_window = {window!r} must be a whole number of positions, at least 1, "
+                "or None to see the whole past"
+            )
 
 
 _SIZES = (
@@ -72,7 +107,10 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "mlp": get_args(Mlp),
     "head": get_args(Head),
     "biases": (False, True),
+    "qk_norm": (False, True),
+    "parallel": (False, True),
 }
+_CAPS = ("attention_softcap", "logit_softcap")
 
 # Values of the dialect fields; shapes come from a ladder or are given.
 DIALECTS: Mapping[str, Mapping[str, Any]] = {

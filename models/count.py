@@ -61,16 +61,17 @@ def count_params(config: ModelConfig) -> ParamCount:
     """Parameters of `config`, equal to the sizes in the decoder's parameter tree."""
     D, F = config.d_model, config.d_ff
     HK, GK = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    n_up = {"swiglu": 2, "gelu": 1}[config.mlp]
+    n_up = 2 if config.mlp == "swiglu" else 1
     matrices = D * HK + 2 * D * GK + HK * D + (n_up + 1) * D * F
     biases = (HK + 2 * GK + D + n_up * F + D) if config.biases else 0
     norm = D + (D if config.norm == "layer" and config.biases else 0)
+    qk_norm = 2 * config.head_dim if config.qk_norm else 0
     table = config.vocab_size * D
     return ParamCount(
         embedding=table,
         positions=config.context_length * D if config.positions == "learned" else 0,
         block_matrices=config.n_layers * matrices,
-        block_vectors=config.n_layers * (biases + 2 * norm),
+        block_vectors=config.n_layers * (biases + 2 * norm + qk_norm),
         final_norm=norm,
         head=table if config.head == "untied" else 0,
         head_matmul=table,
@@ -82,15 +83,18 @@ def count_flops(
 ) -> FlopCount:
     """FLOPs a token in training, forward and backward (three times the forward pass).
 
-    `full` counts every score the program computes, 12·L·T·(H·K) a token; `causal` counts the
-    half that the mask keeps, 6·L·T·(H·K) (Kaplan et al. 2020, table 1, and Chowdhery et al.
-    2022, arXiv:2204.02311, appendix B, differ by this factor of 2).
+    `full` counts every score the program computes, 12·L·T·(H·K) a token, under a window too: it
+    masks scores and skips none. `causal` counts those that the mask keeps, to leading order:
+    6·L·T·(H·K), the half below the diagonal (Kaplan et al. 2020, table 1, and Chowdhery et al.
+    2022, arXiv:2204.02311, appendix B, differ by this factor of 2), and under a window of W < T
+    positions 12·L·(W − W²/2T)·(H·K), rounded down, which meets that half at W = T.
     """
-    params = count_params(config)
-    scores = 12 * config.n_layers * sequence_length * config.n_heads * config.head_dim
+    params, T = count_params(config), sequence_length
+    per_score = 12 * config.n_layers * config.n_heads * config.head_dim
+    W = min(config.attention_window or T, T)
     return FlopCount(
         blocks=6 * params.block_matrices,
-        attention=scores if convention == "full" else scores // 2,
+        attention=per_score * T if convention == "full" else per_score * (2 * T - W) * W // (2 * T),
         head=6 * params.head_matmul,
         lookup=0,
     )

@@ -12,7 +12,8 @@ import pytest
 from flax import nnx
 
 from models.config import ModelConfig
-from models.decoder import Decoder, cross_entropy, rotate
+from models.decoder import Decoder, cross_entropy
+from models.layers import rotate
 
 FORWARD = nnx.jit(Decoder.__call__)
 TOKENS = np.random.default_rng(0).integers(0, 40, (2, 16))
