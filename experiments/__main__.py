@@ -18,7 +18,7 @@ def main() -> int:
     from scaling.records import Refusal
 
     # Importing a module of commands registers them, in the order that --help lists.
-    for name in ("training", "fitting", "deciding"):
+    for name in ("training", "fitting", "deciding", "catalogue"):
         import_module(f"experiments.{name}")
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     try:

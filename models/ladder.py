@@ -32,10 +32,10 @@ class Ladder:
     fields: Mapping[str, Any] = field(default_factory=dict)  # dialect fields to override
 
     def shape(self, n_layers: int, n_heads: int) -> ModelConfig:
-        """The member with this depth and number of heads; d_ff is 8/3·d (SwiGLU) or 4·d (GELU)."""
+        """The member with this depth and number of heads; d_ff is 8/3·d (SwiGLU) or 4·d (other)."""
         dialect = {**DIALECTS[self.dialect], **self.fields}
         d_model = n_heads * self.head_dim
-        d_ff = 4 * d_model if dialect["mlp"] == "gelu" else 8 * math.ceil(d_model / 3)
+        d_ff = 8 * math.ceil(d_model / 3) if dialect["mlp"] == "swiglu" else 4 * d_model
         return ModelConfig(
             vocab_size=self.vocab_size,
             context_length=self.context_length,

@@ -97,3 +97,9 @@ def test_a_trillion_parameters_do_not_overflow() -> None:
     tokens = 20 * rung.params
     flops = count_flops(rung.config, 4096).total * tokens
     assert flops > 6 * rung.params * tokens * 0.99 > 1e26  # int64 ends at 9.2e18
+
+
+@pytest.mark.parametrize("mlp", ["gelu", "gelu_exact", "relu2"])
+def test_only_a_gated_mlp_is_narrowed(mlp: str) -> None:
+    wide, gated = ladder(fields={"mlp": mlp}).shape(2, 3), ladder().shape(2, 3)
+    assert (wide.d_ff, gated.d_ff) == (4 * 48, 8 * 16)
