@@ -132,3 +132,11 @@ def test_chinchilla_components_equal_the_recomputed_columns() -> None:
 def test_an_unknown_name_is_refused_with_the_nearest_ones() -> None:
     with pytest.raises(ValueError, match=r"'Pythia-70' is unknown. Near: pythia-70m"):
         preset("Pythia-70")
+
+
+def test_no_preset_starts_with_logits_beyond_reach() -> None:
+    for each in PRESETS.values():
+        std = each.config.embedding_std if each.config.head == "tied" else each.config.d_model**-0.5
+        assert std * each.config.d_model**0.5 < 2.5, (
+            each.name
+        )  # of a logit, from normed activations
