@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from typing import Any, Literal
 
 from models.config import ModelConfig
 from models.count import count_flops, count_params
 from scaling.data.batches import unique_tokens
+from scaling.data.corpus import CorpusInfo
 from scaling.records import RunKind
 from scaling.schedule import Schedule
 
@@ -18,12 +19,25 @@ RECIPE = 1
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW with decoupled decay and global-norm clipping."""
+    """AdamW with decoupled decay and global-norm clipping, on the cross-entropy plus z-loss."""
 
     beta1: float
     beta2: float
     weight_decay: float  # multiplied by the learning rate; matrices only
     clip_norm: float
+    # Weight of the mean of (ln Z)², Z the softmax's normaliser (Chowdhery et al. 2022,
+    # arXiv:2204.02311, section 5, who take 1e-4); reported losses leave it out.
+    z_loss: float = 0.0
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How the mathematics of a run is carried out; the results differ by roundings."""
+
+    dtype: Literal["float32", "bfloat16"]  # of activations; parameters are float32 always
+    layers: Literal["unrolled", "scanned"] = "unrolled"
+    remat: bool = False
+    accumulate: int = 1  # microbatches a step
 
 
 @dataclass(frozen=True)
@@ -40,12 +54,14 @@ class RunSpec:
     seed: int
     optimizer: Optimizer
     schedule: Schedule
-    compute_dtype: str
+    compute: Compute
     steps_per_call: int
     holdout_tokens: int
     evaluate_every: int  # steps
     checkpoint_at: tuple[int, ...]  # steps where branches start, ascending
     checkpoint_every: int  # steps, beside those and the end
+    unique_tokens: int | None = None  # cap on the distinct training tokens; null: the whole corpus
+    budget_flops: float | None = None  # the isoFLOP budget that the point belongs to
 
     @property
     def batch_tokens(self) -> int:
@@ -76,19 +92,26 @@ def identity_of(run: RunSpec) -> dict[str, Any]:
     """What determines a trajectory from its start, as plain values.
 
     How often a run is evaluated or saved is not part of it, nor its length: a longer budget
-    extends its trunk. Fields of the model at their defaults are left out, so that a field that
-    is added later does not rename finished runs.
+    extends its trunk. Fields at their defaults are left out, so that a field that is added later
+    does not rename finished runs.
     """
-    identity = asdict(run)
-    for name in ("run_id", "trunk_id", "run_kind"):
-        del identity[name]
+    identity = _given(run)
+    for name in ("run_id", "trunk_id", "run_kind", "budget_flops"):
+        identity.pop(name, None)
     for name in ("checkpoint_at", "checkpoint_every", "evaluate_every"):
         del identity[name]
-    defaults = {f.name: f.default for f in fields(ModelConfig)}
-    identity["model"] = {
-        name: value for name, value in identity["model"].items() if value != defaults[name]
-    }
-    return {"recipe": RECIPE, **identity}
+    compute = identity.pop("compute")
+    return {"recipe": RECIPE, **identity, "compute_dtype": compute.pop("dtype"), **compute}
+
+
+def _given(spec: Any) -> dict[str, Any]:
+    """The fields of a specification that have no default or another value, nested alike."""
+    found = {}
+    for each in fields(spec):
+        value = getattr(spec, each.name)
+        if each.default is MISSING or value != each.default:
+            found[each.name] = _given(value) if is_dataclass(value) else value
+    return found
 
 
 def spent_flops(run: RunSpec) -> float:
@@ -96,32 +119,33 @@ def spent_flops(run: RunSpec) -> float:
     return run.flops_per_token * (run.schedule.steps - run.first_step) * run.batch_tokens
 
 
-def run_columns(run: RunSpec, train_tokens: int) -> dict[str, Any]:
+def run_columns(run: RunSpec, corpus: CorpusInfo) -> dict[str, Any]:
     """The columns of the run table that the specification alone determines."""
     params = count_params(run.model)
     flops = count_flops(run.model, run.sequence_length, "full")
     return {
         "seed": run.seed,
-        "n_layers": run.model.n_layers,
-        "d_model": run.model.d_model,
-        "n_heads": run.model.n_heads,
-        "n_kv_heads": run.model.n_kv_heads,
-        "d_ff": run.model.d_ff,
-        "vocab_size": run.model.vocab_size,
+        **asdict(run.model),
         "params_total": params.total,
         "params_non_embedding": params.non_embedding,
         "params_matmul": params.matmul,
         "tokens": run.tokens,
-        "unique_tokens": unique_tokens(run.tokens, train_tokens, run.sequence_length),
+        "unique_tokens": unique_tokens(run.tokens, corpus.train_tokens, run.sequence_length),
         "flops_6nd": run.flops_6nd,
         "flops": run.flops_per_token * run.tokens,
         "flops_blocks": float(flops.blocks * run.tokens),
         "flops_attention": float(flops.attention * run.tokens),
         "flops_head": float(flops.head * run.tokens),
         "flops_attention_convention": "full",
+        "budget_flops": run.budget_flops,
         "sequence_length": run.sequence_length,
+        "batch_sequences": run.batch_sequences,
         "batch_tokens": run.batch_tokens,
         "learning_rate": run.schedule.peak,
+        **asdict(run.optimizer),
+        "decay": run.schedule.decay,
+        "decay_steps": run.schedule.decay_steps,
         "warmup_steps": run.schedule.warmup_steps,
         "steps": run.schedule.steps,
+        "compute_dtype": run.compute.dtype,
     }

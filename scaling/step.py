@@ -22,7 +22,7 @@ from models.config import ModelConfig
 from models.count import count_params
 from models.decoder import Decoder, cross_entropy
 from models.sharding import batch_sharding, replicated, state_shardings
-from scaling.run import Optimizer
+from scaling.run import Compute, Optimizer
 
 ADAM_EPSILON = 1e-8  # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1
 
@@ -71,7 +71,7 @@ def update_rule(optimizer: Optimizer) -> optax.GradientTransformation:
 
 
 def make_program(
-    model: ModelConfig, optimizer: Optimizer, seed: int, compute_dtype: str, mesh: Mesh
+    model: ModelConfig, optimizer: Optimizer, seed: int, compute: Compute, mesh: Mesh
 ) -> Program:
     """The program of a run.
 
@@ -82,7 +82,13 @@ def make_program(
     rule = update_rule(optimizer)
 
     def create() -> Decoder:
-        return Decoder(model, rngs=nnx.Rngs(seed), dtype=jnp.dtype(compute_dtype))
+        return Decoder(
+            model,
+            rngs=nnx.Rngs(seed),
+            dtype=jnp.dtype(compute.dtype),
+            layers=compute.layers,
+            remat=compute.remat,
+        )
 
     graph, _ = nnx.split(nnx.eval_shape(create))
 
@@ -99,9 +105,37 @@ def make_program(
         logits_BxTxV = nnx.merge(graph, params)(tokens_BxT1[:, :-1])
         return cross_entropy(logits_BxTxV, tokens_BxT1[:, 1:])
 
+    def objective(params: Any, tokens_BxT1: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What is minimised, and the mean cross-entropy that is reported."""
+        logits_BxTxV = nnx.merge(graph, params)(tokens_BxT1[:, :-1])
+        loss = jnp.mean(cross_entropy(logits_BxTxV, tokens_BxT1[:, 1:]))
+        if not optimizer.z_loss:
+            return loss, loss
+        log_normaliser_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)
+        return loss + optimizer.z_loss * jnp.mean(log_normaliser_BxT**2), loss
+
+    def gradients(params: Any, tokens_BxT1: jax.Array) -> tuple[jax.Array, Any]:
+        """The mean loss of a batch and the gradient of its objective."""
+        value_and_grad = jax.value_and_grad(objective, has_aux=True)
+        if compute.accumulate == 1:
+            (_, loss), grads = value_and_grad(params, tokens_BxT1)
+            return loss, grads
+
+        # Every k-th sequence makes a microbatch, so that each still lies on all devices.
+        k = compute.accumulate
+        micro_KxMxT1 = tokens_BxT1.reshape(-1, k, tokens_BxT1.shape[1]).swapaxes(0, 1)
+
+        def add(total: tuple[jax.Array, Any], tokens_MxT1: jax.Array) -> tuple[Any, None]:
+            (_, loss), grads = value_and_grad(params, tokens_MxT1)
+            return jax.tree.map(jnp.add, total, (loss, grads)), None
+
+        zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+        (loss, grads), _ = jax.lax.scan(add, zeros, micro_KxMxT1)
+        return loss / k, jax.tree.map(lambda grad: grad / k, grads)
+
     def step(state: TrainState, inputs: tuple[jax.Array, jax.Array]) -> tuple[TrainState, Metrics]:
         tokens_BxT1, rate = inputs
-        loss, grads = jax.value_and_grad(lambda p: jnp.mean(losses(p, tokens_BxT1)))(state.params)
+        loss, grads = gradients(state.params, tokens_BxT1)
         updates, moments = rule.update(grads, state.moments, state.params)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         metrics = Metrics(loss, optax.tree.norm(grads))

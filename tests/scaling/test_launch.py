@@ -70,7 +70,8 @@ def test_a_job_is_a_trunk_and_then_its_branches_the_costliest_first(
 def test_dead_workers_and_divergence_do_not_stop_the_grid_and_a_finished_study_stays(
     plan: Callable[..., Plan], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = plan(grid={"tokens": [1536], "learning_rate_factors": [1.0, 2.0, 1e30]})
+    sweep = {"training.learning_rate_factor": [1.0, 2.0, 1e30]}
+    made = plan(grid={"tokens": [1536]}, sweep=sweep)
     jobs = prepare(tmp_path, made, b"")
     started: list[Any] = []
     snapshots: list[local.Snapshot] = []

@@ -89,7 +89,7 @@ def test_how_often_files_are_written_is_no_part_of_a_runs_identity(plan: PlanOf)
     "change",
     [
         {"grid": {"seeds": [1]}},
-        {"grid": {"learning_rate_factors": [2.0]}},
+        {"training": {"learning_rate_factor": 2.0}},
         {"training": {"weight_decay": 0.2}},
         {"training": {"beta2": 0.9}},
         {"training": {"batch_sequences": 8}},
@@ -99,6 +99,11 @@ def test_how_often_files_are_written_is_no_part_of_a_runs_identity(plan: PlanOf)
         {"training": {"cooldown_fraction": 0.5}},
         {"model": {"overrides": {"head": "tied"}}},
         {"model": {"overrides": {"norm_epsilon": 1e-6}}},
+        {"training": {"z_loss": 1e-4}},
+        {"training": {"compute_dtype": "bfloat16"}},
+        {"training": {"accumulate": 2}},
+        {"training": {"layers": "scanned"}},
+        {"training": {"remat": True}},
         {"evaluation": {"tokens": 500}},
     ],
     ids=str,
@@ -142,7 +147,8 @@ def test_flops_6nd_gives_back_n_and_d(plan: PlanOf) -> None:
 
 def test_cells_above_the_limit_are_left_out_and_listed(plan: PlanOf) -> None:
     cost = plan().points[-1].flops_6nd
-    capped = plan(grid={"max_run_flops": 0.9 * cost, "learning_rate_factors": [1.0, 2.0]})
+    sweep = {"training.learning_rate_factor": [1.0, 2.0]}
+    capped = plan(grid={"max_run_flops": 0.9 * cost}, sweep=sweep)
     assert {run.tokens for run in capped.points} == {1536}
     assert [(cell.tokens, cell.flops_6nd) for cell in capped.left_out] == [(3072.0, cost)]
     assert "max_run_flops" in capped.left_out[0].reason
@@ -176,11 +182,15 @@ def test_the_table_has_a_row_a_run_and_its_costs_add_up(plan: PlanOf) -> None:
         ({"training": {"beta2": "magic"}}, r"\[training\] beta2 = 'magic'"),
         ({"training": {"warmup_tokens": "magic"}}, r"\[training\] warmup_tokens = 'magic'"),
         ({"training": {"batch_sequences": 10_000}}, "less than one batch"),
+        ({"training": {"accumulate": 3}}, "accumulate = 3 does not divide batch_sequences = 4"),
         ({"training": {"cooldown_fraction": 0.95}}, "would start inside the warmup"),
-        ({"model": {"overrides": {"norm": "batch"}}}, "norm = 'batch' must be one of"),
+        (
+            {"model": {"overrides": {"norm": "batch"}}},
+            "norm = 'batch': Input should be 'rms' or 'layer'",
+        ),
         ({"model": {"overrides": {"heads": 3}}}, "heads"),
         ({"model": {"overrides": {"rope_theta": "big"}}}, r"\[model\]"),
-        ({"model": {"head_dim": 7}}, "head_dim = 7 must be even"),
+        ({"model": {"head_dim": 7}}, "head_dim = 7 is 7 dimensions"),
     ],
     ids=str,
 )

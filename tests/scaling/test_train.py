@@ -56,7 +56,7 @@ def undisturbed(
 
 
 def program(spec: RunSpec) -> Any:
-    return program_once(spec.model, spec.optimizer, spec.seed, spec.compute_dtype, make_mesh())
+    return program_once(spec.model, spec.optimizer, spec.seed, spec.compute, make_mesh())
 
 
 def final(spec: RunSpec, results: Path) -> list[bytes]:
