@@ -20,9 +20,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from scaling.data.corpus import Corpus, CorpusInfo
+from scaling.data.corpus import load
 from scaling.hardware import cache_folder
-from scaling.records import Refusal, Status, read_json, read_run, read_steps, write_json
+from scaling.records import Refusal, Status, read_run, read_steps, write_json
 from scaling.run import RunSpec
 
 REPORT_SECONDS = 1.0  # how often progress.json is replaced
@@ -106,8 +106,7 @@ def train_run(folder: Path, should_stop: Any) -> str:
             if cause := _lost_trunk(folder, spec):
                 set_status(folder, cause.status, reason=cause.reason)
                 return cause.status
-            where = cache_folder() / "corpora" / spec.corpus
-            corpus = Corpus(where, CorpusInfo(**read_json(where / "info.json")))
+            corpus = load(spec.corpus, cache_folder() / "corpora")
             sessions = [*run["provenance"], provenance()]
             set_status(folder, "running", reason=None, provenance=sessions)
             trained: Trained = train(spec, folder, corpus, report=report, should_stop=should_stop)

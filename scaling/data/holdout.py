@@ -24,29 +24,57 @@ def holdout_windows(corpus: Corpus, sequence_length: int, tokens: int) -> Holdou
 
     Windows start at each document's start and do not overlap; when there are more than asked
     for, every document keeps its share, evenly spaced, while there are tokens for all documents.
-    Raises Refusal if no document is long enough.
+    Of several sources, each has as many windows as its weight, so the source that has the fewest
+    for its weight may limit all. Raises Refusal if no document is long enough.
     """
-    windows, owners = [], []
+    if not corpus.info.mixture:
+        places = _places(corpus, sequence_length, tokens)
+        # Many short documents, of one window each, can still be more than was asked for.
+        most = max(1, tokens // sequence_length)
+        if len(places) > 2 * most:
+            places = _thinned(places, most)
+        return _windows(corpus, sequence_length, places)
+    every = [_places(part, sequence_length, tokens) for part in corpus.parts]
+    per_block = corpus.info.per_block
+    blocks = min(len(places) / each for places, each in zip(every, per_block, strict=True))
+    blocks = min(blocks, tokens / sequence_length / sum(per_block))
+    found, before = [], 0
+    for part, places, each in zip(corpus.parts, every, per_block, strict=True):
+        chosen = _thinned(places, max(1, int(blocks * each)))
+        windows = _windows(part, sequence_length, chosen)
+        found.append(HoldoutWindows(windows.tokens, windows.document + before))
+        before += len(part.holdout)
+    return HoldoutWindows(
+        np.concatenate([windows.tokens for windows in found]),
+        np.concatenate([windows.document for windows in found]),
+    )
+
+
+def _places(corpus: Corpus, sequence_length: int, tokens: int) -> np.ndarray:
+    """(document, first token) of windows, about as many as `tokens` or one a document."""
+    places = []
     share = min(1.0, tokens / corpus.info.holdout_tokens)
     for number, document in enumerate(corpus.holdout):
         n = (len(document) - 1) // sequence_length
         if n:
             kept = np.unique(np.linspace(0, n - 1, max(1, round(n * share))).astype(int))
-            first = kept * sequence_length
-            windows.append(document[first[:, None] + np.arange(sequence_length + 1)])
-            owners.append(np.full(len(kept), number))
-    if not windows:
+            places.append(np.stack([np.full(len(kept), number), kept * sequence_length], axis=1))
+    if not places:
         raise Refusal(
-            f"[data] sequence_length = {sequence_length}: every held-out document is shorter. "
-            "Hold out more, or train on shorter sequences."
+            f"[data] sequence_length = {sequence_length}: every held-out document of "
+            f"{corpus.info.source!r} is shorter. Hold out more, or train on shorter sequences."
         )
-    found = HoldoutWindows(np.concatenate(windows).astype(np.int32), np.concatenate(owners))
-    # Many short documents, of one window each, can still be more than was asked for.
-    most = max(1, tokens // sequence_length)
-    if len(found.tokens) <= 2 * most:
-        return found
-    kept = np.linspace(0, len(found.tokens) - 1, most).astype(int)
-    return HoldoutWindows(found.tokens[kept], found.document[kept])
+    return np.concatenate(places)
+
+
+def _thinned(places: np.ndarray, n: int) -> np.ndarray:
+    return places[np.linspace(0, len(places) - 1, n).astype(int)]
+
+
+def _windows(corpus: Corpus, sequence_length: int, places: np.ndarray) -> HoldoutWindows:
+    documents = corpus.holdout
+    tokens = [documents[number][first : first + sequence_length + 1] for number, first in places]
+    return HoldoutWindows(np.stack(tokens).astype(np.int32), places[:, 0])
 
 
 @dataclass(frozen=True)
@@ -55,11 +83,11 @@ class HoldoutLoss:
 
     loss: float  # nats/token
     stderr: float | None  # over documents; null with fewer than 2
-    bits_per_byte: float
+    bits_per_byte: float | None  # null where bytes are not known
 
 
 def summarise_holdout(
-    losses: np.ndarray, windows: HoldoutWindows, bytes_per_token: float
+    losses: np.ndarray, windows: HoldoutWindows, bytes_per_token: float | None
 ) -> HoldoutLoss:
     """Mean and standard error of per-token `losses`, shape (windows, sequence_length), nats.
 
@@ -76,7 +104,9 @@ def summarise_holdout(
     return HoldoutLoss(
         loss=float(mean),
         stderr=None if stderr is None else float(stderr),
-        bits_per_byte=float(mean / np.log(2) / bytes_per_token),
+        bits_per_byte=(
+            None if bytes_per_token is None else float(mean / np.log(2) / bytes_per_token)
+        ),
     )
 
 

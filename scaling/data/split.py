@@ -1,52 +1,135 @@
-"""Which documents are held out: whole ones, chosen by their content alone."""
+"""Which documents are held out: whole ones, chosen by their content alone.
+
+Documents are read one after another; what is remembered of each is its lot, drawn by the hash of
+its content, and its size.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from scaling.data.documents import Document, raw
+from scaling.records import Refusal
 
 _BREAKS = (b"\n\n", b"\n", b" ")  # where a large document is best cut, best first
 
 
-def cut_large(documents: list[bytes], fraction: float) -> list[bytes]:
-    """The documents, with those larger than `fraction` of all bytes cut into pieces.
+@dataclass(frozen=True)
+class Index:
+    """What one reading of a source leaves behind."""
 
-    Such a document could neither be held out nor left in without upsetting the share, and a
-    single file could not be split at all. Pieces are at most a quarter of the share and end at a
-    blank line, else at a line's end, else at a space, else anywhere.
+    digest: str  # of the documents and where each ends
+    longest: float  # documents beyond this size are cut
+    lots: np.ndarray  # float64 in [0, 1), a piece each
+    sizes: np.ndarray  # int64, bytes or tokens
+
+    def threshold(self, fraction: float) -> float:
+        """The lot up to which pieces are held out.
+
+        Pieces have a fixed order, and the first of them that make up `fraction` of the size are
+        held out. Adding a document can shift the cut but never the order, so documents move to
+        one side only.
+        """
+        order = np.argsort(self.lots, kind="stable")
+        held = np.cumsum(self.sizes[order])
+        last = np.searchsorted(held, fraction * held[-1])
+        return float(self.lots[order[last]])
+
+
+def index(read: Callable[[], Iterator[Document]], fraction: float) -> Index:
+    """The index of the documents that `read` gives; it is called twice if one must be cut."""
+    digest = hashlib.sha256()
+    lots, sizes = _lots(digested(read(), digest))
+    longest = fraction * sum(sizes)
+    if max(sizes, default=0) > longest:
+        lots, sizes = _lots(pieces(read(), longest))
+    return Index(digest.hexdigest(), longest, np.array(lots), np.array(sizes))
+
+
+def held_out(indices: list[Index], fraction: float) -> list[np.ndarray]:
+    """For each source, whether each piece is held out: `fraction` of its size.
+
+    The split is fixed by the data, never by the run. Equal texts go to the same side, whichever
+    source they are from: what one holds out, no other trains on.
     """
-    share = fraction * sum(map(len, documents))
-    limit = max(1, int(share / 4))
-    pieces: list[bytes] = []
+    held = [index.lots <= index.threshold(fraction) for index in indices]
+    everywhere = np.concatenate([i.lots[out] for i, out in zip(indices, held, strict=True)])
+    return [out | np.isin(i.lots, everywhere) for i, out in zip(indices, held, strict=True)]
+
+
+def digested(documents: Iterable[Document], digest: hashlib._Hash) -> Iterator[Document]:
+    """The documents, each counted into `digest` as it passes."""
     for document in documents:
-        start = 0
-        while len(document) - start > share:
-            first, last = start + limit // 2, start + limit
-            ends = (document.rfind(mark, first, last) + len(mark) for mark in _BREAKS)
-            end = next((end for end in ends if end > first), last)
-            pieces.append(document[start:end])
-            start = end
-        pieces.append(document[start:])
-    return [piece for piece in pieces if piece.strip()]
+        content = raw(document)
+        digest.update(len(content).to_bytes(8))
+        digest.update(content)
+        yield document
 
 
-def split_holdout(documents: list[bytes], fraction: float) -> tuple[list[bytes], list[bytes]]:
-    """(training, held-out) documents: whole ones, chosen by the hash of their content.
+def verified(documents: Iterable[Document], expected: str) -> Iterator[Document]:
+    """The documents. Raises Refusal after the last unless they are those of a digest."""
+    digest = hashlib.sha256()
+    yield from digested(documents, digest)
+    if digest.hexdigest() != expected:
+        raise Refusal("[data] source changed while it was read. Run again when it is complete.")
 
-    The split is fixed by the data, never by the run: documents have a fixed order, and the first
-    of them that make up `fraction` of the bytes are held out. Adding a document can shift the
-    cut but never the order, so documents move to one side only. Equal texts go to the same side.
+
+def pieces(documents: Iterable[Document], longest: float) -> Iterator[Document]:
+    """The documents, with those larger than `longest` cut into pieces of at most a quarter of it.
+
+    A document larger than the held-out share could neither be held out nor left in without
+    upsetting it, and a single file could not be split at all.
     """
+    for document in documents:
+        yield from cut(document, longest, max(1, int(longest / 4)))
 
-    def lot(document: bytes) -> float:
-        return int.from_bytes(hashlib.sha256(b"holdout" + document).digest()[:8]) / 2**64
 
-    # The hash cuts by documents; the threshold is raised until the bytes suffice.
-    wanted = fraction * sum(map(len, documents))
-    held, threshold = 0, 0.0
-    for document in sorted(documents, key=lot):
-        if held >= wanted:
-            break
-        held, threshold = held + len(document), lot(document)
-    train = [document for document in documents if lot(document) > threshold]
-    holdout = [document for document in documents if lot(document) <= threshold]
-    return train, holdout
+def cut(document: Document, longest: float, limit: int) -> Iterator[Document]:
+    """Pieces of at most `limit` until at most `longest` is left.
+
+    Text is cut after a blank line, else at a line's end, else at a space, else between two
+    characters; tokens anywhere. Pieces of white space alone are left out.
+    """
+    start = 0
+    while len(document) - start > longest:
+        end = start + limit
+        if isinstance(document, bytes):
+            end = _break(document, start + limit // 2, end)
+        yield from _unless_blank(document[start:end])
+        start = end
+    yield from _unless_blank(document[start:])
+
+
+def _break(text: bytes, first: int, last: int) -> int:
+    ends = (text.rfind(mark, first, last) + len(mark) for mark in _BREAKS)
+    for end in ends:
+        if end > first:
+            return end
+    # The bytes of a character after its first are 0b10xxxxxx.
+    starts = (
+        last - back
+        for back in range(4)
+        if text[last - back : last - back + 1] < b"\x80"
+        or text[last - back : last - back + 1] >= b"\xc0"
+    )
+    return next((end for end in starts if end > first), last)
+
+
+def _unless_blank(piece: Document) -> Iterator[Document]:
+    if not (isinstance(piece, bytes) and (not piece or piece.isspace())):
+        yield piece
+
+
+def _lots(documents: Iterable[Document]) -> tuple[array[float], array[int]]:
+    lots, sizes = array("d"), array("q")
+    for document in documents:
+        lot = hashlib.sha256(b"holdout")
+        lot.update(raw(document))
+        lots.append(int.from_bytes(lot.digest()[:8]) / 2**64)
+        sizes.append(len(document))
+    return lots, sizes

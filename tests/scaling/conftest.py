@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scaling.data.corpus import Corpus, DataSpec, prepare
+from scaling.data.corpus import Corpus
+from scaling.data.prepare import prepare
 from scaling.plan import Plan, make_plan
-from scaling.study import Study, parse_study
+from scaling.study import DataSection, Study, parse_study
 
 WORDS = (
     "we",
@@ -63,9 +64,15 @@ def corpus_source(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "*.txt")
 
 
+def data_section(
+    source: str | None = None, holdout_fraction: float = 0.2, **more: Any
+) -> DataSection:
+    return DataSection(source=source, sequence_length=16, holdout_fraction=holdout_fraction, **more)
+
+
 @pytest.fixture(scope="session")
 def corpus(corpus_source: str, cache: Path) -> Corpus:
-    return prepare(DataSpec(corpus_source, 0.2), cache / "corpora")
+    return prepare(data_section(corpus_source), cache / "corpora")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,267 @@
+"""Text to tokens: bytes, a byte-level BPE trained on the training documents, or a tokenizer.json.
+
+The `tokenizers` library does the work; what it made is kept as a file whose hash is part of the
+corpus's fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from scaling.data import tokens
+from scaling.data.documents import Document
+from scaling.data.split import cut
+from scaling.records import Refusal, fingerprint, write_bytes
+from scaling.study import DataSection
+
+BYTE_VOCAB = 256  # the byte tokeniser; NUL, which text does not contain, ends a document
+END_OF_TEXT = "<|endoftext|>"
+# What published tokenisers call it: GPT-2 and Pythia, Llama 1 and 2, Llama 3, Gemma.
+END_TOKENS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>")
+# The library's working memory is some hundred times the text it encodes at once, so a longer
+# document is encoded in parts that end at a line's end where possible.
+LONGEST_TEXT = 1 << 20
+BATCH = 4 << 20  # bytes encoded at once
+
+
+class Tokenizer(Protocol):
+    """Turns documents into tokens, an end token after each."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def end(self) -> int:
+        """The token that ends a document."""
+
+    @property
+    def identity(self) -> Any:
+        """What of it determines the tokens, as plain values."""
+
+    @property
+    def file(self) -> bytes | None:
+        """Its tokenizer.json, if it has one."""
+
+    def encode(self, documents: Iterable[Document]) -> Iterator[np.ndarray]:
+        """The tokens of each document."""
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Every byte is a token."""
+
+    vocab_size: int = BYTE_VOCAB
+    end: int = 0
+    identity: str = "bytes"
+    file: None = None
+
+    def encode(self, documents: Iterable[Document]) -> Iterator[np.ndarray]:
+        for document in documents:
+            assert isinstance(document, bytes)
+            yield np.frombuffer(document + b"\0", np.uint8)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The documents are tokens already."""
+
+    vocab_size: int
+    end: int
+    file: None = None
+
+    @property
+    def identity(self) -> dict[str, int]:
+        return {"vocab_size": self.vocab_size, "end_token": self.end}
+
+    def encode(self, documents: Iterable[Document]) -> Iterator[np.ndarray]:
+        dtype = np.min_scalar_type(self.vocab_size - 1)
+        for document in documents:
+            assert isinstance(document, np.ndarray)
+            yield np.append(document, self.end).astype(dtype)
+
+
+class Json:
+    """A tokenizer.json, without what it adds, cuts off or fills up around a text."""
+
+    def __init__(self, file: bytes, end_token: str | None, name: str) -> None:
+        try:
+            self._tokenizer = library().Tokenizer.from_str(file.decode())
+        except Exception as error:  # the library raises nothing narrower
+            raise Refusal(
+                f"[data] tokenizer = {name!r} is not a tokenizer.json ({error}). Give one that "
+                "the tokenizers library can read."
+            ) from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        # So that a text which spells a special token does not contain it.
+        self._tokenizer.encode_special_tokens = True
+        self.file = file
+        self.vocab_size = max(self._tokenizer.get_vocab().values()) + 1
+        self.end = self._end(end_token, name)
+
+    def _end(self, given: str | None, name: str) -> int:
+        names = END_TOKENS if given is None else (given,)
+        found = (self._tokenizer.token_to_id(each) for each in names)
+        end = next((token for token in found if token is not None), None)
+        if end is None:
+            sought = f"none of {', '.join(names)}" if given is None else f"no token {given!r}"
+            raise Refusal(
+                f"[data] tokenizer = {name!r} has {sought}. Name the token that ends a document "
+                "by end_token."
+            )
+        return int(end)
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        return {"sha256": hashlib.sha256(self.file).hexdigest(), "end_token": self.end}
+
+    def encode(self, documents: Iterable[Document]) -> Iterator[np.ndarray]:
+        dtype = np.min_scalar_type(self.vocab_size - 1)
+        for batch in _batches(documents):
+            texts = [text for parts in batch for text in parts]
+            encoded = iter(self._tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+            for parts in batch:
+                ids = [np.array(next(encoded).ids, dtype) for _ in parts]
+                yield np.concatenate([*ids, np.array([self.end], dtype)])
+
+
+def make_tokenizer(
+    section: DataSection, training: Callable[[], Iterator[Document]], content: Any, cache: Path
+) -> Tokenizer:
+    """The tokeniser of a study.
+
+    `training` reads the training documents, on which a BPE is trained unless `cache` has the one
+    trained on the same `content`. Raises Refusal for a tokeniser that cannot be read or made.
+    """
+    refuse_vocab_size(section)
+    if section.token_dtype is not None:
+        assert section.vocab_size is not None and isinstance(section.end_token, int)
+        return Ready(section.vocab_size, section.end_token)
+    name = section.tokenizer
+    size = bpe_size(section)
+    if section.end_token is not None and (name == "bytes" or size is not None):
+        raise Refusal(
+            f"[data] end_token = {section.end_token!r} has no use with tokenizer = {name!r}, "
+            "which has its own. Remove it."
+        )
+    if name == "bytes":
+        return Bytes()
+    if size is None:
+        return _given(section)
+    file = cache / "tokenizers" / f"{fingerprint({'bpe': size, 'content': content})}.json"
+    if not file.exists():
+        write_bytes(file, train_bpe(training(), size))
+    return Json(file.read_bytes(), END_OF_TEXT, name)
+
+
+def vocabulary(section: DataSection) -> int:
+    """The size of the vocabulary, from the study alone. Raises Refusal where it does not say."""
+    refuse_vocab_size(section)
+    if section.vocab_size is not None:
+        return section.vocab_size
+    if section.tokenizer == "bytes":
+        if section.token_dtype is not None:
+            tokens.check(section)
+        return BYTE_VOCAB
+    return bpe_size(section) or _given(section).vocab_size
+
+
+def refuse_vocab_size(section: DataSection) -> None:
+    """Raises Refusal for a vocab_size that the tokeniser contradicts."""
+    if section.vocab_size is None or section.token_dtype is not None:
+        return
+    own = BYTE_VOCAB if section.tokenizer == "bytes" else bpe_size(section)
+    if own is None and Path(section.tokenizer).exists():
+        own = _given(section).vocab_size
+    if own not in (None, section.vocab_size):
+        raise Refusal(
+            f"[data] vocab_size = {section.vocab_size}, but tokenizer = {section.tokenizer!r} has "
+            f"{own}. Remove vocab_size, or give token_dtype if the source is tokens in a .bin."
+        )
+
+
+def bpe_size(section: DataSection) -> int | None:
+    """V of "bpe:V"; null for another tokeniser. Raises Refusal for a V that cannot be."""
+    if not section.tokenizer.startswith("bpe:"):
+        return None
+    given = section.tokenizer.removeprefix("bpe:")
+    if not re.fullmatch("[0-9]{1,9}", given) or int(given) <= BYTE_VOCAB:
+        raise Refusal(
+            f"[data] tokenizer = {section.tokenizer!r}: give the size of the vocabulary, above "
+            f"{BYTE_VOCAB}, such as 'bpe:4096'."
+        )
+    return int(given)
+
+
+def _given(section: DataSection) -> Json:
+    name, end = section.tokenizer, section.end_token
+    if isinstance(end, int):
+        raise Refusal(
+            f"[data] end_token = {end}: give the text of the token, such as '{END_OF_TEXT}'."
+        )
+    try:
+        file = Path(name).read_bytes()
+    except OSError as error:
+        raise Refusal(
+            f"[data] tokenizer = {name!r}: cannot read it ({error.strerror}). Give 'bytes', "
+            "'bpe:4096' or the path of a tokenizer.json."
+        ) from error
+    return Json(file, end, name)
+
+
+def train_bpe(documents: Iterable[Document], vocab_size: int) -> bytes:
+    """The tokenizer.json of a byte-level BPE: GPT-2's pre-tokenisation, all bytes, one end token.
+
+    Depends on the documents alone, not on their order or the number of threads. Raises Refusal
+    when they do not yield so many tokens.
+    """
+    bpe = library().Tokenizer(library().models.BPE())
+    bpe.pre_tokenizer = library().pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = library().decoders.ByteLevel()
+    trainer = library().trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=library().pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = ([text for parts in batch for text in parts] for batch in _batches(documents))
+    bpe.train_from_iterator(texts, trainer)
+    if (found := bpe.get_vocab_size()) < vocab_size:
+        raise Refusal(
+            f"[data] tokenizer = 'bpe:{vocab_size}': the training text yields only {found} tokens. "
+            f"Give 'bpe:{found}' or less, or more text."
+        )
+    return bpe.to_str().encode()
+
+
+def library() -> Any:
+    """The tokenizers library, imported where it is used: it takes a tenth of a second."""
+    # Unset, the library prints a warning in every process started after it used its threads.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    import tokenizers
+
+    return tokenizers
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[list[str]]]:
+    """The texts of documents, each in its parts, some megabytes at a time."""
+    batch: list[list[str]] = []
+    size = 0
+    for document in documents:
+        assert isinstance(document, bytes)
+        parts = cut(document, LONGEST_TEXT, LONGEST_TEXT)
+        batch.append([part.decode() for part in parts if isinstance(part, bytes)])
+        size += len(document)
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
