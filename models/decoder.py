@@ -10,6 +10,9 @@ statistics of the norms are float32 whatever the compute dtype.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal, get_args
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -17,15 +20,32 @@ from flax import nnx
 from models.config import ModelConfig
 from models.layers import NORMS, Block, Linear, softcap
 
+Layers = Literal["unrolled", "scanned"]
+
 
 class Decoder(nnx.Module):
-    """Token ids (B, T) to float32 logits (B, T, V)."""
+    """Token ids (B, T) to float32 logits (B, T, V).
+
+    How the blocks are run changes no result, only roundings: `scanned` holds their parameters
+    stacked along a leading axis and runs one block in a loop, so that the program does not grow
+    with depth; `remat` keeps a block's input alone and computes the rest again in the backward
+    pass. Initial values are the same numbers either way.
+    """
 
     def __init__(
-        self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32
+        self,
+        config: ModelConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+        remat: bool = False,
+        layers: Layers = "unrolled",
     ) -> None:
+        if layers not in get_args(Layers):
+            raise ValueError(f"layers = {layers!r} must be one of {get_args(Layers)}")
         self.config = config
         self.dtype = dtype
+        self.remat = remat
         V, D = config.vocab_size, config.d_model
         self.embedding = nnx.Param(config.embedding_std * jax.random.normal(rngs.params(), (V, D)))
         self.positions = (
@@ -35,9 +55,8 @@ class Decoder(nnx.Module):
             if config.positions == "learned"
             else None
         )
-        self.blocks = nnx.List(
-            [Block(config, dtype=dtype, rngs=rngs) for _ in range(config.n_layers)]
-        )
+        blocks = [Block(config, dtype=dtype, rngs=rngs) for _ in range(config.n_layers)]
+        self.blocks = nnx.List(blocks) if layers == "unrolled" else stacked(blocks)
         self.final_norm = NORMS[config.norm](config, D)
         self.head = (
             Linear(D, V, std=D**-0.5, bias=False, dtype=dtype, rngs=rngs)
@@ -50,8 +69,7 @@ class Decoder(nnx.Module):
         x_NxD = self.embedding[...].astype(self.dtype)[tokens_BxT.reshape(B * T)]
         if self.positions is not None:
             x_NxD = x_NxD + jnp.tile(self.positions[...][:T].astype(self.dtype), (B, 1))
-        for block in self.blocks:
-            x_NxD = block(x_NxD, B)
+        x_NxD = self.run_blocks(x_NxD, B)
         x_NxD = self.final_norm(x_NxD)
         if self.head is None:
             logits_NxV = x_NxD @ self.embedding[...].astype(self.dtype).T
@@ -59,6 +77,31 @@ class Decoder(nnx.Module):
             logits_NxV = self.head(x_NxD)
         logits_NxV = softcap(logits_NxV.astype(jnp.float32), self.config.logit_softcap)
         return logits_NxV.reshape(B, T, self.config.vocab_size)
+
+    def run_blocks(self, x_NxD: jax.Array, batch: int) -> jax.Array:
+        """The residual stream after all blocks."""
+        first = self.blocks if isinstance(self.blocks, Block) else self.blocks[0]
+        graph, _ = nnx.split(first)
+
+        def run(x_NxD: jax.Array, params: nnx.State) -> tuple[jax.Array, None]:
+            return nnx.merge(graph, params)(x_NxD, batch), None
+
+        if isinstance(self.blocks, Block):
+            # A loop by itself keeps the compiler from merging the second computation with the
+            # first, so it needs no barriers against that.
+            body = jax.checkpoint(run, prevent_cse=False) if self.remat else run
+            return jax.lax.scan(body, x_NxD, nnx.state(self.blocks))[0]
+        body = jax.checkpoint(run) if self.remat else run
+        for block in self.blocks:
+            x_NxD, _ = body(x_NxD, nnx.state(block))
+        return x_NxD
+
+
+def stacked(blocks: Sequence[Block]) -> Block:
+    """One block whose every parameter has a leading axis, the layer."""
+    graph, _ = nnx.split(blocks[0])
+    states = [nnx.state(block) for block in blocks]
+    return nnx.merge(graph, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
 
 
 def cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:

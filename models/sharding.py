@@ -22,6 +22,7 @@ _MATRICES: Mapping[str, tuple[str | None, str | None]] = {
     "embedding": ("tensor", "fsdp"),
     "positions": (None, "fsdp"),
 }
+_VECTORS = ("bias", "scale")
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
@@ -37,25 +38,37 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     )
 
 
+def is_matrix(path: tuple[Any, ...], leaf: Any) -> bool:
+    """Whether a parameter at this path of a tree is a matrix (or a stack of them), by its name.
+
+    A scale or a bias is none, although those of scanned layers have two dimensions.
+    """
+    return len(leaf.shape) >= 2 and not any(name in _VECTORS for name in _names(path))
+
+
 def state_shardings(mesh: Mesh, state: Any) -> Any:
     """A NamedSharding for every array of a train state (or its shapes): same tree.
 
-    An axis that does not divide a dimension is dropped for that array; vectors, scalars and
-    what no rule names are replicated.
+    Layers stacked along a leading axis are not split along it. An axis that does not divide a
+    dimension is dropped for that array; vectors, scalars and what no rule names are replicated.
     """
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
-        owner = next((name for name in reversed(names) if name in _MATRICES), None)
-        if owner is None or len(leaf.shape) != 2:
+        owner = next((name for name in reversed(_names(path)) if name in _MATRICES), None)
+        if owner is None or not is_matrix(path, leaf):
             return NamedSharding(mesh, PartitionSpec())
+        wanted = (*(None,) * (len(leaf.shape) - 2), *_MATRICES[owner])
         axes = (
             axis if axis and size % mesh.shape[axis] == 0 else None
-            for axis, size in zip(_MATRICES[owner], leaf.shape, strict=True)
+            for axis, size in zip(wanted, leaf.shape, strict=True)
         )
         return NamedSharding(mesh, PartitionSpec(*axes))
 
     return jax.tree_util.tree_map_with_path(place, state)
+
+
+def _names(path: tuple[Any, ...]) -> list[str]:
+    return [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
