@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 from models.config import ModelConfig
 from models.count import count_flops, count_params
-from scaling.data.batches import unique_tokens
-from scaling.data.corpus import CorpusInfo
+from scaling.data.corpus import CorpusInfo, unique_tokens
 from scaling.records import RunKind
 from scaling.schedule import Schedule
 
@@ -130,7 +129,7 @@ def run_columns(run: RunSpec, corpus: CorpusInfo) -> dict[str, Any]:
         "params_non_embedding": params.non_embedding,
         "params_matmul": params.matmul,
         "tokens": run.tokens,
-        "unique_tokens": unique_tokens(run.tokens, corpus.train_tokens, run.sequence_length),
+        "unique_tokens": unique_tokens(run.tokens, corpus, run.sequence_length),
         "flops_6nd": run.flops_6nd,
         "flops": run.flops_per_token * run.tokens,
         "flops_blocks": float(flops.blocks * run.tokens),

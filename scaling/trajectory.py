@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from models.count import ParamCount, count_params
-from scaling.data.batches import unique_tokens
-from scaling.data.corpus import CorpusInfo
+from scaling.data.corpus import CorpusInfo, epoch_tokens
 from scaling.grid import Cell
 from scaling.hparams import BETA2, LEARNING_RATES, WARMUP_TOKENS, resolve
 from scaling.records import Refusal, fingerprint
@@ -184,7 +183,7 @@ def _check_warmup(study: Study, base: RunSpec, shortest: int) -> None:
 
 
 def _check_corpus(study: Study, corpus: CorpusInfo, batch_tokens: int, longest: int) -> None:
-    epoch = unique_tokens(10**18, corpus.train_tokens, study.data.sequence_length)
+    epoch = epoch_tokens(corpus, study.data.sequence_length)
     if epoch < batch_tokens:
         raise Refusal(
             f"[data] source = {corpus.source!r} has {epoch:,} tokens to train on, less than one "
