@@ -21,7 +21,6 @@ from jax.sharding import Mesh
 
 from models.sharding import make_mesh
 from scaling import checkpoint
-from scaling.data.batches import Batches
 from scaling.data.corpus import Corpus
 from scaling.data.holdout import (
     HoldoutLoss,
@@ -98,10 +97,10 @@ class _Loop:
     def __init__(self, spec: RunSpec, folder: Path, corpus: Corpus, mesh: Mesh) -> None:
         self.spec = spec
         self.folder = folder
-        self.batches = Batches(corpus.train, spec.sequence_length, spec.batch_sequences, spec.seed)
+        self.batches = corpus.batches(spec.sequence_length, spec.batch_sequences, spec.seed)
         self.windows = holdout_windows(corpus, spec.sequence_length, spec.holdout_tokens)
-        self.bytes_per_token = corpus.info.holdout_bytes / corpus.info.holdout_tokens
-        self.program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute_dtype, mesh)
+        self.bytes_per_token = corpus.info.bytes_per_token
+        self.program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute, mesh)
         self.rows: list[dict[str, Any]] = []  # logged since the last segment
         self.recent: list[float] = []  # losses of the divergence window
         self.clock = time.perf_counter()
@@ -254,7 +253,9 @@ class _Loop:
         steps = steps[steps["val_loss"].notna()]
         common = {"run": self.spec.run_id, "step": steps["step"], "task": "holdout"}
         n = self.windows.tokens.shape[0] * self.spec.sequence_length
-        to_bits = 1 / (math.log(2) * self.bytes_per_token)
+        units = {"loss": 1.0}
+        if self.bytes_per_token is not None:
+            units["bits_per_byte"] = 1 / (math.log(2) * self.bytes_per_token)
         metrics = [
             pd.DataFrame(
                 {
@@ -265,7 +266,7 @@ class _Loop:
                     "n": n,
                 }
             )
-            for metric, unit in (("loss", 1.0), ("bits_per_byte", to_bits))
+            for metric, unit in units.items()
         ]
         return pd.concat(metrics, ignore_index=True)
 

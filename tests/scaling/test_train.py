@@ -246,7 +246,7 @@ def test_the_seed_changes_the_data_order_and_the_initialisation(
     plan: PlanOf, corpus: Corpus
 ) -> None:
     zero, one = (plan(grid={"seeds": [seed]}).runs[0] for seed in (0, 1))
-    tokens = [training.Batches(corpus.train, 16, 4, run.seed).at(0) for run in (zero, one)]
+    tokens = [corpus.batches(16, 4, run.seed).at(0) for run in (zero, one)]
     assert (tokens[0] != tokens[1]).any()
     embeddings = [
         np.asarray(program(run).initial().params["embedding"][...]) for run in (zero, one)
@@ -258,7 +258,7 @@ def test_a_call_of_eight_steps_equals_four_calls_of_two(
     runs: tuple[RunSpec, ...], corpus: Corpus
 ) -> None:
     compiled = program(runs[0])
-    tokens = training.Batches(corpus.train, 16, 4, 0).span(0, 8)
+    tokens = corpus.batches(16, 4, 0).span(0, 8)
     rates = np.linspace(0.01, 0.02, 8, dtype=np.float32)
 
     def after(chunk: int) -> list[bytes]:
