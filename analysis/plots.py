@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis.figures.fitted import loss_curves, residuals
 from analysis.figures.frontier import frontier
+from analysis.figures.isoflop import optima_figures
 from analysis.figures.landscape import landscape
 from analysis.figures.style import save
 from analysis.figures.training import training_curves
@@ -25,6 +26,7 @@ __all__ = [
     "frontier",
     "landscape",
     "loss_curves",
+    "optima_figures",
     "residuals",
     "save",
     "training_curves",
@@ -51,6 +53,7 @@ def draw(
     figures = {"residuals": residuals(fit)}
     if {"params", "tokens"} == set(fit.law.features):
         figures |= {"loss": loss_curves(fit), "frontier": frontier(fit)}
+        figures |= optima_figures(fit)
     if runs is not None and steps is not None:
         figures["training"] = training_curves(runs, steps, params_column=params_column)
     return [path for name, made in figures.items() for path in save(made, folder / name)]

@@ -18,6 +18,8 @@ from analysis.laws import law as law_named
 from analysis.uncertainty import Bounds, Interval
 from scaling.records import Refusal, read_json, write_json, write_table
 
+GROUPS = ("trunk_id", "budget_flops")  # columns that say which rows belong together
+
 
 class Status(Enum):
     CONVERGED = "converged"
@@ -138,13 +140,16 @@ def to_json(fit: Fit) -> dict[str, Any]:
     }
 
 
-def save_fit(fit: Fit, path: Path) -> None:
-    """Write the fit as JSON at `path`, and its draws and fitted rows as Parquet beside it."""
-    value = to_json(fit)
+def save_fit(fit: Fit, path: Path, also: Mapping[str, Any] | None = None) -> None:
+    """Write the fit as JSON at `path`, and its draws and fitted rows as Parquet beside it.
+
+    `also`: what was read off the same rows, kept under its own keys; `load_fit` passes it over.
+    """
+    value = {**to_json(fit), **(also or {})}
     draws = path.with_name(f"{path.stem}.draws.parquet")
     write_table(draws, fit.draws)
     rows = path.with_name(f"{path.stem}.rows.parquet")
-    kept = dict.fromkeys([*fit.law.features, "params", "tokens", "trunk_id", fit.law.target])
+    kept = dict.fromkeys([*fit.law.features, "params", "tokens", *GROUPS, fit.law.target])
     write_table(rows, fit.table[[column for column in kept if column in fit.table]])
     value["draws"], value["rows"] = draws.name, rows.name
     value["excluded"] = fit.excluded["reason"].value_counts().to_dict()

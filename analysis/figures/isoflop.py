@@ -1,0 +1,174 @@
+"""Approaches 1 and 2 as they are read: isoFLOP curves with their minima, and the envelope."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.envelope import Envelope, envelope
+from analysis.expression import Array
+from analysis.figures.fitted import LOSS, rows_of
+from analysis.figures.style import (
+    INK,
+    MANY,
+    OTHERS,
+    OWN,
+    Palette,
+    figure,
+    log_axis,
+    points,
+    set_caption,
+)
+from analysis.fit import Fit, Status
+from analysis.isoflop import FEWEST, Budget, Method, allocation, budgets, optima_of, tally
+from analysis.optimum import FLOPS_PER_PARAM_TOKEN, compute_optimal
+from analysis.units import scientific
+from scaling.records import Refusal
+
+MARKS: dict[Method, tuple[str, str]] = {"parabola": ("o", OTHERS[0]), "akima": ("s", OTHERS[1])}
+ABOVE = 0.35  # of the span of the minima: how far above the highest one a panel reaches
+
+
+def optima_figures(fit: Fit) -> dict[str, Figure]:
+    """`isoflop` if a budget has a minimum and `envelope` if the winning size changes; else none.
+
+    Raises Refusal for a fit without rows.
+    """
+    rows = rows_of(fit).drop(columns="flops", errors="ignore")
+    made = {}
+    shown = [each for each in budgets(rows) if len(each.params) >= FEWEST["parabola"]]
+    if any(not each.optimum(method).reason for each in shown for method in MARKS):
+        made["isoflop"] = isoflop_curves(fit, shown)
+    try:
+        lower = envelope(rows)
+    except Refusal:
+        return made
+    return {**made, "envelope": envelope_curves(fit, lower)} if len(lower.crossings) else made
+
+
+def isoflop_curves(fit: Fit, shown: Sequence[Budget]) -> Figure:
+    """Loss against N at each budget with its parabola, and the minima against compute.
+
+    Parabolas end with the sizes; a budget without a minimum inside has points only. The right
+    panel puts C = 6·N*·D* below both methods' minima, their power laws and the fit's own N*.
+    """
+    palette = Palette([each.flops for each in shown], "magma")
+    optima = {method: optima_of(list(shown), method) for method in MARKS}
+    with figure(10.0, 4.9) as made:
+        left, right = made.subplots(1, 2)
+        for budget in shown:
+            _curve(left, budget, palette)
+        log_axis(left.xaxis, "parameters N", "count")
+        log_axis(left.yaxis, LOSS, "loss")
+        _trim(left, np.array([each.loss.min() for each in shown]))
+        spans = []
+        for method, (mark, colour) in MARKS.items():
+            seen = optima[method].dropna(subset="params")
+            flops = FLOPS_PER_PARAM_TOKEN * seen["params"] * seen["tokens"]
+            spans += list(flops)
+            label = method.capitalize()
+            if len(seen) > 1:
+                law = allocation(seen.assign(flops=flops), fit.interval.level).params
+                ends = np.array([flops.min(), flops.max()])
+                right.plot(ends, law.at(ends), color=colour, linewidth=1.4)
+                label += f": $N^* \\propto C^{{{law.exponent:.2f}}}$"
+            style: dict[str, Any] = {"marker": mark, "linestyle": "", "markeredgecolor": "white"}
+            right.plot(flops, seen["params"], color=colour, markersize=5.5, label=label, **style)
+        if fit.status is not Status.FAILED:
+            grid = np.geomspace(min(spans), max(spans), 40)
+            best = [float(compute_optimal(fit.law, fit.coefficients, c).params) for c in grid]
+            right.plot(
+                grid, best, color=OWN, linewidth=1.4, zorder=1, label=f"fit of {fit.law.name}"
+            )
+        log_axis(right.xaxis, "training compute C = 6ND, FLOPs", "flops")
+        log_axis(right.yaxis, "best size N* of a budget", "count")
+        right.legend(loc="upper left")
+        _budget_key(made, left, palette, shown)
+        kept = ", ".join(f"{method} {tally(table).used}" for method, table in optima.items())
+        set_caption(
+            made,
+            f"n = {sum(len(each.params) for each in shown)} sizes at {len(shown)} budgets; "
+            f"N = {fit.data.params_column}. Left: points are runs, seeds averaged; parabolas in "
+            "log N only within the sizes they were fitted to, diamonds their minima; the largest "
+            f"losses may lie above the panel. Minima inside the sizes: {kept}.",
+        )
+    return made
+
+
+def envelope_curves(fit: Fit, lower: Envelope) -> Figure:
+    """Loss against compute, a monotone curve a size, their envelope and its crossings."""
+    palette = Palette(lower.params)
+    with figure(7.5, 4.9) as made:
+        axes = made.add_subplot()
+        axes.plot(lower.flops, lower.loss, color="#c4c4c4", linewidth=5.0, zorder=1)
+        for params, curve in zip(lower.params, lower.curves, strict=True):
+            inside = np.linspace(curve.x[0], curve.x[-1], 80)
+            colour = palette(float(params))
+            axes.plot(np.exp(inside), curve(inside), color=colour, linewidth=1.1, zorder=2)
+            points(axes, np.exp(curve.x), curve.y, np.full(len(curve.x), params), palette)
+        _trim(axes, lower.loss[np.isfinite(lower.loss)])
+        found = lower.crossings
+        diamond: dict[str, Any] = {"marker": "D", "linestyle": "", "color": INK, "markersize": 4.5}
+        axes.plot(found["flops"], found["loss"], zorder=5, markeredgecolor="white", **diamond)
+        log_axis(axes.xaxis, "training compute C = 6ND, FLOPs", "flops")
+        log_axis(axes.yaxis, LOSS, "loss")
+        also = [
+            Line2D([], [], color="#c4c4c4", linewidth=5.0, label="lower envelope"),
+            Line2D([], [], label="crossing", **diamond),
+        ]
+        palette.key(
+            made, [axes], lower.params, "N", f"N ({fit.data.params_column})",
+            loc="lower left", also=also,
+        )  # fmt: skip
+        set_caption(
+            made,
+            f"n = {sum(len(curve.x) for curve in lower.curves)} points (seeds averaged) of "
+            f"{len(lower.params)} sizes; N = {fit.data.params_column}. Curves: PCHIP through the "
+            "ends of decays of one size. Diamonds: where two sizes cross inside the sizes there"
+            + (f"; {lower.at_edge} changes at their edge are not used" if lower.at_edge else "")
+            + ". The largest losses may lie above the panel.",
+        )
+    return made
+
+
+def _curve(axes: Axes, budget: Budget, palette: Palette) -> None:
+    colour = palette(budget.flops)
+    best = budget.optimum("parabola")
+    points(axes, budget.params, budget.loss, np.full(len(budget.params), budget.flops), palette)
+    if best.reason:
+        return
+    x = np.log(budget.params)
+    inside = np.linspace(x[0], x[-1], 100)
+    curve = np.polyval(budget.parabola(), inside - x.mean())
+    axes.plot(np.exp(inside), curve, color=colour, linewidth=1.3)
+    axes.plot(
+        best.params, best.loss, marker="D", markersize=5.5, color=colour, markeredgecolor=INK,
+        markeredgewidth=0.8, linestyle="", zorder=5,
+    )  # fmt: skip
+
+
+def _trim(axes: Axes, least: Array) -> None:
+    """Cut the losses of sizes far off the best, which would flatten every valley."""
+    low, high = float(least.min()), float(least.max())
+    top = high + ABOVE * max(high - low, 0.05 * high)
+    axes.set_ylim(low * 0.985, min(top, axes.get_ylim()[1]))
+
+
+def _budget_key(made: Figure, axes: Axes, palette: Palette, shown: Sequence[Budget]) -> None:
+    if len(shown) > MANY:
+        bar = made.colorbar(ScalarMappable(palette.norm, palette.map), ax=axes, pad=0.01, aspect=30)
+        log_axis(bar.ax.yaxis, "budget C, FLOPs", "flops")
+        bar.outline.set_visible(False)
+        return
+    handles = [
+        Line2D([], [], color=palette(each.flops), marker="o", markersize=4,
+               label=f"C = {scientific(each.flops)}")
+        for each in shown
+    ]  # fmt: skip
+    axes.legend(handles=handles, loc="upper right")
