@@ -10,8 +10,8 @@ statistics of the norms are float32 whatever the compute dtype.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,32 @@ from models.config import ModelConfig
 from models.layers import NORMS, Block, Linear, softcap
 
 Layers = Literal["unrolled", "scanned"]
+
+
+def unrolled_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.List[Block]:
+    """The blocks one by one."""
+    return nnx.List([Block(config, dtype=dtype, rngs=rngs) for _ in range(config.n_layers)])
+
+
+def scanned_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
+    """One block whose every parameter has a leading axis, the layer; drawn as if one by one."""
+    streams, counts = nnx.split(rngs)
+
+    def draw(counts: nnx.State, _: None) -> tuple[nnx.State, nnx.State]:
+        rngs = nnx.merge(streams, counts)
+        params = nnx.state(Block(config, dtype=dtype, rngs=rngs))
+        return nnx.state(rngs), params
+
+    counts, params = jax.lax.scan(draw, counts, length=config.n_layers)
+    nnx.update(rngs, counts)
+    block = nnx.eval_shape(lambda: Block(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    return nnx.merge(nnx.split(block)[0], params)
+
+
+BLOCKS: Mapping[str, Callable[[ModelConfig, jnp.dtype, nnx.Rngs], nnx.List[Block] | Block]] = {
+    "unrolled": unrolled_blocks,
+    "scanned": scanned_blocks,
+}
 
 
 class Decoder(nnx.Module):
@@ -41,8 +67,8 @@ class Decoder(nnx.Module):
         remat: bool = False,
         layers: Layers = "unrolled",
     ) -> None:
-        if layers not in get_args(Layers):
-            raise ValueError(f"layers = {layers!r} must be one of {get_args(Layers)}")
+        if layers not in BLOCKS:
+            raise ValueError(f"layers = {layers!r} must be one of {', '.join(map(repr, BLOCKS))}")
         self.config = config
         self.dtype = dtype
         self.remat = remat
@@ -55,8 +81,7 @@ class Decoder(nnx.Module):
             if config.positions == "learned"
             else None
         )
-        blocks = [Block(config, dtype=dtype, rngs=rngs) for _ in range(config.n_layers)]
-        self.blocks = nnx.List(blocks) if layers == "unrolled" else stacked(blocks)
+        self.blocks = BLOCKS[layers](config, dtype, rngs)
         self.final_norm = NORMS[config.norm](config, D)
         self.head = (
             Linear(D, V, std=D**-0.5, bias=False, dtype=dtype, rngs=rngs)
@@ -95,13 +120,6 @@ class Decoder(nnx.Module):
         for block in self.blocks:
             x_NxD, _ = body(x_NxD, nnx.state(block))
         return x_NxD
-
-
-def stacked(blocks: Sequence[Block]) -> Block:
-    """One block whose every parameter has a leading axis, the layer."""
-    graph, _ = nnx.split(blocks[0])
-    states = [nnx.state(block) for block in blocks]
-    return nnx.merge(graph, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
 
 
 def cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:
