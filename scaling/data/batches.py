@@ -144,6 +144,8 @@ class Batches:
 
     def turns(self, slot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of each sequence of the run: which source it is from, and which visit there it is."""
+        if len(self.streams) == 1:
+            return np.zeros_like(slot), slot
         first = np.concatenate([[0], np.cumsum(self.per_block)])
         block, place = np.divmod(slot, first[-1])
         place = permute(place, int(first[-1]), _key(self.seed, _TURNS), block)

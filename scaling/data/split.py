@@ -90,7 +90,7 @@ def pieces(documents: Iterable[Document], longest: float) -> Iterator[Document]:
 
 
 def cut(document: Document, longest: float, limit: int) -> Iterator[Document]:
-    """Pieces of at most `limit` until at most `longest` is left.
+    """Pieces of about `limit` or less, until at most `longest` is left.
 
     Text is cut after a blank line, else at a line's end, else at a space, else between two
     characters; tokens anywhere. Pieces of white space alone are left out.
@@ -106,18 +106,12 @@ def cut(document: Document, longest: float, limit: int) -> Iterator[Document]:
 
 
 def _break(text: bytes, first: int, last: int) -> int:
-    ends = (text.rfind(mark, first, last) + len(mark) for mark in _BREAKS)
-    for end in ends:
-        if end > first:
-            return end
-    # The bytes of a character after its first are 0b10xxxxxx.
-    starts = (
-        last - back
-        for back in range(4)
-        if text[last - back : last - back + 1] < b"\x80"
-        or text[last - back : last - back + 1] >= b"\xc0"
-    )
-    return next((end for end in starts if end > first), last)
+    for mark in _BREAKS:
+        if (at := text.rfind(mark, first, last)) >= 0:
+            return at + len(mark)
+    # The bytes of a character after its first, of which it has up to three, are 0b10xxxxxx.
+    near = (*range(last, max(first, last - 4), -1), *range(last + 1, last + 4))
+    return next(at for at in near if at >= len(text) or text[at] & 0xC0 != 0x80)
 
 
 def _unless_blank(piece: Document) -> Iterator[Document]:

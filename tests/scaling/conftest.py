@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from scaling.data.corpus import Corpus
 from scaling.data.prepare import prepare
@@ -64,15 +66,22 @@ def corpus_source(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "*.txt")
 
 
-def data_section(
-    source: str | None = None, holdout_fraction: float = 0.2, **more: Any
-) -> DataSection:
-    return DataSection(source=source, sequence_length=16, holdout_fraction=holdout_fraction, **more)
+@pytest.fixture(scope="session")
+def section() -> Callable[..., DataSection]:
+    """The [data] section of a study."""
+
+    def make(source: object = None, holdout_fraction: float = 0.2, **more: Any) -> DataSection:
+        given = {"sequence_length": 16, "holdout_fraction": holdout_fraction, **more}
+        if source is not None:
+            given["source"] = str(source)
+        return TypeAdapter(DataSection).validate_json(json.dumps(given))
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def corpus(corpus_source: str, cache: Path) -> Corpus:
-    return prepare(data_section(corpus_source), cache / "corpora")
+def corpus(corpus_source: str, section: Callable[..., DataSection], cache: Path) -> Corpus:
+    return prepare(section(corpus_source), cache / "corpora")
 
 
 @pytest.fixture(scope="session")
