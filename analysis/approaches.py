@@ -160,7 +160,9 @@ def _tried(method: str, read: Callable[[], _Found]) -> _Reading:
 def _by_envelope(rows: pd.DataFrame, level: float) -> _Found:
     lower = envelope(rows)
     used = f"{len(lower.crossings)} crossings of {len(lower.params)} sizes"
-    left_out = f"{lower.at_edge} at the edge of the sizes there" if lower.at_edge else ""
+    left_out = (
+        f"{lower.at_edge} changes of the best size where runs begin or end" if lower.at_edge else ""
+    )
     return _Found(lower.allocation(level), lower.crossings["flops"], used, left_out)
 
 

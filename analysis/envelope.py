@@ -25,7 +25,6 @@ from scaling.records import Refusal
 
 CELLS = 600  # of the grid in ln C; within a cell the curves' difference is taken as straight
 FEWEST_WINNERS = 3  # two crossings, the least for an exponent
-FEWEST_AVAILABLE = 3  # with two sizes a crossing says nothing of where the valley is
 
 
 @dataclass(frozen=True)
@@ -38,16 +37,16 @@ class Envelope:
     loss: Array  # least over sizes; NaN where no size reaches
     winners: int  # sizes that are best somewhere
     crossings: pd.DataFrame  # flops, params, tokens, loss: optima between two sizes
-    at_edge: int  # other changes of winner: beside the smallest or largest size there
+    at_edge: int  # other changes of winner, where runs of a size begin or end
 
     def allocation(self, level: float = 0.9) -> Allocation:
         """N* ∝ C^a and D* ∝ C^b through the crossings.
 
-        The intervals are Student's t on the crossings' scatter (three or more). Neighbouring
-        crossings share a size, whose noise moves them apart, so they are wide rather than narrow;
-        and they are coarse: as few crossings as there are winning sizes, less one. (Simulated with
-        0.3% noise, 90% intervals covered 90% for 8 and 16 sizes, and 75 to 82% for 40, where noise
-        picks the winner.) Raises Refusal where fewer than three sizes win or cross less than twice.
+        The intervals are Student's t on the crossings' scatter (three or more). They are coarse: as
+        few crossings as there are winning sizes, less one. Simulated with 0.3% noise, 90% intervals
+        held the exponent 84 to 93% of the time for 5 to 16 sizes (98% where the runs of a size
+        share it, as off one trunk) and 73 to 82% for 40 sizes, where noise picks the winner.
+        Raises Refusal where fewer than three sizes win or cross less than twice.
         """
         if self.winners < FEWEST_WINNERS:
             raise Refusal(
@@ -56,8 +55,9 @@ class Envelope:
             )
         if len(self.crossings) < 2:
             raise Refusal(
-                f"{len(self.crossings)} crossings, {self.at_edge} more at the edge of the sizes "
-                "there. An exponent takes two: give the sizes overlapping ranges of compute."
+                f"{len(self.crossings)} crossings, {self.at_edge} changes of the best size where "
+                "runs begin or end. An exponent takes two: give the sizes overlapping ranges of "
+                "compute."
             )
         flops = self.crossings["flops"]
         return Allocation(
@@ -69,9 +69,10 @@ class Envelope:
 def envelope(table: pd.DataFrame) -> Envelope:
     """Every size's losses at the ends of its decays, joined by PCHIP over ln C, and the least.
 
-    A crossing counts where both sizes and all between them reach, and at least a third does: at
-    the edge of the sizes available the best is unknown. Raises Refusal for a table in which
-    fewer than two sizes have two budgets.
+    A crossing counts where both sizes and all between them reach: equal losses on both sides hold
+    the minimum between them. A size that takes over because another's runs begin or end is at the
+    edge of what is known, and is no optimum. Raises Refusal for a table in which fewer than two
+    sizes have two budgets.
     """
     params, curves = _curves(standardise(usable(table).rows))
     if len(curves) < 2:
@@ -119,7 +120,7 @@ def _crossing(
         return None
     seen: NDArray[np.bool_] = np.isfinite(losses[:, cell] + losses[:, cell + 1])
     low, high = min(before, after), max(before, after)
-    if not np.all(seen[low : high + 1]) or np.sum(seen) < FEWEST_AVAILABLE:
+    if not np.all(seen[low : high + 1]):
         return None
     gap = losses[after, cell : cell + 2] - losses[before, cell : cell + 2]
     share = gap[0] / (gap[0] - gap[1])

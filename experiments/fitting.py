@@ -73,6 +73,7 @@ def fit(
         seed: Of the resampling.
         to_json: Write the fit to this file too.
     """
+    from analysis.approaches import approaches, comparable
     from analysis.conventions import by_convention
     from analysis.fit import Status, save_fit
     from analysis.fit import fit as fit_law
@@ -81,7 +82,7 @@ def fit(
     from analysis.quality import read_runs
     from analysis.quality import where as select
     from analysis.units import scientific
-    from experiments.text import conventions_text
+    from experiments.text import approaches_text, conventions_text, exponents_text
 
     named = law_named(law)
     table = select(
@@ -103,15 +104,23 @@ def fit(
     }
     fitted = fit_law(named, table, bootstrap=bootstrap, level=level, seed=seed, **settings)
     print(fitted.summary())
+    also: dict[str, Any] = {}
+    if comparable(named):
+        read = approaches(fitted)
+        also["approaches"] = read.to_json()
+        print(f"\n{approaches_text(read)}")
     if params_column == "all":
-        print(f"\n{conventions_text(by_convention(named, table, **settings))}")
+        each = by_convention(named, table, **settings)
+        print(f"\n{conventions_text(each)}")
+        if also:
+            print(f"\n{exponents_text({e.column: approaches(e.fit) for e in each})}")
     held_out = leave_out_largest(fitted)
     print(f"\n{held_out.sentence}")
     inside = runs / "fits" / f"{law}.json"
     path = inside if runs.is_dir() else runs.with_suffix(f".{law}.json")
-    save_fit(fitted, path)
+    save_fit(fitted, path, also)
     if to_json is not None:
-        save_fit(fitted, to_json)
+        save_fit(fitted, to_json, also)
     print(f"\nFitted {law} → {path}")
     if fitted.status is Status.FAILED:
         raise Failed(f"the fit failed: {fitted.reason}")

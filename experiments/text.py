@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any, get_args
 
 import pandas as pd
 
 from analysis.answer import Recommendation
+from analysis.approaches import Approaches
 from analysis.conventions import Convention, spread
-from analysis.units import human, scientific
+from analysis.units import decimal, human, scientific
 from scaling.data.corpus import CorpusInfo
 from scaling.plan import Plan, plan_table
 from scaling.records import Status
@@ -157,6 +159,40 @@ def conventions_text(found: Sequence[Convention]) -> str:
     widths = spread(list(found))
     last = ["spread", "", *(f"{widths[name]:.2g}" if name in widths else "" for name in names)]
     return columns(["N counts", "status", *names[:-1], "N* ∝ C^"], [*rows, last])
+
+
+def approaches_text(found: Approaches) -> str:
+    """How N* grows with C by each approach, what it was read from, and whether they agree.
+
+    The sentence alone where the law is the only one.
+    """
+    told = fill(found.sentence, 96)
+    if all(each.exponent is None for each in found.rows[:-1]):
+        return told
+    rows, notes = [], []
+    for each in found.rows:
+        a, span = each.exponent, each.interval
+        if each.reason:
+            notes.append(f"{each.method}: {'refused' if a is None else 'left out'}, {each.reason}")
+        if a is None or each.params is None or each.tokens is None:
+            rows.append([each.method, "refused", "", "", "", ""])
+            continue
+        ends = "not known" if span is None else " … ".join(decimal(end, span) for end in span)
+        sizes = [human(each.params), human(each.tokens)]
+        rows.append([each.method, decimal(a, span), ends, *sizes, each.used])
+    at = f"at {scientific(found.flops)}"
+    header = ["approach", "N* ∝ C^", f"{found.level:.0%} interval", f"N* {at}", f"D* {at}", "from"]
+    return "\n".join([columns(header, rows), *notes, told])
+
+
+def exponents_text(by_column: Mapping[str, Approaches]) -> str:
+    """The exponent of N* under each count of parameters (rows) by each approach."""
+    rows = [
+        [column, *("refused" if e.exponent is None else f"{e.exponent:.3f}" for e in found.rows)]
+        for column, found in by_column.items()
+    ]
+    methods = [each.method for each in next(iter(by_column.values())).rows]
+    return columns(["N* ∝ C^ by approach", *methods], rows)
 
 
 def shapes_text(advice: Sequence[Recommendation]) -> str:

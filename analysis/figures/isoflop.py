@@ -130,8 +130,12 @@ def envelope_curves(fit: Fit, lower: Envelope) -> Figure:
             made,
             f"n = {sum(len(curve.x) for curve in lower.curves)} points (seeds averaged) of "
             f"{len(lower.params)} sizes; N = {fit.data.params_column}. Curves: PCHIP through the "
-            "ends of decays of one size. Diamonds: where two sizes cross inside the sizes there"
-            + (f"; {lower.at_edge} changes at their edge are not used" if lower.at_edge else "")
+            "ends of decays of one size. Diamonds: where the best size changes"
+            + (
+                f", not counting {lower.at_edge} places where runs begin or end"
+                if lower.at_edge
+                else ""
+            )
             + ". The largest losses may lie above the panel.",
         )
     return made

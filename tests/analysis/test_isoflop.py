@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.fit import fit
-from analysis.isoflop import isoflop_optima
+from analysis.isoflop import Method, allocation, budgets, isoflop_optima
 from analysis.laws import law
 from analysis.published import Published
 from scaling.records import Refusal
@@ -107,3 +109,101 @@ def test_seeds_of_one_size_are_averaged_and_budgets_within_a_percent_are_one() -
     optima = isoflop_optima(again, "parabola")
     assert len(optima) == len(BUDGETS)
     assert optima["points"].tolist() == [9] * len(BUDGETS)
+
+
+@pytest.mark.parametrize("method", ["akima", "parabola"])
+def test_exponents_are_exact_on_a_symmetric_centred_surface(method: Method) -> None:
+    runs = isoflops(surface(0.35, 0.35), width=0.5, sizes=21)
+    found = allocation(isoflop_optima(runs, method))
+    assert found.params.exponent == pytest.approx(0.5, abs=1e-6)
+    assert found.tokens.exponent == pytest.approx(0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["akima", "parabola"])
+def test_exponents_are_close_where_alpha_and_beta_differ(method: Method) -> None:
+    runs = isoflops(surface(0.34, 0.28), width=0.5, drift=0.2, sizes=9)
+    found = allocation(isoflop_optima(runs, method))
+    assert found.params.exponent == pytest.approx(0.28 / 0.62, abs=2e-3)
+    assert found.tokens.exponent == pytest.approx(0.34 / 0.62, abs=2e-3)
+
+
+@pytest.mark.parametrize("method", ["akima", "parabola"])
+def test_intervals_hold_the_exponent_as_often_as_they_say(method: Method) -> None:
+    runs = isoflops(surface(0.35, 0.35), width=0.5)
+    rng = np.random.default_rng(0)
+    inside, draws = 0, 200
+    for _ in range(draws):
+        noisy = runs.assign(loss=runs["loss"] * np.exp(rng.normal(0, 0.002, len(runs))))
+        interval = allocation(isoflop_optima(noisy, method)).params.interval
+        assert interval is not None
+        inside += interval.low <= 0.5 <= interval.high
+    assert inside / draws == pytest.approx(0.9, abs=0.06)
+
+
+def test_a_label_names_the_budgets_and_a_row_without_one_belongs_to_none() -> None:
+    runs = isoflops(surface(0.35, 0.35), width=0.5)
+    jitter = np.exp(np.random.default_rng(0).normal(0, 0.05, len(runs)))
+    labelled = runs.assign(
+        budget_flops=runs["flops"],
+        flops=runs["flops"] * jitter,  # as another count of compute would have it
+        tokens=runs["flops"] / (6 * runs["params"]),
+    )
+    strays = labelled.assign(budget_flops=np.nan, loss=0.1)
+    optima = isoflop_optima(pd.concat([labelled, strays]), "parabola")
+    expected = isoflop_optima(runs, "parabola")
+    assert optima[["flops", "params", "tokens"]].to_numpy() == pytest.approx(
+        expected[["flops", "params", "tokens"]].to_numpy()
+    )
+
+
+def test_without_a_label_or_flops_equal_6nd_is_a_budget() -> None:
+    runs = isoflops(surface(0.35, 0.35), width=0.5)
+    counted = runs.assign(tokens=runs["flops"] / (6 * runs["params"])).drop(columns="flops")
+    assert [each.flops for each in budgets(counted)] == pytest.approx(BUDGETS.tolist())
+
+
+def test_trunks_and_unfinished_runs_are_in_no_budget() -> None:
+    runs = isoflops(surface(0.35, 0.35), width=0.5).assign(run_kind="full", status="completed")
+    bad = runs.assign(loss=0.1)
+    everything = pd.concat([runs, bad.assign(run_kind="trunk"), bad.assign(status="diverged")])
+    assert isoflop_optima(everything)["params"].tolist() == isoflop_optima(runs)["params"].tolist()
+
+
+def test_runs_of_any_compute_chained_together_are_no_budget() -> None:
+    params = np.geomspace(1e7, 1e9, 100)
+    runs = pd.DataFrame({"params": params, "flops": np.geomspace(1e18, 1.5e18, 100)})
+    with pytest.raises(Refusal, match="compute that differs by more than 10%"):
+        isoflop_optima(runs.assign(loss=3 + np.log(params / 1e8) ** 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda t: t.assign(params=1e8), "too few sizes"),
+        (lambda t: t.assign(loss=3.0), "the same loss at every size"),
+        (lambda t: t.assign(loss=3 + 1e-9 * t["params"]), "its smallest size"),
+        (lambda t: t.assign(loss=3 - 0.01 * np.log(t["params"])), "its largest size"),
+        (lambda t: t.assign(loss=np.nan), "not a positive finite number"),
+        (lambda t: t.assign(budget_flops="1e18 or so"), "budget_flops = 1e18 or so"),
+        (lambda t: t.drop(columns="flops"), "no column 'tokens'"),
+    ],
+)
+def test_a_table_without_a_minimum_says_why(
+    change: Callable[[pd.DataFrame], pd.DataFrame], reason: str
+) -> None:
+    with pytest.raises(Refusal, match=reason):
+        isoflop_optima(change(isoflops(surface(0.35, 0.35), width=0.5)))
+
+
+def test_an_exponent_takes_two_budgets_and_an_interval_three() -> None:
+    optima = isoflop_optima(isoflops(surface(0.35, 0.35), width=0.5))
+    with pytest.raises(Refusal, match=r"1 of 1 budget .*An exponent takes two"):
+        allocation(optima.head(1))
+    assert allocation(optima.head(2)).params.interval is None
+    assert allocation(optima.head(3)).params.interval is not None
+
+
+def test_every_row_twice_changes_nothing() -> None:
+    runs = isoflops(surface(0.45, 0.25), width=0.5)
+    twice = isoflop_optima(pd.concat([runs, runs], ignore_index=True))
+    assert twice["params"].tolist() == pytest.approx(isoflop_optima(runs)["params"].tolist())

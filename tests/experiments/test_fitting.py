@@ -1,0 +1,60 @@
+"""`scaling fit` says how N* grows by each approach, under each count of parameters."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.published import published
+from experiments.__main__ import main
+
+
+@pytest.fixture
+def runs_csv(tmp_path: Path) -> Path:
+    """Noise-free isoFLOP runs, N counted in two ways."""
+    params, flops = np.meshgrid(np.geomspace(3e7, 1e10, 15), np.geomspace(3e18, 1e20, 4))
+    table = pd.DataFrame({"params_total": params.ravel(), "budget_flops": flops.ravel()})
+    table["params_non_embedding"] = table["params_total"] * 0.9
+    table["tokens"] = table["budget_flops"] / (6 * table["params_total"])
+    features = {"params": params.ravel(), "tokens": table["tokens"].to_numpy()}
+    table["loss"] = published("besiroglu-2024").predict(features)
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    return tmp_path / "mine.csv"
+
+
+def scaling(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["scaling", *map(str, words)])
+    return main()
+
+
+def test_fit_prints_and_keeps_the_exponent_by_every_approach(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 200) == 0
+    printed = capsys.readouterr().out
+    assert "approach    N* ∝ C^" in printed
+    kept = json.loads((runs_csv.parent / "mine.chinchilla.json").read_text())["approaches"]
+    assert [row["method"][0] for row in kept["rows"]] == ["1", "2", "2", "3"]
+    for row in kept["rows"]:
+        assert row["exponent"] == pytest.approx(0.5126, abs=0.03)  # off-centre
+    assert kept["sentence"] in " ".join(printed.split())
+
+
+def test_every_count_of_parameters_has_its_row_of_exponents(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("fit", runs_csv, "--params-column", "all", "--bootstrap", 100)
+    assert scaling(monkeypatch, *words) == 0
+    printed = capsys.readouterr().out
+    block = printed[printed.index("N* ∝ C^ by approach") :].splitlines()
+    rows = [line.split() for line in block[1:3]]
+    assert [row[0] for row in rows] == ["params_total", "params_non_embedding"]
+    # A constant factor in N leaves the exponents alone.
+    assert [float(a) for a in rows[0][1:]] == pytest.approx(
+        [float(a) for a in rows[1][1:]], abs=0.002
+    )
