@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -207,3 +208,28 @@ def test_every_row_twice_changes_nothing() -> None:
     runs = isoflops(surface(0.45, 0.25), width=0.5)
     twice = isoflop_optima(pd.concat([runs, runs], ignore_index=True))
     assert twice["params"].tolist() == pytest.approx(isoflop_optima(runs)["params"].tolist())
+
+
+@pytest.mark.parametrize(
+    ("convention", "of_params", "of_tokens"),
+    [("kaplan_no_embed_with_lm_head", 0.54, 0.49), ("chinchilla_all_params", 0.37, 0.50),
+     ("transformer_only", 0.70, 0.41)],
+)  # fmt: skip
+def test_nanochats_published_exponents_of_its_published_optima(
+    reference: Callable[[str], Path], convention: str, of_params: float, of_tokens: float
+) -> None:
+    optima = pd.read_csv(reference("nanochat/isoflop_optima.csv"))
+    chosen = optima[optima["param_convention"] == convention]
+    found = allocation(chosen.rename(columns={"eff_params": "params"}))
+    assert found.params.exponent == pytest.approx(of_params, abs=0.02)
+    assert found.tokens.exponent == pytest.approx(of_tokens, abs=0.02)
+
+
+def test_porians_tuned_runs_have_the_published_exponent_and_its_interval(
+    reference: Callable[[str], Path],
+) -> None:
+    runs = pd.read_csv(reference("porian/isoflop_points.csv"))
+    found = allocation(isoflop_optima(runs[runs["hparams"] == "tuned"], "akima"), 0.95).params
+    assert found.exponent == pytest.approx(0.4970, abs=5e-4)
+    assert found.interval is not None
+    assert found.interval.low < 0.491 < 0.505 < found.interval.high  # ours knows no noise level
