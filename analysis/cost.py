@@ -102,6 +102,20 @@ def to_text(each: Cost) -> str:
     )
 
 
+def to_json(each: Cost) -> dict[str, Any]:
+    """The cost as JSON values."""
+    return {
+        "device": each.device.name,
+        "count": each.count,
+        "dtype": each.dtype,
+        "mfu": each.mfu,
+        "seconds": each.seconds,
+        "device_hours": each.device_hours,
+        "dollars": each.dollars,
+        "state_bytes": each.state_bytes,
+    }
+
+
 def _gb(size: float) -> str:
     return f"{size / 1e9:.3g} GB"
 

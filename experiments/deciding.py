@@ -170,19 +170,7 @@ def recommend(
             for each in advice
         ]
         print("\n" + "\n".join(map(costs.to_text, bills)))
-        written["cost"] = [
-            {
-                "device": bill.device.name,
-                "count": bill.count,
-                "dtype": bill.dtype,
-                "mfu": bill.mfu,
-                "seconds": bill.seconds,
-                "device_hours": bill.device_hours,
-                "dollars": bill.dollars,
-                "state_bytes": bill.state_bytes,
-            }
-            for bill in bills
-        ]
+        written["cost"] = [costs.to_json(bill) for bill in bills]
     if to_json:
         write_json(to_json, written)
 

@@ -8,12 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from analysis.cost import Cost, cost, device_named
+from analysis.units import scientific
+from experiments.cli import number
 from models.count import count_params
 from models.ladder import Ladder, ParamsConvention, nearest
-from scaling.data.corpus import BYTE_VOCAB, Corpus, DataSpec, prepare
+from scaling.data.corpus import Corpus
 from scaling.data.holdout import holdout_windows
+from scaling.data.prepare import prepare
+from scaling.data.tokenizer import vocabulary
+from scaling.grid import ladder_of
 from scaling.hardware import cache_folder
-from scaling.plan import Plan, ladder_of, make_plan
+from scaling.plan import Plan, make_plan
 from scaling.records import Refusal
 from scaling.study import Study
 
@@ -37,9 +43,7 @@ def plan_study(study: Study) -> Planned:
     identify: fewer than three sizes, a single ray D = kN, or a condition number above 1e6. Only
     laws of params and tokens are checked beyond the number of sizes.
     """
-    corpus = prepare(
-        DataSpec(study.data.source, study.data.holdout_fraction), cache_folder() / "corpora"
-    )
+    corpus = prepare(study.data, cache_folder() / "corpora")
     plan = make_plan(study, corpus.info)
     # Refuses held-out documents too short to be cut into sequences, before anything is trained.
     holdout_windows(corpus, study.data.sequence_length, round(study.evaluation.tokens))
@@ -82,12 +86,36 @@ def _identifies(plan: Plan) -> float | None:
     return condition
 
 
+def refuse_above(max_flops: str | None, flops: float) -> None:
+    """Raise Refusal where a grid would train more than the user's --max-flops."""
+    limit = number("--max-flops", max_flops)
+    if limit is not None and flops > limit:
+        raise Refusal(
+            f"--max-flops {max_flops}: the grid would train {scientific(flops)} exact FLOPs. Raise "
+            "the limit, or drop sizes, budgets or seeds."
+        )
+
+
+def grid_costs(
+    plan: Plan, names: tuple[str, ...], count: int, mfu: float | None, dtype: str
+) -> list[Cost]:
+    """What the whole grid costs on each named device; its largest model must fit."""
+    if names and mfu is None:
+        raise Refusal("--device needs --mfu, the share of its peak you measured, e.g. 0.4.")
+    largest = max(count_params(run.model).total for run in plan.runs)
+    return [
+        cost(plan.flops_spent, largest, device_named(name), count=count, mfu=mfu, dtype=dtype)
+        for name in names
+        if mfu is not None
+    ]
+
+
 def builder(study: Study, params_column: str) -> Callable[[float], dict[str, Any] | None]:
     """A function from N* to the nearest shape of the study's ladder, or null if none is near.
 
     `params_column` is the convention N* is counted in, a column of the run table.
     """
-    ladder: Ladder = ladder_of(study, BYTE_VOCAB)
+    ladder: Ladder = ladder_of(study, vocabulary(study.data))
     conventions: dict[str, ParamsConvention] = {
         "params_non_embedding": "non_embedding",
         "params_matmul": "matmul",

@@ -16,6 +16,7 @@ from analysis.units import decimal, human, scientific
 from scaling.data.corpus import CorpusInfo
 from scaling.plan import Plan, plan_table
 from scaling.records import Status
+from scaling.run import RunSpec, spent_flops
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -96,6 +97,23 @@ def plan_text(plan: Plan, corpus: CorpusInfo, condition_number: float | None, wo
         for cell in left_out
     ]
     return "\n".join(lines)
+
+
+def to_do_text(runs: Sequence[RunSpec]) -> str:
+    """The runs that would be trained."""
+    rows = [
+        [
+            run.run_id,
+            run.run_kind,
+            f"{run.model.n_layers}×{run.model.d_model}",
+            human(run.tokens),
+            str(run.seed),
+            str(run.schedule.steps - run.first_step),
+            scientific(spent_flops(run)),
+        ]
+        for run in runs
+    ]
+    return columns(["run", "kind", "L×d", "D", "seed", "steps", "FLOPs"], rows)
 
 
 def _time(table: pd.DataFrame, workers: int) -> str:

@@ -5,13 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import Directory, Failed, JsonFile, StudyPath, app
+from experiments.cli import Directory, Failed, JsonFile, Number, StudyPath, app
 from scaling.records import Refusal, read_json, read_run, run_folders, write_json
 from scaling.study import read_study
 
 
 @app.command
-def plan(study: StudyPath, /, *, to_json: JsonFile = None) -> None:
+def plan(
+    study: StudyPath,
+    /,
+    *,
+    device: tuple[str, ...] = (),
+    count: int = 1,
+    mfu: float | None = None,
+    dtype: str = "bf16",
+    max_flops: Number = None,
+    to_json: JsonFile = None,
+) -> None:
     """Show what a study would train, and what that costs, before anything is trained.
 
     One row a run: shape, parameters, tokens, steps, rates, FLOPs, estimated time and memory of
@@ -19,20 +29,32 @@ def plan(study: StudyPath, /, *, to_json: JsonFile = None) -> None:
     holds, duplicate runs, and a grid that cannot identify the law the study names.
 
         scaling plan experiments/quickstart.toml
+        scaling plan experiments/accelerator.toml --device h100-sxm tpu-v5p --count 8 --mfu 0.4
 
     Args:
         study: A study file; experiments/quickstart.toml is a documented example.
+        device: Time and money of the whole grid on these devices of analysis/devices.toml.
+        count: Of devices.
+        mfu: Share of the device's peak that training reaches: measured, there is no default.
+        dtype: Number format of the peak.
+        max_flops: Refuse a study that trains more than this.
         to_json: Write the table to this file too.
     """
     import pandas as pd
 
-    from experiments.planning import plan_study
+    from analysis import cost as costs
+    from experiments.planning import grid_costs, plan_study, refuse_above
     from experiments.text import plan_text
     from scaling.hardware import worker_count
     from scaling.plan import plan_table
 
     planned = plan_study(read_study(study))
+    refuse_above(max_flops, planned.plan.flops_spent)
     print(plan_text(planned.plan, planned.corpus.info, planned.condition_number, worker_count()))
+    bills = grid_costs(planned.plan, device, count, mfu, dtype)
+    if bills:
+        print("\nThe whole grid, its runs one after the other on all devices:")
+        print("\n".join(map(costs.to_text, bills)))
     if to_json:
         table = plan_table(planned.plan).astype(object).replace({pd.NA: None})
         write_json(
@@ -43,6 +65,7 @@ def plan(study: StudyPath, /, *, to_json: JsonFile = None) -> None:
                 "flops_spent": planned.plan.flops_spent,
                 "flops_unshared": planned.plan.flops_unshared,
                 "condition_number": planned.condition_number,
+                "cost": [costs.to_json(bill) for bill in bills],
             },
         )
     print(f"Next: scaling run {study}")
@@ -55,6 +78,8 @@ def run(
     *,
     workers: int | None = None,
     results: Path = Path("results"),
+    max_flops: Number = None,
+    dry_run: bool = False,
 ) -> None:
     """Train every run of a study that is not done yet, then collect the run table.
 
@@ -68,13 +93,17 @@ def run(
         study: The study file.
         workers: Single-threaded worker processes; one a core if not given.
         results: The folder in which one named like the study is made.
+        max_flops: Refuse to start where the unfinished runs would train more than this.
+        dry_run: Say what would be trained, and write nothing.
     """
-    from experiments.planning import plan_study
+    from analysis.units import scientific
+    from experiments.planning import plan_study, refuse_above
     from experiments.progress import Watch
-    from experiments.text import runs_text
+    from experiments.text import runs_text, to_do_text
     from scaling.hardware import has_accelerator, worker_count
     from scaling.launch import base
     from scaling.launch.local import run_jobs
+    from scaling.run import spent_flops
 
     if workers is not None and workers < 1:
         raise Refusal(f"--workers {workers}: give at least 1.")
@@ -86,6 +115,16 @@ def run(
     read = read_study(study)
     planned = plan_study(read)
     folder = results / read.name
+    unfinished_runs = base.unfinished(folder, planned.plan)
+    flops = sum(map(spent_flops, unfinished_runs))
+    refuse_above(max_flops, flops)
+    if dry_run:
+        print(to_do_text(unfinished_runs))
+        print(
+            f"\n{read.name}: {len(unfinished_runs)} of {len(planned.plan.runs)} runs to do in "
+            f"{folder}, {scientific(flops)} exact FLOPs. Nothing was written."
+        )
+        return
     with base.only_launcher(folder):
         jobs = base.prepare(folder, planned.plan, study.read_bytes())
         todo = sum(len(job.folders) for job in jobs)
