@@ -30,6 +30,12 @@ VARIANTS: list[dict[str, Any]] = [
             {"n_layers": 1, "mlp": "swiglu", "biases": True},
         ),
     )
+] + [
+    {"qk_norm": True, "n_kv_heads": 2},
+    {"attention_window": 5},
+    {"attention_softcap": 20.0, "logit_softcap": 10.0},
+    {"parallel": True, "mlp": "gelu_exact", "rotary_fraction": 1 / 3},
+    {"mlp": "relu2", "qk_norm": True, "biases": True},
 ]
 
 
@@ -120,6 +126,27 @@ def test_causal_attention_is_half_of_full_and_nothing_else_changes(
     assert (causal.blocks, causal.head, causal.lookup) == (full.blocks, full.head, 0)
 
 
+def test_causal_attention_under_a_window_is_the_area_under_the_mask(
+    tiny: Callable[..., ModelConfig],
+) -> None:
+    T, W = 16, 5
+    whole, cut = (count_flops(tiny(attention_window=w), T, "causal") for w in (None, W))
+    # Position t keeps min(t, W) keys, less the halves that T²/2 leaves out of a triangle's edge.
+    kept = sum(min(t, W) for t in range(1, T + 1)) - W / 2
+    assert cut.attention == whole.attention * kept / (T * T / 2)
+    assert cut.total - cut.attention == whole.total - whole.attention
+    full = (count_flops(tiny(attention_window=w), T) for w in (None, W))
+    assert next(full) == next(full)
+
+
+@pytest.mark.parametrize("window", [16, 17, 10**9])
+def test_a_window_as_long_as_the_sequence_costs_what_none_costs(
+    tiny: Callable[..., ModelConfig], window: int
+) -> None:
+    limited, whole = (count_flops(tiny(attention_window=w), 16, "causal") for w in (window, None))
+    assert limited == whole
+
+
 def test_flops_without_attention_are_six_per_matmul_parameter(
     tiny: Callable[..., ModelConfig],
 ) -> None:
@@ -155,6 +182,16 @@ def test_llama_7b_has_its_published_size() -> None:
         ("mlp", "relu"),
         ("head", None),
         ("biases", "no"),
+        ("qk_norm", None),
+        ("parallel", "yes"),
+        ("attention_window", 0),
+        ("attention_window", 8.0),
+        ("attention_softcap", 0.0),
+        ("logit_softcap", float("nan")),
+        ("rotary_fraction", 0.0),
+        ("rotary_fraction", 1.5),
+        ("rotary_fraction", 0.5),  # of 6 dimensions: an odd 3
+        ("rotary_fraction", 0.3),
     ],
 )
 def test_a_shape_that_cannot_be_built_is_refused_by_name(

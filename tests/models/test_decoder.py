@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from flax import nnx
 
 from models.config import ModelConfig
@@ -45,19 +46,25 @@ def reference(config: ModelConfig, weights: dict[str, Any], tokens: np.ndarray) 
     def linear(x: np.ndarray, w: dict[str, Any]) -> np.ndarray:
         return x @ w["kernel"].astype(float) + np.asarray(w.get("bias", 0.0), float)
 
+    def rms(x: np.ndarray) -> np.ndarray:
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + c.norm_epsilon)
+
     def norm(x: np.ndarray, w: dict[str, Any]) -> np.ndarray:
         if c.norm == "rms":
-            y = x / np.sqrt((x**2).mean(-1, keepdims=True) + c.norm_epsilon)
+            y = rms(x)
         else:
             y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + c.norm_epsilon)
         return y * w["scale"] + w.get("bias", 0.0)
 
     def turned(vector: np.ndarray, position: int) -> np.ndarray:
-        """Each pair (i, i + K/2) turned by position·theta^(-2i/K), as complex numbers."""
-        half = c.head_dim // 2
-        angle = position * c.rope_theta ** (-2 * np.arange(half) / c.head_dim)
-        pairs = (vector[:half] + 1j * vector[half:]) * np.exp(1j * angle)
-        return np.concatenate([pairs.real, pairs.imag])
+        """Each pair (i, i + K/2) of the leading K turned by position·theta^(-2i/K), as complex."""
+        K = int(c.head_dim * c.rotary_fraction)
+        angle = position * c.rope_theta ** (-2 * np.arange(K // 2) / K)
+        pairs = (vector[: K // 2] + 1j * vector[K // 2 : K]) * np.exp(1j * angle)
+        return np.concatenate([pairs.real, pairs.imag, vector[K:]])
+
+    def capped(x: np.ndarray, cap: float | None) -> np.ndarray:
+        return x if cap is None else cap * np.tanh(x / cap)
 
     def attention(x: np.ndarray, w: dict[str, Any]) -> np.ndarray:
         q, k, v = (linear(x, w[name]).reshape(T, -1, c.head_dim) for name in "qkv")
@@ -65,11 +72,15 @@ def reference(config: ModelConfig, weights: dict[str, Any], tokens: np.ndarray) 
         for h in range(c.n_heads):
             g = h * c.n_kv_heads // c.n_heads
             qs, ks = q[:, h], k[:, g]
+            if c.qk_norm:
+                qs, ks = rms(qs) * w["q_norm"]["scale"], rms(ks) * w["k_norm"]["scale"]
             if c.positions == "rotary":
                 qs = np.stack([turned(qs[t], t) for t in range(T)])
                 ks = np.stack([turned(ks[t], t) for t in range(T)])
             for t in range(T):
-                out[t, h] = softmax(qs[t] @ ks[: t + 1].T / np.sqrt(c.head_dim)) @ v[: t + 1, g]
+                seen = slice(max(0, t + 1 - (c.attention_window or T)), t + 1)
+                scores = capped(qs[t] @ ks[seen].T / np.sqrt(c.head_dim), c.attention_softcap)
+                out[t, h] = softmax(scores) @ v[seen, g]
         return linear(out.reshape(T, -1), w["out"])
 
     def mlp(x: np.ndarray, w: dict[str, Any]) -> np.ndarray:
@@ -77,18 +88,23 @@ def reference(config: ModelConfig, weights: dict[str, Any], tokens: np.ndarray) 
         if c.mlp == "swiglu":
             gate = linear(x, w["gate"])
             return linear(gate / (1 + np.exp(-gate)) * up, w["down"])
-        gelu = 0.5 * up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3)))
-        return linear(gelu, w["down"])
+        hidden = {
+            "gelu": 0.5 * up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3))),
+            "gelu_exact": up * scipy.stats.norm.cdf(up),
+            "relu2": np.where(up > 0, up * up, 0.0),
+        }[c.mlp]
+        return linear(hidden, w["down"])
 
     x = weights["embedding"][tokens].astype(float)
     if c.positions == "learned":
         x = x + weights["positions"][:T]
     for index in range(c.n_layers):
         block = weights["blocks"][index]
-        x = x + attention(norm(x, block["attention_norm"]), block["attention"])
-        x = x + mlp(norm(x, block["mlp_norm"]), block["mlp"])
+        y = x + attention(norm(x, block["attention_norm"]), block["attention"])
+        x = y + mlp(norm(x if c.parallel else y, block["mlp_norm"]), block["mlp"])
     x = norm(x, weights["final_norm"])
-    return x @ (weights["embedding"].T if c.head == "tied" else weights["head"]["kernel"])
+    head = weights["embedding"].T if c.head == "tied" else weights["head"]["kernel"]
+    return capped(x @ head, c.logit_softcap)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +113,10 @@ def reference(config: ModelConfig, weights: dict[str, Any], tokens: np.ndarray) 
         {"dialect": "llama", "n_kv_heads": 2},
         {"dialect": "gpt2"},
         {"dialect": "llama", "n_kv_heads": 1, "biases": True, "norm": "layer", "positions": "none"},
+        {"dialect": "llama", "attention_window": 5, "qk_norm": True, "n_kv_heads": 2},
+        {"dialect": "llama", "attention_softcap": 0.7, "logit_softcap": 1.5, "mlp": "relu2"},
+        {"dialect": "gpt2", "parallel": True, "mlp": "gelu_exact", "attention_window": 1},
+        {"dialect": "llama", "rotary_fraction": 1 / 3, "qk_norm": True, "parallel": True},
     ],
     ids=str,
 )
@@ -120,6 +140,32 @@ def test_a_token_changes_no_logit_before_it_and_every_one_from_it_on(
     differs = np.any(logits(model, TOKENS) != logits(model, changed), axis=(0, 2))
     assert not differs[:9].any()
     assert differs[9:].all()
+
+
+def test_a_token_leaves_the_window_of_one_block_after_as_many_positions(
+    tiny: Callable[..., ModelConfig],
+) -> None:
+    model, _ = randomised(tiny(n_layers=1, attention_window=3))
+    changed = TOKENS.copy()
+    changed[:, 4] = (changed[:, 4] + 1) % 40
+    differs = np.any(logits(model, TOKENS) != logits(model, changed), axis=(0, 2))
+    assert list(np.flatnonzero(differs)) == [4, 5, 6]
+
+
+def test_a_window_as_long_as_the_sequence_changes_nothing(
+    tiny: Callable[..., ModelConfig],
+) -> None:
+    whole, limited = (
+        logits(randomised(tiny(attention_window=window))[0], TOKENS) for window in (None, 16)
+    )
+    np.testing.assert_array_equal(whole, limited)
+
+
+def test_capped_logits_stay_below_the_cap(tiny: Callable[..., ModelConfig]) -> None:
+    plain, capped = (logits(randomised(tiny(logit_softcap=cap))[0], TOKENS) for cap in (None, 0.5))
+    assert np.abs(plain).max() > 1
+    assert 0.4 < np.abs(capped).max() <= 0.5
+    assert (np.sign(plain) == np.sign(capped)).all()
 
 
 def test_rotary_products_depend_on_relative_positions_alone() -> None:
