@@ -13,15 +13,15 @@ from analysis.units import scientific
 from experiments.cli import number
 from models.count import count_params
 from models.ladder import Ladder, ParamsConvention, nearest
-from scaling.data.corpus import Corpus
+from scaling.data.documents import SourceMissing
 from scaling.data.holdout import holdout_windows
-from scaling.data.prepare import prepare
+from scaling.data.prepare import declared, prepare
 from scaling.data.tokenizer import vocabulary
 from scaling.grid import ladder_of
 from scaling.hardware import cache_folder
 from scaling.plan import Plan, make_plan
 from scaling.records import Refusal
-from scaling.study import Study
+from scaling.study import Study, variants
 
 MIN_DISTINCT = {"params": 3, "tokens": 2}  # two sizes fit any exponent and any floor
 MAX_CONDITION = 1e6  # a grid has about 1e3, a single ray 5.6e8
@@ -29,25 +29,33 @@ MAX_CONDITION = 1e6  # a grid has about 1e3, a single ray 5.6e8
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, its tokenised corpus, and how well its design identifies the study's law."""
+    """A plan and how well its design identifies the study's law."""
 
     plan: Plan
-    corpus: Corpus
     condition_number: float | None  # null when the study names no law of params and tokens
 
 
 def plan_study(study: Study) -> Planned:
     """Tokenise the corpus (once) and plan the runs.
 
+    A study that declares the size of its corpus is planned without it where it is not at hand;
+    `plan.corpus.declared` says so.
     Raises Refusal where a study cannot be trained, and where it names a law that its grid cannot
     identify: fewer than three sizes, a single ray D = kN, or a condition number above 1e6. Only
     laws of params and tokens are checked beyond the number of sizes.
     """
-    corpus = prepare(study.data, cache_folder() / "corpora")
+    try:
+        corpus = prepare(study.data, cache_folder() / "corpora")
+    except SourceMissing:
+        if study.data.train_tokens is None:
+            raise
+        plan = make_plan(study, declared(study.data))
+        return Planned(plan, _identifies(plan))
     plan = make_plan(study, corpus.info)
     # Refuses held-out documents too short to be cut into sequences, before anything is trained.
-    holdout_windows(corpus, study.data.sequence_length, round(study.evaluation.tokens))
-    return Planned(plan, corpus, _identifies(plan))
+    for variant in variants(study):
+        holdout_windows(corpus, variant.data.sequence_length, round(variant.evaluation.tokens))
+    return Planned(plan, _identifies(plan))
 
 
 def _identifies(plan: Plan) -> float | None:

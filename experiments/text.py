@@ -29,14 +29,14 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as 45 s, 3.2 min, 5.1 h or 12 days."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+    """Seconds as 45 s, 3.2 min, 5.1 h, 12 days or 830 years."""
+    for size, unit in ((365.25 * 86400, "years"), (86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.0f} s"
 
 
-def plan_text(plan: Plan, corpus: CorpusInfo, condition_number: float | None, workers: int) -> str:
+def plan_text(plan: Plan, condition_number: float | None, workers: int) -> str:
     """A plan on one screen: the ladder, a row a run, what it costs, what is left out."""
     table = plan_table(plan)
     left_out = table[table["refusal"].notna()].to_dict("records")
@@ -82,9 +82,7 @@ def plan_text(plan: Plan, corpus: CorpusInfo, condition_number: float | None, wo
         "",
         f"{len(plan.points)} points from {len(plan.runs)} runs: {scientific(plan.flops_spent)} "
         f"exact FLOPs{_time(table, workers)}. Shared trunks save a factor of {saved:.2f}.",
-        f"Corpus: {human(corpus.train_tokens)} tokens to train on, {human(corpus.holdout_tokens)} "
-        f"held out in {corpus.holdout_documents} of "
-        f"{corpus.train_documents + corpus.holdout_documents} documents.",
+        _corpus(plan.corpus),
     ]
     if condition_number is not None:
         lines.append(
@@ -97,6 +95,19 @@ def plan_text(plan: Plan, corpus: CorpusInfo, condition_number: float | None, wo
         for cell in left_out
     ]
     return "\n".join(lines)
+
+
+def _corpus(corpus: CorpusInfo) -> str:
+    if corpus.declared:
+        return (
+            f"Corpus: {corpus.source} is not on this machine; planned as declared, "
+            f"{human(corpus.train_tokens)} tokens to train on."
+        )
+    return (
+        f"Corpus: {human(corpus.train_tokens)} tokens to train on, {human(corpus.holdout_tokens)} "
+        f"held out in {corpus.holdout_documents} of "
+        f"{corpus.train_documents + corpus.holdout_documents} documents."
+    )
 
 
 def to_do_text(runs: Sequence[RunSpec]) -> str:

@@ -50,7 +50,7 @@ def plan(
 
     planned = plan_study(read_study(study))
     refuse_above(max_flops, planned.plan.flops_spent)
-    print(plan_text(planned.plan, planned.corpus.info, planned.condition_number, worker_count()))
+    print(plan_text(planned.plan, planned.condition_number, worker_count()))
     bills = grid_costs(planned.plan, device, count, mfu, dtype)
     if bills:
         print("\nThe whole grid, its runs one after the other on all devices:")
@@ -115,6 +115,11 @@ def run(
     read = read_study(study)
     planned = plan_study(read)
     folder = results / read.name
+    if planned.plan.corpus.declared and not dry_run:
+        raise Refusal(
+            f"[data] {planned.plan.corpus.source!r} is not on this machine: it can be planned, "
+            "as train_tokens declares it, and not trained on. Bring the data here."
+        )
     unfinished_runs = base.unfinished(folder, planned.plan)
     flops = sum(map(spent_flops, unfinished_runs))
     refuse_above(max_flops, flops)

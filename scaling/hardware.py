@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from models.config import ModelConfig
 from models.count import count_params
+from scaling.run import RunSpec
 
 # Vector width and fast math are worth 1.5x to 2x on small float32 models on a CPU. Fast math may
 # fold NaN checks away, so finiteness is always checked on the host.
@@ -97,17 +97,21 @@ class Estimate:
     memory_bytes: float
 
 
-def estimate(model: ModelConfig, batch_tokens: int, flops: float) -> Estimate:
+def estimate(run: RunSpec, flops: float) -> Estimate:
     """Seconds to train `flops` on one core of this machine, and the memory of the worker.
 
     Memory: parameters, gradients and two moments in float32, the activations kept for the
-    backward pass, and the runtime itself. Both are rough.
+    backward pass of a microbatch (with remat one layer's, and the input of each), and the
+    runtime itself. Both are rough.
     """
-    c = model
-    per_token = c.n_layers * (
+    c = run.model
+    layer = (
         8 * c.d_model + 4 * c.n_heads * c.head_dim + 3 * c.d_ff + 3 * c.n_heads * c.context_length
     )
-    activations = 4 * batch_tokens * (per_token + 3 * c.vocab_size)
+    kept = layer + c.n_layers * c.d_model if run.compute.remat else c.n_layers * layer
+    size = {"float32": 4, "bfloat16": 2}[run.compute.dtype]
+    microbatch = run.batch_tokens / run.compute.accumulate
+    activations = microbatch * (size * kept + 4 * 3 * c.vocab_size)  # logits are float32 always
     runtime = 450e6  # resident size of a worker after import and compilation
     return Estimate(
         seconds=None if has_accelerator() else flops / (CPU_EFFICIENCY * core_flops()),

@@ -147,7 +147,7 @@ def plan_table(plan: Plan) -> pd.DataFrame:
     rungs = {rung.config: rung for rung in plan.rungs}
     rows = []
     for run in plan.runs:
-        cost: Estimate = estimate(run.model, run.batch_tokens, spent_flops(run))
+        cost: Estimate = estimate(run, spent_flops(run))
         rows.append(
             {
                 "run_id": run.run_id,

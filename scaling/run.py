@@ -129,7 +129,7 @@ def run_columns(run: RunSpec, corpus: CorpusInfo) -> dict[str, Any]:
         "params_non_embedding": params.non_embedding,
         "params_matmul": params.matmul,
         "tokens": run.tokens,
-        "unique_tokens": unique_tokens(run.tokens, corpus, run.sequence_length),
+        "unique_tokens": unique_tokens(run.tokens, corpus, run.sequence_length, run.unique_tokens),
         "flops_6nd": run.flops_6nd,
         "flops": run.flops_per_token * run.tokens,
         "flops_blocks": float(flops.blocks * run.tokens),

@@ -89,6 +89,7 @@ class DataSection:
     vocab_size: Count | None = None  # of a .bin, or of what is declared
     train_tokens: Quantity | None = None  # declared, to plan where the text is not
     allow_repeats: bool = False  # leave to train beyond one epoch
+    unique_tokens: Quantity | None = None  # train on so many of them alone, for studies of repeats
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -259,9 +260,9 @@ def parse_study(raw: dict[str, Any], name: str) -> Study:
         raise Refusal(f"{name}: {error}.") from error
 
 
-# What one corpus and one ladder of seeds cannot serve at two values.
 _SWEPT = ("model", "training", "data")
-_FIXED = ("source", "sources", "holdout_fraction", "tokenizer")
+# What one corpus can serve at several values; the rest of [data] makes another corpus.
+_SWEPT_DATA = ("sequence_length", "unique_tokens")
 
 
 def variants(study: Study) -> tuple[Study, ...]:
@@ -277,10 +278,10 @@ def variants(study: Study) -> tuple[Study, ...]:
                 f'{", ".join(f"[{each}]" for each in _SWEPT)}, such as "training.batch_sequences" '
                 'or "model.overrides.qk_norm"; sizes, budgets and seeds belong in [grid].'
             )
-        if section == "data" and name in _FIXED:
+        if section == "data" and name not in _SWEPT_DATA:
             raise Refusal(
                 f'[sweep] "{path}" would make another corpus, and losses on two corpora do not '
-                "compare. Write a study for each."
+                f"compare. Of [data] sweep {' or '.join(_SWEPT_DATA)}; else write a study for each."
             )
     whole = _ADAPTER.dump_python(study, mode="json")
     found = []

@@ -97,7 +97,9 @@ class _Loop:
     def __init__(self, spec: RunSpec, folder: Path, corpus: Corpus, mesh: Mesh) -> None:
         self.spec = spec
         self.folder = folder
-        self.batches = corpus.batches(spec.sequence_length, spec.batch_sequences, spec.seed)
+        self.batches = corpus.batches(
+            spec.sequence_length, spec.batch_sequences, spec.seed, spec.unique_tokens
+        )
         self.windows = holdout_windows(corpus, spec.sequence_length, spec.holdout_tokens)
         self.bytes_per_token = corpus.info.bytes_per_token
         self.program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute, mesh)

@@ -167,7 +167,14 @@ def _base(study: Study, corpus: CorpusInfo, seed: int, cell: Cell) -> RunSpec:
         checkpoint_every=_whole_calls(
             study, training.checkpoint_every_tokens or study.evaluation.every_tokens
         ),
+        unique_tokens=cap_of(study),
     )
+
+
+def cap_of(study: Study) -> int | None:
+    """The cap on distinct training tokens, if the study has one."""
+    cap = study.data.unique_tokens
+    return None if cap is None else round(cap)
 
 
 def _check_warmup(study: Study, base: RunSpec, shortest: int) -> None:
@@ -183,7 +190,13 @@ def _check_warmup(study: Study, base: RunSpec, shortest: int) -> None:
 
 
 def _check_corpus(study: Study, corpus: CorpusInfo, batch_tokens: int, longest: int) -> None:
-    epoch = epoch_tokens(corpus, study.data.sequence_length)
+    cap = cap_of(study)
+    if cap is not None and cap > corpus.train_tokens:
+        raise Refusal(
+            f"[data] unique_tokens = {cap:,} is more than the {corpus.train_tokens:,} tokens of "
+            "the corpus. Lower it, or give more text."
+        )
+    epoch = epoch_tokens(corpus, study.data.sequence_length, cap)
     if epoch < batch_tokens:
         raise Refusal(
             f"[data] source = {corpus.source!r} has {epoch:,} tokens to train on, less than one "
@@ -192,6 +205,7 @@ def _check_corpus(study: Study, corpus: CorpusInfo, batch_tokens: int, longest: 
     tokens = longest * batch_tokens
     if tokens > epoch and not study.data.allow_repeats:
         raise Refusal(
-            f"[grid] tokens = {tokens:,} is more than the {epoch:,} tokens of the corpus. "
+            f"[grid] tokens = {tokens:,} is more than the {epoch:,} "
+            f"{'tokens of the corpus' if cap is None else 'of unique_tokens'}. "
             "Give more text, or set [data] allow_repeats = true to train on it again."
         )

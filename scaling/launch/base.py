@@ -49,6 +49,11 @@ def only_launcher(results: Path) -> Iterator[None]:
         yield
 
 
+def unfinished(results: Path, plan: Plan) -> list[RunSpec]:
+    """The runs of a plan that still need training, in its order. Only reads."""
+    return [spec for spec in plan.runs if not _finished(results / "runs" / spec.run_id, spec)]
+
+
 def prepare(results: Path, plan: Plan, study_toml: bytes) -> list[Job]:
     """Write the study, the plan and every new run; returns the jobs still to do, largest first.
 
@@ -58,10 +63,8 @@ def prepare(results: Path, plan: Plan, study_toml: bytes) -> list[Job]:
     write_bytes(results / "study.toml", study_toml)
     write_table(results / "plan.csv", plan_table(plan))
     trunks: dict[str, list[RunSpec]] = {}
-    for spec in plan.runs:
+    for spec in unfinished(results, plan):
         folder = results / "runs" / spec.run_id
-        if _finished(folder, spec):
-            continue
         folder.mkdir(parents=True, exist_ok=True)
         # A worker that outlived its launcher keeps its run; whoever comes later waits for it.
         with owned(folder) as free:

@@ -195,6 +195,32 @@ def test_plan_prints_what_it_writes(monkeypatch, capsys, tmp_path):
     assert "12 points from 18 runs" in capsys.readouterr().out
 
 
+def test_max_flops_refuses_a_grid_that_costs_more_and_a_dry_run_writes_nothing(
+    monkeypatch, capsys, tmp_path
+):
+    for command in ("plan", "run"):
+        assert scaling(monkeypatch, command, SMOKE, "--max-flops", "1e9") == 2
+        assert "--max-flops 1e9: the grid would train" in capsys.readouterr().err
+    arguments = ("--results", tmp_path, "--max-flops", "1e18", "--dry-run")
+    assert scaling(monkeypatch, "run", SMOKE, *arguments) == 0
+    assert f"smoke: 18 of 18 runs to do in {tmp_path / 'smoke'}" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_lists_only_what_is_left(smoke, monkeypatch, capsys):
+    before = {path: path.stat().st_mtime_ns for path in smoke.rglob("*")}
+    assert scaling(monkeypatch, "run", SMOKE, "--results", smoke.parent, "--dry-run") == 0
+    assert "smoke: 0 of 18 runs to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in smoke.rglob("*")} == before
+
+
+def test_a_device_needs_the_share_of_its_peak(monkeypatch, capsys):
+    assert scaling(monkeypatch, "plan", SMOKE, "--device", "h100-sxm") == 2
+    assert "--device needs --mfu" in capsys.readouterr().err
+    assert scaling(monkeypatch, "plan", SMOKE, "--device", "abacus", "--mfu", "0.4") == 2
+    assert "no device 'abacus'" in capsys.readouterr().err
+
+
 def study_with(tmp_path: Path, old: str, new: str) -> Path:
     text = SMOKE.read_text()
     assert old in text

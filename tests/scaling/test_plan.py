@@ -212,6 +212,23 @@ def test_repeats_are_allowed_by_leave_alone(plan: PlanOf, corpus: Corpus) -> Non
     assert max(run.tokens for run in made.points) > corpus.info.train_tokens
 
 
+def test_a_cap_makes_epochs_of_few_tokens(plan: PlanOf) -> None:
+    sweep = {"data.unique_tokens": [768, 3072]}
+    made = plan(data={"allow_repeats": True}, sweep=sweep)
+    table = plan_table(made)
+    points = table[table["run_kind"] == "cooldown"]
+    found = sorted(zip(points["tokens"], points["unique_tokens"], strict=True))
+    assert found == [(1536, 768), (1536, 1536), (3072, 768), (3072, 3072)]
+    assert len({run.trunk_id for run in made.runs}) == 2  # another cap, another order of batches
+
+
+def test_a_cap_needs_leave_to_repeat_and_a_corpus_that_holds_it(plan: PlanOf) -> None:
+    with pytest.raises(Refusal, match=r"tokens = 3,072 is more than the 768 of unique_tokens"):
+        plan(data={"unique_tokens": 768})
+    with pytest.raises(Refusal, match=r"unique_tokens = 1,000,000 is more than the .* corpus"):
+        plan(data={"unique_tokens": "1M", "allow_repeats": True})
+
+
 def test_a_corpus_shorter_than_a_batch_is_refused_even_with_repeats(study: StudyOf) -> None:
     info = CorpusInfo("0" * 12, "short.txt", 256, 1, 60, 1, 60, 59)
     with pytest.raises(Refusal, match=r"'short.txt' has 48 tokens to train on"):

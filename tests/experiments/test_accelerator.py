@@ -1,0 +1,103 @@
+"""The study for accelerators is costed before anything is bought, and its step lowers for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.cost import device_named
+from experiments.__main__ import main
+
+STUDY = "experiments/accelerator.toml"
+
+
+def scaling(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["scaling", *map(str, arguments)])
+    return main()
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    device = ("--device", "h100-sxm", "tpu-v5p", "--count", "64", "--mfu", "0.4")
+    command = [sys.executable, "-m", "experiments", "plan", STUDY, *device, "--json", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    return json.loads(path.read_text())
+
+
+def test_every_run_of_a_budget_costs_the_budget_within_one_percent(planned: dict) -> None:
+    runs = pd.DataFrame(planned["runs"])
+    points = runs[runs["run_kind"] == "cooldown"]
+    budgets = sorted(points["budget_flops"].unique())
+    assert (budgets[0], budgets[-1], len(budgets)) == (1e17, 1e20, 7)
+    assert (points["flops_6nd"] / points["budget_flops"] - 1).abs().max() < 0.01
+    assert (points[points["seed"] == 0].groupby("budget_flops").size() == 7).all()
+
+
+def test_the_cost_on_a_device_is_the_grids_flops_over_what_the_device_does(planned: dict) -> None:
+    for bill, name in zip(planned["cost"], ("h100-sxm", "tpu-v5p"), strict=True):
+        rate = 64 * 0.4 * device_named(name).peak["bf16"]
+        assert bill["seconds"] == pytest.approx(planned["flops_spent"] / rate)
+        assert bill["device_hours"] == pytest.approx(64 * bill["seconds"] / 3600)
+    assert planned["cost"][0]["dollars"] > 0 and planned["cost"][1]["dollars"] is None
+
+
+def test_what_was_planned_as_declared_is_not_trained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    assert scaling(monkeypatch, "run", STUDY, "--results", tmp_path) == 2
+    assert "data/tokens/*.bin' is not on this machine" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert scaling(monkeypatch, "run", STUDY, "--results", tmp_path, "--dry-run") == 0
+    assert "Nothing was written" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+LOWERED = """
+import jax, numpy as np
+from pathlib import Path
+from models.sharding import make_mesh
+from scaling.data.prepare import declared
+from scaling.plan import make_plan
+from scaling.step import make_program
+from scaling.study import read_study
+
+study = read_study(Path("experiments/accelerator.toml"))
+runs = make_plan(study, declared(study.data)).runs
+sizes = sorted(runs, key=lambda run: run.flops_per_token)
+for run in (sizes[0], sizes[-1]):
+    program = make_program(run.model, run.optimizer, run.seed, run.compute, make_mesh(fsdp=8))
+    batch = (run.steps_per_call, run.batch_sequences, run.sequence_length + 1)
+    traced = program.train.trace(
+        program.abstract,
+        jax.ShapeDtypeStruct(batch, np.int32),
+        jax.ShapeDtypeStruct(batch[:1], np.float32),
+    )
+    for platform in ("tpu", "cuda"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert "bf16" in text and "mhlo.num_partitions = 8" in text, platform
+        print(run.model.n_layers, platform, len(text))
+"""
+
+
+def test_the_smallest_and_the_largest_step_lower_for_tpu_and_cuda_on_eight_devices() -> None:
+    flags = "--xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", LOWERED],
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [platform for _, platform, _ in lines] == ["tpu", "cuda"] * 2
+    # Scanned layers: the largest has six times the layers and a program of the same size.
+    sizes = np.array([int(length) for *_, length in lines]).reshape(2, 2)
+    assert np.ptp(np.log(sizes), axis=0).max() < 0.05
