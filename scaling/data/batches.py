@@ -92,7 +92,7 @@ def visible_sequences(
     parts = [cap * each // sum(per_block) for each in per_block]
     if not all(parts):
         raise Refusal(
-            f"unique_tokens = {unique_tokens:,} holds no whole sequence of "
+            f"[data] unique_tokens = {unique_tokens:,} holds no whole sequence of "
             f"{sequence_length:,} tokens of {'the' if len(parts) == 1 else 'every'} source. "
             "Raise it."
         )
