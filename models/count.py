@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from models.architecture import architecture
 from models.config import ModelConfig
 
 AttentionConvention = Literal["causal", "full"]
@@ -58,7 +59,9 @@ class FlopCount:
 
 
 def count_params(config: ModelConfig) -> ParamCount:
-    """Parameters of `config`, equal to the sizes in the decoder's parameter tree."""
+    """Parameters of `config`, equal to the sizes in the model's parameter tree."""
+    if config.architecture != "decoder":
+        return architecture(config.architecture).count_params(config)
     D, F = config.d_model, config.d_ff
     HK, GK = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     n_up = 2 if config.mlp == "swiglu" else 1
@@ -88,7 +91,10 @@ def count_flops(
     6·L·T·(H·K), the half below the diagonal (Kaplan et al. 2020, table 1, and Chowdhery et al.
     2022, arXiv:2204.02311, appendix B, differ by this factor of 2), and under a window of W < T
     positions 12·L·(W − W²/2T)·(H·K), rounded down, which meets that half at W = T.
+    An architecture of another package has its own count, whatever the convention.
     """
+    if config.architecture != "decoder":
+        return architecture(config.architecture).count_flops(config, sequence_length)
     params, T = count_params(config), sequence_length
     per_score = 12 * config.n_layers * config.n_heads * config.head_dim
     W = min(config.attention_window or T, T)

@@ -18,10 +18,12 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from models.architecture import architecture
 from models.config import ModelConfig
 from models.count import count_params
 from models.decoder import Decoder, cross_entropy
-from models.sharding import batch_sharding, replicated, state_shardings
+from models.sharding import batch_sharding, is_matrix, replicated, state_shardings
+from scaling.records import Refusal
 from scaling.run import Compute, Optimizer
 
 ADAM_EPSILON = 1e-8  # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1
@@ -65,7 +67,7 @@ def update_rule(optimizer: Optimizer) -> optax.GradientTransformation:
         optax.scale_by_adam(optimizer.beta1, optimizer.beta2, eps=ADAM_EPSILON),
         optax.add_decayed_weights(
             optimizer.weight_decay,
-            mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim >= 2, params),
+            mask=lambda params: jax.tree_util.tree_map_with_path(is_matrix, params),
         ),
     )
 
@@ -77,18 +79,16 @@ def make_program(
 
     `train` takes tokens (steps, B, T + 1) int32 and rates (steps,) float32 and donates its state.
     `evaluate` takes parameters and windows (B, T + 1) and returns losses (B, T) float32.
-    Raises AssertionError if the parameter tree is not the size that models/count.py says.
+    Raises Refusal if the parameter tree is not of the size that was counted: every N, and so
+    every fit, would be wrong.
     """
     rule = update_rule(optimizer)
 
-    def create() -> Decoder:
-        return Decoder(
-            model,
-            rngs=nnx.Rngs(seed),
-            dtype=jnp.dtype(compute.dtype),
-            layers=compute.layers,
-            remat=compute.remat,
-        )
+    def create() -> nnx.Module:
+        rngs, dtype = nnx.Rngs(seed), jnp.dtype(compute.dtype)
+        if model.architecture != "decoder":
+            return architecture(model.architecture).build(model, rngs=rngs, dtype=dtype)
+        return Decoder(model, rngs=rngs, dtype=dtype, layers=compute.layers, remat=compute.remat)
 
     graph, _ = nnx.split(nnx.eval_shape(create))
 
@@ -97,8 +97,12 @@ def make_program(
         return TrainState(params, rule.init(params), jnp.int32(0))
 
     shapes = jax.eval_shape(initial)
-    counted = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
-    assert counted == count_params(model).total, (counted, count_params(model))
+    held, counted = sum(leaf.size for leaf in jax.tree.leaves(shapes.params)), count_params(model)
+    if held != counted.total:
+        raise Refusal(
+            f"architecture = {model.architecture!r}: its parameter tree holds {held:,} numbers and "
+            f"count_params says {counted.total:,}. Correct the count."
+        )
     shardings = state_shardings(mesh, shapes)
 
     def losses(params: Any, tokens_BxT1: jax.Array) -> jax.Array:
@@ -123,7 +127,10 @@ def make_program(
 
         # Every k-th sequence makes a microbatch, so that each still lies on all devices.
         k = compute.accumulate
-        micro_KxMxT1 = tokens_BxT1.reshape(-1, k, tokens_BxT1.shape[1]).swapaxes(0, 1)
+        micro_KxMxT1 = jax.lax.with_sharding_constraint(
+            tokens_BxT1.reshape(-1, k, tokens_BxT1.shape[1]).swapaxes(0, 1),
+            batch_sharding(mesh, leading=1),
+        )
 
         def add(total: tuple[jax.Array, Any], tokens_MxT1: jax.Array) -> tuple[Any, None]:
             (_, loss), grads = value_and_grad(params, tokens_MxT1)

@@ -134,6 +134,11 @@ def _base(study: Study, corpus: CorpusInfo, seed: int, cell: Cell) -> RunSpec:
             f"[training] accumulate = {training.accumulate} does not divide batch_sequences = "
             f"{training.batch_sequences}. Give a divisor."
         )
+    if model.architecture != "decoder" and (training.layers, training.remat) != ("unrolled", False):
+        raise Refusal(
+            f"[training] layers, remat: architecture = {model.architecture!r} runs its own layers. "
+            "Remove them, or see to it in its build()."
+        )
     try:
         peak = training.learning_rate_factor * resolve(
             training.learning_rate, LEARNING_RATES, "learning_rate", params, batch_tokens
@@ -197,6 +202,11 @@ def _check_corpus(study: Study, corpus: CorpusInfo, batch_tokens: int, longest: 
             "the corpus. Lower it, or give more text."
         )
     epoch = epoch_tokens(corpus, study.data.sequence_length, cap)
+    if epoch < batch_tokens and cap is not None:
+        raise Refusal(
+            f"[data] unique_tokens = {cap:,} is {epoch:,} in whole sequences, less than one batch "
+            f"of {batch_tokens:,}. Raise it, or give a smaller batch_sequences."
+        )
     if epoch < batch_tokens:
         raise Refusal(
             f"[data] source = {corpus.source!r} has {epoch:,} tokens to train on, less than one "

@@ -225,6 +225,8 @@ def test_a_cap_makes_epochs_of_few_tokens(plan: PlanOf) -> None:
 def test_a_cap_needs_leave_to_repeat_and_a_corpus_that_holds_it(plan: PlanOf) -> None:
     with pytest.raises(Refusal, match=r"tokens = 3,072 is more than the 768 of unique_tokens"):
         plan(data={"unique_tokens": 768})
+    with pytest.raises(Refusal, match=r"unique_tokens = 40 is 32 in whole .* one batch of 64"):
+        plan(data={"unique_tokens": 40, "allow_repeats": True})
     with pytest.raises(Refusal, match=r"unique_tokens = 1,000,000 is more than the .* corpus"):
         plan(data={"unique_tokens": "1M", "allow_repeats": True})
 

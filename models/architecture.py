@@ -1,0 +1,50 @@
+"""Models that other packages bring: a Flax module, and what it costs, under a name.
+
+A package declares an entry point in the group `scaling_laws.architectures` whose object (a
+module will do) has three functions; a study names it in `[model] overrides.architecture`. Only
+installed packages are asked, so that no study or results folder can name code to be run.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from models.config import ModelConfig
+    from models.count import FlopCount, ParamCount
+
+GROUP = "scaling_laws.architectures"
+
+
+class Architecture(Protocol):
+    """What the harness needs to know of a model."""
+
+    def build(self, config: ModelConfig, *, rngs: Any, dtype: Any) -> Any:
+        """An nnx.Module from token ids (B, T) to float32 logits (B, T, V)."""
+
+    def count_params(self, config: ModelConfig) -> ParamCount:
+        """Its parameters; training refuses a count that its parameter tree contradicts."""
+
+    def count_flops(self, config: ModelConfig, sequence_length: int) -> FlopCount:
+        """FLOPs of one token in training, forward and backward."""
+
+
+@cache
+def architecture(name: str) -> Architecture:
+    """The architecture that an installed package declares under this name.
+
+    Raises ValueError, naming those that are installed, if there is none or it lacks a function.
+    """
+    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if name not in found:
+        raise ValueError(
+            f"architecture = {name!r} is not installed; 'decoder' ships, and entry points in "
+            f"{GROUP} add {', '.join(map(repr, found)) or 'none here'}"
+        )
+    loaded = found[name].load()
+    for function in ("build", "count_params", "count_flops"):
+        if not callable(getattr(loaded, function, None)):
+            raise ValueError(f"architecture = {name!r}: {found[name].value} has no {function}()")
+    return loaded
