@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
-.PHONY: install quickstart test test-slow lint types lock clean
+.PHONY: install quickstart test test-slow test-extras lint types lock clean
 
 install: $(VENV)/.installed
 
@@ -38,6 +38,19 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -n 2 -m slow
 
+# Against other implementations: transformers on torch, datasets, and the TPU's own compiler. An
+# environment of their own, because the packages are large and libtpu would look like a TPU.
+EXTRAS := .venv-extras
+
+$(EXTRAS)/.installed: pyproject.toml requirements.lock
+	"$(PYTHON)" -m venv $(EXTRAS)
+	$(EXTRAS)/bin/python -m pip install --quiet -r requirements.lock -e '.[agreement,hf,tpu]'
+	@touch $@
+
+test-extras: $(EXTRAS)/.installed
+	$(EXTRAS)/bin/python -c "import datasets, libtpu, torch, transformers"
+	SCALING_REQUIRE_AGREEMENT=1 $(EXTRAS)/bin/python -m pytest tests/agreement tests/extras
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,4 +62,4 @@ lock:
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(EXTRAS) .pytest_cache .mypy_cache .ruff_cache
