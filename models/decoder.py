@@ -19,6 +19,7 @@ from flax import nnx
 
 from models.config import ModelConfig
 from models.layers import NORMS, Block, Linear, softcap
+from models.sharding import whole_rows
 
 Layers = Literal["unrolled", "scanned"]
 
@@ -91,7 +92,7 @@ class Decoder(nnx.Module):
 
     def __call__(self, tokens_BxT: jax.Array) -> jax.Array:
         B, T = tokens_BxT.shape
-        x_NxD = self.embedding[...].astype(self.dtype)[tokens_BxT.reshape(B * T)]
+        x_NxD = whole_rows(self.embedding[...].astype(self.dtype))[tokens_BxT.reshape(B * T)]
         if self.positions is not None:
             x_NxD = x_NxD + jnp.tile(self.positions[...][:T].astype(self.dtype), (B, 1))
         x_NxD = self.run_blocks(x_NxD, B)

@@ -71,6 +71,18 @@ def _names(path: tuple[Any, ...]) -> list[str]:
     return [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
 
 
+def whole_rows(table: jax.Array) -> jax.Array:
+    """`table` with its columns on every device, for a lookup of rows by sequences.
+
+    Sequences and columns are both split over fsdp, which left to itself the partitioner resolves
+    by copying activations everywhere. Acts on the mesh that is in use while the program is traced
+    (`jax.sharding.use_abstract_mesh`); without one, or on one device, it is `table` itself.
+    """
+    if jax.sharding.get_abstract_mesh().size <= 1:
+        return table
+    return jax.lax.with_sharding_constraint(table, PartitionSpec(PartitionSpec.UNCONSTRAINED, None))
+
+
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Sequences split over data and fsdp, after `leading` unsplit dimensions."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, ("data", "fsdp")))
