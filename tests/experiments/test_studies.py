@@ -1,0 +1,38 @@
+"""The studies that ship can be planned, and every field of a study is documented."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments.planning import plan_study
+from models.config import ModelConfig
+from scaling import study as studies
+from scaling.study import read_study
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+SECTIONS = (
+    *(studies.ModelSection, studies.DataSection, studies.SourceSection, studies.TrainingSection),
+    *(studies.ProductGrid, studies.LadderGrid, studies.IsoflopGrid, studies.EvaluationSection),
+    studies.Study,
+)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_study_that_ships_is_planned_and_listed(path: Path) -> None:
+    study = read_study(path)
+    assert study.name == path.stem
+    assert plan_study(study).plan.points
+    assert f"`{path.name}`" in (FOLDER / "README.md").read_text()
+
+
+def test_every_field_of_a_study_is_documented() -> None:
+    words = set(re.findall(r"[a-z_0-9]+", (FOLDER / "README.md").read_text()))
+    fields = {field.name for section in SECTIONS for field in dataclasses.fields(section)}
+    dialect = {
+        f.name for f in dataclasses.fields(ModelConfig) if f.default is not dataclasses.MISSING
+    }
+    assert not (fields | dialect) - words
