@@ -361,7 +361,7 @@ def test_the_readme_shows_only_commands_and_options_that_exist(monkeypatch, caps
 
 
 def test_the_python_of_the_readme_runs(runs_csv):
-    assert len(blocks("python")) == 2
+    assert len(blocks("python")) == 3
     runs_csv.rename(runs_csv.with_name("my_runs.csv"))
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(blocks("python"))],
