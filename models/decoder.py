@@ -19,7 +19,7 @@ from flax import nnx
 
 from models.config import ModelConfig
 from models.layers import NORMS, Block, Linear, softcap
-from models.sharding import whole_rows
+from models.sharding import by_sequence, whole_rows
 
 Layers = Literal["unrolled", "scanned"]
 
@@ -96,12 +96,12 @@ class Decoder(nnx.Module):
         if self.positions is not None:
             x_NxD = x_NxD + jnp.tile(self.positions[...][:T].astype(self.dtype), (B, 1))
         x_NxD = self.run_blocks(x_NxD, B)
-        x_NxD = self.final_norm(x_NxD)
+        x_NxD = by_sequence(self.final_norm(x_NxD))
         if self.head is None:
             logits_NxV = x_NxD @ self.embedding[...].astype(self.dtype).T
         else:
             logits_NxV = self.head(x_NxD)
-        logits_NxV = softcap(logits_NxV.astype(jnp.float32), self.config.logit_softcap)
+        logits_NxV = softcap(by_sequence(logits_NxV).astype(jnp.float32), self.config.logit_softcap)
         return logits_NxV.reshape(B, T, self.config.vocab_size)
 
     def run_blocks(self, x_NxD: jax.Array, batch: int) -> jax.Array:
@@ -110,7 +110,7 @@ class Decoder(nnx.Module):
         graph, _ = nnx.split(first)
 
         def run(x_NxD: jax.Array, params: nnx.State) -> tuple[jax.Array, None]:
-            return nnx.merge(graph, params)(x_NxD, batch), None
+            return nnx.merge(graph, params)(by_sequence(x_NxD), batch), None
 
         if isinstance(self.blocks, Block):
             # A loop by itself keeps the compiler from merging the second computation with the

@@ -75,12 +75,22 @@ def whole_rows(table: jax.Array) -> jax.Array:
     """`table` with its columns on every device, for a lookup of rows by sequences.
 
     Sequences and columns are both split over fsdp, which left to itself the partitioner resolves
-    by copying activations everywhere. Acts on the mesh that is in use while the program is traced
-    (`jax.sharding.use_abstract_mesh`); without one, or on one device, it is `table` itself.
+    by copying activations everywhere.
     """
+    return _laid_out(table, PartitionSpec(PartitionSpec.UNCONSTRAINED, None))
+
+
+def by_sequence(x_NxD: jax.Array) -> jax.Array:
+    """Activations with the devices of the batch, so that weights are gathered and not they."""
+    return _laid_out(x_NxD, PartitionSpec(("data", "fsdp"), PartitionSpec.UNCONSTRAINED))
+
+
+def _laid_out(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    """`x` with a layout on the mesh that is in use while the program is traced
+    (`jax.sharding.use_abstract_mesh`); without one, or on one device, `x` itself."""
     if jax.sharding.get_abstract_mesh().size <= 1:
-        return table
-    return jax.lax.with_sharding_constraint(table, PartitionSpec(PartitionSpec.UNCONSTRAINED, None))
+        return x
+    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:

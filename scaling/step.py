@@ -105,13 +105,17 @@ def make_program(
         )
     shardings = state_shardings(mesh, shapes)
 
+    def logits(params: Any, tokens_BxT: jax.Array) -> jax.Array:
+        # The decoder lays its table out on the mesh that it is traced for.
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return nnx.merge(graph, params)(tokens_BxT)
+
     def losses(params: Any, tokens_BxT1: jax.Array) -> jax.Array:
-        logits_BxTxV = nnx.merge(graph, params)(tokens_BxT1[:, :-1])
-        return cross_entropy(logits_BxTxV, tokens_BxT1[:, 1:])
+        return cross_entropy(logits(params, tokens_BxT1[:, :-1]), tokens_BxT1[:, 1:])
 
     def objective(params: Any, tokens_BxT1: jax.Array) -> tuple[jax.Array, jax.Array]:
         """What is minimised, and the mean cross-entropy that is reported."""
-        logits_BxTxV = nnx.merge(graph, params)(tokens_BxT1[:, :-1])
+        logits_BxTxV = logits(params, tokens_BxT1[:, :-1])
         loss = jnp.mean(cross_entropy(logits_BxTxV, tokens_BxT1[:, 1:]))
         if not optimizer.z_loss:
             return loss, loss

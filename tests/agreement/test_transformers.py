@@ -1,7 +1,7 @@
 """The decoder agrees with an independent implementation: Hugging Face's transformers, on torch.
 
 With the same weights, logits and the gradient of every parameter. Torch is no part of the
-environment; `make test-agreement` installs it and sets SCALING_REQUIRE_AGREEMENT=1, under which
+environment; `make test-extras` installs it and sets SCALING_REQUIRE_AGREEMENT=1, under which
 its absence is a failure.
 """
 

@@ -31,10 +31,9 @@ rates = np.full(3, 1e-2, np.float32)
 def trained(mesh, layers):
     compute = Compute("float32", layers=layers)
     program = make_program(model, Optimizer(0.9, 0.95, 0.1, 1.0), 0, compute, mesh)
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return program.train(
-            program.initial(), program.put_batches(tokens), program.put_rates(rates)
-        )
+    return program.train(
+        program.initial(), program.put_batches(tokens), program.put_rates(rates)
+    )
 
 def compared(layers):
     one, one_metrics = trained(make_mesh(), layers)
