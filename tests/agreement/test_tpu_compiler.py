@@ -46,7 +46,6 @@ print(json.dumps({
     "state": memory.argument_size_in_bytes,
     "temporary": memory.temp_size_in_bytes,
     "reused": memory.alias_size_in_bytes,
-    "reductions": compiled.as_text().count("reduce-scatter"),
 }))
 """
 
