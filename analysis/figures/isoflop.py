@@ -32,6 +32,7 @@ from analysis.units import scientific
 from scaling.records import Refusal
 
 MARKS: dict[Method, tuple[str, str]] = {"parabola": ("o", OTHERS[0]), "akima": ("s", OTHERS[1])}
+EDGE = 0.02  # of compute, left off both ends of a drawn envelope
 ABOVE = 0.35  # of the span of the minima: how far above the highest one a panel reaches
 
 
@@ -93,7 +94,7 @@ def isoflop_curves(fit: Fit, shown: Sequence[Budget]) -> Figure:
         kept = ", ".join(f"{method} {tally(table).used}" for method, table in optima.items())
         set_caption(
             made,
-            f"n = {sum(len(each.params) for each in shown)} sizes at {len(shown)} budgets; "
+            f"n = {sum(len(each.params) for each in shown)} points at {len(shown)} budgets; "
             f"N = {fit.data.params_column}. Left: points are runs, seeds averaged; parabolas in "
             "log N only within the sizes they were fitted to, diamonds their minima; the largest "
             f"losses may lie above the panel. Minima inside the sizes: {kept}.",
@@ -106,7 +107,9 @@ def envelope_curves(fit: Fit, lower: Envelope) -> Figure:
     palette = Palette(lower.params)
     with figure(7.5, 4.9) as made:
         axes = made.add_subplot()
-        axes.plot(lower.flops, lower.loss, color="#c4c4c4", linewidth=5.0, zorder=1)
+        # Runs of one budget differ by a rounding of their compute: not every size reaches its ends.
+        shown = slice(*np.searchsorted(lower.flops, lower.flops[[0, -1]] * [1 + EDGE, 1 - EDGE]))
+        axes.plot(lower.flops[shown], lower.loss[shown], color="#c4c4c4", linewidth=5.0, zorder=1)
         for params, curve in zip(lower.params, lower.curves, strict=True):
             inside = np.linspace(curve.x[0], curve.x[-1], 80)
             colour = palette(float(params))

@@ -124,7 +124,7 @@ class _LogTicks(Locator):
         low, high = sorted((vmin, vmax))
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
         stride = max(1, math.ceil((last - first) / 8))
-        for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        for digits in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7)):
             step = stride if len(digits) == 1 else 1
             ticks = np.array(
                 [d * 10.0**power for power in range(first, last + 1, step) for d in digits]
