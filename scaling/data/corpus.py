@@ -23,7 +23,7 @@ DECLARED = "declared-"  # what the fingerprint of a corpus begins with that nobo
 class Share:
     """One source of several."""
 
-    fingerprint: str  # of the corpus it would be alone
+    fingerprint: str  # of its corpus: what it would be alone, but for texts that sources share
     source: str
     per_block: int  # sequences of every block of the mixture
     train_tokens: int
@@ -106,6 +106,15 @@ def unique_tokens(
 
 
 def _visible(info: CorpusInfo, sequence_length: int, unique_tokens: int | None) -> tuple[int, ...]:
+    """Of each source, the sequences. Raises Refusal for a cap that a mixture cannot hold."""
+    for share in info.mixture:
+        part = (unique_tokens or 0) * share.per_block // sum(info.per_block)
+        if part > share.train_tokens:
+            raise Refusal(
+                f"[data] unique_tokens = {unique_tokens:,}: its part of {share.source!r} is "
+                f"{part:,} tokens, which has {share.train_tokens:,}. Lower it, or change the "
+                "weights."
+            )
     train_tokens = [share.train_tokens for share in info.shares]
     return visible_sequences(train_tokens, info.per_block, sequence_length, unique_tokens)
 

@@ -20,7 +20,7 @@ from scaling.data.batches import proportions
 from scaling.data.corpus import DECLARED, Corpus, CorpusInfo, Share, load
 from scaling.data.documents import Document
 from scaling.data.sources import Source, open_sources, sections_of
-from scaling.data.split import Index, held_out, index, pieces, verified
+from scaling.data.split import Index, held_out, index, verified
 from scaling.data.tokenizer import Tokenizer, make_tokenizer, vocabulary
 from scaling.records import Refusal, fingerprint, write_json
 from scaling.study import DataSection
@@ -39,7 +39,7 @@ def prepare(section: DataSection, cache: Path) -> Corpus:
     """
     sources = open_sources(section)
     shares = proportions([each.weight for each in sections_of(section)])
-    indices = [_index(source, section.holdout_fraction) for source in sources]
+    indices = _indices(sources, section.holdout_fraction)
     held = held_out(indices, section.holdout_fraction)
     for source, out in zip(sources, held, strict=True):
         if out.all() or not out.any():
@@ -51,7 +51,7 @@ def prepare(section: DataSection, cache: Path) -> Corpus:
 
     def training() -> Iterator[Document]:
         for source, known, out in zip(sources, indices, held, strict=True):
-            documents = pieces(verified(source.read(), known.digest), known.longest)
+            documents = known.pieces(verified(source.read(), known.digest))
             kept = zip(documents, _padded(out), strict=False)
             yield from (document for document, is_out in kept if not is_out)
 
@@ -111,12 +111,22 @@ def declared(section: DataSection) -> CorpusInfo:
     )
 
 
-def _index(source: Source, fraction: float) -> Index:
-    found = index(source.read, fraction)
-    if not len(found.sizes):
-        raise Refusal(
-            f"[data] source = {source.name!r} holds no text. Give files that are not empty."
-        )
+def _indices(sources: list[Source], fraction: float) -> list[Index]:
+    """The index of each source. Raises Refusal for one that is empty, or the same as another."""
+    found = index([source.read for source in sources], fraction)
+    first: dict[str, str] = {}  # the source of each content
+    for source, known in zip(sources, found, strict=True):
+        if not len(known.sizes):
+            raise Refusal(
+                f"[data] source = {source.name!r} holds no text. Give files that are not empty."
+            )
+        if known.digest in first:
+            raise Refusal(
+                f"[data] sources: {first[known.digest]!r} and {source.name!r} hold the same text, "
+                "which would count as unique twice. Remove one, and give the other the weight of "
+                "both."
+            )
+        first[known.digest] = source.name
     return found
 
 
@@ -135,6 +145,8 @@ def _part(
         "tokenizer": tokenizer.identity,
         "holdout_fraction": section.holdout_fraction,
     }
+    if known.shared:  # texts that are cut because another source cuts them
+        identity["also_cut"] = sorted(known.shared.items())
     others = known.lots[held & (known.lots > known.threshold(section.holdout_fraction))]
     if len(others):  # texts that are held out because another source holds them out
         identity["also_held_out"] = hashlib.sha256(np.sort(others).tobytes()).hexdigest()
@@ -152,7 +164,7 @@ def _part(
             tokenizer=section.tokenizer,
             end_token=tokenizer.end,
         )
-        documents = pieces(verified(source.read(), known.digest), known.longest)
+        documents = known.pieces(verified(source.read(), known.digest))
         _publish(cache / key, tokenizer, documents, held, info)
     # The cache knows content alone; the same text may since have come from elsewhere.
     found = load(key, cache)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Index:
 
     digest: str  # of the documents and where each ends
     longest: float  # documents beyond this size are cut
+    shared: Mapping[float, float]  # by lot, those cut beyond a smaller size: another source's
     lots: np.ndarray  # float64 in [0, 1), a piece each
     sizes: np.ndarray  # int64, bytes or tokens
 
@@ -40,15 +41,46 @@ class Index:
         last = np.searchsorted(held, fraction * held[-1])
         return float(self.lots[order[last]])
 
+    def pieces(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """The documents as they were indexed, large ones in pieces."""
+        return pieces(documents, self.longest, self.shared)
 
-def index(read: Callable[[], Iterator[Document]], fraction: float) -> Index:
-    """The index of the documents that `read` gives; it is called twice if one must be cut."""
-    digest = hashlib.sha256()
-    lots, sizes = _lots(digested(read(), digest))
-    longest = fraction * sum(sizes)
-    if max(sizes, default=0) > longest:
-        lots, sizes = _lots(pieces(read(), longest))
-    return Index(digest.hexdigest(), longest, np.array(lots), np.array(sizes))
+
+def index(reads: Sequence[Callable[[], Iterator[Document]]], fraction: float) -> list[Index]:
+    """The index of each source; a source is read twice if one of its documents must be cut.
+
+    A document larger than the held-out share could neither be held out nor left in without
+    upsetting it, and a single file could not be split at all. One that several sources hold is
+    cut alike in all of them, as the smallest of them needs: otherwise it could be held out whole
+    in one, and be trained on in pieces in another.
+    """
+    wholes = []
+    for read in reads:
+        digest = hashlib.sha256()
+        lots, sizes = _lots(digested(read(), digest))
+        wholes.append(Index(digest.hexdigest(), fraction * int(sizes.sum()), {}, lots, sizes))
+    return [
+        _cut_index(replace(whole, shared=_shared(whole, wholes)), read)
+        for whole, read in zip(wholes, reads, strict=True)
+    ]
+
+
+def _shared(whole: Index, wholes: list[Index]) -> dict[float, float]:
+    """The size beyond which to cut documents that sources of a smaller `longest` hold too."""
+    shared: dict[float, float] = {}
+    for other in sorted(wholes, key=lambda each: -each.longest):  # the smallest has the last word
+        if other.longest < whole.longest:
+            large = whole.lots[whole.sizes > other.longest]
+            found = large[np.isin(large, other.lots)].tolist()
+            shared |= dict.fromkeys(found, other.longest)
+    return shared
+
+
+def _cut_index(whole: Index, read: Callable[[], Iterator[Document]]) -> Index:
+    if not whole.shared and whole.sizes.max(initial=0) <= whole.longest:
+        return whole
+    lots, sizes = _lots(whole.pieces(read()))
+    return replace(whole, lots=lots, sizes=sizes)
 
 
 def held_out(indices: list[Index], fraction: float) -> list[np.ndarray]:
@@ -79,14 +111,16 @@ def verified(documents: Iterable[Document], expected: str) -> Iterator[Document]
         raise Refusal("[data] source changed while it was read. Run again when it is complete.")
 
 
-def pieces(documents: Iterable[Document], longest: float) -> Iterator[Document]:
+def pieces(
+    documents: Iterable[Document], longest: float, shared: Mapping[float, float] | None = None
+) -> Iterator[Document]:
     """The documents, with those larger than `longest` cut into pieces of at most a quarter of it.
 
-    A document larger than the held-out share could neither be held out nor left in without
-    upsetting it, and a single file could not be split at all.
+    `shared` has the lots of documents that another size than `longest` holds for.
     """
     for document in documents:
-        yield from cut(document, longest, max(1, int(longest / 4)))
+        most = shared.get(_lot(document), longest) if shared else longest
+        yield from cut(document, most, max(1, int(most / 4)))
 
 
 def cut(document: Document, longest: float, limit: int) -> Iterator[Document]:
@@ -119,11 +153,15 @@ def _unless_blank(piece: Document) -> Iterator[Document]:
         yield piece
 
 
-def _lots(documents: Iterable[Document]) -> tuple[array[float], array[int]]:
+def _lot(document: Document) -> float:
+    lot = hashlib.sha256(b"holdout")
+    lot.update(raw(document))
+    return int.from_bytes(lot.digest()[:8]) / 2**64
+
+
+def _lots(documents: Iterable[Document]) -> tuple[np.ndarray, np.ndarray]:
     lots, sizes = array("d"), array("q")
     for document in documents:
-        lot = hashlib.sha256(b"holdout")
-        lot.update(raw(document))
-        lots.append(int.from_bytes(lot.digest()[:8]) / 2**64)
+        lots.append(_lot(document))
         sizes.append(len(document))
-    return lots, sizes
+    return np.array(lots), np.array(sizes)

@@ -36,7 +36,7 @@ def test_the_cache_holds_the_texts_with_a_nul_after_each(
 ) -> None:
     corpus = prepare(section(corpus_source), tmp_path)
     texts = list(open_sources(section(corpus_source))[0].read())
-    (held,) = held_out([index(lambda: iter(texts), 0.2)], 0.2)
+    (held,) = held_out(index([lambda: iter(texts)], 0.2), 0.2)
     train, holdout = (
         [text for text, out in zip(texts, held, strict=True) if out == side]
         for side in (False, True)

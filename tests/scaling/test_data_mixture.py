@@ -116,6 +116,28 @@ def test_a_text_in_both_sources_is_held_out_of_both(
     assert corpus.parts[1].info.fingerprint != alone.info.fingerprint
 
 
+def test_what_is_cut_for_another_source_is_part_of_the_fingerprint(
+    section: Section, mixed: Callable[..., Corpus], folder: Path
+) -> None:
+    upper = (folder / "upper.txt").read_bytes().split(b"\0")
+    (folder / "lower.txt").write_bytes(b"\0".join(upper[:3]))  # of which each must be cut
+    corpus = mixed(1, 1)
+    alone = [
+        prepare(section(folder / f"{name}.txt"), folder / "cache").info.fingerprint
+        for name in SOURCES
+    ]
+    assert corpus.parts[0].info.fingerprint != alone[0]
+    held = [bytes(text).strip(b"\0") for part in corpus.parts for text in part.holdout]
+    trained = b"".join(bytes(part.train) for part in corpus.parts)
+    assert held and not any(text in trained for text in held)
+
+
+def test_sources_of_the_same_text_are_refused(mixed: Callable[..., Corpus], folder: Path) -> None:
+    (folder / "lower.txt").write_bytes((folder / "upper.txt").read_bytes())
+    with pytest.raises(Refusal, match=r"'.*upper.txt' and '.*lower.txt' hold the same text"):
+        mixed(1, 1)
+
+
 def test_a_source_without_anything_to_hold_out_is_named(section: Section, folder: Path) -> None:
     (folder / "one.txt").write_bytes(b"x")
     several = tuple({"source": str(folder / f), "weight": 1.0} for f in ("one.txt", "upper.txt"))

@@ -33,8 +33,10 @@ def mixture(
 
 
 def info(sizes: list[int], per_block: tuple[int, ...] = (1,)) -> CorpusInfo:
-    shares = [Share("", "", each, n, 0, 0) for n, each in zip(sizes, per_block, strict=True)]
-    return CorpusInfo("", "", 256, 1, sum(sizes), 1, 1, 1, mixture=tuple(shares))
+    parts = enumerate(zip(sizes, per_block, strict=True))
+    shares = [Share("", f"source {number}", each, n, 0, 0) for number, (n, each) in parts]
+    mixture = tuple(shares) if len(shares) > 1 else ()
+    return CorpusInfo("", "", 256, 1, sum(sizes), 1, 1, 1, mixture=mixture)
 
 
 # --- permutation ---
@@ -145,6 +147,16 @@ def test_a_cap_below_a_sequence_of_every_source_is_refused() -> None:
         epoch_tokens(info([100]), 16, 15)
     with pytest.raises(Refusal, match="of every source"):
         mixture([100, 100], (9, 1), 16, cap=16 * 9).at(0)
+
+
+def test_a_cap_of_which_a_source_lacks_its_part_is_refused() -> None:
+    known = info([1000, 100], (1, 1))
+    for cap in (None, 200):
+        assert unique_tokens(400, known, 10, cap)
+    words = "unique_tokens = 220: its part of 'source 1' is 110 tokens, which has 100"
+    for ask in (lambda: unique_tokens(400, known, 10, 220), lambda: epoch_tokens(known, 10, 220)):
+        with pytest.raises(Refusal, match=words):
+            ask()
 
 
 # --- mixture ---

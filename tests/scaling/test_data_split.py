@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,21 +13,27 @@ from scaling.data.documents import Document
 from scaling.data.split import held_out, index, pieces, verified
 from scaling.records import Refusal
 
+Documents = Sequence[Document]
+
 DOCUMENTS: list[Document] = [
     f"document {number} ".encode() * (5 + number % 7) for number in range(60)
 ]
 
 
-def sides(documents: Iterable[Document], fraction: float) -> tuple[list[bytes], list[bytes]]:
-    """(training, held-out) documents."""
-    known = index(lambda: iter(documents), fraction)
-    (held,) = held_out([known], fraction)
-    cut = list(pieces(documents, known.longest))
-    assert len(cut) == len(held)
-    train, holdout = [], []
-    for document, out in zip(cut, held, strict=True):
-        (holdout if out else train).append(bytes(document))
+def together(sources: Sequence[Documents], fraction: float) -> tuple[list[bytes], list[bytes]]:
+    """(training, held-out) pieces of several sources."""
+    indices = index([own.__iter__ for own in sources], fraction)
+    train: list[bytes] = []
+    holdout: list[bytes] = []
+    for own, known, held in zip(sources, indices, held_out(indices, fraction), strict=True):
+        for piece, out in zip(known.pieces(own), held, strict=True):
+            (holdout if out else train).append(bytes(piece))
     return train, holdout
+
+
+def sides(documents: Documents, fraction: float) -> tuple[list[bytes], list[bytes]]:
+    """(training, held-out) documents of one source."""
+    return together([documents], fraction)
 
 
 def test_the_split_keeps_whole_documents_once_each() -> None:
@@ -59,29 +65,40 @@ def test_equal_texts_are_on_the_same_side() -> None:
 
 
 def test_what_one_source_holds_out_no_other_trains_on() -> None:
-    shared, other = DOCUMENTS[:40], [b"elsewhere %d " % i * 5 for i in range(20)]
-    sources = [DOCUMENTS, [*shared, *other]]
-    indices = [index(lambda own=own: iter(own), 0.2) for own in sources]
-    held = held_out(indices, 0.2)
-    trained, out = (
-        {
-            d
-            for own, mask in zip(sources, held, strict=True)
-            for d, m in zip(own, mask, strict=True)
-            if m == side
-        }
-        for side in (False, True)
-    )
-    assert not trained & out
-    alone = held_out(indices[:1], 0.2)[0]
-    assert set(np.flatnonzero(alone)) <= set(np.flatnonzero(held[0]))
+    other: list[Document] = [b"elsewhere %d " % i * 5 for i in range(20)]
+    trained, out = together([DOCUMENTS, [*DOCUMENTS[:40], *other]], 0.2)
+    assert not set(trained) & set(out)
+    assert set(sides(DOCUMENTS, 0.2)[1]) <= set(out)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_held_out_whole_is_trained_on_in_no_piece(seed: int) -> None:
+    """The smaller source has to cut its documents, the larger has not."""
+    random = np.random.default_rng(seed)
+
+    def text(words: int) -> Document:
+        return " ".join(map(str, random.integers(0, 10**9, words))).encode()
+
+    texts = [text(60) for _ in range(60)]
+    large = [*texts[30:], text(2000)]  # which cuts but the last
+    for sources in ([texts, texts[:5]], [texts[:5], texts[:20], large, texts]):
+        trained, out = together(sources, 0.1)
+        assert out and not any(piece in text or text in piece for piece in trained for text in out)
+
+
+def test_documents_of_one_source_alone_are_cut_as_it_needs() -> None:
+    few: list[Document] = [*DOCUMENTS[:5], b"word " * 5]
+    whole, small = index([DOCUMENTS.__iter__, few.__iter__], 0.1)
+    (alone,) = index([few.__iter__], 0.1)
+    assert small.lots.tolist() == alone.lots.tolist() and not small.shared
+    assert list(whole.pieces(DOCUMENTS))[-55:] == DOCUMENTS[5:]
+    assert len(list(whole.pieces(DOCUMENTS))) > 60
 
 
 def test_tokens_are_held_out_alike_whatever_width_they_are_stored_in() -> None:
     documents = [np.arange(n, n + 30) for n in range(50)]
-    narrow, wide = (
-        index(lambda kind=kind: iter([d.astype(kind) for d in documents]), 0.2)
-        for kind in ("<u2", "<u4")
+    narrow, wide = index(
+        [[d.astype(kind) for d in documents].__iter__ for kind in ("<u2", "<u4")], 0.2
     )
     assert narrow.digest == wide.digest
     assert narrow.lots.tolist() == wide.lots.tolist()
@@ -114,7 +131,7 @@ def test_tokens_are_cut_anywhere_and_lost_nowhere(size: int, longest: float) -> 
 
 
 def test_a_source_that_changes_while_it_is_read_is_refused() -> None:
-    known = index(lambda: iter(DOCUMENTS), 0.2)
+    (known,) = index([DOCUMENTS.__iter__], 0.2)
     assert list(verified(DOCUMENTS, known.digest)) == DOCUMENTS
     with pytest.raises(Refusal, match="changed while it was read"):
         list(verified(DOCUMENTS[1:], known.digest))
