@@ -51,8 +51,14 @@ def fit(
     options below map other names. Runs that share a trunk count as one cluster. The fit is
     written to fits/<law>.json in a results folder, else to <file>.<law>.json.
 
+    N* ∝ C^a is also read off the lower envelope (1) and isoFLOP minima (2), beside the law (3):
+    approach 2 where budgets are equal in 6ND of the N fitted, its interval a jackknife over sizes
+    where budgets have sizes in common. A swept study has its settings in the column `variant`: the
+    law is fitted through all, with a warning, and approaches 1 and 2 wait for --where to pick one.
+
         scaling fit results/quickstart --law chinchilla
         scaling fit my_runs.csv --loss-column val_loss --where 'tokens>=5e8'
+        scaling fit results/sweep --where 'variant==training.learning_rate_factor=0.5'
         scaling fit my_runs.csv --fix alpha=0.34 --prior E=1.8:0.1
 
     Args:
@@ -216,9 +222,12 @@ def compare(
 
 @app.command
 def plot(directory: Directory, /, *, law: str = "chinchilla") -> None:
-    """Draw the figures of a study: training curves, the fit, its residuals, the frontier.
+    """Draw the figures of a study, as PNG and SVG into its folder figures.
 
-    Reads the run table, the step records and fits/<law>.json; writes figures/*.png and *.svg.
+    `residuals` always. For a law of params and tokens also `loss` (the fit through the runs),
+    `frontier` (N* and D* against compute), `isoflop` (approach 2, where a budget has its minimum
+    inside its sizes) and `envelope` (approach 1, where it gives an exponent). `training` (curves
+    against compute) where the step records are there. Reads the run table and fits/<law>.json.
 
         scaling plot results/quickstart
 

@@ -21,7 +21,7 @@ from scaling.grid import ladder_of
 from scaling.hardware import cache_folder
 from scaling.plan import Plan, make_plan
 from scaling.records import Refusal
-from scaling.study import Study, variants
+from scaling.study import LadderGrid, Study, variants
 
 MIN_DISTINCT = {"params": 3, "tokens": 2}  # two sizes fit any exponent and any floor
 MAX_CONDITION = 1e6  # a grid has about 1e3, a single ray 5.6e8
@@ -53,8 +53,8 @@ def plan_study(study: Study) -> Planned:
         return Planned(plan, _identifies(plan))
     plan = make_plan(study, corpus.info)
     # Refuses held-out documents too short to be cut into sequences, before anything is trained.
-    for variant in variants(study):
-        holdout_windows(corpus, variant.data.sequence_length, round(variant.evaluation.tokens))
+    for length in {variant.study.data.sequence_length for variant in variants(study)}:
+        holdout_windows(corpus, length, round(study.evaluation.tokens))
     return Planned(plan, _identifies(plan))
 
 
@@ -65,7 +65,15 @@ def _identifies(plan: Plan) -> float | None:
 
     if plan.study.law is None:
         return None
-    features = law(plan.study.law).features
+    features, grid = law(plan.study.law).features, plan.study.grid
+    if isinstance(grid, LadderGrid) and {"params", "tokens"} <= set(features):
+        multiples = sorted(set(grid.tokens_per_param))
+        if len(multiples) == 1:
+            raise Refusal(
+                f"[grid] tokens_per_param = [{multiples[0]:g}] puts every run on one ray D = "
+                f"{multiples[0]:g} N, which cannot separate the exponents of {plan.study.law!r}. "
+                "Give at least two multiples, e.g. [10, 20, 40], or remove law."
+            )
     columns = {
         "params": np.array([count_params(run.model).total for run in plan.points], float),
         "tokens": np.array([run.tokens for run in plan.points], float),
@@ -118,12 +126,20 @@ def grid_costs(
     ]
 
 
-def builder(study: Study, params_column: str) -> Callable[[float], dict[str, Any] | None]:
+def builder(study: Study, params_column: str) -> Callable[[float], dict[str, Any] | None] | None:
     """A function from N* to the nearest shape of the study's ladder, or null if none is near.
 
+    Null itself for a study of presets, which has no ladder. Raises Refusal for a ladder whose
+    architecture is not installed.
     `params_column` is the convention N* is counted in, a column of the run table.
     """
+    if study.grid.presets:
+        return None
     ladder: Ladder = ladder_of(study, vocabulary(study.data))
+    try:
+        count_params(ladder.shape(1, 1))
+    except ValueError as error:
+        raise Refusal(f"[model] {error}.") from error
     conventions: dict[str, ParamsConvention] = {
         "params_non_embedding": "non_embedding",
         "params_matmul": "matmul",

@@ -215,13 +215,25 @@ def approaches_text(found: Approaches) -> str:
 
 
 def exponents_text(by_column: Mapping[str, Approaches]) -> str:
-    """The exponent of N* under each count of parameters (rows) by each approach."""
+    """The exponent of N* under each count of parameters (rows) by each approach.
+
+    Below, why an approach is refused under one count that is not under the first.
+    """
     rows = [
         [column, *("refused" if e.exponent is None else f"{e.exponent:.3f}" for e in found.rows)]
         for column, found in by_column.items()
     ]
-    methods = [each.method for each in next(iter(by_column.values())).rows]
-    return columns(["N* ∝ C^ by approach", *methods], rows)
+    first = next(iter(by_column.values())).rows
+    told = {each.reason for each in first if each.exponent is None}
+    notes = []
+    for column, found in by_column.items():
+        refused: dict[str, list[str]] = {}
+        for each in found.rows:
+            if each.exponent is None and each.reason not in told:
+                refused.setdefault(each.reason, []).append(each.method)
+        notes += [f"{column}: {', '.join(m)} refused, {why}" for why, m in refused.items()]
+    table = columns(["N* ∝ C^ by approach", *(each.method for each in first)], rows)
+    return "\n".join([table, *notes])
 
 
 def shapes_text(advice: Sequence[Recommendation]) -> str:

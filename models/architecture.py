@@ -7,8 +7,11 @@ installed packages are asked, so that no study or results folder can name code t
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -31,6 +34,17 @@ class Architecture(Protocol):
         """FLOPs of one token in training, forward and backward."""
 
 
+def code_of(name: str) -> str:
+    """A hash of the source file that defines an architecture's `build`.
+
+    Part of a run's identity: another program is another run. What that file imports is not in it.
+    """
+    file = inspect.getsourcefile(inspect.unwrap(architecture(name).build))
+    if file is None:
+        raise ValueError(f"architecture = {name!r}: the source of its build() cannot be found")
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
+
+
 @cache
 def architecture(name: str) -> Architecture:
     """The architecture that an installed package declares under this name.
@@ -43,7 +57,13 @@ def architecture(name: str) -> Architecture:
             f"architecture = {name!r} is not installed; 'decoder' ships, and entry points in "
             f"{GROUP} add {', '.join(map(repr, found)) or 'none here'}"
         )
-    loaded = found[name].load()
+    try:
+        loaded = found[name].load()
+    except Exception as error:  # whatever another package's import raises
+        raise ValueError(
+            f"architecture = {name!r}: cannot load {found[name].value}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     for function in ("build", "count_params", "count_flops"):
         if not callable(getattr(loaded, function, None)):
             raise ValueError(f"architecture = {name!r}: {found[name].value} has no {function}()")

@@ -91,15 +91,20 @@ def _rungs(study: Study, vocab_size: int, sizes: tuple[float, ...]) -> list[Rung
     except (ValueError, TypeError) as error:
         field = "presets" if study.grid.presets else "params"
         raise Refusal(f"[grid] {field} or [model]: {error}.") from error
-    seen: dict[ModelConfig, Rung] = {}
-    for rung in rungs:
+    seen: dict[ModelConfig, int] = {}
+    for place, rung in enumerate(rungs):
         if rung.config in seen:
-            raise Refusal(
-                f"[grid] params = {seen[rung.config].target:.6g} and params = {rung.target:.6g} "
-                "round to the same shape. Remove one, or space them wider than a rung of the "
-                "ladder."
-            )
-        seen[rung.config] = rung
+            pair = (seen[rung.config], place)
+            names = [f"params = {rungs[each].target:.6g}" for each in pair]
+            remedy = "Remove one, or space them wider than a rung of the ladder."
+            if study.grid.presets:
+                names = [study.grid.presets[each] for each in pair]
+                remedy = "They differ in vocabulary or context alone. Remove one."
+            elif not study.grid.params:
+                names = [f"{rungs[each].target:,.0f} parameters" for each in pair]
+                remedy = "Give fewer sizes or a wider span."
+            raise Refusal(f"[grid] {' and '.join(names)} round to the same shape. {remedy}")
+        seen[rung.config] = place
     return rungs
 
 
@@ -120,12 +125,14 @@ def ladder_of(study: Study, vocab_size: int) -> Ladder:
 
     Raises Refusal for an override that names no dialect field or has the wrong type.
     """
+    model = study.model
+    assert model.head_dim is not None and model.aspect_ratio is not None  # as Study checks
     return Ladder(
         vocab_size=vocab_size,
         context_length=study.data.sequence_length,
         dialect=study.model.dialect,
-        head_dim=study.model.head_dim,
-        aspect_ratio=study.model.aspect_ratio,
+        head_dim=model.head_dim,
+        aspect_ratio=model.aspect_ratio,
         queries_per_kv=study.model.queries_per_kv,
         fields=_overrides(study),
     )

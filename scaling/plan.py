@@ -66,7 +66,7 @@ def make_plan(study: Study, corpus: CorpusInfo) -> Plan:
     left_out: list[LeftOut] = []
     rungs: dict[ModelConfig, Rung] = {}
     for variant in variants(study):
-        made = _variant(variant, corpus)
+        made = _variant(variant.study, variant.label, corpus)
         runs += made.runs
         left_out += made.left_out
         rungs |= {rung.config: rung for rung in made.rungs}
@@ -75,8 +75,8 @@ def make_plan(study: Study, corpus: CorpusInfo) -> Plan:
     )
 
 
-def _variant(study: Study, corpus: CorpusInfo) -> Plan:
-    """The plan of a study without its sweep."""
+def _variant(study: Study, label: str | None, corpus: CorpusInfo) -> Plan:
+    """The plan of one combination of a sweep's values."""
     grid = study.grid
     runs: list[RunSpec] = []
     left_out: list[LeftOut] = []
@@ -102,11 +102,8 @@ def _variant(study: Study, corpus: CorpusInfo) -> Plan:
         for seed in grid.seeds:
             runs += trajectory(study, corpus, seed, kept)
         for seed in grid.replicate_seeds:
-            if seed in grid.seeds:
-                raise Refusal(
-                    f"[grid] replicate_seeds: seed {seed} is already in seeds. Give another."
-                )
             runs += trajectory(study, corpus, seed, kept[:1])
+    runs = [replace(run, variant=label) for run in runs]
     return Plan(study, tuple(runs), tuple(rungs), tuple(left_out), corpus)
 
 
@@ -125,8 +122,13 @@ def _merge_trunks(runs: Sequence[RunSpec]) -> tuple[RunSpec, ...]:
             points = sorted({*run.checkpoint_at, *other.checkpoint_at})
             merged[run.run_id] = replace(
                 run,
+                variant=None,  # it belongs to several
                 checkpoint_at=tuple(points),
                 schedule=replace(run.schedule, steps=points[-1]),
+            )
+        elif run.variant != other.variant:
+            raise Refusal(
+                f"[sweep] {other.variant} and {run.variant} train the same run. Remove one."
             )
         else:
             raise Refusal(

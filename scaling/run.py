@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal
 
+from models.architecture import code_of
 from models.config import ModelConfig
 from models.count import count_flops, count_params
 from scaling.data.corpus import CorpusInfo, unique_tokens
@@ -14,6 +15,10 @@ from scaling.schedule import Schedule
 # Part of every run's identity. Raise it when code that no configuration names changes results:
 # initialisation, the optimiser's constants, the schedules' shapes.
 RECIPE = 1
+
+
+# Fields of a run that name it for its study and determine nothing.
+LABELS = ("budget_flops", "variant")
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,16 @@ class RunSpec:
     checkpoint_every: int  # steps, beside those and the end
     unique_tokens: int | None = None  # cap on the distinct training tokens; null: the whole corpus
     budget_flops: float | None = None  # the isoFLOP budget that the point belongs to
+    variant: str | None = None  # the values of its sweep, as PATH=VALUE; null without one
 
     @property
     def batch_tokens(self) -> int:
         return self.batch_sequences * self.sequence_length
+
+    @property
+    def microbatch_sequences(self) -> int:
+        """Sequences whose activations are held at once, in training and in evaluation."""
+        return self.batch_sequences // self.compute.accumulate
 
     @property
     def tokens(self) -> int:
@@ -95,10 +106,12 @@ def identity_of(run: RunSpec) -> dict[str, Any]:
     does not rename finished runs.
     """
     identity = _given(run)
-    for name in ("run_id", "trunk_id", "run_kind", "budget_flops"):
+    for name in ("run_id", "trunk_id", "run_kind", *LABELS):
         identity.pop(name, None)
     for name in ("checkpoint_at", "checkpoint_every", "evaluate_every"):
         del identity[name]
+    if run.model.architecture != "decoder":
+        identity["architecture_code"] = code_of(run.model.architecture)
     compute = identity.pop("compute")
     return {"recipe": RECIPE, **identity, "compute_dtype": compute.pop("dtype"), **compute}
 
@@ -137,6 +150,7 @@ def run_columns(run: RunSpec, corpus: CorpusInfo) -> dict[str, Any]:
         "flops_head": float(flops.head * run.tokens),
         "flops_attention_convention": "full",
         "budget_flops": run.budget_flops,
+        "variant": run.variant,
         "sequence_length": run.sequence_length,
         "batch_sequences": run.batch_sequences,
         "batch_tokens": run.batch_tokens,

@@ -54,8 +54,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 class ModelSection:
     """The family of shapes; sizes come from [grid]."""
 
-    head_dim: Count
-    aspect_ratio: Positive  # d_model / n_layers aimed at
+    head_dim: Count | None = None  # this and the next are given unless [grid] names presets
+    aspect_ratio: Positive | None = None  # d_model / n_layers aimed at
     dialect: Literal["llama", "gpt2"] = "llama"
     queries_per_kv: Count = 1
     overrides: dict[str, Any] = field(default_factory=dict)  # any dialect field of ModelConfig
@@ -72,6 +72,16 @@ class SourceSection:
     subset: str | None = None
 
 
+def _end_token(value: Any) -> Any:
+    # Of a union, pydantic would report only one member's error.
+    if isinstance(value, str) or (type(value) is int and value >= 0):
+        return value
+    raise ValueError("must be the text of a token, or a token id of at least 0")
+
+
+EndToken = Annotated[str | int, BeforeValidator(_end_token)]
+
+
 @dataclass(frozen=True, config=_STRICT)
 class DataSection:
     """The text, or its tokens."""
@@ -84,7 +94,7 @@ class DataSection:
     split: str = "train"  # of a Hugging Face data set
     subset: str | None = None  # of a Hugging Face data set that has several
     tokenizer: str = "bytes"  # "bytes", "bpe:VOCABULARY", or the path of a tokenizer.json
-    end_token: str | Annotated[int, Field(ge=0)] | None = None  # ends a document; an id for .bin
+    end_token: EndToken | None = None  # ends a document; an id for .bin
     token_dtype: Literal["uint16", "uint32"] | None = None  # of a .bin, little-endian
     vocab_size: Count | None = None  # of a .bin, or of what is declared
     train_tokens: Quantity | None = None  # declared, to plan where the text is not
@@ -132,6 +142,15 @@ class _Grid:
 
     def __post_init__(self) -> None:
         self._one_of("params", "presets")
+        self._check_seeds()
+
+    def _check_seeds(self) -> None:
+        every = (*self.seeds, *self.replicate_seeds)
+        for seed in every:
+            if every.count(seed) > 1:
+                raise ValueError(
+                    f"seed {seed} is given twice in seeds and replicate_seeds; give each once"
+                )
 
     def _one_of(self, *names: str) -> None:
         given = [name for name in names if getattr(self, name)]
@@ -176,6 +195,7 @@ class IsoflopGrid(_Grid):
 
     def __post_init__(self) -> None:
         self._one_of("params", "presets", "center_tokens_per_param", "center_params")
+        self._check_seeds()
         centred = not (self.params or self.presets)
         for name in ("sizes", "span"):
             if centred != (getattr(self, name) is not None):
@@ -222,6 +242,24 @@ class Study:
     # Fields of [model], [training] and [data] by their path, each with the values to try.
     sweep: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        model = self.model
+        ladder = {"head_dim": model.head_dim, "aspect_ratio": model.aspect_ratio}
+        missing = [name for name, value in ladder.items() if value is None]
+        if not self.grid.presets and missing:
+            raise ValueError(f"[model] {' and '.join(missing)} missing. Give what makes the ladder")
+        changed = [name for name in ladder if name not in missing]
+        changed += [
+            name
+            for name in ("dialect", "queries_per_kv")
+            if getattr(model, name) != getattr(ModelSection, name)
+        ]
+        if self.grid.presets and changed:
+            raise ValueError(
+                f"[model] {', '.join(changed)} would change nothing: [grid] presets have their own "
+                "shape. Remove it, or use overrides"
+            )
+
 
 _ADAPTER = TypeAdapter(Study)
 
@@ -265,25 +303,24 @@ _SWEPT = ("model", "training", "data")
 _SWEPT_DATA = ("sequence_length", "unique_tokens")
 
 
-def variants(study: Study) -> tuple[Study, ...]:
+@dataclass(frozen=True)
+class Variant:
+    """One combination of a sweep's values."""
+
+    study: Study
+    label: str | None  # PATH=VALUE of each swept field; null without a sweep
+
+
+def variants(study: Study) -> tuple[Variant, ...]:
     """The studies of a sweep, one for every combination of its values; the study itself without.
 
     Raises Refusal for a path that names no field that can be swept, or a value it cannot have.
     """
+    if not study.sweep:
+        return (Variant(study, None),)
     for path in study.sweep:
-        section, _, name = path.partition(".")
-        if section not in _SWEPT or not name:
-            raise Refusal(
-                f'[sweep] "{path}" cannot be swept. Give the path of a field of '
-                f'{", ".join(f"[{each}]" for each in _SWEPT)}, such as "training.batch_sequences" '
-                'or "model.overrides.qk_norm"; sizes, budgets and seeds belong in [grid].'
-            )
-        if section == "data" and name not in _SWEPT_DATA:
-            raise Refusal(
-                f'[sweep] "{path}" would make another corpus, and losses on two corpora do not '
-                f"compare. Of [data] sweep {' or '.join(_SWEPT_DATA)}; else write a study for each."
-            )
-    whole = _ADAPTER.dump_python(study, mode="json")
+        _check_path(path)
+    whole = _ADAPTER.dump_python(study)
     found = []
     for values in itertools.product(*study.sweep.values()):
         raw = {**copy.deepcopy(whole), "sweep": {}}
@@ -295,8 +332,25 @@ def variants(study: Study) -> tuple[Study, ...]:
                     raise Refusal(f'[sweep] "{path}" names no field: {parent} has none.')
                 place = place[parent]
             place[name] = value
-        found.append(parse_study(raw, "[sweep]"))
+        pairs = zip(study.sweep, values, strict=True)
+        label = " ".join(f"{path}={json.dumps(value)}" for path, value in pairs)
+        found.append(Variant(parse_study(raw, "[sweep]"), label))
     return tuple(found)
+
+
+def _check_path(path: str) -> None:
+    section, _, name = path.partition(".")
+    if section not in _SWEPT or not name:
+        raise Refusal(
+            f'[sweep] "{path}" cannot be swept. Give the path of a field of '
+            f'{", ".join(f"[{each}]" for each in _SWEPT)}, such as "training.batch_sequences" '
+            'or "model.overrides.qk_norm"; sizes, budgets and seeds belong in [grid].'
+        )
+    if section == "data" and name not in _SWEPT_DATA:
+        raise Refusal(
+            f'[sweep] "{path}" would make another corpus, and losses on two corpora do not '
+            f"compare. Of [data] sweep {' or '.join(_SWEPT_DATA)}; else write a study for each."
+        )
 
 
 def _explain(error: ValidationError) -> list[str]:
@@ -306,6 +360,8 @@ def _explain(error: ValidationError) -> list[str]:
         # After section and field come the places in an array and the branches of a union, which
         # the user does not know; what the last branch or the array as a whole says is no news.
         place = [str(part) for part in mistake["loc"]]
+        if not place:  # about sections together, which the message names
+            return [mistake["msg"].removeprefix("Value error, ") + "."]
         if place[0] == "grid":  # then comes the kind, by which the fields were chosen
             del place[1:2]
         names = place[:2]

@@ -84,10 +84,10 @@ def train(
 
     Goes on from the last checkpoint; a cooldown starts from its trunk's, in the sibling folder.
     Without a `mesh`, state and batch are split over as many of this process's devices as divide
-    the batch. The same bits return on the same kind and number of devices.
+    a microbatch. The same bits return on the same kind and number of devices.
     Raises Diverged, Interrupted (after a checkpoint), or Refusal (files, disk).
     """
-    mesh = mesh or make_mesh(fsdp=math.gcd(spec.batch_sequences, jax.device_count()))
+    mesh = mesh or make_mesh(fsdp=math.gcd(spec.microbatch_sequences, jax.device_count()))
     return _Loop(spec, folder, corpus, mesh).run(report, should_stop)
 
 
@@ -288,7 +288,7 @@ class _Loop:
 
 def evaluate(program: Program, params: Any, windows: HoldoutWindows, loop: _Loop) -> HoldoutLoss:
     """The held-out loss of `params` on the study's windows."""
-    batch = loop.spec.batch_sequences
+    batch = loop.spec.microbatch_sequences
     losses = [
         np.asarray(program.evaluate(params, program.put_windows(part)))
         for part in iterate_windows(windows, batch)

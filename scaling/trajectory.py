@@ -27,6 +27,8 @@ MAX_ROUNDING = 0.05
 # Runs of one isoFLOP budget are compared at equal compute. At the loss's slope of at most 0.1 a
 # factor e in compute, 1% of compute is 0.001 nats, below the noise between seeds.
 MAX_ISOFLOP_ROUNDING = 0.01
+# How a grid of each kind asks for tokens, in its own fields.
+_ASKED = {"product": "tokens =", "ladder": "tokens_per_param: D =", "isoflop": "budgets: D ="}
 
 
 def trajectory(
@@ -55,9 +57,9 @@ def trajectory(
         decay = max(1, round(training.cooldown_fraction * total / call)) * call
         if total - decay < base.schedule.warmup_steps:
             raise Refusal(
-                f"[grid] tokens = {total * base.batch_tokens:,}: the cooldown of {decay} steps "
-                f"would start inside the warmup of {base.schedule.warmup_steps}. Give a longer "
-                "budget or a shorter warmup."
+                f"[grid] {_ASKED[study.grid.kind]} {total * base.batch_tokens:,}: the cooldown of "
+                f"{decay} steps would start inside the warmup of {base.schedule.warmup_steps}. "
+                "Give a longer budget or a shorter warmup."
             )
         schedule = replace(
             base.schedule, steps=total, decay=training.cooldown_shape, decay_steps=decay
@@ -110,7 +112,7 @@ def _steps(study: Study, cell: Cell) -> int:
     limit = MAX_ISOFLOP_ROUNDING if isoflop else MAX_ROUNDING
     if abs(steps * batch_tokens / cell.tokens - 1) > limit:
         call = training.steps_per_call
-        asked = f"tokens = {cell.tokens:,.0f}"
+        asked = f"{_ASKED[study.grid.kind]} {cell.tokens:,.0f}"
         remedy = f"Give a multiple of {call * batch_tokens:,}, or lower"
         if isoflop:
             asked = f"budgets: {cell.budget_flops:.3g} FLOPs on {cell.rung.params:,} parameters, "
@@ -215,7 +217,7 @@ def _check_corpus(study: Study, corpus: CorpusInfo, batch_tokens: int, longest: 
     tokens = longest * batch_tokens
     if tokens > epoch and not study.data.allow_repeats:
         raise Refusal(
-            f"[grid] tokens = {tokens:,} is more than the {epoch:,} "
+            f"[grid] {_ASKED[study.grid.kind]} {tokens:,} is more than the {epoch:,} "
             f"{'tokens of the corpus' if cap is None else 'of unique_tokens'}. "
             "Give more text, or set [data] allow_repeats = true to train on it again."
         )

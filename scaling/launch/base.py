@@ -16,7 +16,7 @@ import pandas as pd
 
 from scaling.plan import Plan, plan_table
 from scaling.records import Refusal, collect, read_run, write_bytes, write_table
-from scaling.run import RunSpec, run_columns, spent_flops
+from scaling.run import LABELS, RunSpec, run_columns, spent_flops
 from scaling.worker import owned, plan_run, read_spec
 
 
@@ -109,6 +109,10 @@ def publish_table(results: Path, plan: Plan) -> Published:
     """
     path = results / "runs.parquet"
     found = collect(results)
-    mine = found["run_id"].isin({run.run_id for run in plan.runs})
+    planned = {run.run_id: run for run in plan.runs}
+    mine = found["run_id"].isin(planned)
+    # Labels are the study's, which may have changed since a run was finished.
+    for label in LABELS:
+        found[label] = [getattr(planned.get(name), label, None) for name in found["run_id"]]
     write_table(path, found[mine])
     return Published(path, found[mine], int((~mine).sum()))

@@ -28,7 +28,7 @@ except ImportError:
     if os.environ.get("SCALING_REQUIRE_AGREEMENT"):
         raise
     pytest.skip(
-        "torch and transformers are not installed; make test-agreement installs them",
+        "torch and transformers are not installed; make test-extras installs them",
         allow_module_level=True,
     )
 

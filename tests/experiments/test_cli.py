@@ -241,6 +241,11 @@ def study_with(tmp_path: Path, old: str, new: str) -> Path:
         ('["50k", "100k", "200k"]', '["50k", "100k", "20M"]', "allow_repeats"),
         ('["50k", "100k", "200k"]', '["50k", "50k", "200k"]', "round to the same run"),
         ('law = "chinchilla"', 'law = "gravity"', "no law 'gravity'"),
+        (
+            'kind = "product"\nparams = ["3.4k", "12k", "25k"]\ntokens = ["50k", "100k", "200k"]',
+            'kind = "ladder"\nparams = ["3.4k", "12k", "25k"]\ntokens_per_param = [20]',
+            "tokens_per_param = [20] puts every run on one ray D = 20 N",
+        ),
     ],
 )
 def test_a_bad_study_is_refused_by_field_value_and_remedy(

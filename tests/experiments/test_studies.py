@@ -30,7 +30,11 @@ def test_every_study_that_ships_is_planned_and_listed(path: Path) -> None:
 
 
 def test_every_field_of_a_study_is_documented() -> None:
-    words = set(re.findall(r"[a-z_0-9]+", (FOLDER / "README.md").read_text()))
+    text = (FOLDER / "README.md").read_text()
+    code = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    code += re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    code += re.findall(r"^## (.*)", text, re.MULTILINE)
+    words = set(re.findall(r"[a-z_0-9]+", " ".join(code)))
     fields = {field.name for section in SECTIONS for field in dataclasses.fields(section)}
     dialect = {
         f.name for f in dataclasses.fields(ModelConfig) if f.default is not dataclasses.MISSING

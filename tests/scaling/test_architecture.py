@@ -64,6 +64,15 @@ def test_the_model_of_the_readme_trains(
     assert run.flops_6nd == 6 * count_params(run.model).total * run.tokens
 
 
+def test_another_program_of_the_same_name_is_another_run(
+    installed: Callable[[str], None], example: str, plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    installed(example)
+    before = plan(model=MIXER).runs[0].run_id
+    (tmp_path / "my_models.py").write_text(example.replace("gelu", "relu"))
+    assert plan(model=MIXER).runs[0].run_id != before
+
+
 def test_a_count_that_the_tree_contradicts_is_refused(
     installed: Callable[[str], None],
     example: str,
@@ -71,7 +80,9 @@ def test_a_count_that_the_tree_contradicts_is_refused(
     corpus: Corpus,
     tmp_path: Path,
 ) -> None:
-    installed(example.replace("head=V * D, head_matmul", "head=0, head_matmul"))
+    wrong = example.replace(" head=V * D,", " head=0,")
+    assert wrong != example
+    installed(wrong)
     run = plan(model=MIXER).runs[0]
     with pytest.raises(Refusal, match=r"architecture = 'mixer': .* count_params says"):
         train(run, tmp_path / run.run_id, corpus)
@@ -83,6 +94,7 @@ def test_a_count_that_the_tree_contradicts_is_refused(
         ("", {"architecture": "mixer"}, {}, r"my_models has no build\(\)"),
         ("", {"architecture": "mamba"}, {}, r"'mamba' is not installed; .* add 'mixer'"),
         ("", {"architecture": 3}, {}, "valid string"),
+        ("import nowhere", {"architecture": "mixer"}, {}, "cannot load my_models: .*nowhere"),
         (None, {"architecture": "mixer"}, {"remat": True}, r"\[training\] layers, remat"),
     ],
 )

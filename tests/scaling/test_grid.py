@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -27,11 +28,13 @@ def gridded(table: Callable[..., dict[str, Any]]) -> StudyOf:
     def make(grid: dict[str, Any], **sections: Any) -> Study:
         raw = table(**sections)
         raw["grid"] = grid
+        raw["model"] = {name: v for name, v in raw["model"].items() if v is not None}
         return parse_study(raw, "tiny.toml")
 
     return make
 
 
+LADDERLESS = {"head_dim": None, "aspect_ratio": None}
 ISOFLOP = {
     "kind": "isoflop",
     "budgets": [1e10, 4e10],
@@ -107,7 +110,7 @@ def test_a_ladder_trains_every_size_on_multiples_of_its_own_parameters(gridded: 
 
 def test_presets_take_the_corpus_vocabulary_and_the_studys_length(gridded: StudyOf) -> None:
     grid = {"kind": "product", "presets": ["pythia-14m"], "tokens": [1536]}
-    ((cell,), shape) = cells(gridded(grid), 256), preset("pythia-14m").config
+    ((cell,), shape) = cells(gridded(grid, model=LADDERLESS), 256), preset("pythia-14m").config
     config = cell.rung.config
     assert (config.n_layers, config.d_model, config.d_ff) == (
         shape.n_layers,
@@ -151,7 +154,7 @@ def test_a_budget_that_whole_calls_of_steps_miss_is_refused(gridded: StudyOf, co
 def test_unknown_presets_are_refused_by_name(gridded: StudyOf) -> None:
     grid = {"kind": "product", "presets": ["pythia-71m"], "tokens": [1536]}
     with pytest.raises(Refusal, match=r"\[grid\] presets .*pythia-70m"):
-        cells(gridded(grid), 256)
+        cells(gridded(grid, model=LADDERLESS), 256)
 
 
 # --- sweeps -----------------------------------------------------------------------------------
@@ -160,14 +163,15 @@ def test_unknown_presets_are_refused_by_name(gridded: StudyOf) -> None:
 def test_a_sweep_is_every_combination_of_its_values(study: StudyOf) -> None:
     sweep = {"training.batch_sequences": [4, 8], "model.overrides.qk_norm": [False, True]}
     found = [
-        (v.training.batch_sequences, v.model.overrides["qk_norm"])
+        (v.study.training.batch_sequences, v.study.model.overrides["qk_norm"])
         for v in variants(study(sweep=sweep))
     ]
     assert found == [(4, False), (4, True), (8, False), (8, True)]
 
 
 def test_without_a_sweep_there_is_one_variant(study: StudyOf) -> None:
-    assert variants(study()) == (study(),)
+    ((only,), same) = variants(study()), study()
+    assert (only.study, only.label) == (same, None)
 
 
 def test_every_swept_value_is_a_column(plan: PlanOf) -> None:
@@ -181,7 +185,32 @@ def test_every_swept_value_is_a_column(plan: PlanOf) -> None:
     rows = plan_table(plan(grid={"tokens": [3072]}, sweep=sweep))
     points = rows[rows["run_kind"] == "cooldown"]
     names = ["batch_sequences", "learning_rate", "sequence_length", "qk_norm", "weight_decay"]
-    assert len(points.drop_duplicates(names)) == len(points) == 32
+    assert len(points.drop_duplicates(names)) == len(points) == points["variant"].nunique() == 32
+
+
+@pytest.mark.parametrize(
+    "path, values",
+    [
+        ("training.learning_rate_factor", [0.5, 1]),
+        ("training.cooldown_fraction", [0.2, 0.5]),
+        ("training.steps_per_call", [2, 4]),
+        ("training.accumulate", [1, 2]),
+        ("training.layers", ["unrolled", "scanned"]),
+        ("training.remat", [False, True]),
+        ("model.aspect_ratio", [4, 16]),
+        ("model.overrides.norm", ["rms", "layer"]),
+        ("data.unique_tokens", [3072, 4096]),
+    ],
+)
+def test_the_column_variant_tells_any_swept_values_apart(
+    plan: PlanOf, path: str, values: list[Any]
+) -> None:
+    data = {"allow_repeats": True}
+    rows = plan_table(plan(data=data, grid={"params": [13000]}, sweep={path: values}))
+    points = rows[rows["run_kind"] == "cooldown"]
+    expected = {f"{path}={json.dumps(value)}" for value in values}
+    assert set(points["variant"]) == expected
+    assert plan_table(plan())["variant"].isna().all()
 
 
 def test_variants_that_differ_in_their_cooldown_share_a_trunk(plan: PlanOf) -> None:
@@ -210,6 +239,54 @@ def test_a_sweep_over_what_is_no_field_is_refused(
 ) -> None:
     with pytest.raises(Refusal, match=words):
         plan(sweep=sweep)
+
+
+@pytest.mark.parametrize(
+    "sections, words",
+    [
+        (
+            {"sweep": {"training.learning_rate_factor": [1, 1.0]}},
+            "=1 and .*=1.0 train the same run",
+        ),
+        (
+            {"sweep": {"training.checkpoint_every_tokens": [512, 1024]}},
+            "=512 and .* train the same",
+        ),
+        ({"grid": {"seeds": [0, 0]}}, r"\[grid\] seed 0 is given twice"),
+        ({"grid": {"replicate_seeds": [0]}}, r"\[grid\] seed 0 is given twice"),
+    ],
+    ids=str,
+)
+def test_what_makes_one_run_twice_is_named(
+    plan: PlanOf, sections: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(Refusal, match=words):
+        plan(**sections)
+
+
+def test_presets_of_one_shape_are_named(gridded: StudyOf) -> None:
+    grid = {"kind": "product", "presets": ["llama-7b", "llama-2-7b"], "tokens": [1536]}
+    with pytest.raises(Refusal, match="llama-7b and llama-2-7b round to the same shape"):
+        cells(gridded(grid, model=LADDERLESS), 256)
+
+
+def test_a_ladder_that_presets_would_ignore_is_refused(gridded: StudyOf) -> None:
+    grid = {"kind": "product", "presets": ["pythia-14m"], "tokens": [1536]}
+    with pytest.raises(Refusal, match=r"\[model\] head_dim, .* would change nothing"):
+        gridded(grid)
+
+
+def test_a_ladder_of_sizes_needs_what_makes_it(table: Callable[..., dict[str, Any]]) -> None:
+    raw = table()
+    raw["model"] = {}
+    with pytest.raises(Refusal, match=r"\[model\] head_dim and aspect_ratio missing"):
+        parse_study(raw, "tiny.toml")
+
+
+def test_numbers_that_are_none_are_refused_in_overrides(plan: PlanOf) -> None:
+    for name in ("logit_softcap", "embedding_std"):
+        with pytest.raises(Refusal, match=f"{name} = nan"):
+            plan(model={"overrides": {name: float("nan")}})
 
 
 def test_a_corpus_of_another_vocabulary_changes_the_shapes(gridded: StudyOf) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from scaling.launch import local
 from scaling.launch.base import Job, only_launcher, prepare, publish_table
 from scaling.plan import Plan
 from scaling.records import Refusal, read_json, write_json
+from scaling.worker import set_status
 
 
 def statuses(jobs: list[Job]) -> list[list[str]]:
@@ -65,6 +67,18 @@ def test_a_job_is_a_trunk_and_then_its_branches_the_costliest_first(
         assert [run["run_kind"] for run in records] == ["trunk", *["cooldown"] * (len(records) - 1)]
         assert {run["trunk_id"] for run in records} == {job.folders[0].name}
     assert sum(len(job.folders) for job in jobs) == len(made.runs)
+
+
+def test_labels_of_finished_runs_are_those_of_the_study_as_it_is_now(
+    plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    made = plan()
+    for job in prepare(tmp_path, made, b""):
+        for folder in job.folders:
+            set_status(folder, "completed", result={"loss": 1.0})
+    relabelled = replace(made, runs=tuple(replace(run, budget_flops=1e9) for run in made.runs))
+    assert publish_table(tmp_path, made).table["budget_flops"].isna().all()
+    assert set(publish_table(tmp_path, relabelled).table["budget_flops"]) == {1e9}
 
 
 def test_dead_workers_and_divergence_do_not_stop_the_grid_and_a_finished_study_stays(

@@ -173,8 +173,6 @@ def test_the_table_has_a_row_a_run_and_its_costs_add_up(plan: PlanOf) -> None:
             r"round to the same run",
         ),
         ({"grid": {"params": [3400, 3401]}}, r"params = 3400 and params = 3401 round to the same"),
-        ({"grid": {"seeds": [0, 0]}}, "round to the same run"),
-        ({"grid": {"replicate_seeds": [0]}}, "seed 0 is already in seeds"),
         ({"grid": {"params": [10]}}, "less than half of the smallest shape"),
         ({"grid": {"params": [1e21]}}, "not FLOPs"),
         ({"grid": {"max_run_flops": 1}}, "leaves no budget"),

@@ -117,6 +117,14 @@ def test_z_loss_is_in_the_gradient_and_not_in_the_reported_loss(whole: Any) -> N
     assert float(metrics.loss[0]) == pytest.approx(whole[1][0], rel=1e-6)
 
 
+def test_logits_of_bfloat16_are_sums_in_float32() -> None:
+    model = Decoder(MODEL, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
+    logits = np.asarray(model(TOKENS[0, :, :-1]))
+    # Sums that had been stored as bfloat16 would all be multiples of its steps.
+    rounded = np.asarray(jnp.asarray(logits).astype(jnp.bfloat16).astype(jnp.float32))
+    assert (logits != rounded).mean() > 0.9
+
+
 EIGHT = """
 import json, sys
 sys.path.insert(0, {folder!r})
