@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from scaling.data.holdout import holdout_windows
 from scaling.data.prepare import prepare
 from scaling.data.tokenizer import Json, library, train_bpe, vocabulary
 from scaling.records import Refusal
-from scaling.study import DataSection
+from scaling.study import DataSection, Study
 
 Section = Callable[..., DataSection]
 WORDS = "we the people of a union in order to form justice for all café naïve 本 <|endoftext|>"
@@ -199,6 +200,16 @@ def test_a_tokeniser_that_cannot_be_used_is_refused(
     Path("bad.json").write_bytes(b"{}")
     with pytest.raises(Refusal, match=words):
         prepare(section(source, **more), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("value", [-1, True, 1.5, ["</s>"]])
+def test_an_end_token_that_is_neither_text_nor_an_id_is_told_what_it_may_be(
+    study: Callable[..., Study], value: object
+) -> None:
+    words = f"[data] end_token = {value!r}: must be the text of a token, or a token id of at least"
+    with pytest.raises(Refusal, match=re.escape(words)):
+        study(data={"end_token": value})
+    assert study(data={"end_token": 0}).data.end_token == 0
 
 
 def test_a_named_end_token_is_taken(bpe: bytes) -> None:
