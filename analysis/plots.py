@@ -15,6 +15,7 @@ from analysis.figures.fitted import loss_curves, residuals
 from analysis.figures.frontier import frontier
 from analysis.figures.isoflop import optima_figures
 from analysis.figures.landscape import landscape
+from analysis.figures.repeats import repeat_curves
 from analysis.figures.style import save
 from analysis.figures.training import training_curves
 from analysis.fit import Fit
@@ -27,6 +28,7 @@ __all__ = [
     "landscape",
     "loss_curves",
     "optima_figures",
+    "repeat_curves",
     "residuals",
     "save",
     "training_curves",
@@ -45,8 +47,8 @@ def draw(
     """Write every figure that the inputs allow into `folder`; returns the files' paths.
 
     `runs` is a run table as `read_runs` gives it; a fit loaded from a file takes its points from
-    there. A law that does not predict from params and tokens gets the residuals only; without
-    `steps` there are no training curves. Raises Refusal if a file cannot be written.
+    there. A law of other features than params and tokens gets the residuals, and one of repeated
+    data what repeating costs; without `steps` there are no training curves. Raises Refusal if a file cannot be written.
     """
     if fit.table.empty and runs is not None:
         fit = with_runs(fit, runs)
@@ -54,6 +56,8 @@ def draw(
     if {"params", "tokens"} == set(fit.law.features):
         figures |= {"loss": loss_curves(fit), "frontier": frontier(fit)}
         figures |= optima_figures(fit)
+    if {"params", "tokens", "unique_tokens"} == set(fit.law.features):
+        figures["repeats"] = repeat_curves(fit)
     if runs is not None and steps is not None:
         figures["training"] = training_curves(runs, steps, params_column=params_column)
     return [path for name, made in figures.items() for path in save(made, folder / name)]

@@ -20,7 +20,15 @@ from analysis.figures.style import Palette, levels
 from analysis.fit import Fit, fit, load_fit, save_fit
 from analysis.landmarks import landmarks
 from analysis.laws import law
-from analysis.plots import draw, frontier, loss_curves, residuals, training_curves, with_runs
+from analysis.plots import (
+    draw,
+    frontier,
+    loss_curves,
+    repeat_curves,
+    residuals,
+    training_curves,
+    with_runs,
+)
 from analysis.published import published
 from analysis.quality import standardise
 from analysis.recommend import recommend
@@ -368,3 +376,22 @@ def test_colours_grow_lighter_with_size():
     luminance = [np.dot(palette(size)[:3], (0.2126, 0.7152, 0.0722)) for size in SIZES]
     assert luminance == sorted(luminance)
     assert luminance[-1] < 0.75  # still visible on white
+
+
+def test_repeated_runs_are_hollow_and_their_curve_leaves_the_fresh_one(tmp_path):
+    truth = published("muennighoff-2023")
+    sizes, budgets, caps = (1e8, 4e8, 2e9), (1e9, 4e9, 2e10), (1e9, 1e12)
+    grid = [(n, d, min(d, u)) for n in sizes for d in budgets for u in caps]
+    table = pd.DataFrame(grid, columns=["params", "tokens", "unique_tokens"]).drop_duplicates()
+    features = {name: table[name].to_numpy() for name in table}
+    table["loss"] = truth.law.predict(truth.coefficients, features)
+    fitted = fit(truth.law, table, bootstrap=0)
+    (axes,) = repeat_curves(fitted).axes
+    fresh, again = axes.collections
+    assert (len(fresh.get_offsets()), len(again.get_offsets())) == (9, 6)
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+    solid = [line for line in axes.lines if line.get_linestyle() == "-"]
+    assert len(dashed) == len(solid) == 3
+    for new, old in zip(dashed, solid, strict=True):
+        assert old.get_ydata()[-1] > new.get_ydata()[-1]
+    assert any("repeats" in path.name for path in draw(tmp_path, fitted))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.approaches import approaches
-from analysis.fit import load_fit
+from analysis.fit import Status, load_fit
+from analysis.published import published
 from analysis.quality import read_runs
 from experiments.planning import plan_study
 from scaling.study import read_study
@@ -42,7 +44,7 @@ def test_equal_compute_is_equal_within_one_percent_and_has_its_minimum_inside() 
         assert mean.index[0] < mean.idxmin() < mean.index[-1]
 
 
-def test_the_three_approaches_agree_on_the_exponent() -> None:
+def test_the_parabola_agrees_with_the_law_and_akima_cannot_tell() -> None:
     saved = load_fit(REFERENCE / "isoflop" / "fits" / "chinchilla.json")
     found = approaches(saved)
     exponent = {each.method: each.exponent for each in found.rows}
@@ -51,4 +53,33 @@ def test_the_three_approaches_agree_on_the_exponent() -> None:
     assert exponent["2 parabola"] == pytest.approx(0.55, abs=0.01)
     assert exponent["1 envelope"] == pytest.approx(0.51, abs=0.01)
     assert exponent["2 Akima"] == pytest.approx(0.73, abs=0.01)
-    assert "agree with the law" in found.sentence
+    assert "2 parabola agrees with the law" in found.sentence
+    assert "2 Akima cannot be told apart from the law" in found.sentence
+
+
+# --- repeat -----------------------------------------------------------------------------------
+
+
+def test_four_epochs_are_as_good_as_fresh_tokens_and_sixteen_cost_large_models_more() -> None:
+    table = points("repeat")
+    capped = table["variant"].str.endswith("=262144")
+    mean = {
+        repeated: rows.groupby(["params", "tokens"])["loss"].mean()
+        for repeated, rows in table.groupby(capped)
+    }
+    ratio = (mean[True] / mean[False] - 1).reset_index(name="price")
+    price = ratio.pivot_table(index="params", columns="tokens", values="price")
+    cells = table.groupby(["params", "tokens", "variant"])["loss"]
+    seeds = np.sqrt((cells.var() / cells.mean() ** 2).mean())  # relative, of a run
+    assert seeds == pytest.approx(0.006, abs=0.0005)
+    # A ratio of two means of two runs has the scatter of one run.
+    assert price[[524288, 1048576]].abs().max(axis=None) < 2 * seeds
+    assert price[4194304].is_monotonic_increasing
+    assert price[4194304].iloc[-1] > 7 * seeds
+
+
+def test_the_law_of_repeats_finds_the_published_half_life_and_not_the_one_of_parameters() -> None:
+    saved = load_fit(REFERENCE / "repeat" / "fits" / "data_constrained.json")
+    low, high = saved.interval.coefficients["R_D"]
+    assert low < published("muennighoff-2023").coefficients["R_D"] < high
+    assert saved.status is Status.AT_BOUND and "R_N" in saved.reason
