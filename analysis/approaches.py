@@ -2,15 +2,16 @@
 
 Hoffmann et al. 2022, section 3: the lower envelope (1), isoFLOP minima (2, by a parabola and by
 Akima's curve as Porian et al. 2024) and the fitted law (3). The first two assume no form of the
-loss, so they are a check on the third; all are read at C = 6·N·D of the same N.
+loss, so they are a check on the third. All are read at C = 6·N·D of the same N, and approach 2 is
+refused where budgets are equal in another count of compute.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,14 @@ from analysis.derived import interval_over_draws
 from analysis.envelope import envelope
 from analysis.expression import Array
 from analysis.fit import Fit, Status
-from analysis.isoflop import Allocation, Method, allocation, budgets, optima_of, tally
+from analysis.isoflop import (
+    Allocation,
+    Method,
+    allocation,
+    optima,
+    tally,
+    without_each_size,
+)
 from analysis.laws import Law
 from analysis.optimum import (
     FLOPS_PER_PARAM_TOKEN,
@@ -33,6 +41,9 @@ from scaling.records import Refusal
 
 ENVELOPE, PARABOLA, AKIMA, LAW = "1 envelope", "2 parabola", "2 Akima", "3 law"
 SAME = 0.005  # of a: less is no difference, however narrow the intervals
+# Of a: more is no agreement, however wide the intervals. It moves N* by 12% in a decade of compute,
+# a third of a step of √2 between sizes.
+CLOSE = 0.05
 SLOPE_OVER = 10.0  # factor of compute over which the law's exponent is taken
 
 _BIAS = (
@@ -72,15 +83,21 @@ class Approaches:
         if not read:
             why = f"approach 1: {others[0].reason}; approach 2: {others[1].reason}"
             return f"Only the law gives an exponent here ({why})."
-        same = [each.method for each in read if _apart(each, law) is False]
-        unsure = [each.method for each in read if _apart(each, law) is None]
-        apart = [each for each in read if _apart(each, law)]
+        same, vague, apart, unsure = (
+            [each for each in read if _verdict(each, law) == verdict]
+            for verdict in ("close", "vague", "apart", "no interval")
+        )
         parts = []
         if same:
-            most = max(abs(_gap(each, law)) for each in read if each.method in same)
+            most = max(abs(_gap(each, law)) for each in same)
             parts.append(
-                f"{_listed(same)} agree{'s' * (len(same) == 1)} with the law, a differing by at "
-                f"most {most:.2g}, within the intervals"
+                f"{_names(same)} agree{'s' * (len(same) == 1)} with the law, a differing by at "
+                f"most {most:.2g}, within the intervals (up to ± {_reach([*same, law]):.2g})"
+            )
+        for each in vague:
+            parts.append(
+                f"{each.method} cannot be told apart from the law (a differs by "
+                f"{abs(_gap(each, law)):.2g}, interval ± {_reach([each, law]):.2g})"
             )
         for side, sign in (("above", 1), ("below", -1)):
             gaps = {
@@ -94,7 +111,7 @@ class Approaches:
         if apart:
             parts.append(_known([each.method for each in apart]))
         if unsure:
-            parts.append(f"{_listed(unsure)}: no interval to compare by")
+            parts.append(f"{_names(unsure)}: no interval to compare by")
         sizes = [each.params for each in (*read, law) if each.params is not None]
         factor = max(sizes) / min(sizes)
         parts.append(f"N* at {scientific(self.flops)} FLOPs differs by a factor of {factor:.2f}")
@@ -167,10 +184,9 @@ def _by_envelope(rows: pd.DataFrame, level: float) -> _Found:
 
 
 def _by_isoflop(rows: pd.DataFrame, method: Method, level: float) -> _Found:
-    optima = optima_of(budgets(rows), method)
-    # A study may count its budgets otherwise; an optimum's place on the law's axis is 6·N*·D*.
-    optima["flops"] = FLOPS_PER_PARAM_TOKEN * optima["params"] * optima["tokens"]
-    return _Found(allocation(optima, level), optima["flops"].dropna(), *tally(optima))
+    found = optima(rows, method)
+    grown = allocation(found, level, without_each_size(rows, method))
+    return _Found(grown, found["flops"].dropna(), *tally(found))
 
 
 def _common(flops: Array, reaches: list[Bounds]) -> float:
@@ -220,16 +236,24 @@ def _gap(one: Approach, other: Approach) -> float:
     return one.exponent - other.exponent
 
 
-def _apart(one: Approach, law: Approach) -> bool | None:
-    """Whether the intervals are disjoint; None where there is none to tell by."""
-    assert law.exponent is not None
-    span = law.interval or Bounds(law.exponent, law.exponent)
-    if abs(_gap(one, law)) < SAME:
-        return False
-    if one.interval is None:
-        return None
-    disjoint = one.interval.low > span.high or span.low > one.interval.high
-    return None if disjoint and law.interval is None else disjoint
+def _verdict(one: Approach, law: Approach) -> Literal["close", "vague", "apart", "no interval"]:
+    """What can be told of `one` beside the law: nothing without an interval of both."""
+    if one.interval is None or law.interval is None:
+        return "no interval"
+    disjoint = one.interval.low > law.interval.high or law.interval.low > one.interval.high
+    gap = abs(_gap(one, law))
+    if disjoint and gap >= SAME:
+        return "apart"
+    return "close" if gap <= CLOSE else "vague"
+
+
+def _reach(of: Sequence[Approach]) -> float:
+    """Half the widest interval."""
+    return max((each.interval.high - each.interval.low) / 2 for each in of if each.interval)
+
+
+def _names(of: Sequence[Approach]) -> str:
+    return _listed([each.method for each in of])
 
 
 def _known(apart: list[str]) -> str:

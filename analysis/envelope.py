@@ -19,7 +19,7 @@ from analysis.cubic import Cubic, pchip
 from analysis.expression import Array
 from analysis.isoflop import SAME_SIZE, Allocation, chained, mean_by
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN
-from analysis.quality import standardise, usable
+from analysis.quality import refuse_variants, standardise, usable
 from analysis.trend import power_law
 from scaling.records import Refusal
 
@@ -72,9 +72,11 @@ def envelope(table: pd.DataFrame) -> Envelope:
     A crossing counts where both sizes and all between them reach: equal losses on both sides hold
     the minimum between them. A size that takes over because another's runs begin or end is at the
     edge of what is known, and is no optimum. Raises Refusal for a table in which fewer than two
-    sizes have two budgets.
+    sizes have two budgets, and for one of several variants of a study.
     """
-    params, curves = _curves(standardise(usable(table).rows))
+    rows = usable(table).rows
+    refuse_variants(rows)
+    params, curves = _curves(standardise(rows))
     if len(curves) < 2:
         raise Refusal(
             f"{len(curves)} sizes have two or more budgets. Train several budgets a size."
@@ -86,14 +88,14 @@ def envelope(table: pd.DataFrame) -> Envelope:
     filled = np.where(reached, losses, np.inf)
     winner = np.where(reached.any(axis=0), np.argmin(filled, axis=0), -1)
     least = np.where(winner >= 0, filled.min(axis=0), np.nan)
-    rows = [
+    changes = [
         _crossing(params, grid, losses, int(cell), int(winner[cell]), int(winner[cell + 1]))
         for cell in np.flatnonzero(np.diff(winner))
     ]
-    inside = [row for row in rows if row is not None]
+    inside = [each for each in changes if each is not None]
     found = pd.DataFrame(inside, columns=["flops", "params", "tokens", "loss"])
     winners = len(np.unique(winner[winner >= 0]))
-    return Envelope(params, curves, np.exp(grid), least, winners, found, len(rows) - len(inside))
+    return Envelope(params, curves, np.exp(grid), least, winners, found, len(changes) - len(inside))
 
 
 def _curves(rows: pd.DataFrame) -> tuple[Array, tuple[Cubic, ...]]:

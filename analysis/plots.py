@@ -48,7 +48,8 @@ def draw(
 
     `runs` is a run table as `read_runs` gives it; a fit loaded from a file takes its points from
     there. A law of other features than params and tokens gets the residuals, and one of repeated
-    data what repeating costs; without `steps` there are no training curves. Raises Refusal if a file cannot be written.
+    data what repeating costs; without `steps` there are no training curves. Raises Refusal if a
+    file cannot be written.
     """
     if fit.table.empty and runs is not None:
         fit = with_runs(fit, runs)

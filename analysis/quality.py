@@ -109,6 +109,22 @@ def usable(table: pd.DataFrame) -> Selection:
     return Selection(table[~out].copy(), table[out].assign(reason=reason[out]))
 
 
+def variants(table: pd.DataFrame) -> int:
+    """How many settings of a sweep the table has: values of `variant`, an empty one among them."""
+    return int(table["variant"].nunique(dropna=False)) if "variant" in table else 1
+
+
+def refuse_variants(table: pd.DataFrame) -> None:
+    """Raises Refusal for a table of several variants, whose losses would be averaged as seeds'."""
+    if variants(table) > 1:
+        raise Refusal(f"{_variants(table)}, whose losses would be averaged as if of seeds")
+
+
+def _variants(table: pd.DataFrame) -> str:
+    remedy = f"--where 'variant=={table['variant'].dropna().iloc[0]}'"
+    return f"the table has {variants(table)} variants of the study (select one: {remedy})"
+
+
 _CONDITION = re.compile(r"\s*(?P<column>[^<>=!]+?)\s*(?P<op>>=|<=|==|!=|>|<)\s*(?P<literal>.+?)\s*")
 _SUFFIX = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
@@ -153,7 +169,8 @@ def _holds(values: pd.Series, op: str, literal: str, condition: str) -> pd.Serie
     else:
         if op not in ("==", "!="):
             raise Refusal(f"--where {condition!r}: {values.name} is text; use == or !=.")
-        right = literal.strip("'\"")
+        quoted = len(literal) > 1 and literal[0] == literal[-1] and literal[0] in "'\""
+        right = literal[1:-1] if quoted else literal
     comparison = {
         ">=": values.ge, "<=": values.le, "==": values.eq,
         "!=": values.ne, ">": values.gt, "<": values.lt,
@@ -170,8 +187,10 @@ def _literal(text: str) -> float | None:
 
 
 def suspicious(table: pd.DataFrame) -> tuple[str, ...]:
-    """Warnings about columns whose size suggests another unit."""
+    """Warnings about columns whose size suggests another unit, and about swept settings."""
     found = []
+    if variants(table) > 1:
+        found.append(f"{_variants(table)}: the law is fitted through all of them")
     for column, least, most in [("params", 1e4, 1e14), ("tokens", 1e5, 1e16)]:
         if column in table and table[column].max() < least:
             found.append(

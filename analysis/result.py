@@ -18,7 +18,7 @@ from analysis.laws import law as law_named
 from analysis.uncertainty import Bounds, Interval
 from scaling.records import Refusal, read_json, write_json, write_table
 
-GROUPS = ("trunk_id", "budget_flops")  # columns that say which rows belong together
+GROUPS = ("trunk_id", "budget_flops", "variant")  # columns that say which rows belong together
 
 
 class Status(Enum):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,7 +18,7 @@ class PowerLaw:
     """y = exp(log_y)·(x / exp(log_x))^exponent."""
 
     exponent: float
-    interval: Bounds | None  # None with two points, which leave no scatter to judge by
+    interval: Bounds | None  # None where there is nothing to judge by, as with two points
     log_x: float
     log_y: float
     points: int
@@ -36,7 +37,7 @@ def power_law(x: ArrayLike, y: ArrayLike, level: float) -> PowerLaw:
     """
     log_x, log_y = np.log(np.asarray(x, dtype=float)), np.log(np.asarray(y, dtype=float))
     centred, freedom = log_x - log_x.mean(), len(log_x) - 2
-    exponent = float(centred @ log_y / (centred @ centred))
+    exponent = slope(x, y)
     interval = None
     if freedom > 0:
         residuals = log_y - log_y.mean() - exponent * centred
@@ -44,6 +45,24 @@ def power_law(x: ArrayLike, y: ArrayLike, level: float) -> PowerLaw:
         reach = student(freedom, level) * error
         interval = Bounds(exponent - reach, exponent + reach)
     return PowerLaw(exponent, interval, float(log_x.mean()), float(log_y.mean()), len(log_x))
+
+
+def slope(x: ArrayLike, y: ArrayLike) -> float:
+    """The exponent of `power_law` alone."""
+    log_x, log_y = np.log(np.asarray(x, dtype=float)), np.log(np.asarray(y, dtype=float))
+    centred = log_x - log_x.mean()
+    return float(centred @ log_y / (centred @ centred))
+
+
+def jackknifed(found: PowerLaw, left_out: Sequence[float], level: float) -> PowerLaw:
+    """`found` with the interval of a jackknife: `left_out` are the exponents without each cluster.
+
+    Student's t on one degree of freedom fewer than clusters. It carries what the points of a
+    cluster share.
+    """
+    k = len(left_out)
+    reach = student(k - 1, level) * math.sqrt((k - 1) * np.var(left_out))
+    return replace(found, interval=Bounds(found.exponent - reach, found.exponent + reach))
 
 
 def student(freedom: int, level: float) -> float:

@@ -226,8 +226,9 @@ def plot(directory: Directory, /, *, law: str = "chinchilla") -> None:
 
     `residuals` always. For a law of params and tokens also `loss` (the fit through the runs),
     `frontier` (N* and D* against compute), `isoflop` (approach 2, where a budget has its minimum
-    inside its sizes) and `envelope` (approach 1, where it gives an exponent). `training` (curves
-    against compute) where the step records are there. Reads the run table and fits/<law>.json.
+    inside its sizes) and `envelope` (approach 1, where it gives an exponent); for a law of
+    unique tokens `repeats` (what repeating data costs). `training` (curves against compute) where
+    the step records are there. Reads the run table and fits/<law>.json.
 
         scaling plot results/quickstart
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
@@ -26,8 +28,8 @@ from analysis.figures.style import (
     set_caption,
 )
 from analysis.fit import Fit, Status
-from analysis.isoflop import FEWEST, Budget, Method, allocation, budgets, optima_of, tally
-from analysis.optimum import FLOPS_PER_PARAM_TOKEN, compute_optimal
+from analysis.isoflop import FEWEST, Budget, Method, allocation, budgets, optima, tally
+from analysis.optimum import compute_optimal
 from analysis.units import scientific
 from scaling.records import Refusal
 
@@ -37,30 +39,33 @@ ABOVE = 0.35  # of the span of the minima: how far above the highest one a panel
 
 
 def optima_figures(fit: Fit) -> dict[str, Figure]:
-    """`isoflop` if a budget has a minimum and `envelope` if the winning size changes; else none.
+    """`isoflop` where a budget has a minimum, `envelope` where it gives an exponent; else none.
 
     Raises Refusal for a fit without rows.
     """
     rows = rows_of(fit).drop(columns="flops", errors="ignore")
     made = {}
-    shown = [each for each in budgets(rows) if len(each.params) >= FEWEST["parabola"]]
-    if any(not each.optimum(method).reason for each in shown for method in MARKS):
-        made["isoflop"] = isoflop_curves(fit, shown)
-    try:
+    with suppress(Refusal):
+        found = {method: optima(rows, method) for method in MARKS}
+        if any(table["params"].notna().any() for table in found.values()):
+            shown = [each for each in budgets(rows) if len(each.params) >= FEWEST["parabola"]]
+            made["isoflop"] = isoflop_curves(fit, shown, found)
+    with suppress(Refusal):
         lower = envelope(rows)
-    except Refusal:
-        return made
-    return {**made, "envelope": envelope_curves(fit, lower)} if len(lower.crossings) else made
+        lower.allocation()
+        made["envelope"] = envelope_curves(fit, lower)
+    return made
 
 
-def isoflop_curves(fit: Fit, shown: Sequence[Budget]) -> Figure:
-    """Loss against N at each budget with its parabola, and the minima against compute.
+def isoflop_curves(
+    fit: Fit, shown: Sequence[Budget], found: Mapping[Method, pd.DataFrame]
+) -> Figure:
+    """Loss against N at each budget with its parabola, and the minima `found` against compute.
 
     Parabolas end with the sizes; a budget without a minimum inside has points only. The right
     panel puts C = 6·N*·D* below both methods' minima, their power laws and the fit's own N*.
     """
     palette = Palette([each.flops for each in shown], "magma")
-    optima = {method: optima_of(list(shown), method) for method in MARKS}
     with figure(10.0, 4.9) as made:
         left, right = made.subplots(1, 2)
         for budget in shown:
@@ -70,12 +75,12 @@ def isoflop_curves(fit: Fit, shown: Sequence[Budget]) -> Figure:
         _trim(left, np.array([each.loss.min() for each in shown]))
         spans = []
         for method, (mark, colour) in MARKS.items():
-            seen = optima[method].dropna(subset="params")
-            flops = FLOPS_PER_PARAM_TOKEN * seen["params"] * seen["tokens"]
+            seen = found[method].dropna(subset="params")
+            flops = seen["flops"]
             spans += list(flops)
             label = method.capitalize()
             if len(seen) > 1:
-                law = allocation(seen.assign(flops=flops), fit.interval.level).params
+                law = allocation(seen).params
                 ends = np.array([flops.min(), flops.max()])
                 right.plot(ends, law.at(ends), color=colour, linewidth=1.4)
                 label += f": $N^* \\propto C^{{{law.exponent:.2f}}}$"
@@ -91,7 +96,7 @@ def isoflop_curves(fit: Fit, shown: Sequence[Budget]) -> Figure:
         log_axis(right.yaxis, "best size N* of a budget", "count")
         right.legend(loc="upper left")
         _budget_key(made, left, palette, shown)
-        kept = ", ".join(f"{method} {tally(table).used}" for method, table in optima.items())
+        kept = ", ".join(f"{method} {tally(table).used}" for method, table in found.items())
         set_caption(
             made,
             f"n = {sum(len(each.params) for each in shown)} points at {len(shown)} budgets; "

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pandas as pd
 import pytest
 
 from analysis.approaches import Approach, Approaches, approaches, comparable
+from analysis.envelope import envelope
 from analysis.figures.isoflop import optima_figures
 from analysis.fit import Fit, fit, load_fit, save_fit
 from analysis.laws import LAWS, law
 from analysis.optimum import compute_optimal
 from analysis.published import Published, published
+from analysis.quality import where
 from analysis.uncertainty import Bounds
 from scaling.records import Refusal
 
@@ -98,6 +101,27 @@ def test_porians_runs_disagree_with_the_law_where_its_form_does_not_hold(
     assert "doubt the law's first" in found.sentence
 
 
+def cut_by_total_n(table: pd.DataFrame) -> pd.DataFrame:
+    """The sizes of `table` at budgets of equal 6·N·D with the embedding, true in N without it."""
+    budget = 6 * table["params"] * table["tokens"]
+    total = table["params"] + 2e8 * (table["params"] / 1e9) ** 0.5  # width grows as √N
+    cut = table.assign(budget_flops=budget, tokens=budget / (6 * total))
+    features = {name: cut[name].to_numpy() for name in ("params", "tokens")}
+    return cut.assign(loss=published("besiroglu-2024").predict(features))
+
+
+def test_budgets_cut_by_total_n_are_no_isoflops_of_the_non_embedding_n() -> None:
+    # Noise-free, and true in the N fitted, so that the law and the envelope are right.
+    found = approaches(fitted(cut_by_total_n(isoflops(published("besiroglu-2024")))))
+    rows = by_method(found)
+    for method in ("2 parabola", "2 Akima"):
+        assert rows[method].exponent is None
+        assert "budgets were cut at another count of compute" in rows[method].reason
+    for method in ("1 envelope", "3 law"):
+        assert rows[method].exponent == pytest.approx(0.5126, abs=3e-3)
+    assert "parabola is biased" not in found.sentence
+
+
 def approach(method: str, exponent: float | None, width: float | None = 0.02) -> Approach:
     if exponent is None:
         return Approach(method, None, None, None, None, "", "there was nothing")
@@ -108,6 +132,7 @@ def approach(method: str, exponent: float | None, width: float | None = 0.02) ->
 @pytest.mark.parametrize(
     ("exponents", "said"),
     [
+        ((0.51, 0.49, 0.50, 0.5), "0.01, within the intervals (up to ± 0.02)"),
         ((0.51, 0.49, 0.50, 0.5), "1 envelope, 2 parabola and 2 Akima agree with the law"),
         ((0.51, 0.56, 0.50, 0.5), "2 parabola disagrees: a lies 0.06 above the law's"),
         ((0.51, 0.56, 0.50, 0.5), "a parabola is biased where alpha and beta differ"),
@@ -123,6 +148,34 @@ def test_the_sentence_says_who_disagrees_which_way_and_why(
     names = ("1 envelope", "2 parabola", "2 Akima", "3 law")
     rows = tuple(approach(name, a) for name, a in zip(names, exponents, strict=True))
     assert said in Approaches(1e20, 0.9, rows).sentence
+
+
+@pytest.mark.parametrize(
+    ("akima", "said"),
+    [
+        (
+            approach("2 Akima", 0.54, 0.1),
+            "2 Akima agrees with the law, a differing by at most 0.04",
+        ),
+        (
+            approach("2 Akima", 0.7, 0.55),
+            "2 Akima cannot be told apart from the law (a differs by 0.2, interval ± 0.55)",
+        ),
+        (approach("2 Akima", 0.503, 0.001), "2 Akima agrees with the law"),
+        (approach("2 Akima", 0.5, None), "2 Akima: no interval to compare by"),
+    ],
+)
+def test_wide_intervals_are_no_agreement(akima: Approach, said: str) -> None:
+    law_row = approach("3 law", 0.5, 0.0 if akima.exponent == 0.503 else 0.02)
+    found = Approaches(1e20, 0.9, (approach("1", None), approach("2", None), akima, law_row))
+    assert said in found.sentence
+    assert ("agree" in found.sentence) == ("agree" in said)
+
+
+def test_without_an_interval_of_the_law_nothing_is_compared() -> None:
+    rows = (*(approach(name, 0.5) for name in ("1 envelope", "2 parabola", "2 Akima")),)
+    found = Approaches(1e20, 0.9, (*rows, approach("3 law", 0.5, None)))
+    assert "1 envelope, 2 parabola and 2 Akima: no interval to compare by" in found.sentence
 
 
 def test_two_points_without_an_interval_neither_agree_nor_disagree() -> None:
@@ -141,7 +194,12 @@ def test_two_points_without_an_interval_neither_agree_nor_disagree() -> None:
             "sizes at one compute: 2 at most",
         ),
         (lambda t: t.assign(budget_flops=-1.0), "", "budget_flops = -1.0"),
-        (lambda t: t.assign(budget_flops=1e18), "", "an optimum in 0 of 1 budget"),
+        (lambda t: t.assign(budget_flops=1e18), "", "cut at another count of compute"),
+        (
+            lambda t: pd.concat([t.assign(variant="lr=1"), t.assign(variant="lr=2")]),
+            "2 variants of the study (select one: --where 'variant==lr=1')",
+            "2 variants of the study (select one: --where 'variant==lr=1')",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_a_reason_and_the_fit_stands(
@@ -194,3 +252,29 @@ def test_figures_are_drawn_where_there_is_something_to_see() -> None:
     assert left.get_legend().get_texts()[0].get_text() == "C = 1e18"
     assert "C^{0.51}" in right.get_legend().get_texts()[0].get_text()
     assert optima_figures(fitted(table.iloc[::9], bootstrap=0)) == {}
+
+
+def test_no_figure_shows_what_the_sentence_refuses() -> None:
+    table = isoflops(published("besiroglu-2024"))
+    two_sizes = table[table["params"].isin(table["params"].value_counts().index[:2])]
+    fit_of_two = replace(fitted(table, bootstrap=0), table=two_sizes)
+    assert len(envelope(two_sizes).crossings) == 1
+    assert "2 best at some compute" in by_method(approaches(fit_of_two))["1 envelope"].reason
+    assert optima_figures(fit_of_two) == {}
+    assert list(optima_figures(fitted(cut_by_total_n(table), bootstrap=0))) == ["envelope"]
+    swept = pd.concat([table.assign(variant="lr=1"), table.assign(variant="lr=2")])
+    assert optima_figures(fitted(swept, bootstrap=0)) == {}
+
+
+def test_several_variants_are_warned_of_also_when_the_fit_is_loaded(tmp_path: Path) -> None:
+    table = isoflops(published("besiroglu-2024"))
+    variants = ["a.rate=0.5 b.norm=true", "a.rate=1 b.norm=true"]
+    both = pd.concat([table.assign(variant=name) for name in variants], ignore_index=True)
+    swept = fitted(both)
+    warned = [each for each in swept.warnings if "2 variants" in each]
+    assert warned and "--where 'variant==a.rate=0.5 b.norm=true'" in warned[0]
+    save_fit(swept, tmp_path / "swept.json")
+    assert by_method(approaches(load_fit(tmp_path / "swept.json")))["2 parabola"].exponent is None
+    one = fitted(where(both, [f"variant=={variants[1]}"]))
+    assert not any("variant" in each for each in one.warnings)
+    assert by_method(approaches(one))["2 parabola"].exponent is not None

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis.fit import fit
-from analysis.isoflop import Method, allocation, budgets, isoflop_optima
+from analysis.isoflop import Method, allocation, budgets, optima, without_each_size
 from analysis.laws import law
 from analysis.published import Published
 from scaling.records import Refusal
@@ -41,8 +41,8 @@ def isoflops(truth: Published, width: float, drift: float = 0.0, sizes: int = 9)
 
 
 def exponent_error(truth: Published, runs: pd.DataFrame, method: str = "parabola") -> float:
-    optima = isoflop_optima(runs, method)  # type: ignore[arg-type]
-    found = fit(law("allocation_n"), optima, objective="log_l2", bootstrap=0)
+    minima = optima(runs, method)  # type: ignore[arg-type]
+    found = fit(law("allocation_n"), minima, objective="log_l2", bootstrap=0)
     c = truth.coefficients
     return found.coefficients["a"] - c["beta"] / (c["alpha"] + c["beta"])
 
@@ -50,16 +50,16 @@ def exponent_error(truth: Published, runs: pd.DataFrame, method: str = "parabola
 def test_a_parabola_is_right_on_a_symmetric_centred_surface() -> None:
     truth = surface(0.35, 0.35)
     runs = isoflops(truth, width=1.0)
-    optima = isoflop_optima(runs, "parabola")
-    assert optima["params"].to_numpy() == pytest.approx(best_size(truth, BUDGETS), rel=1e-6)
-    assert optima["flops"].tolist() == pytest.approx(BUDGETS.tolist())
+    minima = optima(runs, "parabola")
+    assert minima["params"].to_numpy() == pytest.approx(best_size(truth, BUDGETS), rel=1e-6)
+    assert minima["flops"].tolist() == pytest.approx(BUDGETS.tolist())
 
 
 def test_unequal_exponents_bias_the_parabola_and_wider_sampling_makes_it_worse() -> None:
     # Czech et al. 2026, arXiv:2603.22339: no noise, and still the wrong optimum.
     truth = surface(0.45, 0.25)
     off = [
-        float(np.mean(np.log10(isoflop_optima(isoflops(truth, width), "parabola")["params"]
+        float(np.mean(np.log10(optima(isoflops(truth, width), "parabola")["params"]
                                / best_size(truth, BUDGETS))))
         for width in (0.25, 0.5, 1.0)
     ]  # fmt: skip
@@ -91,15 +91,15 @@ def test_an_optimum_at_the_edge_of_the_sizes_is_refused(method: str) -> None:
     runs = isoflops(truth, width=1.0)
     centre = np.repeat(best_size(truth, BUDGETS), 9)
     cut = runs[(runs["params"] < 0.9 * centre) | (runs["flops"] > BUDGETS[0] * 1.01)]
-    optima = isoflop_optima(cut, method)  # type: ignore[arg-type]
-    assert optima["params"].isna().tolist() == [True] + [False] * 6
-    assert "too few" in optima["reason"][0] or "edge" in optima["reason"][0]
+    minima = optima(cut, method)  # type: ignore[arg-type]
+    assert minima["params"].isna().tolist() == [True] + [False] * 6
+    assert "too few" in minima["reason"][0] or "edge" in minima["reason"][0]
 
 
 def test_a_parabola_that_opens_downwards_has_no_optimum() -> None:
     runs = isoflops(surface(0.35, 0.35), width=1.0)
     with pytest.raises(Refusal, match="downwards"):
-        isoflop_optima(runs.assign(loss=10 - runs["loss"]), "parabola")
+        allocation(optima(runs.assign(loss=10 - runs["loss"]), "parabola"))
 
 
 def test_seeds_of_one_size_are_averaged_and_budgets_within_a_percent_are_one() -> None:
@@ -107,15 +107,15 @@ def test_seeds_of_one_size_are_averaged_and_budgets_within_a_percent_are_one() -
     above = runs.assign(loss=runs["loss"] * 1.01)
     below = runs.assign(flops=runs["flops"] * 1.001, loss=runs["loss"] * 0.99)
     again = pd.concat([above, below])
-    optima = isoflop_optima(again, "parabola")
-    assert len(optima) == len(BUDGETS)
-    assert optima["points"].tolist() == [9] * len(BUDGETS)
+    minima = optima(again, "parabola")
+    assert len(minima) == len(BUDGETS)
+    assert minima["points"].tolist() == [9] * len(BUDGETS)
 
 
 @pytest.mark.parametrize("method", ["akima", "parabola"])
 def test_exponents_are_exact_on_a_symmetric_centred_surface(method: Method) -> None:
     runs = isoflops(surface(0.35, 0.35), width=0.5, sizes=21)
-    found = allocation(isoflop_optima(runs, method))
+    found = allocation(optima(runs, method))
     assert found.params.exponent == pytest.approx(0.5, abs=1e-6)
     assert found.tokens.exponent == pytest.approx(0.5, abs=1e-6)
 
@@ -123,7 +123,7 @@ def test_exponents_are_exact_on_a_symmetric_centred_surface(method: Method) -> N
 @pytest.mark.parametrize("method", ["akima", "parabola"])
 def test_exponents_are_close_where_alpha_and_beta_differ(method: Method) -> None:
     runs = isoflops(surface(0.34, 0.28), width=0.5, drift=0.2, sizes=9)
-    found = allocation(isoflop_optima(runs, method))
+    found = allocation(optima(runs, method))
     assert found.params.exponent == pytest.approx(0.28 / 0.62, abs=2e-3)
     assert found.tokens.exponent == pytest.approx(0.34 / 0.62, abs=2e-3)
 
@@ -135,7 +135,7 @@ def test_intervals_hold_the_exponent_as_often_as_they_say(method: Method) -> Non
     inside, draws = 0, 200
     for _ in range(draws):
         noisy = runs.assign(loss=runs["loss"] * np.exp(rng.normal(0, 0.002, len(runs))))
-        interval = allocation(isoflop_optima(noisy, method)).params.interval
+        interval = allocation(optima(noisy, method)).params.interval
         assert interval is not None
         inside += interval.low <= 0.5 <= interval.high
     assert inside / draws == pytest.approx(0.9, abs=0.06)
@@ -150,9 +150,9 @@ def test_a_label_names_the_budgets_and_a_row_without_one_belongs_to_none() -> No
         tokens=runs["flops"] / (6 * runs["params"]),
     )
     strays = labelled.assign(budget_flops=np.nan, loss=0.1)
-    optima = isoflop_optima(pd.concat([labelled, strays]), "parabola")
-    expected = isoflop_optima(runs, "parabola")
-    assert optima[["flops", "params", "tokens"]].to_numpy() == pytest.approx(
+    minima = optima(pd.concat([labelled, strays]), "parabola")
+    expected = optima(runs, "parabola")
+    assert minima[["flops", "params", "tokens"]].to_numpy() == pytest.approx(
         expected[["flops", "params", "tokens"]].to_numpy()
     )
 
@@ -167,20 +167,21 @@ def test_trunks_and_unfinished_runs_are_in_no_budget() -> None:
     runs = isoflops(surface(0.35, 0.35), width=0.5).assign(run_kind="full", status="completed")
     bad = runs.assign(loss=0.1)
     everything = pd.concat([runs, bad.assign(run_kind="trunk"), bad.assign(status="diverged")])
-    assert isoflop_optima(everything)["params"].tolist() == isoflop_optima(runs)["params"].tolist()
+    found = optima(everything, "akima")
+    assert found["params"].tolist() == optima(runs, "akima")["params"].tolist()
 
 
 def test_runs_of_any_compute_chained_together_are_no_budget() -> None:
     params = np.geomspace(1e7, 1e9, 100)
     runs = pd.DataFrame({"params": params, "flops": np.geomspace(1e18, 1.5e18, 100)})
     with pytest.raises(Refusal, match="compute that differs by more than 10%"):
-        isoflop_optima(runs.assign(loss=3 + np.log(params / 1e8) ** 2))
+        allocation(optima(runs.assign(loss=3 + np.log(params / 1e8) ** 2), "akima"))
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda t: t.assign(params=1e8), "too few sizes"),
+        (lambda t: t.assign(params=1e8), "sizes at one compute: 1 at most"),
         (lambda t: t.assign(loss=3.0), "the same loss at every size"),
         (lambda t: t.assign(loss=3 + 1e-9 * t["params"]), "its smallest size"),
         (lambda t: t.assign(loss=3 - 0.01 * np.log(t["params"])), "its largest size"),
@@ -193,21 +194,95 @@ def test_a_table_without_a_minimum_says_why(
     change: Callable[[pd.DataFrame], pd.DataFrame], reason: str
 ) -> None:
     with pytest.raises(Refusal, match=reason):
-        isoflop_optima(change(isoflops(surface(0.35, 0.35), width=0.5)))
+        allocation(optima(change(isoflops(surface(0.35, 0.35), width=0.5)), "akima"))
 
 
 def test_an_exponent_takes_two_budgets_and_an_interval_three() -> None:
-    optima = isoflop_optima(isoflops(surface(0.35, 0.35), width=0.5))
+    minima = optima(isoflops(surface(0.35, 0.35), width=0.5), "akima")
     with pytest.raises(Refusal, match=r"1 of 1 budget .*An exponent takes two"):
-        allocation(optima.head(1))
-    assert allocation(optima.head(2)).params.interval is None
-    assert allocation(optima.head(3)).params.interval is not None
+        allocation(minima.head(1))
+    assert allocation(minima.head(2)).params.interval is None
+    assert allocation(minima.head(3)).params.interval is not None
 
 
 def test_every_row_twice_changes_nothing() -> None:
     runs = isoflops(surface(0.45, 0.25), width=0.5)
-    twice = isoflop_optima(pd.concat([runs, runs], ignore_index=True))
-    assert twice["params"].tolist() == pytest.approx(isoflop_optima(runs)["params"].tolist())
+    twice = optima(pd.concat([runs, runs], ignore_index=True), "akima")
+    assert twice["params"].tolist() == pytest.approx(optima(runs, "akima")["params"].tolist())
+
+
+# --- what budgets share -----------------------------------------------------------------------
+
+STEP = 2**0.5  # between sizes; budgets 2 apart then have sizes in common
+
+
+def off_trunks(count: int, sizes: int = 7) -> pd.DataFrame:
+    """`count` budgets 2 apart of `sizes` sizes off one ladder, with the true loss."""
+    truth, ladder = surface(0.35, 0.35), 1e7 * STEP ** np.arange(40)
+    flops = 1e19 * 2.0 ** np.arange(count)
+    nearest = np.abs(np.log(ladder / best_size(truth, flops)[:, None])).argsort(axis=1)
+    params = ladder[np.sort(nearest[:, :sizes], axis=1)].ravel()
+    tokens = np.repeat(flops, sizes) / (6 * params)
+    loss = truth.predict({"params": params, "tokens": tokens})
+    return pd.DataFrame({"params": params, "tokens": tokens, "loss": loss})
+
+
+@pytest.mark.parametrize(("count", "method"), [(4, "parabola"), (7, "parabola"), (7, "akima")])
+def test_intervals_hold_the_exponent_where_budgets_share_the_noise_of_their_sizes(
+    count: int, method: Method
+) -> None:
+    runs = off_trunks(count)
+    trunk = pd.factorize(runs["params"])[0]
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(300):
+        shared = rng.normal(0, 0.002, trunk.max() + 1)[trunk]
+        noisy = runs.assign(loss=runs["loss"] * np.exp(shared))
+        again = without_each_size(noisy, method)
+        interval = allocation(optima(noisy, method), 0.9, again).params.interval
+        inside.append(interval is not None and interval.low <= 0.5 <= interval.high)
+    assert 0.82 < np.mean(inside) < 0.97  # by the optima's scatter alone .61 to .77 (parabola)
+
+
+def test_a_size_left_out_is_left_out_of_every_budget() -> None:
+    runs = off_trunks(4)
+    again = without_each_size(runs, "parabola")
+    for params, found in zip(np.unique(runs["params"]), again, strict=True):
+        fewer = optima(runs[runs["params"] != params], "parabola")
+        assert found.params.tolist() == pytest.approx(fewer["params"].dropna().tolist())
+
+
+def test_sizes_that_are_at_one_budget_each_leave_the_scatter_to_judge_by() -> None:
+    assert without_each_size(isoflops(surface(0.34, 0.28), width=0.5), "parabola") == []
+
+
+def test_there_is_no_interval_where_one_size_bears_the_optima() -> None:
+    runs = off_trunks(3, sizes=3)
+    minima, again = optima(runs, "parabola"), without_each_size(runs, "parabola")
+    assert allocation(minima).params.interval is not None
+    assert allocation(minima, 0.9, again).params.interval is None
+
+
+# --- another count of compute -----------------------------------------------------------------
+
+
+def test_optima_lie_at_6nd_of_the_n_fitted_whatever_the_label_counts() -> None:
+    runs = off_trunks(4)
+    minima = optima(runs.assign(budget_flops=7 * runs["params"] * runs["tokens"]), "parabola")
+    assert minima["flops"].to_numpy() == pytest.approx(6 * minima["params"] * minima["tokens"])
+    assert minima["params"].tolist() == pytest.approx(optima(runs, "parabola")["params"].tolist())
+
+
+def test_budgets_cut_at_another_count_of_compute_are_refused() -> None:
+    runs = off_trunks(4)
+    budget = 6 * runs["params"] * runs["tokens"]
+    total = runs["params"] + 2e8  # as with an embedding
+    cut = runs.assign(budget_flops=budget, tokens=budget / (6 * total))
+    with pytest.raises(
+        Refusal, match=r"another count of compute \(6·N·D of this N varies by a factor"
+    ):
+        optima(cut, "parabola")
+    assert len(optima(cut.assign(params=total), "parabola")) == 4
 
 
 @pytest.mark.parametrize(
@@ -218,8 +293,8 @@ def test_every_row_twice_changes_nothing() -> None:
 def test_nanochats_published_exponents_of_its_published_optima(
     reference: Callable[[str], Path], convention: str, of_params: float, of_tokens: float
 ) -> None:
-    optima = pd.read_csv(reference("nanochat/isoflop_optima.csv"))
-    chosen = optima[optima["param_convention"] == convention]
+    minima = pd.read_csv(reference("nanochat/isoflop_optima.csv"))
+    chosen = minima[minima["param_convention"] == convention]
     found = allocation(chosen.rename(columns={"eff_params": "params"}))
     assert found.params.exponent == pytest.approx(of_params, abs=0.02)
     assert found.tokens.exponent == pytest.approx(of_tokens, abs=0.02)
@@ -229,7 +304,7 @@ def test_porians_tuned_runs_have_the_published_exponent_and_its_interval(
     reference: Callable[[str], Path],
 ) -> None:
     runs = pd.read_csv(reference("porian/isoflop_points.csv"))
-    found = allocation(isoflop_optima(runs[runs["hparams"] == "tuned"], "akima"), 0.95).params
+    found = allocation(optima(runs[runs["hparams"] == "tuned"], "akima"), 0.95).params
     assert found.exponent == pytest.approx(0.4970, abs=5e-4)
     assert found.interval is not None
     assert found.interval.low < 0.491 < 0.505 < found.interval.high  # ours knows no noise level

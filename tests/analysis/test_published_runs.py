@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis.fit import Fit, Status, fit
-from analysis.isoflop import Method, isoflop_optima
+from analysis.isoflop import Method, optima
 from analysis.laws import law
 from analysis.published import published
 
@@ -197,8 +197,8 @@ def test_porian_exponents_from_the_published_optima(
 def test_porian_exponents_from_the_runs(reference: Callable[[str], Path], name: str) -> None:
     runs = setup(pd.read_csv(reference("porian/isoflop_points.csv")), name)
     answer, low, high = SETUPS[name]
-    optima = {m: isoflop_optima(runs, m).dropna(subset=["params"]) for m in METHODS}
-    found = {m: exponent_of(optima[m][["flops", "params"]]) for m in METHODS}
+    minima = {m: optima(runs, m).dropna(subset=["params"]) for m in METHODS}
+    found = {m: exponent_of(minima[m][["flops", "params"]]) for m in METHODS}
     assert low - 0.005 <= found["akima"] <= high + 0.005
     # The finding: a parabola over the same runs is off by more than Akima, up to .08.
     print(

@@ -105,7 +105,12 @@ def test_trunk_rows_are_set_aside_because_their_rate_had_not_decayed() -> None:
 
 
 RUNS = pd.DataFrame(
-    {"tokens": [1e8, 5e8, 2e9], "kind": ["a", "b", "b"], "tied": [True, False, False]}
+    {
+        "tokens": [1e8, 5e8, 2e9],
+        "kind": ["a", "b", "b"],
+        "tied": [True, False, False],
+        "variant": ["rate=0.5 tied=true", "rate=1 data='c'", None],
+    }
 )
 
 
@@ -116,6 +121,10 @@ RUNS = pd.DataFrame(
         (["tokens < 2B"], [0, 1]),
         (["kind==b", "tokens != 2e9"], [1]),
         (["kind != 'b'"], [0]),
+        (["variant==rate=0.5 tied=true"], [0]),
+        (["variant == 'rate=1 data='c''"], [1]),
+        (["variant==rate=1 data='c'"], [1]),
+        (["variant!=rate=0.5 tied=true"], [1, 2]),
         (["tied==true"], [0]),
     ],
 )

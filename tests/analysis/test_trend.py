@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
-from analysis.trend import power_law, student
+from analysis.trend import jackknifed, power_law, slope, student
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 30, 201])
@@ -20,6 +20,21 @@ def test_a_power_law_is_recovered_and_two_points_give_no_interval() -> None:
     assert found.at(1e19) == pytest.approx(3 * 1e19**0.49)
     assert found.interval is not None and np.ptp(found.interval) < 1e-9
     assert power_law(x[:2], x[:2], 0.9).interval is None
+
+
+def test_a_jackknife_of_independent_points_is_as_wide_as_their_scatter_on_average() -> None:
+    rng = np.random.default_rng(0)
+    x = np.geomspace(1, 1e3, 12)
+    widths = []
+    for noise in rng.normal(0, 0.2, (300, 12)):
+        y = x**0.5 * np.exp(noise)
+        found = power_law(x, y, 0.9)
+        without = [slope(np.delete(x, i), np.delete(y, i)) for i in range(12)]
+        again = jackknifed(found, without, 0.9).interval
+        assert found.interval is not None and again is not None
+        assert sum(again) / 2 == pytest.approx(found.exponent)
+        widths.append(np.ptp(again) / np.ptp(found.interval))
+    assert np.mean(widths) == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize("points", [3, 6])

@@ -20,6 +20,7 @@ def runs_csv(tmp_path: Path) -> Path:
     params, flops = np.meshgrid(np.geomspace(3e7, 1e10, 15), np.geomspace(3e18, 1e20, 4))
     table = pd.DataFrame({"params_total": params.ravel(), "budget_flops": flops.ravel()})
     table["params_non_embedding"] = table["params_total"] * 0.9
+    table["params_matmul"] = table["params_total"] - 1e6 * (table["params_total"] / 1e6) ** 0.75
     table["tokens"] = table["budget_flops"] / (6 * table["params_total"])
     features = {"params": params.ravel(), "tokens": table["tokens"].to_numpy()}
     table["loss"] = published("besiroglu-2024").predict(features)
@@ -54,7 +55,27 @@ def test_every_count_of_parameters_has_its_row_of_exponents(
     block = printed[printed.index("N* ∝ C^ by approach") :].splitlines()
     rows = [line.split() for line in block[1:3]]
     assert [row[0] for row in rows] == ["params_total", "params_non_embedding"]
+    # A count whose 6ND differs within a budget has no isoFLOP minima to compare.
+    assert block[3].split()[2:4] == ["refused", "refused"]
+    assert "params_matmul: 2 parabola, 2 Akima refused, budgets were cut at another" in printed
     # A constant factor in N leaves the exponents alone.
     assert [float(a) for a in rows[0][1:]] == pytest.approx(
         [float(a) for a in rows[1][1:]], abs=0.002
     )
+
+
+def test_a_swept_table_is_fitted_with_a_warning_and_one_variant_without(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["training.learning_rate_factor=0.5 model.overrides.qk_norm=true", "other=1"]
+    table = pd.read_csv(runs_csv)
+    swept = pd.concat([table.assign(variant=name) for name in names])
+    swept.to_csv(runs_csv, index=False)
+    assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 100) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "the table has 2 variants" in printed and f"--where 'variant=={names[0]}'" in printed
+    assert "Only the law gives an exponent here (approach 1: the table has 2 variants" in printed
+    one = ("fit", runs_csv, "--bootstrap", 100, "--where", f"variant=={names[0]}")
+    assert scaling(monkeypatch, *one) == 0
+    printed = capsys.readouterr().out
+    assert "variants" not in printed and "2 parabola  0." in printed
