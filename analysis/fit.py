@@ -110,7 +110,7 @@ def _assemble(
         rmse = float(np.sqrt(np.mean(np.log(predicted / data.observed) ** 2)))
     condition = _condition(law, data, predicted, best.theta, held.mask)
     status, reason = _judge(law, best, bound, spread, held.mask)
-    warnings = [*suspicious(rows), *spread.warnings]
+    warnings = [*suspicious(rows, law.features), *spread.warnings]
     if MOST_WORK // data.n < 4000 and len(spread.draws):
         warnings.append(f"{data.n} rows: intervals come from {len(spread.draws)} draws")
     if "trunk_id" not in rows or rows["trunk_id"].isna().all():

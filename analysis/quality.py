@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,8 +120,12 @@ def refuse_variants(table: pd.DataFrame) -> None:
         raise Refusal(f"{_variants(table)}, whose losses would be averaged as if of seeds")
 
 
+def _labels(table: pd.DataFrame) -> list[str]:
+    return [str(label) for label in table["variant"].dropna().unique()]
+
+
 def _variants(table: pd.DataFrame) -> str:
-    remedy = f"--where 'variant=={table['variant'].dropna().iloc[0]}'"
+    remedy = f"--where 'variant=={_labels(table)[0]}'"
     return f"the table has {variants(table)} variants of the study (select one: {remedy})"
 
 
@@ -186,10 +190,16 @@ def _literal(text: str) -> float | None:
         return None
 
 
-def suspicious(table: pd.DataFrame) -> tuple[str, ...]:
-    """Warnings about columns whose size suggests another unit, and about swept settings."""
+_SWEPT = re.compile(r"(?:^| )[\w.]*?(\w+)=")  # the field of each PATH=VALUE of a variant
+
+
+def suspicious(table: pd.DataFrame, features: Collection[str]) -> tuple[str, ...]:
+    """Warnings about columns whose size suggests another unit, and about swept settings.
+
+    A sweep over nothing but the law's own `features` is what the law is fitted to.
+    """
     found = []
-    if variants(table) > 1:
+    if variants(table) > 1 and not set(_SWEPT.findall(" ".join(_labels(table)))) <= set(features):
         found.append(f"{_variants(table)}: the law is fitted through all of them")
     for column, least, most in [("params", 1e4, 1e14), ("tokens", 1e5, 1e16)]:
         if column in table and table[column].max() < least:

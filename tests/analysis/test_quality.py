@@ -146,8 +146,8 @@ def test_where_evaluates_nothing_and_refuses_the_rest(condition: str) -> None:
 
 def test_units_that_look_wrong_are_warned_of() -> None:
     odd = pd.DataFrame({"params": [70.0, 400.0], "tokens": [1e9, 2e9], "loss": [20.0, 30.0]})
-    assert [w.split()[0] for w in suspicious(odd)] == ["params", "loss"]
-    assert suspicious(pd.DataFrame({"params": [1e8], "tokens": [1e9], "loss": [3.0]})) == ()
+    assert [w.split()[0] for w in suspicious(odd, ())] == ["params", "loss"]
+    assert suspicious(pd.DataFrame({"params": [1e8], "tokens": [1e9], "loss": [3.0]}), ()) == ()
 
 
 def test_a_grid_is_far_better_conditioned_than_runs_near_one_ray(grid: pd.DataFrame) -> None:
@@ -216,3 +216,15 @@ def test_a_cell_of_a_megabyte_is_not_printed_back(tmp_path: Path) -> None:
     with pytest.raises(Refusal) as caught:
         read_runs(csv(tmp_path, f"params,tokens,loss\n{'x' * 100_000},1e8,3\n"))
     assert len(str(caught.value)) < 400
+
+
+def test_a_sweep_over_a_feature_of_the_law_is_no_mixture():
+    labels = ["data.unique_tokens=1000", "data.unique_tokens=4000"]
+    both = [f"{label} training.batch_sequences=8" for label in labels]
+    for names, features, warned in [
+        (labels, ("params", "unique_tokens"), False),
+        (labels, ("params", "tokens"), True),
+        (both, ("params", "unique_tokens"), True),
+    ]:
+        table = pd.DataFrame({"params": [1e8, 1e8], "loss": [3.0, 3.1], "variant": names})
+        assert any("variants" in w for w in suspicious(table, features)) == warned
