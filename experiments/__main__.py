@@ -9,6 +9,12 @@ from importlib import import_module
 # Before numpy is imported: these fits are thousands of tiny products, which threads slow 20-fold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+COMMANDS = {
+    "training": ("plan", "run", "status"),
+    "fitting": ("fit", "compare", "plot", "laws"),
+    "deciding": ("predict", "recommend"),
+    "catalogue": ("models",),
+}
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 75
 
 
@@ -17,10 +23,12 @@ def main() -> int:
     from experiments.cli import Failed, app
     from scaling.records import Refusal
 
-    # Importing a module of commands registers them, in the order that --help lists.
-    for name in ("training", "fitting", "deciding", "catalogue"):
-        import_module(f"experiments.{name}")
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    # Importing a module of commands registers them, in the order that --help lists. A known
+    # command loads its own alone: an estimate should not wait for what plans a grid.
+    own = [name for name, commands in COMMANDS.items() if command in commands]
+    for name in own or COMMANDS:
+        import_module(f"experiments.{name}")
     try:
         app.cli(prog="scaling", description=app.description)
     except Refusal as error:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from scaling.quantity import parse_quantity
 from scaling.records import Refusal
-from scaling.study import parse_quantity
 
 if TYPE_CHECKING:
     from analysis.fit import Fit

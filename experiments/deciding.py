@@ -15,7 +15,6 @@ from experiments.cli import (
     number,
     numbers,
 )
-from experiments.text import shapes_text
 from scaling.records import Refusal, write_json
 from scaling.study import read_study
 
@@ -154,6 +153,8 @@ def recommend(
     print(to_text(law, advice))
     written = as_json(law, advice)
     if build is not None:
+        from experiments.fit_text import shapes_text
+
         print(f"\n{shapes_text(advice)}")
     if flat_bottom:
         bottoms = [flat.flat_bottom(law, each.flops) for each in advice]

@@ -88,7 +88,7 @@ def fit(
     from analysis.quality import read_runs
     from analysis.quality import where as select
     from analysis.units import scientific
-    from experiments.text import approaches_text, conventions_text, exponents_text
+    from experiments.fit_text import approaches_text, conventions_text, exponents_text
 
     named = law_named(law)
     table = select(

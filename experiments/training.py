@@ -43,8 +43,8 @@ def plan(
     import pandas as pd
 
     from analysis import cost as costs
+    from experiments.grid_text import plan_text
     from experiments.planning import grid_costs, plan_study, refuse_above
-    from experiments.text import plan_text
     from scaling.hardware import worker_count
     from scaling.plan import plan_table
 
@@ -97,9 +97,9 @@ def run(
         dry_run: Say what would be trained, and write nothing.
     """
     from analysis.units import scientific
+    from experiments.grid_text import runs_text, to_do_text
     from experiments.planning import plan_study, refuse_above
     from experiments.progress import Watch
-    from experiments.text import runs_text, to_do_text
     from scaling.hardware import has_accelerator, worker_count
     from scaling.launch import base
     from scaling.launch.local import run_jobs
@@ -164,7 +164,7 @@ def status(directory: Directory, /, *, to_json: JsonFile = None) -> None:
         directory: A folder that `scaling run` wrote.
         to_json: Write the rows to this file too.
     """
-    from experiments.text import status_text
+    from experiments.grid_text import status_text
 
     rows = [_status(folder) for folder in run_folders(directory)]
     rows.sort(key=lambda row: (row["params_non_embedding"], row["seed"], row["tokens"]))

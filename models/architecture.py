@@ -12,11 +12,9 @@ import inspect
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from models.config import ModelConfig
-    from models.count import FlopCount, ParamCount
+from models.config import ModelConfig
 
 GROUP = "scaling_laws.architectures"
 
@@ -27,11 +25,11 @@ class Architecture(Protocol):
     def build(self, config: ModelConfig, *, rngs: Any, dtype: Any) -> Any:
         """An nnx.Module from token ids (B, T) to float32 logits (B, T, V)."""
 
-    def count_params(self, config: ModelConfig) -> ParamCount:
-        """Its parameters; training refuses a count that its parameter tree contradicts."""
+    def count_params(self, config: ModelConfig) -> Any:
+        """A ParamCount of models/count.py; training refuses one that the tree contradicts."""
 
-    def count_flops(self, config: ModelConfig, sequence_length: int) -> FlopCount:
-        """FLOPs of one token in training, forward and backward."""
+    def count_flops(self, config: ModelConfig, sequence_length: int) -> Any:
+        """FLOPs of one token in training, forward and backward, a FlopCount."""
 
 
 def code_of(name: str) -> str:

@@ -61,7 +61,8 @@ class FlopCount:
 def count_params(config: ModelConfig) -> ParamCount:
     """Parameters of `config`, equal to the sizes in the model's parameter tree."""
     if config.architecture != "decoder":
-        return architecture(config.architecture).count_params(config)
+        own: ParamCount = architecture(config.architecture).count_params(config)
+        return own
     D, F = config.d_model, config.d_ff
     HK, GK = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     n_up = 2 if config.mlp == "swiglu" else 1
@@ -94,7 +95,8 @@ def count_flops(
     An architecture of another package has its own count, whatever the convention.
     """
     if config.architecture != "decoder":
-        return architecture(config.architecture).count_flops(config, sequence_length)
+        own: FlopCount = architecture(config.architecture).count_flops(config, sequence_length)
+        return own
     params, T = count_params(config), sequence_length
     per_score = 12 * config.n_layers * config.n_heads * config.head_dim
     W = min(config.attention_window or T, T)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import re
 import tomllib
 from dataclasses import field
 from pathlib import Path
@@ -15,32 +14,10 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass
 
 from models.ladder import ParamsConvention
+from scaling.quantity import parse_quantity
 from scaling.records import Refusal
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
-
-_SUFFIX = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
-_QUANTITY = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([kMBT]?)")
-
-
-def parse_quantity(text: str | float | int) -> float:
-    """A positive number from 1e21, 300B, 1.3M, "25k". Raises ValueError for anything else."""
-    if isinstance(text, bool) or not isinstance(text, str | int | float):
-        raise ValueError(f"{text!r} is not a number")
-    if isinstance(text, str):
-        match = _QUANTITY.fullmatch(text.strip())
-        if not match:
-            raise ValueError(f"{text!r} is not a number such as 1e21, 300B, 1.3M or 25k")
-        value = float(match[1]) * _SUFFIX[match[2]]
-    else:
-        try:
-            value = float(text)
-        except OverflowError:  # an integer beyond float64
-            value = float("inf")
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{text!r} must be a positive, finite number")
-    return value
-
 
 Quantity = Annotated[float, BeforeValidator(parse_quantity)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

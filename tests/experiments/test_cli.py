@@ -375,3 +375,23 @@ def test_the_python_of_the_readme_runs(runs_csv):
         text=True,
     )
     assert "mine on 20 runs" in done.stdout, done.stderr
+
+
+def test_every_command_is_known_to_the_entry_point_and_loads_its_own_module_alone():
+    from experiments import catalogue, deciding, fitting, training  # noqa: F401
+    from experiments.__main__ import COMMANDS
+    from experiments.cli import app
+
+    known = [command for commands in COMMANDS.values() for command in commands]
+    assert sorted(known) == sorted(app._subcommands)
+
+
+def test_fitting_loads_neither_jax_nor_what_plans_a_grid(runs_csv):
+    code = (
+        "import sys\nfrom experiments.__main__ import main\n"
+        f"sys.argv = ['scaling', 'fit', {str(runs_csv)!r}, '--bootstrap', '20']\n"
+        "assert main() == 0\n"
+        "loaded = {'jax', 'flax', 'scaling.study', 'scaling.plan', 'pydantic'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)

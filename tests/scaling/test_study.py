@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scaling.quantity import parse_quantity
 from scaling.records import Refusal
-from scaling.study import Study, parse_quantity, parse_study, read_study
+from scaling.study import Study, parse_study, read_study
 
 Table = Callable[..., dict[str, Any]]
 

@@ -1,0 +1,88 @@
+"""What the terminal shows of fits: conventions, approaches, shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+
+from analysis.answer import Recommendation
+from analysis.approaches import Approaches
+from analysis.conventions import Convention, spread
+from analysis.units import decimal, human, scientific
+from experiments.text import columns
+
+
+def conventions_text(found: Sequence[Convention]) -> str:
+    """The same runs under each count of parameters, and how far they disagree."""
+    names = [*found[0].fit.law.coefficients, "params_exponent"]
+    rows = [
+        [
+            each.column,
+            each.fit.status.value,
+            *(f"{each.fit.coefficients[name]:.4g}" for name in names[:-1]),
+            "" if each.params_exponent is None else f"{each.params_exponent:.3f}",
+        ]
+        for each in found
+    ]
+    widths = spread(list(found))
+    last = ["spread", "", *(f"{widths[name]:.2g}" if name in widths else "" for name in names)]
+    return columns(["N counts", "status", *names[:-1], "N* ∝ C^"], [*rows, last])
+
+
+def approaches_text(found: Approaches) -> str:
+    """How N* grows with C by each approach, what it was read from, and whether they agree.
+
+    The sentence alone where the law is the only one.
+    """
+    told = fill(found.sentence, 96)
+    if all(each.exponent is None for each in found.rows[:-1]):
+        return told
+    rows, notes = [], []
+    for each in found.rows:
+        a, span = each.exponent, each.interval
+        if each.reason:
+            notes.append(f"{each.method}: {'refused' if a is None else 'left out'}, {each.reason}")
+        if a is None or each.params is None or each.tokens is None:
+            rows.append([each.method, "refused", "", "", "", ""])
+            continue
+        ends = "not known" if span is None else " … ".join(decimal(end, span) for end in span)
+        sizes = [human(each.params), human(each.tokens)]
+        rows.append([each.method, decimal(a, span), ends, *sizes, each.used])
+    at = f"at {scientific(found.flops)}"
+    header = ["approach", "N* ∝ C^", f"{found.level:.0%} interval", f"N* {at}", f"D* {at}", "from"]
+    return "\n".join([columns(header, rows), *notes, told])
+
+
+def exponents_text(by_column: Mapping[str, Approaches]) -> str:
+    """The exponent of N* under each count of parameters (rows) by each approach.
+
+    Below, why an approach is refused under one count that is not under the first.
+    """
+    rows = [
+        [column, *("refused" if e.exponent is None else f"{e.exponent:.3f}" for e in found.rows)]
+        for column, found in by_column.items()
+    ]
+    first = next(iter(by_column.values())).rows
+    told = {each.reason for each in first if each.exponent is None}
+    notes = []
+    for column, found in by_column.items():
+        refused: dict[str, list[str]] = {}
+        for each in found.rows:
+            if each.exponent is None and each.reason not in told:
+                refused.setdefault(each.reason, []).append(each.method)
+        notes += [f"{column}: {', '.join(m)} refused, {why}" for why, m in refused.items()]
+    table = columns(["N* ∝ C^ by approach", *(each.method for each in first)], rows)
+    return "\n".join([table, *notes])
+
+
+def shapes_text(advice: Sequence[Recommendation]) -> str:
+    """The nearest shape of the study's ladder for every recommendation."""
+    lines = ["Nearest shapes of the study's ladder"]
+    for each in advice:
+        shape = each.shape
+        built = "no shape of the ladder is near"
+        if shape is not None:
+            built = f"{shape['n_layers']} layers × {shape['d_model']} wide, "
+            built += f"{human(shape['params'])} parameters ({shape['error']:+.1%})"
+        lines.append(f"  {scientific(each.flops)} FLOPs: {built}")
+    return "\n".join(lines)
