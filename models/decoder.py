@@ -97,12 +97,11 @@ class Decoder(nnx.Module):
             x_NxD = x_NxD + jnp.tile(self.positions[...][:T].astype(self.dtype), (B, 1))
         x_NxD = self.run_blocks(x_NxD, B)
         x_NxD = by_sequence(self.final_norm(x_NxD))
-        weights_DxV = self.embedding[...].T if self.head is None else self.head.kernel[...]
-        # The loss is what is measured: sums of products stay float32, whatever their factors.
-        logits_NxV = jnp.matmul(
-            x_NxD, weights_DxV.astype(self.dtype), preferred_element_type=jnp.float32
-        )
-        logits_NxV = softcap(by_sequence(logits_NxV), self.config.logit_softcap)
+        if self.head is None:
+            logits_NxV = x_NxD @ self.embedding[...].astype(self.dtype).T
+        else:
+            logits_NxV = self.head(x_NxD)
+        logits_NxV = softcap(by_sequence(logits_NxV).astype(jnp.float32), self.config.logit_softcap)
         return logits_NxV.reshape(B, T, self.config.vocab_size)
 
     def run_blocks(self, x_NxD: jax.Array, batch: int) -> jax.Array:

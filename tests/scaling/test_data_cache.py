@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +136,8 @@ def test_a_lost_race_leaves_the_winners_corpus(
 
 def test_a_corpus_is_loaded_by_its_fingerprint(corpus: Corpus) -> None:
     loaded = load(corpus.info.fingerprint, corpus.folder.parent)
-    assert loaded.info == corpus.info
+    # The folder may have been made from the same text elsewhere, by another process of the tests.
+    assert replace(loaded.info, source=corpus.info.source) == corpus.info
     assert (loaded.train == corpus.train).all()
 
 
