@@ -4,7 +4,8 @@
 
 Per size: tokens/s as a worker trains (its XLA flags, 8 steps a call) and of the same model with
 default flags and one step a call; their ratio; and the share of a core's float32 matrix rate
-(`scaling.hardware.core_flops`) that training reaches (`CPU_EFFICIENCY` is the estimate). Each is
+(`scaling.hardware.core_flops`) that the step reaches; whole studies reach less
+(`scaling.hardware.CPU_EFFICIENCY`). Each is
 the best of five timings in a fresh process of one thread.
 """
 
