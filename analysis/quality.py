@@ -22,6 +22,7 @@ from scaling.records import Refusal
 
 MAX_BYTES = 1 << 30  # a run table of more than a gigabyte is some other file
 CORE = ("params", "tokens", "loss")
+RATIOS = (0.01, 1e5)  # tokens per parameter of the median run: wide of what anyone trains
 RAY_WIDTH = 0.05  # e-folds; whole batches move a point off its ray by a percent or two
 
 
@@ -201,14 +202,21 @@ def suspicious(table: pd.DataFrame, features: Collection[str]) -> tuple[str, ...
     found = []
     if variants(table) > 1 and not set(_SWEPT.findall(" ".join(_labels(table)))) <= set(features):
         found.append(f"{_variants(table)}: the law is fitted through all of them")
-    for column, least, most in [("params", 1e4, 1e14), ("tokens", 1e5, 1e16)]:
-        if column in table and table[column].max() < least:
+    for column, least, most in [("params", 1e3, 1e14), ("tokens", 1e4, 1e16)]:
+        if column in table and table[column].min() < least:
             found.append(
-                f"{column} reach only {table[column].max():g}: thousands, millions or billions? "
+                f"{column} begin at {table[column].min():g}: thousands, millions or billions? "
                 "Scale them to units."
             )
         if column in table and table[column].max() > most:
             found.append(f"{column} reach {table[column].max():g}: is the column FLOPs?")
+    if {"params", "tokens"} <= set(table.columns):
+        ratio = float((table["tokens"] / table["params"]).median())
+        if not RATIOS[0] <= ratio <= RATIOS[1]:
+            found.append(
+                f"a median of {ratio:.2g} tokens per parameter: are params and tokens swapped, "
+                "or in different units?"
+            )
     if "loss" in table and table["loss"].max() > 15:
         found.append(
             f"loss reaches {table['loss'].max():g}: ln V is below 13 for any vocabulary in use. "

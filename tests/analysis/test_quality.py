@@ -145,9 +145,26 @@ def test_where_evaluates_nothing_and_refuses_the_rest(condition: str) -> None:
 
 
 def test_units_that_look_wrong_are_warned_of() -> None:
-    odd = pd.DataFrame({"params": [70.0, 400.0], "tokens": [1e9, 2e9], "loss": [20.0, 30.0]})
+    odd = pd.DataFrame({"params": [70.0, 4e5, 4e5], "tokens": 1e9, "loss": 20.0})
     assert [w.split()[0] for w in suspicious(odd, ())] == ["params", "loss"]
-    assert suspicious(pd.DataFrame({"params": [1e8], "tokens": [1e9], "loss": [3.0]}), ()) == ()
+    for params, tokens in [(1e8, 1e9), (3.4e3, 5e4), (5e4, 5e4)]:
+        right = pd.DataFrame({"params": [params], "tokens": [tokens], "loss": [3.0]})
+        assert suspicious(right, ()) == ()
+
+
+@pytest.mark.parametrize(
+    ("params", "tokens", "named"),
+    [
+        ([70.0, 10_000.0], [1.4e12, 2e11], "params begin at 70"),
+        ([7e7, 1e10], [1_400.0, 200_000.0], "tokens begin at 1400"),
+        ([1.4e12, 2e11], [7e7, 1e9], "swapped"),
+    ],
+)
+def test_millions_and_swapped_columns_are_suspected(
+    params: list[float], tokens: list[float], named: str
+) -> None:
+    table = pd.DataFrame({"params": params, "tokens": tokens, "loss": [2.0, 3.0]})
+    assert any(named in warning for warning in suspicious(table, ()))
 
 
 def test_a_grid_is_far_better_conditioned_than_runs_near_one_ray(grid: pd.DataFrame) -> None:
