@@ -85,7 +85,7 @@ class Fit:
         Raises Refusal if the fit has no draws.
         """
         if self.draws.empty:
-            raise Refusal(f"this fit has no draws: {'; '.join(self.warnings) or self.reason}.")
+            raise Refusal(f"this fit has no draws: {'; '.join([*self.warnings, self.reason])}.")
         columns = {k: np.atleast_1d(np.asarray(v, dtype=float)) for k, v in features.items()}
         drawn = {k: self.draws[k].to_numpy()[:, None] for k in self.law.coefficients}
         tails = [50 * (1 - self.interval.level), 50 * (1 + self.interval.level)]

@@ -11,9 +11,10 @@ import pytest
 from scipy.optimize import least_squares, minimize
 
 from analysis.expression import amplitude, exponent, feature
-from analysis.fit import Fit, Status, fit, load_fit, save_fit
+from analysis.fit import Fit, Prior, Status, fit, load_fit, save_fit
 from analysis.laws import Law, law
 from analysis.published import Published, published
+from analysis.search import Optimum
 from scaling.records import Refusal
 
 Simulate = Callable[..., pd.DataFrame]
@@ -178,6 +179,79 @@ def test_what_cannot_be_fitted_is_refused(change, named: str, grid, simulate) ->
     runs = simulate(published("chinchilla-2022"), grid)
     with pytest.raises(Refusal, match=named):
         fit(law("chinchilla"), change(runs), bootstrap=0)
+
+
+def test_repeats_at_too_few_points_are_refused(simulate: Simulate) -> None:
+    cells = pd.DataFrame({"params": [1e8, 1e8, 1e9, 1e9], "tokens": [1e9, 1e10, 1e9, 1e10]})
+    runs = simulate(published("besiroglu-2024"), pd.concat([cells] * 5), noise=0.01)
+    with pytest.raises(Refusal, match=r"distinct \(params, tokens\); the 20 runs lie at 4"):
+        fit(law("chinchilla"), runs)
+    line = pd.DataFrame({"tokens": [1e9, 1e10] * 10, "loss": np.linspace(3, 4, 20)})
+    with pytest.raises(Refusal, match=r"distinct \(tokens\); the 20 runs lie at 2"):
+        fit(law("m2"), line)
+    assert any("law's form" in w for w in fit(law("m1"), line, bootstrap=0).warnings)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "budgets", "open_"),
+    [(2, 15, {"E", "A", "alpha"}), (15, 2, {"E", "B", "beta"})],
+)
+def test_what_no_run_could_tell_is_named_and_given_no_interval(
+    sizes: int, budgets: int, open_: set[str], simulate: Simulate
+) -> None:
+    params, tokens = np.meshgrid(np.geomspace(1e8, 1e9, sizes), np.geomspace(1e9, 1e11, budgets))
+    design = pd.DataFrame({"params": params.ravel(), "tokens": tokens.ravel()})
+    runs = simulate(published("besiroglu-2024"), design, noise=0.001)
+    found = fit(law("chinchilla"), runs, bootstrap=200)
+    assert found.status is Status.WEAKLY_IDENTIFIED
+    names = set(found.reason.split(" can change")[0].replace(",", "").replace(" and", "").split())
+    assert names == open_
+    assert "add runs at other " + ("params" if sizes == 2 else "tokens") in found.reason
+    assert found.interval.method == "none"
+    assert found.reason.split(":")[0][:40] in " ".join(found.summary().split())
+    # What is known of them closes the direction.
+    closed = fit(law("chinchilla"), runs, fixed={"E": 1.8172}, bootstrap=200, checks=False)
+    assert "can change" not in closed.reason and closed.interval.method == "bootstrap"
+    prior = {"E": Prior(1.8172, 0.01)}
+    assert "can change" not in fit(law("chinchilla"), runs, prior=prior, bootstrap=0).reason
+
+
+def test_a_coefficient_that_moves_nothing_is_named_alone(simulate: Simulate) -> None:
+    # Sizes far below what their unique tokens would train: none has parameters to spare.
+    truth = published("muennighoff-2023")
+    params, tokens, repeats = (
+        a.ravel() for a in np.meshgrid(np.geomspace(1e6, 1e8, 6), np.geomspace(2e10, 2e11, 4),
+                                       [1.0, 3.0, 10.0, 30.0])
+    )  # fmt: skip
+    design = pd.DataFrame({"params": params, "tokens": tokens * repeats, "unique_tokens": tokens})
+    found = fit(truth.law, simulate(truth, design, noise=0.001), bootstrap=0, checks=False)
+    assert found.status is Status.WEAKLY_IDENTIFIED
+    assert "R_N can take any value" in found.reason
+
+
+def test_units_that_look_wrong_are_warned_of_by_the_fit(
+    grid: pd.DataFrame, simulate: Simulate
+) -> None:
+    runs = simulate(published("besiroglu-2024"), grid, noise=0.01)
+    assert not any("units" in w for w in fit(law("chinchilla"), runs, bootstrap=0).warnings)
+    millions = runs.assign(params=runs["params"] / 1e6)
+    assert any("Scale them" in w for w in fit(law("chinchilla"), millions, bootstrap=0).warnings)
+    swapped = runs.rename(columns={"params": "tokens", "tokens": "params"})
+    swapped["params"] *= 1e3
+    assert any("swapped" in w for w in fit(law("chinchilla"), swapped, bootstrap=0).warnings)
+
+
+def test_a_fit_that_failed_says_why(grid: pd.DataFrame, simulate: Simulate) -> None:
+    runs = simulate(published("besiroglu-2024"), grid, noise=0.01)
+    nowhere = Optimum(np.zeros(5), np.zeros(5), np.inf, starts=8, reached=0, converged=False,
+                      iterations=300)  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analysis.fit.optimise", lambda *_: nowhere)
+        found = fit(law("chinchilla"), runs)
+    assert found.status is Status.FAILED
+    assert "none of 8 starts came to rest" in found.reason
+    assert "failed: none of 8 starts" in found.summary()
+    assert found.draws.empty and found.interval.method == "none" and found.diagnostics is None
 
 
 @pytest.mark.parametrize(
