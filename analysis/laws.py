@@ -224,19 +224,22 @@ def _alabdulmohsin() -> list[Law]:
     c = exponent("c", start_lower=0.02, start_upper=1.0)
     gamma = positive("gamma", near="1/tokens", start_lower=-3.0, start_upper=0.5)
     floor = positive("E", near="<loss", start_lower=-0.7, start_upper=-0.005)
-    zero = positive("e_0", near=">loss", start_lower=0.005, start_upper=0.6)
+    # Chance level, in nats: ln V is below 13 for any vocabulary. Unbounded it runs away on data
+    # of M2, which is also the limit of a large e_0.
+    zero = positive("e_0", near=">loss", start_lower=0.005, start_upper=0.6, upper=100.0)
     skew = positive("alpha", start_lower=0.3, start_upper=3.0, lower=0.02, upper=50.0)
     span = zero - floor
     # s = (L−E)/(e_0−E). Scaled so that M2 is the limit of large x: the paper's β is b/span^α.
     position = bend(log(b / span) - c * log(x), skew)
     return [
-        Law("m1", b / x**c, source + "eq. 1 (M1)"),
-        Law("m2", E + b / x**c, source + "eq. 1 (M2)"),
-        Law("m3", E + b * (1 / x + gamma) ** c, source + "eq. 1 (M3)"),
+        Law("m1", b / x**c, source + "section 2 (M1)"),
+        Law("m2", E + b / x**c, source + "section 2 (M2)"),
+        Law("m3", b * (1 / x + gamma) ** c, source + "section 2 (M3)"),
         Law(
             "m4",
             floor + span * position,
-            source + "eq. 2 (M4): (L−E)/(e_0−L)^α = b·(e_0−E)^−α/x^c",
+            source + "section 3, eq. (M4): (L−E)/(e_0−L)^α = b·(e_0−E)^−α/x^c",
+            "m2 is its limit for alpha = 0; the authors hold e_0 at chance level (fixed)",
             within="m2",
         ),
     ]
@@ -257,7 +260,7 @@ def _routed() -> list[Law]:
         Law(
             "routed",
             exp(math.log(10) * (a * log_n + b * log_x + c * log_n * log_x + d)),
-            "Clark et al. 2022, arXiv:2202.01169, eqs. 1 and 2",
+            "Clark et al. 2022, arXiv:2202.01169, eq. 1",
             "`params` is the size of the dense model, `experts` the number of experts",
             text="10^(a·log10(N) + b·log10(X') + c·log10(N)·log10(X') + d); "
             "1/X' = 1/(X - 1 + 1/(1/X_start - 1/X_max)) + 1/X_max",

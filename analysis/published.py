@@ -51,7 +51,7 @@ _ENTRIES = [
            f"{_BESIROGLU}, section 3",
            E=1.8172, A=482.01, alpha=0.3478, B=2085.43, beta=0.3658),
     _entry("muennighoff-2023", "data_constrained", "all parameters",
-           f"{_MUENNIGHOFF}, section 6 (C4)",
+           f"{_MUENNIGHOFF}, section 6 (C4), in full in appendix A",
            E=math.exp(0.6254804), A=math.exp(6.255414), alpha=0.3526596,
            B=math.exp(7.3049974), beta=0.3526596, R_D=15.387756, R_N=5.309743),
     _entry("kaplan-2020", "kaplan_nd", "non-embedding", f"{_KAPLAN}, eq. 1.5 and table 2",

@@ -21,6 +21,7 @@ from analysis.objective import Objective
 
 _SAMPLE = 2000  # rows a start is judged on; the refinement uses all of them
 _FINALISTS = 24  # of many descents, the ones followed to the end
+_LONG = 3000  # steps
 _CHUNK = 3 * 2**14  # elements of a work array: a dozen of them stay in the cache of one core
 _LEAST = 2**13  # elements below which calls cost more than arithmetic
 
@@ -55,6 +56,13 @@ def optimise(
         early = descend(problem, point, weights[None, :], fixed, max_iterations=30)
         point = early.theta[np.argsort(early.value, kind="stable")[:_FINALISTS]]
     minima = descend(problem, point, weights[None, :], fixed)
+    first = int(np.argmin(minima.value))
+    if not minima.converged[first]:  # a long valley: the lowest is followed to its end
+        end = descend(
+            problem, minima.theta[first : first + 1], weights[None, :], fixed, max_iterations=_LONG
+        )
+        minima.theta[first], minima.value[first] = end.theta[0], end.value[0]
+        minima.converged[first] = end.converged[0]
     order = np.argsort(np.where(np.isfinite(minima.value), minima.value, np.inf), kind="stable")
     first = int(order[0])
     value = float(minima.value[first])

@@ -71,3 +71,19 @@ def test_what_is_unknown_or_missing_is_refused_by_name() -> None:
         published("hoffman")
     with pytest.raises(Refusal, match="feature 'tokens'"):
         published("chinchilla-2022").predict({"params": 1e9})
+
+
+def test_m3_has_no_floor_beside_its_own() -> None:
+    # Alabdulmohsin et al. 2022, section 2: the error at infinite x is b·gamma^c.
+    at = {"b": 200.0, "gamma": 1e-11, "c": 0.25}
+    assert set(law("m3").coefficients) == set(at)
+    assert law("m3").predict(at, {"tokens": 1e30}) == pytest.approx(200 * 1e-11**0.25)
+
+
+def test_the_numbered_equation_is_cited_where_there_is_one() -> None:
+    assert [law(m).source.split(", ")[-1] for m in ("m1", "m2", "m3")] == [
+        "section 2 (M1)", "section 2 (M2)", "section 2 (M3)",
+    ]  # fmt: skip
+    assert "section 3, eq. (M4)" in law("m4").source and "chance" in law("m4").note
+    assert law("routed").source.endswith("eq. 1")
+    assert "appendix A" in published("muennighoff-2023").source

@@ -20,7 +20,7 @@ TRUTHS: dict[str, dict[str, float]] = {
     "allocation_d": {"k": 5.0, "a": 0.5},
     "m1": {"b": 20, "c": 0.1},
     "m2": {"E": 1.5, "b": 200, "c": 0.25},
-    "m3": {"E": 1.5, "b": 200, "c": 0.25, "gamma": 1e-11},
+    "m3": {"b": 200, "c": 0.25, "gamma": 1e-11},
     "m4": {"E": 1.5, "e_0": 4.0, "alpha": 1.5, "b": 400, "c": 0.25},
     "bnsl_1": {"a": 1.5, "b": 60, "c0": 0.15, "c1": 0.4, "d1": 3e10, "f1": 0.3},
     "bnsl_2": {"a": 1.5, "b": 60, "c0": 0.15, "c1": 0.4, "d1": 3e10, "f1": 0.3,
@@ -104,3 +104,14 @@ def test_a_law_that_asks_too_much_of_the_rows_says_so() -> None:
     runs["loss"] *= np.exp(np.random.default_rng(0).normal(0, 0.003, len(runs)))
     found = fit(law("bnsl_1"), runs, bootstrap=40, checks=False)
     assert found.status in (Status.WEAKLY_IDENTIFIED, Status.AT_BOUND)
+
+
+def test_m4_on_runs_of_its_limit_names_the_limit() -> None:
+    # Alabdulmohsin et al. 2022, section 3: at alpha = 0, M4 is M2.
+    runs = runs_of(law("m2"), TRUTHS["m2"])
+    runs["loss"] *= np.exp(np.random.default_rng(0).normal(0, 0.003, len(runs)))
+    found = fit(law("m4"), runs, bootstrap=40, checks=False)
+    assert found.status is Status.AT_BOUND
+    assert "use m2" in found.reason
+    assert found.coefficients["e_0"] <= 100
+    assert found.objective.value <= 1.001 * fit(law("m2"), runs, bootstrap=0).objective.value
