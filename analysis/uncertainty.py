@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from analysis.expression import Array
 from analysis.laws import Law
 from analysis.model import Model, is_floor, to_coefficients
-from analysis.newton import Mask
+from analysis.newton import Mask, Minima
 from analysis.search import descend
 
 BOOTSTRAP_FROM = 12  # clusters
@@ -31,6 +31,10 @@ _CHUNK = 2**21  # elements of resampled weights held at once
 # rounding.
 _TOLERANCE = 1e-6
 _STEPS = 40
+# Of 4,000 refits of 56 rows 196 are late, and 10 after as many steps more (0.14 s); where half
+# are late the valley has no end worth the time, and a warning says so.
+_LATE = 0.1
+_MORE = 100
 
 Index = NDArray[np.intp]
 
@@ -113,10 +117,9 @@ def _bootstrap(
     tolerance = _TOLERANCE if near is problem else 10 * _TOLERANCE
     ends, usable, settled = [], [], []
     for block in resamples(rng, clusters, draws):
-        minima = descend(
-            near, np.repeat(point[None], len(block), 0), block * weights, fixed,
-            tolerance, metric, max_iterations=_STEPS,
-        )  # fmt: skip
+        minima = _refit(
+            near, np.repeat(point[None], len(block), 0), block * weights, fixed, tolerance, metric
+        )
         ends.append(minima.theta)
         usable.append(np.isfinite(minima.value))
         settled.append(minima.converged)
@@ -137,7 +140,7 @@ def _bootstrap(
         # Left in: they are the ones in the flattest valleys, and without them intervals shrink.
         warnings.append(
             f"{int((~fine).sum())} of {draws} bootstrap refits stopped short of their optimum: "
-            "the valley is nearly flat, the intervals are approximate"
+            "the valley is nearly flat, the intervals may be too narrow"
         )
     if not kept.any():
         return _none(law, level, count, 0)
@@ -153,6 +156,22 @@ def _bootstrap(
         table,
         tuple(warnings),
     )
+
+
+def _refit(
+    near: Model, start: Array, weights: Array, fixed: Mask, tolerance: float, metric: Array
+) -> Minima:
+    """The minimum of each resample; a few that are late are followed on."""
+    minima = descend(near, start, weights, fixed, tolerance, metric, max_iterations=_STEPS)
+    late = np.flatnonzero(~minima.converged & np.isfinite(minima.value))
+    if not 0 < len(late) <= _LATE * len(start):
+        return minima
+    rest = descend(
+        near, minima.theta[late], weights[late], fixed, tolerance, metric, max_iterations=_MORE
+    )
+    minima.theta[late], minima.value[late] = rest.theta, rest.value
+    minima.converged[late] = rest.converged
+    return minima
 
 
 def _jackknife(

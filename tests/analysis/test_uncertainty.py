@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,11 @@ import pytest
 from analysis.fit import fit
 from analysis.laws import law
 from analysis.published import published
+from analysis.quality import read_runs
 from analysis.uncertainty import clusters_of, resamples
 
 TRUTH = published("besiroglu-2024")
+REFERENCE = Path(__file__).resolve().parents[2] / "results/reference"
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +99,12 @@ def test_a_prediction_has_an_interval_that_holds_the_truth(runs: pd.DataFrame) -
     truth = TRUTH.predict({k: np.array(v) for k, v in at.items()})
     assert ((low < truth) & (truth < high)).all()
     assert high[1] - low[1] > 0
+
+
+@pytest.mark.parametrize(("study", "late"), [("isoflop", False), ("quickstart", True)])
+def test_late_refits_are_followed_where_they_are_few_and_warned_of_where_not(
+    study: str, late: bool
+) -> None:
+    runs = read_runs(REFERENCE / study / "runs.csv")
+    found = fit(law("chinchilla"), runs, bootstrap=1000, checks=False)
+    assert any("too narrow" in warning for warning in found.warnings) == late
