@@ -100,7 +100,10 @@ class Fit:
 
 
 def to_json(fit: Fit) -> dict[str, Any]:
-    """The fit as plain values at full precision (without draws and rows)."""
+    """The fit as plain values at full precision (without draws and rows).
+
+    `excluded` counts the rows left out by reason, e.g. {"status diverged": 2}.
+    """
     data = fit.data
     return {
         "law": fit.law.name,
@@ -137,6 +140,7 @@ def to_json(fit: Fit) -> dict[str, Any]:
         "at_bound": list(fit.at_bound),
         "fixed": list(fit.fixed),
         "diagnostics": _diagnostics_json(fit.diagnostics),
+        "excluded": fit.excluded["reason"].value_counts().to_dict(),
     }
 
 
@@ -152,7 +156,6 @@ def save_fit(fit: Fit, path: Path, also: Mapping[str, Any] | None = None) -> Non
     kept = dict.fromkeys([*fit.law.features, "params", "tokens", *GROUPS, fit.law.target])
     write_table(rows, fit.table[[column for column in kept if column in fit.table]])
     value["draws"], value["rows"] = draws.name, rows.name
-    value["excluded"] = fit.excluded["reason"].value_counts().to_dict()
     write_json(path, value)
 
 

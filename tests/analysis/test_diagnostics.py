@@ -87,6 +87,20 @@ def test_lack_of_fit_is_found_where_there_is_some_and_only_there() -> None:
     assert wrong.p_value < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("bend", "verdict"), [(0.0, "no lack of fit"), (0.03, "the law misses by more than that")]
+)
+def test_the_summary_sets_the_law_against_its_replicates(
+    bend: float, verdict: str, grid: pd.DataFrame, simulate: Simulate
+) -> None:
+    runs = simulate(TRUTH, pd.concat([grid] * 3, ignore_index=True), noise=0.003, seed=1)
+    # A ripple along N that no power law follows.
+    runs["loss"] *= 1 + bend * np.sin(3 * np.log(runs["params"]))
+    text = " ".join(fit(law("chinchilla"), runs, bootstrap=50).summary().split())
+    assert "144 replicates scatter by 0.00" in text
+    assert verdict in text
+
+
 def test_without_replicates_there_is_no_test(noisy: Fit) -> None:
     assert noisy.diagnostics is not None
     assert noisy.diagnostics.lack_of_fit is None

@@ -11,7 +11,7 @@ import pytest
 from scipy.optimize import least_squares, minimize
 
 from analysis.expression import amplitude, exponent, feature
-from analysis.fit import Fit, Prior, Status, fit, load_fit, save_fit
+from analysis.fit import Fit, Prior, Status, fit, load_fit, save_fit, to_json
 from analysis.laws import Law, law
 from analysis.published import Published, published
 from analysis.search import Optimum
@@ -288,6 +288,22 @@ def test_the_json_has_the_agreed_keys(noisy: Fit, tmp_path: Path) -> None:
             "warnings", "data", "draws"} <= set(saved)  # fmt: skip
     assert set(saved["interval"]) == {"level", "method", "coefficients"}
     assert (tmp_path / saved["draws"]).is_file()
+
+
+def test_the_json_carries_what_the_fit_is_judged_by(
+    grid: pd.DataFrame, simulate: Simulate, tmp_path: Path
+) -> None:
+    runs = simulate(published("besiroglu-2024"), grid, noise=0.01).assign(status="completed")
+    lost = runs.head(3).assign(status="diverged")
+    found = fit(law("chinchilla"), pd.concat([runs, lost], ignore_index=True), bootstrap=50)
+    save_fit(found, tmp_path / "chinchilla.json")
+    saved = json.loads((tmp_path / "chinchilla.json").read_text())
+    assert saved["excluded"] == to_json(found)["excluded"] == {"status diverged": 3}
+    assert saved["condition_number"] == found.condition_number > 1
+    assert 1 <= saved["starts_at_optimum"] == found.starts_at_optimum <= saved["starts"]
+    assert {"profile", "sensitivity", "lack_of_fit"} == set(saved["diagnostics"])
+    assert saved["diagnostics"]["profile"][0].keys() > {"objective", "E"}
+    assert saved["diagnostics"]["sensitivity"][0]["change"] == "as fitted"
 
 
 def test_a_file_that_is_no_fit_is_refused(noisy: Fit, tmp_path: Path) -> None:
