@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import least_squares
 
 from analysis.fit import Status, fit
 from analysis.laws import LAWS, Law, bnsl, law, separable
@@ -31,21 +32,22 @@ TRUTHS: dict[str, dict[str, float]] = {
 LONG = {"bnsl_3"}  # twelve coefficients: seconds
 
 
-def runs_of(chosen: Law, coefficients: dict[str, float]) -> pd.DataFrame:
-    """Noise-free runs over a grid, or along one axis for a law of one variable."""
-    rng = np.random.default_rng(0)
+def runs_of(chosen: Law, coefficients: dict[str, float], budgets: int = 6) -> pd.DataFrame:
+    """Noise-free runs over a grid of 8 sizes, or along one axis for a law of one variable."""
+    rng, count = np.random.default_rng(0), 8 * budgets
     params, tokens = (
-        axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e10, 8), np.geomspace(1e9, 1e12, 6))
+        axis.ravel()
+        for axis in np.meshgrid(np.geomspace(1e7, 1e10, 8), np.geomspace(1e9, 1e12, budgets))
     )
     if chosen.features == ("tokens",):
-        tokens = np.geomspace(1e9, 1e12, 48)
+        tokens = np.geomspace(1e9, 1e12, count)
     columns = {
         "params": params,
         "tokens": tokens,
         "flops": 6 * params * tokens,
-        "steps": tokens / 1e6 * rng.uniform(0.5, 2, 48),
-        "experts": np.tile([1.0, 2, 4, 8, 32, 128], 8),
-        "unique_tokens": tokens / np.tile([1.0, 2, 4, 8, 16, 1], 8),
+        "steps": tokens / 1e6 * rng.uniform(0.5, 2, count),
+        "experts": np.resize([1.0, 2, 4, 8, 32, 128], count),
+        "unique_tokens": tokens / np.resize([1.0, 2, 4, 8, 16, 1], count),
     }
     runs = pd.DataFrame({name: columns[name] for name in chosen.features})
     return runs.assign(**{chosen.target: chosen.predict(coefficients, columns)})
@@ -68,6 +70,34 @@ def test_a_law_is_recovered_from_its_own_runs(name: str) -> None:
 def test_a_long_law_reproduces_its_own_runs(name: str) -> None:
     runs = runs_of(law(name), TRUTHS[name])
     assert fit(law(name), runs, bootstrap=0).rmse_log < 1e-3
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["kaplan_nd", "kaplan_ns", "chinchilla_coupled", "overtraining", "m3", "m4", "bnsl_1", "routed",
+     "data_constrained", pytest.param("bnsl_2", marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_scipy_started_at_the_truth_finds_the_same_minimum(name: str) -> None:
+    chosen, rng = law(name), np.random.default_rng(2)
+    runs = runs_of(chosen, TRUTHS[name], budgets=15)
+    runs["loss"] *= np.exp(rng.normal(0, 0.003, len(runs)))
+    found = fit(chosen, runs, objective="log_l2", bootstrap=0)
+    columns = {c: runs[c].to_numpy() for c in chosen.features}
+    logs = np.array([chosen.symbols[c].positive for c in chosen.coefficients])
+
+    def residual(theta: np.ndarray) -> np.ndarray:
+        values = np.where(logs, np.exp(np.where(logs, theta, 0)), theta)
+        with np.errstate(all="ignore"):
+            predicted = chosen.predict(dict(zip(chosen.coefficients, values, strict=True)), columns)
+            return np.nan_to_num(np.log(predicted / runs["loss"].to_numpy()), nan=9.0)
+
+    truth = np.array([TRUTHS[name][c] for c in chosen.coefficients])
+    start = np.where(logs, np.log(np.where(logs, truth, 1)), truth)
+    start = start + rng.normal(0, 0.02, len(start))
+    other = least_squares(residual, start, jac="3-point", x_scale="jac", xtol=1e-15, ftol=1e-15,
+                          gtol=1e-15, max_nfev=2000)  # fmt: skip
+    assert not found.at_bound  # scipy knows no bounds
+    assert found.objective.value == pytest.approx(other.cost, rel=1e-9)
 
 
 def test_a_separable_law_over_any_columns_is_fitted_and_named() -> None:
