@@ -35,7 +35,7 @@ def source_warnings(source: Source) -> list[str]:
             f"Reason: {source.reason}."
         )
     count = len(source.draws)
-    if count == 0:
+    if count == 0 and source.status is not Status.WEAKLY_IDENTIFIED:
         said.append("No interval: the fit has no draws. Fit with --bootstrap 4000.")
     elif count < FEW_DRAWS:
         said.append(f"The interval rests on {count} draws only; fit with --bootstrap 4000.")

@@ -230,3 +230,15 @@ def test_the_table_rounds_where_the_interval_stops(fitted):
     low, high = best.interval.params  # half-width 38k: tens of thousands are the last digit
     tens = [f"{end / 1e4:.0f}0k" for end in (best.params, low, high)]
     assert f"1e13   {tens[0]} [{tens[1]} … {tens[2]}]" in to_text(fitted, [best])
+
+
+def test_an_open_design_is_said_once_and_no_bootstrap_is_advised():
+    truth = published("chinchilla-2022")
+    grid = [(n, d) for n in (1e8, 1e9) for d in np.geomspace(1e9, 1e11, 15)]
+    table = pd.DataFrame(grid, columns=["params", "tokens"])
+    features = {name: table[name].to_numpy() for name in table}
+    table["loss"] = truth.law.predict(truth.coefficients, features)
+    (advice,) = recommend(fit(law("chinchilla"), table), [1e21])
+    said = " ".join(advice.warnings)
+    assert said.count("2 distinct params") == 1
+    assert "--bootstrap" not in said
