@@ -35,7 +35,9 @@ def source_warnings(source: Source) -> list[str]:
             f"Reason: {source.reason}."
         )
     count = len(source.draws)
-    if count == 0 and source.status is not Status.WEAKLY_IDENTIFIED:
+    if source.status is Status.WEAKLY_IDENTIFIED and count == 0:
+        return said  # its reason says that no interval is to be had
+    if count == 0:
         said.append("No interval: the fit has no draws. Fit with --bootstrap 4000.")
     elif count < FEW_DRAWS:
         said.append(f"The interval rests on {count} draws only; fit with --bootstrap 4000.")

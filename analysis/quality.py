@@ -41,13 +41,17 @@ def read_runs(
     tokens_column: str | None = None,
     loss_column: str | None = None,
     require: Sequence[str] = CORE,
+    conditions: Sequence[str] = (),
 ) -> pd.DataFrame:
     """The run table at `path` with float64 columns `params`, `tokens`, `loss` and all others.
 
+    Only rows that meet every condition of `where`.
+
     A folder means its `runs.parquet`. `params` is taken from `params_column`, else `params`,
     else `params_total`; the choice is kept in `table.attrs["params_column"]`. `require` names
-    the columns that must be there (a law over other columns needs others).
-    Raises Refusal naming column, row and remedy.
+    the columns that must be there (a law over other columns needs others). Conditions may name
+    the file's columns, and then keep bad cells of other rows from being refused, or `params`,
+    `tokens` and `loss`. Raises Refusal naming column, row and remedy.
     """
     path = Path(path)
     if path.is_dir():
@@ -57,9 +61,13 @@ def read_runs(
                 "finished (`scaling status` shows), or a CSV or Parquet file."
             )
         path = path / "runs.parquet"
-    return standardise(
-        _load(path), params_column, tokens_column, loss_column, require=require, name=str(path)
-    )
+    raw = _load(path)
+    early = [each for each in conditions if (c := _condition(each)) and c["column"] in raw]
+    table = standardise(
+        where(raw, early), params_column, tokens_column, loss_column,
+        require=require, name=str(path),
+    )  # fmt: skip
+    return where(table, [each for each in conditions if each not in early])
 
 
 def standardise(
@@ -130,6 +138,10 @@ def _variants(table: pd.DataFrame) -> str:
     return f"the table has {variants(table)} variants of the study (select one: {remedy})"
 
 
+def _condition(text: str) -> re.Match[str] | None:
+    return _CONDITION.fullmatch(text)
+
+
 _CONDITION = re.compile(r"\s*(?P<column>[^<>=!]+?)\s*(?P<op>>=|<=|==|!=|>|<)\s*(?P<literal>.+?)\s*")
 _SUFFIX = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
@@ -142,7 +154,7 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     cannot be read and when no row is left.
     """
     for condition in conditions:
-        found = _CONDITION.fullmatch(condition)
+        found = _condition(condition)
         if found is None:
             raise Refusal(
                 f"--where {condition!r} is not `column operator literal`. "

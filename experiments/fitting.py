@@ -86,20 +86,17 @@ def fit(
     from analysis.forecast import leave_out_largest
     from analysis.laws import law as law_named
     from analysis.quality import read_runs
-    from analysis.quality import where as select
     from analysis.units import scientific
     from experiments.fit_text import approaches_text, conventions_text, exponents_text
 
     named = law_named(law)
-    table = select(
-        read_runs(
-            runs,
-            params_column=None if params_column == "all" else params_column,
-            tokens_column=tokens_column,
-            loss_column=loss_column,
-            require=("loss",),
-        ),
-        list(where),
+    table = read_runs(
+        runs,
+        params_column=None if params_column == "all" else params_column,
+        tokens_column=tokens_column,
+        loss_column=loss_column,
+        require=("loss",),
+        conditions=where,
     )
     settings: dict[str, Any] = {
         "objective": objective,
@@ -108,6 +105,8 @@ def fit(
         "fixed": {name: _number("--fix", text) for name, text in _pairs("--fix", fix)},
         "prior": {name: _prior(text) for name, text in _pairs("--prior", prior)},
     }
+    # First, since a table without several counts of N is refused.
+    each = by_convention(named, table, **settings) if params_column == "all" else []
     fitted = fit_law(named, table, bootstrap=bootstrap, level=level, seed=seed, **settings)
     print(fitted.summary())
     also: dict[str, Any] = {}
@@ -115,8 +114,7 @@ def fit(
         read = approaches(fitted)
         also["approaches"] = read.to_json()
         print(f"\n{approaches_text(read)}")
-    if params_column == "all":
-        each = by_convention(named, table, **settings)
+    if each:
         print(f"\n{conventions_text(each)}")
         if also:
             print(f"\n{exponents_text({e.column: approaches(e.fit) for e in each})}")
@@ -124,10 +122,11 @@ def fit(
     print(f"\n{held_out.sentence}")
     inside = runs / "fits" / f"{law}.json"
     path = inside if runs.is_dir() else runs.with_suffix(f".{law}.json")
+    replaced = path.exists()
     save_fit(fitted, path, also)
     if to_json is not None:
         save_fit(fitted, to_json, also)
-    print(f"\nFitted {law} → {path}")
+    print(f"\nFitted {law} → {path}{' (replaced)' if replaced else ''}")
     if fitted.status is Status.FAILED:
         raise Failed(f"the fit failed: {fitted.reason}")
     if {"params", "tokens"} <= set(named.features) and fitted.data.flops_max:
@@ -167,6 +166,7 @@ def compare(
     laws: str,
     cut: Numbers = (),
     params_column: str | None = None,
+    tokens_column: str | None = None,
     loss_column: str | None = None,
     where: Conditions = (),
     to_json: JsonFile = None,
@@ -183,6 +183,7 @@ def compare(
         laws: Names from `scaling laws`, with commas between.
         cut: Fit runs of at most this many FLOPs (6ND); by default at 50, 70 and 85% of the runs.
         params_column: Column that holds N; `params` if there is one, else `params_total`.
+        tokens_column: Column that holds D, if it is not `tokens`.
         loss_column: Column that holds the loss, if it is not `loss`.
         where: Use only rows that meet these; column, operator, literal.
         to_json: Write the scores to this file too.
@@ -190,13 +191,18 @@ def compare(
     from analysis.compare import compare as compared
     from analysis.laws import law as law_named
     from analysis.quality import read_runs
-    from analysis.quality import where as select
     from analysis.units import scientific
     from experiments.text import columns
 
-    table = read_runs(runs, params_column=params_column, loss_column=loss_column)
+    table = read_runs(
+        runs,
+        params_column=params_column,
+        tokens_column=tokens_column,
+        loss_column=loss_column,
+        conditions=where,
+    )
     found = compared(
-        select(table, list(where)),
+        table,
         [law_named(name.strip()) for name in laws.split(",")],
         cuts=numbers("--cut", cut) or None,
     )
@@ -240,6 +246,11 @@ def plot(directory: Directory, /, *, law: str = "chinchilla") -> None:
     from analysis.plots import draw
     from analysis.quality import read_runs
 
+    if not (directory / "runs.parquet").is_file():
+        raise Refusal(
+            f"{directory} is no results folder. `scaling plot` draws those that `scaling run` "
+            "wrote; for a table of your own call analysis.plots.draw in Python."
+        )
     path = directory / "fits" / f"{law}.json"
     if not path.exists():
         raise Refusal(f"{path} is missing. First: scaling fit {directory} --law {law}")

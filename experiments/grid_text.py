@@ -15,9 +15,16 @@ from scaling.plan import Plan, plan_table
 from scaling.records import Status
 from scaling.run import RunSpec, spent_flops
 
+# CPU seconds of a trunk with its branches beside its steps: a process starts, imports and compiles
+# (13 to 22 were seen on tiny studies, on a busy machine).
+JOB_SECONDS = 15.0
 
-def plan_text(plan: Plan, condition_number: float | None, workers: int) -> str:
-    """A plan on one screen: the ladder, a row a run, what it costs, what is left out."""
+
+def plan_text(plan: Plan, condition_number: float | None, workers: int | None) -> str:
+    """A plan on one screen: the ladder, a row a run, what it costs, what is left out.
+
+    Times are left out where no number of workers on this machine is given.
+    """
     table = plan_table(plan)
     left_out = table[table["refusal"].notna()].to_dict("records")
     table = table[table["refusal"].isna()]
@@ -35,7 +42,7 @@ def plan_text(plan: Plan, condition_number: float | None, workers: int) -> str:
             f"{run['learning_rate']:.2g}",
             str(run["warmup_steps"]),
             scientific(run["flops_6nd"]),
-            "" if pd.isna(run["hours"]) else duration(3600 * run["hours"]),
+            "" if pd.isna(run["hours"]) or not workers else duration(3600 * run["hours"]),
             f"{run['memory_bytes'] / 1e9:.2g} GB",
         ]
         for run in table.to_dict("records")
@@ -56,6 +63,10 @@ def plan_text(plan: Plan, condition_number: float | None, workers: int) -> str:
         "time",
         "memory",
     ]
+    if plan.study.sweep:
+        header.append("variant")
+        for row, run in zip(rows, table.to_dict("records"), strict=True):
+            row.append("" if pd.isna(run["variant"]) else run["variant"])
     saved = plan.flops_unshared / plan.flops_spent
     lines = [
         columns(header, rows),
@@ -107,11 +118,11 @@ def to_do_text(runs: Sequence[RunSpec]) -> str:
     return columns(["run", "kind", "L×d", "D", "seed", "steps", "FLOPs"], rows)
 
 
-def _time(table: pd.DataFrame, workers: int) -> str:
+def _time(table: pd.DataFrame, workers: int | None) -> str:
     """How long training takes here: no less than the longest trunk with its branches."""
-    if table["hours"].isna().any():
+    if table["hours"].isna().any() or not workers:
         return ""
-    jobs = 3600 * table.groupby("trunk_id")["hours"].sum()
+    jobs = JOB_SECONDS + 3600 * table.groupby("trunk_id")["hours"].sum()
     seconds = max(jobs.sum() / workers, jobs.max())
     return (
         f", about {duration(seconds)} of training with {workers} worker{'s' * (workers > 1)} here"

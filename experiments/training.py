@@ -50,7 +50,9 @@ def plan(
 
     planned = plan_study(read_study(study))
     refuse_above(max_flops, planned.plan.flops_spent)
-    print(plan_text(planned.plan, planned.condition_number, worker_count()))
+    # Beside a device's time that of this machine's cores is no help.
+    workers = None if device else worker_count()
+    print(plan_text(planned.plan, planned.condition_number, workers))
     bills = grid_costs(planned.plan, device, count, mfu, dtype)
     if bills:
         print("\nThe whole grid, its runs one after the other on all devices:")

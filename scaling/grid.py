@@ -90,6 +90,8 @@ def _rungs(study: Study, vocab_size: int, sizes: tuple[float, ...]) -> list[Rung
             rungs = [nearest(ladder, target, convention) for target in sizes]
     except (ValueError, TypeError) as error:
         field = "presets" if study.grid.presets else "params"
+        if isinstance(study.grid, IsoflopGrid) and study.grid.sizes:
+            field = "budgets, whose sizes lie around their centers,"
         raise Refusal(f"[grid] {field} or [model]: {error}.") from error
     seen: dict[ModelConfig, int] = {}
     for place, rung in enumerate(rungs):

@@ -245,3 +245,17 @@ def test_a_sweep_over_a_feature_of_the_law_is_no_mixture():
     ]:
         table = pd.DataFrame({"params": [1e8, 1e8], "loss": [3.0, 3.1], "variant": names})
         assert any("variants" in w for w in suspicious(table, features)) == warned
+
+
+def test_rows_that_a_condition_leaves_out_may_hold_anything(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("N,D,val_loss\n1e8,1e9,3.0\n2e8,2e9,diverged\n3e8,,\n4e8,4e9,2.5\n")
+    columns = {"params_column": "N", "tokens_column": "D", "loss_column": "val_loss"}
+    with pytest.raises(Refusal, match="row 3 of 4"):
+        read_runs(path, **columns)
+    kept = read_runs(path, **columns, conditions=["val_loss!=diverged", "D>0"])
+    assert kept["params"].tolist() == [1e8, 4e8]
+    assert kept["loss"].tolist() == [3.0, 2.5]
+    assert read_runs(path, **columns, conditions=["N<2e8", "tokens>=1e9"])["params"].tolist() == [
+        1e8
+    ]

@@ -281,7 +281,7 @@ def test_a_bad_run_table_is_refused(edit, says, runs_csv, monkeypatch, capsys):
         (("fit", "nowhere.csv"), "nowhere.csv"),
         (("fit", "."), "runs.parquet"),
         (("status", "."), "holds no runs"),
-        (("plot", "."), "scaling fit"),
+        (("plot", "."), "no results folder"),
         (("recommend", "published:nobody", "--flops", "1e21"), "no published law"),
         (("recommend", "published:chinchilla-2022", "--flops", "12q"), "'12q' is not a number"),
         (("recommend", "published:kaplan-2020-n", "--flops", "1e21"), "tokens"),
