@@ -227,6 +227,7 @@ def off_trunks(count: int, sizes: int = 7) -> pd.DataFrame:
     return pd.DataFrame({"params": params, "tokens": tokens, "loss": loss})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "method"), [(4, "parabola"), (7, "parabola"), (7, "akima")])
 def test_intervals_hold_the_exponent_where_budgets_share_the_noise_of_their_sizes(
     count: int, method: Method

@@ -65,7 +65,7 @@ def whole() -> tuple[TrainState, np.ndarray]:
     return trained()
 
 
-@pytest.mark.parametrize("accumulate", [2, 8])
+@pytest.mark.parametrize("accumulate", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_microbatches_add_up_to_the_batch(whole: Any, accumulate: int) -> None:
     state, losses = trained(accumulate=accumulate)
     assert losses == pytest.approx(whole[1], rel=1e-5)
@@ -128,6 +128,7 @@ print(json.dumps([float(x) for x in t.trained(accumulate=2, layers="scanned", re
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_accumulate_to_the_same_losses(whole: Any) -> None:
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     folder = str(Path(__file__).parent)
