@@ -62,7 +62,9 @@ def read_runs(
             )
         path = path / "runs.parquet"
     raw = _load(path)
-    early = [each for each in conditions if (c := _condition(each)) and c["column"] in raw]
+    early = [
+        each for each in conditions if (c := _CONDITION.fullmatch(each)) and c["column"] in raw
+    ]
     table = standardise(
         where(raw, early), params_column, tokens_column, loss_column,
         require=require, name=str(path),
@@ -138,10 +140,6 @@ def _variants(table: pd.DataFrame) -> str:
     return f"the table has {variants(table)} variants of the study (select one: {remedy})"
 
 
-def _condition(text: str) -> re.Match[str] | None:
-    return _CONDITION.fullmatch(text)
-
-
 _CONDITION = re.compile(r"\s*(?P<column>[^<>=!]+?)\s*(?P<op>>=|<=|==|!=|>|<)\s*(?P<literal>.+?)\s*")
 _SUFFIX = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
@@ -154,7 +152,7 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     cannot be read and when no row is left.
     """
     for condition in conditions:
-        found = _condition(condition)
+        found = _CONDITION.fullmatch(condition)
         if found is None:
             raise Refusal(
                 f"--where {condition!r} is not `column operator literal`. "

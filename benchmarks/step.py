@@ -5,8 +5,8 @@
 Per size: tokens/s as a worker trains (its XLA flags, 8 steps a call) and of the same model with
 default flags and one step a call; their ratio; and the share of a core's float32 matrix rate
 (`scaling.hardware.core_flops`) that the step reaches; whole studies reach less
-(`scaling.hardware.CPU_EFFICIENCY`). Each is
-the best of five timings in a fresh process of one thread.
+(`scaling.hardware.CPU_EFFICIENCY`). Each is the best of five timings in a fresh process of one
+thread.
 """
 
 from __future__ import annotations

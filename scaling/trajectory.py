@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from models.count import ParamCount, count_params
+from models.count import count_params
 from scaling.data.corpus import CorpusInfo, epoch_tokens
 from scaling.grid import Cell
 from scaling.hparams import BETA2, LEARNING_RATES, WARMUP_TOKENS, resolve
@@ -185,7 +185,7 @@ def cap_of(study: Study) -> int | None:
 
 
 def _check_warmup(study: Study, base: RunSpec, shortest: int) -> None:
-    params: ParamCount = count_params(base.model)
+    params = count_params(base.model)
     warmup, batch_tokens = base.schedule.warmup_steps, base.batch_tokens
     if warmup > MAX_WARMUP_SHARE * shortest:
         raise Refusal(
