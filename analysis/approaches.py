@@ -36,7 +36,7 @@ from analysis.optimum import (
     require_params_and_tokens,
     why_not_interior,
 )
-from analysis.suspicion import LEAST
+from analysis.runs.checks import LEAST
 from analysis.uncertainty import Bounds
 from analysis.units import scientific
 from scaling.records import Refusal

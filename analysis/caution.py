@@ -11,7 +11,7 @@ from analysis.fit import Fit, Status
 from analysis.laws import Law
 from analysis.limited import Limited
 from analysis.published import Published
-from analysis.suspicion import UNITS
+from analysis.runs.checks import UNITS
 from analysis.units import decimal, human
 from analysis.valley import Valley
 

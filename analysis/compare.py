@@ -17,8 +17,8 @@ import pandas as pd
 from analysis.expression import Array
 from analysis.fit import Status, fit
 from analysis.laws import Law
-from analysis.quality import name_of, standardise, usable
-from analysis.suspicion import suspicious
+from analysis.runs.checks import suspicious
+from analysis.runs.table import name_of, standardise, usable
 from scaling.records import Refusal
 
 SHARES = (0.5, 0.7, 0.85)  # of the rows lie at or below the default cuts

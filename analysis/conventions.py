@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.fit import Fit, fit
 from analysis.laws import Law
 from analysis.optimum import compute_optimal
-from analysis.quality import name_of, standardise
+from analysis.runs.table import name_of, standardise
 from scaling.records import Refusal
 
 COLUMNS = ("params_total", "params_non_embedding", "params_matmul")

@@ -19,7 +19,7 @@ from analysis.cubic import Cubic, pchip
 from analysis.expression import Array
 from analysis.isoflop import SAME_SIZE, Allocation, chained, mean_by
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN
-from analysis.quality import refuse_variants, standardise, usable
+from analysis.runs.table import refuse_variants, standardise, usable
 from analysis.trend import power_law
 from scaling.records import Refusal
 

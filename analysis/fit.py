@@ -19,16 +19,17 @@ from analysis.constraints import Fixed, Prior, Regularised, fixed_of, scatter
 from analysis.diagnostics import diagnose
 from analysis.evaluator import model
 from analysis.expression import Array, evaluate
+from analysis.identifiability import refuse_line
 from analysis.judgement import Design, judge, no_floor, regime
 from analysis.laws import Law
 from analysis.model import Data, Model, is_floor, to_coefficients
 from analysis.newton import Mask
 from analysis.objective import Objective
 from analysis.objective import objective as objective_named
-from analysis.quality import refuse_line, standardise, usable
 from analysis.result import Fit, FitData, Minimised, Status, load_fit, save_fit, to_json
+from analysis.runs.checks import suspicious
+from analysis.runs.table import standardise, usable
 from analysis.search import Optimum, optimise
-from analysis.suspicion import suspicious
 from analysis.uncertainty import Bounds, Index, Interval, Uncertainty, clusters_of, uncertainty
 from scaling.records import Refusal
 

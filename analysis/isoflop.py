@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from analysis.cubic import akima
 from analysis.expression import Array
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN
-from analysis.quality import refuse_variants, standardise, usable
+from analysis.runs.table import refuse_variants, standardise, usable
 from analysis.trend import PowerLaw, jackknifed, power_law, slope
 from analysis.units import scientific
 from scaling.records import Refusal

@@ -19,7 +19,7 @@ from analysis.figures.repeats import repeat_curves
 from analysis.figures.style import save
 from analysis.figures.training import training_curves
 from analysis.fit import Fit
-from analysis.quality import usable
+from analysis.runs.table import usable
 from scaling.records import Refusal
 
 __all__ = [

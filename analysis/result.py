@@ -14,7 +14,7 @@ from analysis.diagnostics import Diagnostics, LackOfFit
 from analysis.estimate import Estimate, FitData, Minimised, Status
 from analysis.laws import Law
 from analysis.laws import law as law_named
-from analysis.reading import load
+from analysis.runs.load import load
 from analysis.summary import doubts, summary
 from analysis.tradeoff import flat_directions
 from analysis.uncertainty import Bounds, Interval

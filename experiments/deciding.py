@@ -62,7 +62,7 @@ def predict(
 
     from analysis.caution import unit_warnings
     from analysis.forecast import predict as predicted
-    from analysis.quality import read_runs
+    from analysis.runs.table import read_runs
 
     law = law_source(source)
     if table is None:

@@ -91,7 +91,7 @@ def fit(
     from analysis.forecast import leave_out_largest
     from analysis.laws import law as law_named
     from analysis.objective import objective as objective_named
-    from analysis.quality import read_runs
+    from analysis.runs.table import read_runs
     from analysis.units import scientific
     from experiments.fit_text import (
         approaches_text,
@@ -222,7 +222,7 @@ def compare(
     """
     from analysis.compare import compare as compared
     from analysis.laws import law as law_named
-    from analysis.quality import read_runs
+    from analysis.runs.table import read_runs
     from analysis.units import scientific
 
     named = [law_named(name.strip()) for name in _listed(laws)]
@@ -296,7 +296,7 @@ def plot(directory: Directory, /, *, law: str | None = None) -> None:
     """
     from analysis.fit import load_fit
     from analysis.plots import draw
-    from analysis.quality import read_runs
+    from analysis.runs.table import read_runs
 
     if not any((directory / name).is_file() for name in ("runs.parquet", "runs.csv")):
         raise Refusal(

@@ -75,8 +75,8 @@ def _refuse_tasks(plan: Plan, corpus: Corpus) -> None:
 
 def _identifies(plan: Plan) -> float | None:
     """The design's condition number for a law of params and tokens; null for other laws."""
+    from analysis.identifiability import condition_number, refuse_line
     from analysis.laws import law
-    from analysis.quality import condition_number, refuse_line
 
     if plan.study.law is None:
         return None

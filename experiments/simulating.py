@@ -127,7 +127,7 @@ class _Noise(NamedTuple):
 def _noise(
     own: float | None, shared: float | None, runs: Path | None, power: float, column: str
 ) -> _Noise:
-    from analysis.quality import read_runs, usable
+    from analysis.runs.table import read_runs, usable
     from analysis.simulation import REFERENCE, Noise, noise_of
 
     if runs is None:

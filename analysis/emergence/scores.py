@@ -17,8 +17,8 @@ import pandas as pd
 
 from analysis.emergence.series import Metric, Series, metric
 from analysis.emergence.tidy import Ask, folder_rows, joined, listing, long_rows, named, numbers
-from analysis.quality import where
-from analysis.reading import load
+from analysis.runs.filter import where
+from analysis.runs.load import load
 from scaling.records import Refusal
 
 FALLING = ("loss", "val_loss", "loss_final", "bits_per_byte")  # scales whose progress is downwards

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.reading import load, shown
+from analysis.runs.load import load, shown
 from scaling.records import Refusal
 
 # Columns that may stand for what was asked, the first that is there.

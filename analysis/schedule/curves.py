@@ -15,8 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.expression import Array
-from analysis.quality import read_runs, standardise
-from analysis.reading import load, shown
+from analysis.runs.load import load, shown
+from analysis.runs.table import read_runs, standardise
 from scaling.records import MAX_STEPS, Refusal, read_steps
 
 COLUMNS = ("curve", "step", "lr", "loss")

@@ -22,8 +22,8 @@ import pandas as pd
 from analysis.expression import Array
 from analysis.fit import SPARE_ROWS
 from analysis.judgement import WIDE
-from analysis.reading import shown
 from analysis.result import Minimised, Status
+from analysis.runs.load import shown
 from analysis.schedule.annealing import Terms, losses, terms_of
 from analysis.schedule.curves import after_warmup, by_curve, read, schedule_of
 from analysis.schedule.multipower import AMPLITUDES, FINE, NAMES, ROUGH, End, Problem

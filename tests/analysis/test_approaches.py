@@ -16,7 +16,7 @@ from analysis.fit import Fit, fit, load_fit, save_fit
 from analysis.laws import LAWS, law
 from analysis.optimum import compute_optimal
 from analysis.published import Published, published
-from analysis.quality import where
+from analysis.runs.filter import where
 from analysis.uncertainty import Bounds
 from scaling.records import Refusal
 

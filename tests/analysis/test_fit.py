@@ -14,7 +14,7 @@ from analysis.expression import amplitude, exponent, feature
 from analysis.fit import Fit, Prior, Status, fit, load_fit, save_fit, to_json
 from analysis.laws import Law, law
 from analysis.published import Published, published
-from analysis.quality import read_runs
+from analysis.runs.table import read_runs
 from analysis.search import Optimum
 from scaling.records import Refusal
 

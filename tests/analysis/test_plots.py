@@ -31,8 +31,8 @@ from analysis.plots import (
     with_runs,
 )
 from analysis.published import published
-from analysis.quality import standardise
 from analysis.recommend import recommend
+from analysis.runs.table import standardise
 from scaling.records import Refusal
 
 SIZES, BUDGETS = (25e3, 98e3, 332e3, 786e3), (0.5e6, 1e6, 2e6, 4e6)

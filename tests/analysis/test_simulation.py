@@ -12,7 +12,7 @@ import pytest
 from analysis.fit import Status, fit
 from analysis.laws import law
 from analysis.published import PUBLISHED, Published, published
-from analysis.quality import read_runs, usable
+from analysis.runs.table import read_runs, usable
 from analysis.simulation import (
     COLUMNS,
     REFERENCE,

@@ -14,7 +14,7 @@ from analysis.laws import law
 from analysis.model import Data, to_coefficients, to_theta
 from analysis.objective import objective
 from analysis.published import published
-from analysis.quality import read_runs
+from analysis.runs.table import read_runs
 from analysis.search import descend
 from analysis.uncertainty import clusters_of, resamples
 

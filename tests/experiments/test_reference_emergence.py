@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.quality import read_runs
+from analysis.runs.table import read_runs
 from experiments.planning import plan_study
 from scaling.study import read_study
 from scaling.tasks.arithmetic import UnorderedAddition

@@ -9,7 +9,7 @@ import pytest
 from analysis.fit import Status, fit
 from analysis.forecast import leave_out_largest, seed_sd
 from analysis.laws import law
-from analysis.quality import read_runs
+from analysis.runs.table import read_runs
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference" / "quickstart"

@@ -11,7 +11,7 @@ import pytest
 from analysis.approaches import approaches
 from analysis.fit import Status, load_fit
 from analysis.published import published
-from analysis.quality import read_runs
+from analysis.runs.table import read_runs
 from experiments.planning import plan_study
 from scaling.study import read_study
 

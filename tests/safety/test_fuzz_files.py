@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from analysis.fit import Fit, fit
 from analysis.laws import law
-from analysis.quality import read_runs
 from analysis.result import load_fit, save_fit
+from analysis.runs.table import read_runs
 from experiments import training
 from experiments.grid_text import runs_text, status_text
 from experiments.training import _status

@@ -12,7 +12,7 @@ from analysis.compare import compare
 from analysis.fit import fit
 from analysis.laws import law
 from analysis.published import published
-from analysis.suspicion import UNITS, suspicious
+from analysis.runs.checks import UNITS, suspicious
 
 
 def test_units_that_look_wrong_are_warned_of() -> None:

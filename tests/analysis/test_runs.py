@@ -11,14 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.quality import (
-    condition_number,
-    read_runs,
-    refuse_line,
-    standardise,
-    usable,
-    where,
-)
+from analysis.identifiability import condition_number, refuse_line
+from analysis.runs.filter import where
+from analysis.runs.table import read_runs, standardise, usable
 from scaling.records import Refusal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -227,7 +222,7 @@ def test_a_file_of_too_many_cells_is_refused_before_it_is_read(tmp_path: Path, k
 # What a reader in a process of its own spends: the peak of memory is the process's.
 SPENT = """
 import resource, sys, time
-from analysis.quality import read_runs
+from analysis.runs.table import read_runs
 from scaling.records import Refusal
 start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

@@ -109,3 +109,8 @@ def shown(text: str, most: int = 40) -> str:
     """Cut short, and without what a terminal would obey."""
     cut = text if len(text) <= most else text[:most] + "…"
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cut)
+
+
+def listing(columns: pd.Index) -> str:
+    names = [shown(str(c)) for c in columns]
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

@@ -9,7 +9,6 @@ not decayed, a run that diverged) are set aside with the reason.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.expression import Array
-from analysis.reading import load, shown
+from analysis.runs.filter import CONDITION, as_number, where
+from analysis.runs.load import listing, load, shown
 from scaling.records import Refusal
 
 CORE = ("params", "tokens", "loss")
-RAY_WIDTH = 0.05  # e-folds; whole batches move a point off its ray by a percent or two
 
 
 @dataclass(frozen=True)
@@ -66,9 +64,7 @@ def read_runs(
             )
         path = found
     raw = load(path)
-    early = [
-        each for each in conditions if (c := _CONDITION.fullmatch(each)) and c["column"] in raw
-    ]
+    early = [each for each in conditions if (c := CONDITION.fullmatch(each)) and c["column"] in raw]
     raw.attrs["file"] = str(path)
     table = standardise(
         where(raw, early), params_column, tokens_column, loss_column,
@@ -106,10 +102,10 @@ def standardise(
         source = chosen.get(column) or column
         if source not in table:
             raise Refusal(
-                f"{name} has no column {source!r}; it has {_listing(table.columns)}. "
+                f"{name} has no column {source!r}; it has {listing(table.columns)}. "
                 f"Name the one that holds {column} with --{column}-column."
                 if column in CORE
-                else f"{name} has no column {source!r}; it has {_listing(table.columns)}."
+                else f"{name} has no column {source!r}; it has {listing(table.columns)}."
             )
         numbers = _as_numbers(table[source], source, name)
         if column in require:
@@ -161,119 +157,6 @@ def several_variants(table: pd.DataFrame) -> str:
     return f"{name_of(table)} has {variants(table)} variants of the study (select one: {remedy})"
 
 
-_CONDITION = re.compile(r"\s*(?P<column>[^<>=!]+?)\s*(?P<op>>=|<=|==|!=|>|<)\s*(?P<literal>.+?)\s*")
-_SUFFIX = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
-
-
-def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
-    """Rows that meet every condition `column operator literal`, such as `tokens>=5e8`.
-
-    A literal is a number (K, M, B, T for powers of a thousand), true, false, or text, which
-    compares by == and != only. Nothing is evaluated. Raises Refusal for a condition that
-    cannot be read and when no row is left.
-    """
-    for condition in conditions:
-        found = _CONDITION.fullmatch(condition)
-        if found is None:
-            raise Refusal(
-                f"--where {condition!r} is not `column operator literal`. "
-                "Example: --where 'tokens>=5e8'; operators: >= <= == != > <."
-            )
-        column, op, literal = found["column"], found["op"], found["literal"]
-        if column not in table:
-            raise Refusal(
-                f"--where {condition!r}: no column {column!r}; there are {_listing(table.columns)}."
-            )
-        rows = table[_holds(table[column], op, literal, condition)]
-        if rows.empty:
-            raise Refusal(f"--where {condition!r} leaves none of {len(table)} rows. Loosen it.")
-        table = rows
-    return table
-
-
-def _holds(values: pd.Series, op: str, literal: str, condition: str) -> pd.Series:
-    number = _literal(literal)
-    right: float | str | bool
-    if pd.api.types.is_bool_dtype(values):
-        if literal.lower() not in ("true", "false") or op not in ("==", "!="):
-            raise Refusal(f"--where {condition!r}: {values.name} is true or false; use == or !=.")
-        right = literal.lower() == "true"
-    elif pd.api.types.is_numeric_dtype(values):
-        if number is None:
-            raise Refusal(f"--where {condition!r}: {literal!r} is not a number.")
-        right = number
-    else:
-        if op not in ("==", "!="):
-            raise Refusal(f"--where {condition!r}: {values.name} is text; use == or !=.")
-        quoted = len(literal) > 1 and literal[0] == literal[-1] and literal[0] in "'\""
-        right = literal[1:-1] if quoted else literal
-    comparison = {
-        ">=": values.ge, "<=": values.le, "==": values.eq,
-        "!=": values.ne, ">": values.gt, "<": values.lt,
-    }[op]  # fmt: skip
-    return comparison(right)
-
-
-def _literal(text: str) -> float | None:
-    scale = _SUFFIX.get(text[-1:].upper(), 1.0)
-    try:
-        return float(text[:-1] if scale != 1.0 else text) * scale
-    except ValueError:
-        return None
-
-
-def condition_number(params: Array, tokens: Array) -> float:
-    """How well runs at these (N, D) could tell the Chinchilla law's coefficients apart.
-
-    The condition number of JᵀJ for (log E, log A, log B, α, β) in centred log-features, for a
-    reference law whose three terms are equal at the centre and whose exponents are Besiroglu's
-    (arXiv:2404.10102): a property of the design alone, whatever its scale. About 1e3 for a
-    grid; 1e8 and more, as for one ray D = kN, cannot be fitted, nor can one distinct N or D.
-    Raises Refusal for numbers that are not positive and finite.
-    """
-    n, d = np.asarray(params, dtype=float), np.asarray(tokens, dtype=float)
-    for name, values in (("params", n), ("tokens", d)):
-        if not (np.isfinite(values).all() and (values > 0).all()):
-            raise Refusal(f"{name} must be positive and finite; got {values.min():g}.")
-    x, y = np.log(n) - np.log(n).mean(), np.log(d) - np.log(d).mean()
-    a, b = np.exp(-0.3478 * x), np.exp(-0.3658 * y)
-    shares = np.stack([np.ones_like(a), a, b], axis=1) / (1 + a + b)[:, None]
-    jacobian = np.column_stack([shares, -shares[:, 1] * x, -shares[:, 2] * y])
-    return float(np.linalg.cond(jacobian.T @ jacobian))
-
-
-def refuse_line(features: dict[str, Array]) -> None:
-    """Raises Refusal if a feature has one value, or all points lie on one power-law line."""
-    logs = []
-    for name, values in features.items():
-        log = np.log(values)
-        if np.ptp(log) < 1e-6:
-            raise Refusal(
-                f"{name} has one distinct value ({values[0]:g}); its exponent cannot be told. "
-                f"Give runs at two or more {name}."
-            )
-        logs.append(log - log.mean())
-    if len(logs) < 2:
-        return
-    centred = np.stack(logs, axis=1)
-    decomposition = np.linalg.svd(centred / np.sqrt(len(centred)), full_matrices=False)
-    if decomposition.S[-1] < RAY_WIDTH:
-        names = list(features)
-        normal = decomposition.Vh[-1]
-        if len(names) == 2:
-            slope = -normal[0] / normal[1] if normal[1] else np.inf
-            k = np.exp(np.mean(np.log(features[names[1]]) - slope * np.log(features[names[0]])))
-            line = f"{names[1]} = {k:.3g}·{names[0]}" + (
-                "" if abs(slope - 1) < 0.02 else f"^{slope:.2f}"
-            )
-        else:
-            line = "one power-law surface of " + ", ".join(names)
-        raise Refusal(
-            f"all runs lie on one ray, {line}, which cannot separate the exponents. "
-            "Add runs with another ratio, e.g. 10, 20 and 40 tokens per parameter."
-        )
-
-
 # --- cells ---------------------------------------------------------------------------------------
 
 
@@ -317,7 +200,7 @@ def _refuse_bad(
     if bad.any():
         at = int(np.argmax(bad.to_numpy()))
         cell = shown(_text(cells.iloc[at]))
-        meant = _literal(cell)
+        meant = as_number(cell)
         remedy = "Correct or remove it (--where drops rows)."
         if meant is not None and math.isfinite(meant) and meant > 0:
             remedy = f"Write {_plain(meant)}, and the others likewise."
@@ -338,8 +221,3 @@ def _text(cell: object) -> str:
         return str(cell)
     except ValueError:  # an integer of more than 4,300 digits
         return "an integer of thousands of digits"
-
-
-def _listing(columns: pd.Index) -> str:
-    names = [shown(str(c)) for c in columns]
-    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

@@ -13,7 +13,7 @@ from itertools import product
 
 import pandas as pd
 
-from analysis.quality import labels, several_variants, variants
+from analysis.runs.table import labels, several_variants, variants
 
 LEAST = {"params": 1e3, "tokens": 1e4}  # fewer are hardly a model, or a run: another unit?
 MOST = {"params": 1e14, "tokens": 1e16}  # more than anyone trains: another quantity?
