@@ -11,7 +11,6 @@ from analysis.fit import Fit, Status
 from analysis.laws import Law
 from analysis.limited import Limited
 from analysis.published import Published
-from analysis.runs.checks import UNITS
 from analysis.units import decimal, human
 from analysis.valley import Valley
 
@@ -25,18 +24,16 @@ OUTSIDE = 0.3  # decades by which N or D may lie further out than the compute do
 MISFITS = 2.0
 
 
-def unit_warnings(source: Source) -> list[str]:
-    """Which columns of the fitted runs look like another unit, in which every answer then is."""
-    if not isinstance(source, Fit):
-        return []
-    return [f"The runs' {each}" for each in source.warnings if each.endswith(UNITS)]
+def run_cautions(source: Source) -> list[str]:
+    """What is to be doubted about the fitted runs themselves, and so about every answer."""
+    return [f"Of the runs: {each}" for each in source.cautions] if isinstance(source, Fit) else []
 
 
 def source_warnings(source: Source) -> list[str]:
     """What the source itself says against its coefficients and their intervals."""
     if not isinstance(source, Fit):
         return []
-    said = unit_warnings(source)
+    said = run_cautions(source)
     if source.status is Status.WEAKLY_IDENTIFIED:
         said.append(
             "The fit is weakly identified: other coefficients fit these runs as well, and "

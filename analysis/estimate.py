@@ -70,6 +70,7 @@ class Estimate:
     diagnostics: Diagnostics | None  # None without draws
     excluded: pd.DataFrame  # rows left out, and why, in a column `reason`
     table: pd.DataFrame  # rows fitted
+    cautions: tuple[str, ...] = ()  # of `warnings`, what every answer from these runs repeats
     constrained: tuple[str, ...] = ()  # what shaped it beside the rows and `fixed`, in words
 
     def predict(self, features: Mapping[str, Any]) -> Array:

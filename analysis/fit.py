@@ -125,7 +125,8 @@ def _assemble(
         rmse = float(np.sqrt(np.mean(np.log(predicted / data.observed) ** 2)))
     smallest = float(data.scale.min())
     status, reason = judge(law, rows, best, bound, design, spread, held.mask, smallest)
-    warnings = [*suspicious(rows, law.features), *spread.warnings]
+    cautions = suspicious(rows, law.features)
+    warnings = [*cautions, *spread.warnings]
     if "trunk_id" not in rows or rows["trunk_id"].isna().all():
         warnings.append("no trunk_id column: every row counts as independent")
     if _points(law, rows) == len(law.coefficients) - held.mask.sum():
@@ -144,6 +145,7 @@ def _assemble(
         status=status,
         reason=reason,
         warnings=tuple(warnings),
+        cautions=cautions,
         draws=spread.draws,
         data=_describe(law, rows, clusters),
         rmse_log=rmse,

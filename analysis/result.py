@@ -61,6 +61,7 @@ def to_json(fit: Fit) -> dict[str, Any]:
         "status": fit.status.value,
         "reason": fit.reason,
         "warnings": list(fit.warnings),
+        "cautions": list(fit.cautions),
         "data": {
             "n": data.n,
             "clusters": data.clusters,
@@ -153,6 +154,7 @@ def load_fit(path: Path, law: Law | None = None) -> Fit:
             diagnostics=_diagnostics(value.get("diagnostics")),
             excluded=_excluded(value),
             table=_beside(path, value["rows"]),
+            cautions=tuple(value.get("cautions", ())),
             constrained=tuple(value.get("constrained", ())),  # files of before have none
         )
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:

@@ -60,7 +60,7 @@ def predict(
     """
     import pandas as pd
 
-    from analysis.caution import unit_warnings
+    from analysis.caution import run_cautions
     from analysis.forecast import predict as predicted
     from analysis.runs.table import read_runs
 
@@ -87,7 +87,7 @@ def predict(
         say(each.sentence)
     if observed is not None:
         say(predictions[0].verdict(observed))
-    for warning in unit_warnings(law):
+    for warning in run_cautions(law):
         say(f"warning: {warning}")
     if to_json:
         write_json(to_json, {"predictions": [each.to_json() for each in predictions]})
