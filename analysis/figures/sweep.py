@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -10,7 +12,7 @@ from analysis.figures.style import INK, Palette, figure, levels, log_axis, set_c
 from analysis.runs.sweep import Sweep
 from analysis.units import count_of, decimal, human
 
-STYLES = ("-", "--", ":", "-.")
+STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 
 
 def sweep_curves(swept: Sweep, params_column: str = "params") -> Figure:
