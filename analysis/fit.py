@@ -19,6 +19,7 @@ from analysis.constraints import Fixed, Prior, Regularised, fixed_of, scatter
 from analysis.diagnostics import diagnose
 from analysis.evaluator import model
 from analysis.expression import Array
+from analysis.fit_file import load_fit, save_fit
 from analysis.identifiability import Design, design_at, refuse_line
 from analysis.judgement import judge, no_floor, regime
 from analysis.laws import Law
@@ -26,7 +27,7 @@ from analysis.model import Data, Model, is_floor, to_coefficients
 from analysis.newton import Mask
 from analysis.objective import Objective
 from analysis.objective import objective as objective_named
-from analysis.result import Fit, FitData, Minimised, Status, load_fit, save_fit, to_json
+from analysis.result import Fit, FitData, Minimised, Status, to_json
 from analysis.runs.checks import suspicious
 from analysis.runs.table import standardise, usable
 from analysis.search import Optimum, optimise
