@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,10 +19,12 @@ import numpy as np
 from scaling.data import tokens
 from scaling.data.documents import Document
 from scaling.data.split import cut
+from scaling.quantity import parse_count
 from scaling.records import Refusal, fingerprint, write_bytes
 from scaling.study import DataSection
 
 BYTE_VOCAB = 256  # the byte tokeniser; NUL, which text does not contain, ends a document
+MAX_VOCAB = 10**9  # a thousand times the largest in use
 END_OF_TEXT = "<|endoftext|>"
 # What published tokenisers call it: GPT-2 and Pythia, Llama 1 and 2, Llama 3, Gemma.
 END_TOKENS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>")
@@ -171,11 +173,11 @@ def make_tokenizer(
 def vocabulary(section: DataSection) -> int:
     """The size of the vocabulary, from the study alone. Raises Refusal where it does not say."""
     refuse_vocab_size(section)
+    if section.token_dtype is not None:
+        tokens.check(section)
     if section.vocab_size is not None:
         return section.vocab_size
     if section.tokenizer == "bytes":
-        if section.token_dtype is not None:
-            tokens.check(section)
         return BYTE_VOCAB
     return bpe_size(section) or _given(section).vocab_size
 
@@ -198,13 +200,14 @@ def bpe_size(section: DataSection) -> int | None:
     """V of "bpe:V"; null for another tokeniser. Raises Refusal for a V that cannot be."""
     if not section.tokenizer.startswith("bpe:"):
         return None
-    given = section.tokenizer.removeprefix("bpe:")
-    if not re.fullmatch("[0-9]{1,9}", given) or int(given) <= BYTE_VOCAB:
-        raise Refusal(
-            f"[data] tokenizer = {section.tokenizer!r}: give the size of the vocabulary, above "
-            f"{BYTE_VOCAB}, such as 'bpe:4096'."
-        )
-    return int(given)
+    with suppress(ValueError):
+        size = parse_count(section.tokenizer.removeprefix("bpe:"))
+        if isinstance(size, int) and BYTE_VOCAB < size < MAX_VOCAB:
+            return size
+    raise Refusal(
+        f"[data] tokenizer = {section.tokenizer!r}: give the size of the vocabulary, above "
+        f"{BYTE_VOCAB}, such as 'bpe:4096' or 'bpe:8k'."
+    )
 
 
 def _given(section: DataSection) -> Json:
