@@ -31,7 +31,7 @@ class Refusal(Exception):
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """" Did you mean x?" for a name near to a known one, to end a message; empty if none is."""
+    """ " Did you mean x?" for a name near to a known one, to end a message; empty if none is."""
     by_lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(given.lower(), by_lower, n=1)
     return f" Did you mean {by_lower[near[0]]}?" if near else ""

@@ -372,7 +372,9 @@ def parse_study(raw: dict[str, Any], name: str) -> Study:
         # By way of JSON, whose strict mode takes arrays for tuples and tables for dataclasses.
         return _ADAPTER.validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
-        raise Refusal("\n".join(f"{name}: {line}" for line in lines_of(error, raw, _KNOWN))) from error
+        raise Refusal(
+            "\n".join(f"{name}: {line}" for line in lines_of(error, raw, _KNOWN))
+        ) from error
     except (ValueError, RecursionError) as error:  # no JSON: thousands of digits, endless nesting
         raise Refusal(f"{name}: {error}.") from error
 
