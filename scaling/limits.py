@@ -35,23 +35,23 @@ class Size:
 def refuse_warmups(study: Study, sizes: Sequence[Size]) -> None:
     """Raises Refusal for a warmup above 20% of a run, or one that a cooldown would begin inside."""
     call = study.training.steps_per_call
-    said, wanted, most = [], [], math.inf
+    runs: dict[str, list[str]] = {}  # the sizes by what is said of their runs
+    wanted, most = [], math.inf
     for size in sizes:
         warmup, batch = size.base.schedule.warmup_steps, size.base.batch_tokens
         steps = whole_calls(study, size.cells[0].tokens)
         if warmup <= MAX_WARMUP_SHARE * steps:
             continue
-        params = count_params(size.base.model).non_embedding
-        said.append(
-            f"{warmup / steps:.0%} of the run of {params:,} parameters on {steps * batch:,} tokens"
-        )
+        params = f"{count_params(size.base.model).non_embedding:,}"
+        runs.setdefault(f"{warmup / steps:.0%} of {steps * batch:,} tokens", []).append(params)
         least = math.ceil(warmup / MAX_WARMUP_SHARE / call) * call
         wanted.append((size.cells[0], float(least * batch)))
         most = min(most, math.floor(MAX_WARMUP_SHARE * steps) * batch)
-    if said:
+    if runs:
+        each = (f"{said} with {listed(of)} parameters" for said, of in runs.items())
         shorter = f"warmup_tokens = {most:,} at most, or " if most else ""
         raise Refusal(
-            f"[training] warmup_tokens = {_warmup(study, sizes[0])} is {listed(said)}; above "
+            f"[training] warmup_tokens = {_warmup(study, sizes[0])} is {listed(each, '; ')}. Above "
             f"{MAX_WARMUP_SHARE:.0%} it bends the law. Give {shorter}{at_least(study, wanted)}."
         )
     if study.training.schedule == "wsd":

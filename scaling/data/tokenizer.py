@@ -18,6 +18,7 @@ import numpy as np
 
 from scaling.data import tokens
 from scaling.data.documents import Document
+from scaling.data.progress import Step, Watch, counted, unwatched
 from scaling.data.split import cut
 from scaling.quantity import parse_count
 from scaling.records import Refusal, fingerprint, write_bytes
@@ -142,31 +143,43 @@ def plain_tokenizer(content: str) -> Any:
 
 
 def make_tokenizer(
-    section: DataSection, training: Callable[[], Iterator[Document]], content: Any, cache: Path
+    section: DataSection,
+    training: Callable[[], Iterator[Document]],
+    size: int,
+    content: Any,
+    cache: Path,
+    watch: Watch = unwatched,
 ) -> Tokenizer:
     """The tokeniser of a study.
 
-    `training` reads the training documents, on which a BPE is trained unless `cache` has the one
-    trained on the same `content`. Raises Refusal for a tokeniser that cannot be read or made.
+    `training` reads the training documents, of `size` bytes in all, on which a BPE is trained
+    unless `cache` has the one trained on the same `content`. Raises Refusal for a tokeniser that
+    cannot be read or made.
     """
     refuse_vocab_size(section)
     if section.token_dtype is not None:
         assert section.vocab_size is not None and isinstance(section.end_token, int)
         return Ready(section.vocab_size, section.end_token)
     name = section.tokenizer
-    size = bpe_size(section)
-    if section.end_token is not None and (name == "bytes" or size is not None):
+    vocab_size = bpe_size(section)
+    if section.end_token is not None and (name == "bytes" or vocab_size is not None):
         raise Refusal(
             f"[data] end_token = {section.end_token!r} has no use with tokenizer = {name!r}, "
             "which has its own. Remove it."
         )
     if name == "bytes":
         return Bytes()
-    if size is None:
+    if vocab_size is None:
         return _given(section)
-    file = cache / "tokenizers" / f"{fingerprint({'bpe': size, 'content': content})}.json"
+    key = fingerprint({"bpe": vocab_size, "content": content})
+    file = cache / "tokenizers" / f"{key}.json"
     if not file.exists():
-        write_bytes(file, train_bpe(training(), size))
+
+        def watched() -> Iterator[Document]:
+            yield from counted(training(), f"counting words for {name}", size, watch)
+            watch(Step(f"learning the {vocab_size:,} tokens of {name}", 0, None))
+
+        write_bytes(file, train_bpe(watched(), vocab_size))
     return Json(file.read_bytes(), END_OF_TEXT, name)
 
 

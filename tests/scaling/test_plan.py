@@ -167,7 +167,7 @@ def test_the_table_has_a_row_a_run_and_its_costs_add_up(plan: PlanOf) -> None:
 @pytest.mark.parametrize(
     "sections, words",
     [
-        ({"training": {"warmup_tokens": 320}}, r"warmup_tokens = 320 is 21% of the run"),
+        ({"training": {"warmup_tokens": 320}}, r"warmup_tokens = 320 is 21% of 1,536 tokens with"),
         ({"grid": {"tokens": [1e9]}}, r"more than the .* allow_repeats"),
         (
             {"grid": {"tokens": [1536, 1550]}},
