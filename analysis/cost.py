@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.units import human, scientific
-from scaling.records import Refusal
+from scaling.records import Refusal, did_you_mean
 
 SHIPPED = Path(__file__).with_name("devices.toml")
 FIELDS = {"peak", "memory", "source", "price", "price_source", "price_date"}
@@ -138,7 +138,8 @@ def device_named(name: str, own: Path | None = None) -> Device:
     known = devices() | ({} if own is None else devices(own))
     if name not in known:
         where = "analysis/devices.toml" + ("" if own is None else f" and {own}")
-        raise Refusal(f"no device {name!r} in {where}. Known: {', '.join(known)}.")
+        near = did_you_mean(name, known)
+        raise Refusal(f"no device {name!r} in {where}.{near} Known: {', '.join(known)}.")
     return known[name]
 
 

@@ -1,4 +1,4 @@
-"""A plan refuses tasks that every one of its runs would fail on."""
+"""What a plan refuses before and after it reads its text, and what it says of the rest."""
 
 from __future__ import annotations
 
