@@ -350,8 +350,9 @@ def law(name: str) -> Law:
     own = "".join(f", {each}" for each in own_laws())
     near = did_you_mean(name, (*LAWS, *own_laws()))
     raise Refusal(
-        f"no law {name!r}.{near} Known: {', '.join(LAWS)}, separable:COLUMN,COLUMN, bnsl_1:COLUMN{own}. "
-        f"An installed package adds its own as entry points in the group {GROUP}."
+        f"no law {name!r}.{near} Known: {', '.join(LAWS)}, separable:COLUMN,COLUMN, "
+        f"bnsl_1:COLUMN{own}. An installed package adds its own as entry points in the group "
+        f"{GROUP}."
     )
 
 

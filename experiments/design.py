@@ -144,7 +144,7 @@ def _tried(change: _Change, made: Draft, features: frozenset[str]) -> _Mended | 
     """The study with that change, if it would do."""
     study = made.plan.study
     # Seeds repeat points and variants repeat grids, which tells no coefficients apart.
-    alone = {"seeds": study.grid.seeds[:1], "replicate_seeds": ()}
+    alone: dict[str, Any] = {"seeds": study.grid.seeds[:1], "replicate_seeds": ()}
     grid = replace(study.grid, **alone, **change.fields)
     other = draft(replace(study, grid=grid, sweep={}), made.plan.corpus)
     if set(other.refusals) - set(made.refusals) or not other.plan.points:

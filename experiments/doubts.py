@@ -29,6 +29,17 @@ MOST_HELD_OUT = 0.2  # of the text; more is better trained on
 FEW_PIECES = 9  # a large text is cut into four to eight of them, whatever its share
 
 
+def too_large(plan: Plan) -> Iterator[str]:
+    """What is said where a worker needs more memory than this machine has."""
+    need = max(estimate(run, 0.0).memory_bytes for run in plan.runs)
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > has:
+        yield (
+            f"a worker needs {gigabytes(need)} and this machine has {gigabytes(has)}: it cannot "
+            "train the largest runs. --device NAME --count K says whether they fit elsewhere."
+        )
+
+
 def doubts(planned: Planned) -> list[str]:
     """A sentence or two for each thing to doubt."""
     return [
@@ -76,7 +87,7 @@ def _few(planned: Planned, judged: Judged) -> Iterator[str]:
         remedy = f"[data] holdout_fraction = {fraction:.2g} would hold out about as many"
     yield (
         f"the held-out loss is over {judged.documents} of {every:,} documents, and will carry "
-        f"± {error:.1%} or more, above what seeds make ({SEED_SPREAD:.1%}): documents differ by some "
-        f"{DOCUMENT_SPREAD:.1%}, and {ENOUGH_DOCUMENTS} bring the ± down to that. All runs are "
-        f"judged on the same text, so that their order is told better than this ±. {remedy}."
+        f"± {error:.1%} or more, above what seeds make ({SEED_SPREAD:.1%}): documents differ by "
+        f"some {DOCUMENT_SPREAD:.1%}, and {ENOUGH_DOCUMENTS} bring the ± down to that. All runs "
+        f"are judged on the same text, so that their order is told better than this ±. {remedy}."
     )

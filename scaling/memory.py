@@ -41,7 +41,7 @@ def step_memory(run: RunSpec, devices: int) -> StepMemory:
     layer = size * (8 * c.d_model + 4 * c.n_heads * c.head_dim + 3 * c.d_ff)
     layer += (4 + size + size) * c.n_heads * c.context_length
     kept = layer + c.n_layers * size * c.d_model if compute.remat else c.n_layers * layer
-    logits = 3 * 4 * c.vocab_size  # float32 always: they, their softmax and its gradient
+    logits = 2 * 4 * c.vocab_size  # float32 always: they and their gradient
     # Microbatches add up their gradients in a second copy.
     gradients = (8 if compute.accumulate > 1 else 4) * params.total / shared
     one_layer = params.non_embedding / c.n_layers
