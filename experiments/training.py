@@ -57,9 +57,9 @@ def plan(
     planned = plan_study(read_study(study))
     refuse_above(max_flops, planned.plan.flops_spent)
     bills = grid_costs(planned.plan, devices, count, mfu, dtype)
-    print(plan_text(planned, devices, bills, count, worker_count()))
     if to_json:
         write_json(to_json, plan_json(planned, devices, bills, count))
+    print(plan_text(planned, devices, bills, count, worker_count()))
     print(f"Next: scaling run {study}")
 
 
@@ -205,12 +205,12 @@ def status(directory: Directory, /, *, to_json: JsonFile = None) -> None:
         except Refusal as error:
             unreadable[folder.name] = str(error)
     rows.sort(key=lambda row: (row["params_non_embedding"], row["seed"], row["tokens"]))
+    if to_json:
+        write_json(to_json, {"runs": rows, "unreadable": unreadable})
     print(status_text(rows))
     if unreadable:
         print(f"{len(unreadable)} records cannot be read; `scaling run` makes them again:")
         say("\n".join(unreadable.values()))
-    if to_json:
-        write_json(to_json, {"runs": rows, "unreadable": unreadable})
 
 
 def _status(folder: Path) -> dict[str, Any]:
