@@ -1,9 +1,9 @@
 """One process that trains the runs it is given, in order.
 
-Every launcher starts this, as scaling/launch/start.py does, and nothing else. A run's folder says what to train (run.json); what
-became of it is written there. A run that another process trains is left to it, and a branch whose
-branch point is not there yet to whoever comes later. Exit codes: 0 nothing failed, 1 a run failed
-or diverged, 75 interrupted with a checkpoint.
+Every launcher starts this and nothing else, by scaling/launch/start.py. A run's folder says what to
+train (run.json); what became of it is written there. A run that another process trains is left to
+it, and a branch whose branch point is not there yet to whoever comes later. Exit codes: 0 nothing
+failed, 1 a run failed or diverged, 75 interrupted with a checkpoint.
 """
 
 from __future__ import annotations
