@@ -50,6 +50,8 @@ def main() -> int:
         except KeyboardInterrupt:
             say(f"scaling {command}: interrupted; the same command goes on from here", sys.stderr)
             return INTERRUPTED
+        finally:
+            output.flush()
         # Of a reader that wanted no more, such as `head`, there is nothing to say.
         if output.lost is not None and not isinstance(output.lost, BrokenPipeError):
             reason = f"{output.lost.strerror}; files that it writes are written"

@@ -9,8 +9,20 @@ from typing import Any
 from analysis.answer import Recommendation
 from analysis.approaches import Approaches
 from analysis.conventions import Convention, spread
+from analysis.fit import Fit
+from analysis.summary import digits
 from analysis.units import decimal, human, scientific
 from experiments.text import columns
+
+
+def ending(fit: Fit) -> str:
+    """How the fit ended and the law with its numbers, for whoever reads the last lines alone."""
+    values = ", ".join(
+        f"{name} = {digits(value, fit.interval.coefficients[name])}"
+        for name, value in fit.coefficients.items()
+    )
+    status = fill(f"Status: {fit.status.value}: {fit.reason}", 100, subsequent_indent="  ")
+    return f"{status}\n{fill(f'Law: {fit.law.formula}; {values}', 100, subsequent_indent='  ')}"
 
 
 def conventions_text(found: Sequence[Convention]) -> str:
