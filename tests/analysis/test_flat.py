@@ -69,7 +69,7 @@ def test_shares_and_budgets_that_are_none_are_refused():
 
 def test_the_text_names_the_ranges_in_the_users_units():
     text = to_text(flat_bottom(SOURCE, FLOPS))
-    assert text.startswith("1e21 FLOPs, N* = 2.78B")
+    assert text.startswith("1e21 FLOPs: sizes nearly as good as N*\nBy the law, N* = 2.78B")
     assert "within 1.0%  of the loss 1." in text
 
 

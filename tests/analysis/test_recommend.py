@@ -230,9 +230,9 @@ def test_the_table_speaks_the_users_units():
 
 def test_the_table_rounds_where_the_interval_stops(fitted):
     [best] = recommend(fitted, [1e13])
-    low, high = best.interval.params  # half-width 38k: tens of thousands are the last digit
-    tens = [f"{end / 1e4:.0f}0k" for end in (best.params, low, high)]
-    assert f"1e13   {tens[0]} [{tens[1]} … {tens[2]}]" in to_text(fitted, [best])
+    low, high = best.interval.params  # more than a factor of two apart: two digits, none made 0
+    written = [f"{end / 1e3:.0f}k" for end in (best.params, low, high)]
+    assert f"1e13   {written[0]} [{written[1]} … {written[2]}]" in to_text(fitted, [best])
 
 
 def test_an_open_design_is_said_once_and_no_bootstrap_is_advised():
