@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.estimate import Estimate
 from analysis.tradeoff import flat_with
-from analysis.units import count_of, decimal, human
+from analysis.units import count_of, counted, decimal, human
 
 
 def summary(fit: Estimate) -> str:
@@ -42,18 +42,18 @@ def summary(fit: Estimate) -> str:
         facts += f" · rms log residual {fit.rmse_log:.2g}"
     facts += f" · condition number {fit.condition_number:.1g}"
     lines.append(facts)
-    counted = f"intervals: {fit.interval.method} over {data.clusters} clusters"
+    seen = f"intervals: {fit.interval.method} over {counted(data.clusters, 'cluster')}"
     if data.params is not None and "params" in fit.law.features:
-        counted += f" · N is {count_of(data.params_column)}, "
-        counted += f"{human(data.params.low)} to {human(data.params.high)}"
+        seen += f" · N is {count_of(data.params_column)}, "
+        seen += f"{human(data.params.low)} to {human(data.params.high)}"
     if data.tokens is not None and "tokens" in fit.law.features:
-        counted += f" · D {human(data.tokens.low)} to {human(data.tokens.high)}"
-    lines.append(counted)
+        seen += f" · D {human(data.tokens.low)} to {human(data.tokens.high)}"
+    lines.append(seen)
     lines += [part for doubt in doubts(fit) for part in _wrapped(doubt)]
     if fit.status.value != "converged":
         lines += _wrapped(f"{fit.status.value}: {fit.reason}")
     for reason, rows in fit.excluded["reason"].value_counts().items():
-        lines.append(f"left out: {rows} rows, {reason}")
+        lines.append(f"left out: {counted(rows, 'row')}, {reason}")
     for warning in fit.warnings:
         lines += _wrapped(f"warning: {warning}")
     return "\n".join(lines)
@@ -107,8 +107,8 @@ def doubts(fit: Estimate) -> list[str]:
     if test is not None:
         verdict = "the law misses by more than that" if test.p_value < 0.01 else "no lack of fit"
         lines.append(
-            f"{test.replicates} replicates scatter by {test.replicate_sd:.2g} in log loss, "
-            f"{verdict} (p = {test.p_value:.2g})"
+            f"{counted(test.replicates, 'repeated run')}: scatter of {test.replicate_sd:.2g} in "
+            f"log loss, {verdict} (p = {test.p_value:.2g})"
         )
     return lines
 

@@ -131,8 +131,10 @@ def fit(
     # At once, into a pipe too: the comparisons below take as long again.
     say(fitted.summary())
     also: dict[str, Any] = {}
+    doubts: list[str] = []
     if comparable(named):
         read = approaches(fitted)
+        doubts += read.cautions
         also["approaches"] = read.to_json()
         say(f"\n{approaches_text(read)}")
     if each:
@@ -145,6 +147,10 @@ def fit(
     held_out = leave_out_largest(fitted, weights=weights, prior=settings["prior"])
     also["largest_left_out"] = {**asdict(held_out), "error": held_out.error}
     say(f"\n{held_out.sentence}")
+    doubts += held_out.cautions
+    for doubt in doubts:
+        say(textwrap.fill(f"warning: {doubt}", 92, subsequent_indent="  "))
+    fitted = fitted.doubted(doubts)
     path = _fit_file(runs, law)
     replaced = path.exists()
     save_fit(fitted, path, also)

@@ -82,3 +82,12 @@ def test_by_a_valley_the_ends_of_a_range_lose_the_share_they_say():
     half, double = runs.excess_loss
     assert half[1] == pytest.approx(double[1])
     assert "By the runs' own minima" in to_text(flat_bottom(SOURCE, FLOPS), runs)
+
+
+def test_the_ranges_of_whom_the_answer_follows_come_first_with_the_reason():
+    valley = Valley(46.0, 21.0, 0.5, 0.03, 20, 0.01, 0.01, 48.0, np.empty((0, 2)))
+    flat = flat_bottom(SOURCE, FLOPS)
+    for by, first in (("law", "By the law"), ("runs", "By the runs")):
+        text = to_text(flat, of_runs(valley, FLOPS), by, "as asked")
+        assert text.index(first) == min(text.index("By the law"), text.index("By the runs"))
+        assert "(as asked)" in text
