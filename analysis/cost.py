@@ -71,7 +71,8 @@ def cost(
         if not (math.isfinite(value) and value > 0):
             raise Refusal(f"{name} = {value:g} is not possible: give a positive finite number.")
     if not 0 < mfu <= 1:
-        raise Refusal(f"mfu = {mfu:g} is not a share of the peak: give e.g. 0.4.")
+        meant = f"{mfu / 100:g} for {mfu:g}%" if 1 < mfu <= 100 else "a measured one, e.g. 0.4"
+        raise Refusal(f"mfu = {mfu:g} is not a share of the peak. Give {meant}.")
     if count < 1:
         raise Refusal(f"count = {count} devices cannot train: give at least 1.")
     if dtype not in device.peak:

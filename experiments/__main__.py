@@ -6,8 +6,16 @@ import os
 import sys
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from importlib import import_module
+from pathlib import Path
 
-from scaling.stops import stops_interrupt
+# Ours from beside this package, whatever else of their names the search path has before it.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from scaling.launch.start import import_ours
+
+import_ours()
+del sys.path[0]
+
+from scaling.stops import stops_interrupt  # noqa: E402
 
 # Before numpy is imported: these fits are thousands of tiny products, which threads slow 20-fold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -42,6 +50,8 @@ def main() -> int:
         except KeyboardInterrupt:
             say(f"scaling {command}: interrupted; the same command goes on from here", sys.stderr)
             return INTERRUPTED
+        finally:
+            output.flush()
         # Of a reader that wanted no more, such as `head`, there is nothing to say.
         if output.lost is not None and not isinstance(output.lost, BrokenPipeError):
             reason = f"{output.lost.strerror}; files that it writes are written"

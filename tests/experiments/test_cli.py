@@ -97,7 +97,7 @@ def test_predict_says_that_the_fit_is_in_another_unit(runs_csv, monkeypatch, cap
     fit = runs_csv.with_suffix(".chinchilla.json")
     capsys.readouterr()
     assert scaling(monkeypatch, "predict", fit, "--params", "2", "--tokens", "100") == 0
-    assert "warning: Of the runs: params from" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("Warning: Of the runs: params from")
 
 
 def test_predict_reads_every_row_of_a_table(runs_csv, monkeypatch, capsys, tmp_path):
