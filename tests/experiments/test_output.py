@@ -18,7 +18,7 @@ import pytest
 
 from analysis.published import published
 from experiments import evaluating, training
-from experiments.__main__ import COMMANDS, main
+from experiments.__main__ import MODULES, main
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = "published:besiroglu-2024"
@@ -47,7 +47,7 @@ WRITES: dict[str, tuple[list[str], list[str]]] = {
 
 def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
     """Every command with its definition."""
-    for module in COMMANDS:
+    for module in dict.fromkeys(MODULES.values()):
         tree = ast.parse(inspect.getsource(import_module(f"experiments.{module}")))
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and any(
