@@ -139,8 +139,10 @@ def fit(
     )
     texts = [fitted.summary()]
     also: dict[str, Any] = {}
+    doubts: list[str] = []
     if comparable(named):
         read = approaches(fitted)
+        doubts += read.cautions
         also["approaches"] = read.to_json()
         texts.append(approaches_text(read))
     if each:
@@ -153,6 +155,11 @@ def fit(
     held_out = leave_out_largest(fitted, weights=weights, prior=settings["prior"])
     also["largest_left_out"] = {**asdict(held_out), "error": held_out.error}
     texts.append(held_out.sentence)
+    doubts += held_out.cautions
+    if doubts:
+        lines = [textwrap.fill(f"warning: {each}", 92, subsequent_indent="  ") for each in doubts]
+        texts.append("\n".join(lines))
+    fitted = fitted.doubted(doubts)
     replaced = " (replaced)" if path.exists() else ""
     try:
         save_fit(fitted, path, also)
