@@ -161,11 +161,13 @@ def fit(
         texts.append("\n".join(lines))
     fitted = fitted.doubted(doubts)
     replaced = " (replaced)" if path.exists() else ""
-    save_fit(fitted, path, also)
-    if to_json is not None:
-        save_fit(fitted, to_json, also)
-    texts.append(f"{ending(fitted)}\nFitted {law} → {path}{replaced}")
-    say("\n\n".join(texts))
+    try:
+        save_fit(fitted, path, also)
+        if to_json is not None:
+            save_fit(fitted, to_json, also)
+    finally:  # where a disk is full, what was computed is shown at least
+        say("\n\n".join(texts))
+    say(f"\n{ending(fitted)}\nFitted {law} → {path}{replaced}")
     if fitted.status is Status.FAILED:
         raise Failed(f"the fit failed: {fitted.reason}")
     if {"params", "tokens"} <= set(named.features) and fitted.data.flops_max:

@@ -259,7 +259,7 @@ def test_a_full_disk_loses_nothing(runs_csv, monkeypatch, capsys):
     )
     assert done.returncode == 2, done.stderr
     assert "cannot write" in done.stderr
-    assert "converged" in done.stdout, "the fit is shown before it is written"
+    assert "converged" in done.stdout, "what was computed is shown though it cannot be written"
     assert runs_csv.with_suffix(".chinchilla.json").read_bytes() == saved
 
 
