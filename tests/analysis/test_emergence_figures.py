@@ -11,9 +11,10 @@ import pytest
 from scipy.special import expit
 
 from analysis.emergence.foresee import foresee
-from analysis.emergence.pairs import foretell
+from analysis.emergence.metrics import Metric
+from analysis.emergence.pairs import predict_exact_match
 from analysis.emergence.plane import plane
-from analysis.emergence.series import Metric, Series
+from analysis.emergence.series import Series
 from analysis.emergence.verdict import analyse
 
 
@@ -77,10 +78,10 @@ def test_every_figure_that_the_scores_allow_is_written(tmp_path: Path) -> None:
     curves = [analyse(each, bootstrap=20) for each in (exact, smooth)]
     long = pd.concat([rows.assign(task="add", metric="exact_match", x=x, value=token**4),
                       rows.assign(task="add", metric="token_accuracy", x=x)])  # fmt: skip
-    foretold = foretell(long, "add", 4)
-    assert foretold is not None
+    predicted = predict_exact_match(long, "add", 4)
+    assert predicted is not None
     forecasts = [foresee(exact, float(np.median(x)))]
     names = {"emergence", "pair-add", "map-add-exact-match", "map-add-token-accuracy", "forecast"}
-    written = draw(tmp_path, curves, forecasts, [rows, rows], [foretold])
+    written = draw(tmp_path, curves, forecasts, [rows, rows], [predicted])
     assert {path.stem for path in written} == names and len(written) == 10
     assert all(path.stat().st_size > 5000 for path in written)

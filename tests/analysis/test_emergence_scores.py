@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis.emergence.scores import Scores, read_scores, scores
-from analysis.emergence.tidy import Ask
+from analysis.emergence.tidy import Ask, PerTask
 from scaling.records import Refusal
 
 PARAMS = [1e7, 1e8, 1e9]
@@ -48,7 +48,7 @@ def test_columns_of_other_names_and_a_table_of_models_are_joined(tmp_path: Path)
     rows = pd.DataFrame({"Model": ["a", "b", "c", "d"], "Task": "add", "acc": [0.2, 0.3, 0.9, 0.5]})
     rows.to_csv(tmp_path / "mine.csv", index=False)
     ask = Ask(
-        "N", metrics=("acc",), columns={"task": "Task", "value": "acc"}, chance=0.25,
+        "N", metrics=("acc",), columns={"task": "Task", "value": "acc"}, chance=PerTask(0.25),
         join=tmp_path / "models.csv",
     )  # fmt: skip
     found = read_scores(tmp_path / "mine.csv", ask)
@@ -96,7 +96,7 @@ def test_shots_are_curves_of_their_own() -> None:
 
 def test_a_level_of_guessing_may_differ_by_task() -> None:
     table = pd.concat([long(metric="acc"), long(metric="acc", task="two")])
-    found = asked(table, chance=0.25, chances={"two": 0.5})
+    found = asked(table, chance=PerTask(0.25, {"two": 0.5}))
     assert [each.chance for each in found.series] == [0.25, 0.5]
     by_column = asked(long(metric="acc", chance=0.2)).series[0]
     assert by_column.chance == 0.2

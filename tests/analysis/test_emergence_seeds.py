@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from analysis.emergence.metrics import metric
 from analysis.emergence.seeds import two_heaps
-from analysis.emergence.series import Series, metric
+from analysis.emergence.series import Series
 from analysis.emergence.verdict import analyse
 
 X = np.geomspace(1e7, 1e11, 8)

@@ -11,8 +11,9 @@ from scipy.special import expit
 from analysis.emergence.breaks import scatter_of
 from analysis.emergence.likelihood import Noise, data_of, simulate
 from analysis.emergence.mesh import search
+from analysis.emergence.metrics import metric
 from analysis.emergence.rise import Rise
-from analysis.emergence.series import Series, metric
+from analysis.emergence.series import Series
 from analysis.emergence.thresholds import Estimate
 from analysis.emergence.verdict import analyse, verdict_of
 

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from analysis.emergence.series import Metric, Series
+from analysis.emergence.metrics import Metric
+from analysis.emergence.series import Series
 from analysis.emergence.thresholds import Estimate
 from experiments.__main__ import main
 from experiments.emerging_text import attempts_part
@@ -47,7 +48,7 @@ def test_curves_pairs_and_forecasts_stand_on_the_screen_and_in_the_json(
         monkeypatch, "emergence", scores_csv, "--scale", "params", *words, *settings
     ) == 0  # fmt: skip
     printed = capsys.readouterr().out
-    assert "half-rise in params" in printed and "token_accuracy^4 foretells" in printed
+    assert "threshold in params" in printed and "token_accuracy^4 predicts" in printed
     assert "fitted up to params = 1B" in printed and "at 1T:" in printed
     found = json.loads(file.read_text())
     first = found["curves"][0]
@@ -56,7 +57,7 @@ def test_curves_pairs_and_forecasts_stand_on_the_screen_and_in_the_json(
     assert first["verdict"] in ("sharp", "smooth", "none", "undetermined")
     assert {"value", "interval"} <= set(first["threshold"])
     assert first["resolution"] == pytest.approx(1 / 500)
-    assert found["pairs"]["foretold"][0]["explained"] == pytest.approx(1, abs=0.01)
+    assert found["pairs"]["predicted"][0]["explained"] == pytest.approx(1, abs=0.01)
     assert [each["method"] for each in found["forecasts"][0]["judged"]] == [
         "auto", "constant", "plain logistic"
     ]  # fmt: skip
