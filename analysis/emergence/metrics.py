@@ -99,6 +99,7 @@ SPELLINGS: Mapping[str, str] = {
     r"rouge_?(\d|l|lsum)": "rouge",
     r"bleu_?\d": "bleu",
     r"token_prob": "token_probability",
+    r"loss@\d+": "loss",
     r"log_?probability|logprob": "log_prob",
 }
 

@@ -60,9 +60,11 @@ def _places(corpus: Corpus, sequence_length: int, tokens: int) -> np.ndarray:
             kept = np.unique(np.linspace(0, n - 1, max(1, round(n * share))).astype(int))
             places.append(np.stack([np.full(len(kept), number), kept * sequence_length], axis=1))
     if not places:
+        longest = max(map(len, corpus.holdout), default=0)
         raise Refusal(
             f"[data] sequence_length = {sequence_length}: every held-out document of "
-            f"{corpus.info.source!r} is shorter. Hold out more, or train on shorter sequences."
+            f"{corpus.info.source!r} is shorter; the longest has {longest} tokens. Train on "
+            f"sequences of at most {max(longest - 1, 1)}, or give longer documents."
         )
     return np.concatenate(places)
 
