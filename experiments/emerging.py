@@ -158,10 +158,8 @@ def emergence(
             "--answer-length is of exact_match that a metric of tokens predicts, and no task has "
             "both. Name them with --metric, or leave it out."
         )
-    attempts = attempts_part(curves, number("--answer-tokens", answer_tokens))
-    say(curves_text(curves, found.assumed))
-    for line in (*found.left_out(), *found.notes):
-        say(line)
+    lines = [curves_text(curves, found.assumed), *found.left_out(), *found.notes]
+    texts = ["\n".join(lines)]
     result: dict[str, Any] = {
         "curves": [
             _curve_json(curve, assumed)
@@ -171,21 +169,25 @@ def emergence(
         "level": level,
         "excluded": found.left_out(),
     }
-    for part in (pairs_part(curves, predicted), attempts):
+    tokens = number("--answer-tokens", answer_tokens)
+    for part in (pairs_part(curves, predicted), attempts_part(curves, tokens)):
         if part is not None:
-            say(f"\n{part.text}")
+            texts.append(part.text)
             result |= part.json
     forecasts = _forecasts(found, curves, cut_at, scales, method or "auto", level, seed)
     if forecasts:
-        say(f"\n{forecasts_text(forecasts, curves)}")
+        texts.append(forecasts_text(forecasts, curves))
         result["forecasts"] = [each.to_json() for each in forecasts]
+    if to_json:
+        write_json(to_json, result)
+    drawn: list[Path] = []
     if plot is not None:
         from analysis.figures.emergence import draw
 
-        for path in draw(plot, curves, forecasts, found.tables, predicted, group_column):
-            say(str(path))
-    if to_json:
-        write_json(to_json, result)
+        drawn = draw(plot, curves, forecasts, found.tables, predicted, group_column)
+    say("\n\n".join(texts))
+    for path in drawn:
+        say(str(path))
 
 
 def _per_task(option: str, words: tuple[str, ...], read: Callable[[str], float]) -> PerTask:

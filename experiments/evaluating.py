@@ -114,13 +114,12 @@ def evaluate(
             say(f"{number} of {len(folders)} runs", sys.stderr)
     if not scores:
         raise lost[0][1]
-    print(scores_text(scores))
-    for line in judged:
-        say(line)
+    lines = [scores_text(scores), *judged]
     if to_json:
         write_json(to_json, {"scores": scores})
         metrics = " ".join(dict.fromkeys(row["metric"] for row in scores))
-        say(f"Next: scaling emergence {to_json} --scale params --metric … (of {metrics})")
+        lines.append(f"Next: scaling emergence {to_json} --scale params --metric … (of {metrics})")
+    say("\n".join(lines))
     if lost:
         for folder, reason in lost:
             say(f"{folder}: {reason}", sys.stderr)
