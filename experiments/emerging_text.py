@@ -94,7 +94,8 @@ def assumed_text(curves: Sequence[Curve], assumed: Sequence[Assumed]) -> str:
     for curve, each in zip(curves, assumed, strict=True):
         series = curve.series
         low, high = series.metric.range
-        chance = "fitted" if series.chance is None else f"{series.chance:.3g}"
+        lowest = float(series.from_unit(curve.fitted.floor[0]))
+        chance = f"{lowest:.3g} fitted" if series.chance is None else f"{series.chance:.3g}"
         questions = series.n if series.n is not None else series.questions
         least, most = float(questions.min()), float(questions.max())
         count = f"{least:,.0f}" if round(least) == round(most) else f"{least:,.0f} to {most:,.0f}"
@@ -108,7 +109,10 @@ def assumed_text(curves: Sequence[Curve], assumed: Sequence[Assumed]) -> str:
         more = len(tasks) - MOST_TASKS
         named = "; ".join(tasks[:MOST_TASKS]) + (f" and {more} more" if more > 0 else "")
         rows.append((named, name, span, chance, count))
-    return columns(("assumed of", "metric", "range", "chance level", "questions a score"), rows)
+    header = ("assumed of", "metric", "range", "chance level", "questions a score")
+    more = len(rows) - MOST_LINES
+    left = f"\n… {more} more; --json FILE has all" if more > 0 else ""
+    return columns(header, rows[:MOST_LINES]) + left
 
 
 def decimal_width(value: float, span: Span | None) -> str:

@@ -119,7 +119,7 @@ def _means(compared: Sequence[Forecast]) -> list[str]:
             f"{np.mean([each.error for each in errors]):.3f}",
             f"{np.mean([each.crps for each in errors]):.3f}",
         ]
-    inside = sum((each.judged[0].coverage or 0.0) * each.judged[0].n for each in compared)
+    inside = sum(each.judged[0].coverage * each.judged[0].n for each in compared)
     return [*cells, f"{inside / total:.0%}"]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ from analysis.runs.filter import where
 from analysis.runs.load import load
 from scaling.records import Refusal, read_json
 
+T = TypeVar("T")
 FALLING = ("loss", "val_loss", "loss_final", "bits_per_byte")  # scales whose progress is downwards
 
 
@@ -86,10 +88,10 @@ def scores(raw: pd.DataFrame, ask: Ask, name: str = "the table") -> Scores:
         raise Refusal(f"{name}: no score is left ({reasons}).")
     notes: list[str] = []
     parts = list(table.groupby(["task", "metric"], sort=False))
-    found = [_series(str(task), str(each), rows, ask, notes) for (task, each), rows in parts]
+    found = [_read(str(task), str(each), rows, ask, notes) for (task, each), rows in parts]
     return Scores(
-        tuple(series for series, _ in found),
-        tuple(assumed for _, assumed in found),
+        tuple(each.series for each in found),
+        tuple(each.assumed for each in found),
         tuple(rows for _, rows in parts),
         table,
         excluded,
@@ -158,9 +160,19 @@ def _usable(table: pd.DataFrame, ask: Ask, name: str) -> tuple[pd.DataFrame, pd.
 # --- series ------------------------------------------------------------------------------------
 
 
-def _series(
-    task: str, name: str, rows: pd.DataFrame, ask: Ask, notes: list[str]
-) -> tuple[Series, Assumed]:
+class _Read(NamedTuple):
+    series: Series
+    assumed: Assumed
+
+
+class _Given(NamedTuple, Generic[T]):
+    """A number that a curve takes for granted, and where it came from, in words."""
+
+    value: T
+    source: str
+
+
+def _read(task: str, name: str, rows: pd.DataFrame, ask: Ask, notes: list[str]) -> _Read:
     measure = metric(name, ask.span)
     label = f"{task} / {name}"
     value = rows["value"].to_numpy(float)
@@ -183,27 +195,27 @@ def _series(
     repeated = int(rows.astype(str).duplicated().sum())  # lists, too, can be compared so
     if repeated:
         notes.append(f"{label}: {repeated} rows are the same as another, and counted as evidence")
-    chance, chance_from = _chance(task, measure, rows, ask)
-    n, n_from = _questions(task, measure, rows, ask)
+    chance, n = _chance(task, measure, rows, ask), _questions(task, measure, rows, ask)
     series = Series(
         task=task,
         metric=measure,
         scale=ask.scale,
         x=rows["x"].to_numpy(float),
         value=value,
-        n=n,
+        n=n.value,
         stderr=_all_there(rows, "stderr"),
-        chance=chance,
+        chance=chance.value,
         ceiling=None,
         group=_labels(rows, "group"),
         seed=_labels(rows, "seed"),
         falling=ask.scale in FALLING,
     )
-    return series, Assumed("by its name" if ask.span is None else "--range", chance_from, n_from)
+    span = "by its name" if ask.span is None else "--range"
+    return _Read(series, Assumed(span, chance.source, n.source))
 
 
 def _refuse_unknown(option: str, given: PerTask, tasks: list[str], name: str) -> None:
-    known = {*tasks, *(each.rpartition(", ")[0] for each in tasks)}
+    known = {*tasks, *(each.rpartition(", ")[0] for each in tasks)} - {""}
     unknown = [each for each in given.single if each not in known]
     if unknown:
         raise Refusal(
@@ -212,14 +224,14 @@ def _refuse_unknown(option: str, given: PerTask, tasks: list[str], name: str) ->
         )
 
 
-def _chance(task: str, measure: Metric, rows: pd.DataFrame, ask: Ask) -> tuple[float | None, str]:
+def _chance(task: str, measure: Metric, rows: pd.DataFrame, ask: Ask) -> _Given[float | None]:
     """The expected score of guessing, in the metric's units, and where it is from; None: fitted.
 
     Raises Refusal for multiple choice without one, and for a task with several.
     """
     given = ask.chance.of(task)
     if given is not None:
-        return given, "--chance"
+        return _Given(given, "--chance")
     column = ask.columns.get("chance", "chance")
     known = rows["chance"].dropna().unique() if "chance" in rows else np.array([])
     if len(known) > 1:
@@ -228,7 +240,7 @@ def _chance(task: str, measure: Metric, rows: pd.DataFrame, ask: Ask) -> tuple[f
             f"{known[1]:g}). A curve has one: select rows with --where, or give --chance."
         )
     if len(known):
-        return float(known[0]), f"column {column}"
+        return _Given(float(known[0]), f"column {column}")
     if measure.guessing == "choice":
         raise Refusal(
             f"{task} / {measure.name} has no chance level, and multiple choice is not at 0 when it "
@@ -236,26 +248,26 @@ def _chance(task: str, measure: Metric, rows: pd.DataFrame, ask: Ask) -> tuple[f
             "`chance`."
         )
     if measure.guessing == "written":
-        return measure.worst, "answers are written"
-    return None, "not known"
+        return _Given(measure.worst, "answers are written")
+    return _Given(None, "not known")
 
 
 def _questions(
     task: str, measure: Metric, rows: pd.DataFrame, ask: Ask
-) -> tuple[np.ndarray | None, str]:
+) -> _Given[np.ndarray | None]:
     """The questions behind each score, and where their number is from; None: not known."""
     given = ask.n.of(task)
     if given is not None:
-        return np.full(len(rows), float(given)), "--n"
+        return _Given(np.full(len(rows), float(given)), "--n")
     column = ask.columns.get("n", "n")
     found = _all_there(rows, "n")
     if found is not None:
-        return found, f"column {column}"
+        return _Given(found, f"column {column}")
     some = int(rows["n"].notna().sum()) if "n" in rows else 0
     lacking = f"column {column} has it for {some} of {len(rows)} rows only; " if some else ""
     if _all_there(rows, "stderr") is not None and measure.bounded:
-        return None, f"{lacking}as many as its standard error says"
-    return None, f"{lacking}not known: all spread is taken for models that differ"
+        return _Given(None, f"{lacking}as many as its standard error says")
+    return _Given(None, f"{lacking}not known: all spread is taken for models that differ")
 
 
 def _file_rows(path: Path) -> pd.DataFrame:

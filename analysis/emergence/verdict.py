@@ -9,7 +9,7 @@ not say, and neither do we.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -288,7 +288,8 @@ def _no_rise(
     )
 
 
-def _coefficients(series: Series, data: Data, mesh: Mesh):  # type: ignore[no-untyped-def]
+def _coefficients(series: Series, data: Data, mesh: Mesh) -> Callable[[int], Mapping[str, float]]:
+    """The coefficients of a row of the mesh by name; of no row (-1), the mean."""
     a = b = None
     if not data.bounded:
         a, b = levels(data, basis(data, mesh.rows), data.tables(data.unit[None]))
