@@ -17,8 +17,7 @@ from analysis.expression import Array
 FAR = 1.5  # times: standard errors of one set of answers agree to some per cent
 ENOUGH = 5.0  # right and wrong answers: with fewer a standard error is rough itself
 NEAR_CHANCE = 0.2  # of the range: nobody guesses so much better than chance
-GUESSES = (1 / 2, 1 / 3, 1 / 4, 1 / 5)  # of two to five choices
-NEAR_GUESS = 0.06  # of the range: so near the lowest score of few questions lies to a guess's
+GUESS = 1 / 4  # of four choices, the usual number
 BELOW = 4.0  # standard errors below chance at which a single score is named
 OFF = 5.0  # standard errors off the curve, and VISIBLE of the range, at which a score is named
 VISIBLE = 0.05
@@ -121,14 +120,9 @@ def _far_from_chance(series: Series) -> list[str]:
         f"no score is {worst} {series.value[lowest]:.3g}, though chance is taken as "
         f"{series.chance:.3g}: the threshold rests on a lower part of the curve that no score shows"
     )
-    level = min(GUESSES, key=lambda each: abs(each - series.unit[lowest]))
-    near = abs(level - series.unit[lowest]) < NEAR_GUESS and level > chance
-    if near and series.metric.higher_is_better:
-        guess = float(series.from_unit(np.array(level)))
-        said += (
-            f"; if answers are chosen from {round(1 / level)}, give --chance "
-            f"'{series.task}={guess:.3g}'"
-        )
+    if series.metric.higher_is_better and chance < GUESS:
+        guess = float(series.from_unit(np.array(GUESS)))
+        said += f"; if answers are chosen from four, give --chance '{series.task}={guess:.3g}'"
     return [said]
 
 
