@@ -26,9 +26,11 @@ from analysis.model import Data, Model, is_floor, to_coefficients
 from analysis.newton import Mask
 from analysis.objective import Objective
 from analysis.objective import objective as objective_named
+from analysis.outliers import outliers
 from analysis.result import Fit, FitData, Minimised, Status, load_fit, save_fit, to_json
-from analysis.runs.checks import suspicious
+from analysis.runs.examine import examine
 from analysis.runs.table import standardise, usable
+from analysis.runs.trajectories import AUTO
 from analysis.search import Optimum, optimise
 from analysis.uncertainty import Bounds, Index, Interval, Uncertainty, clusters_of, uncertainty
 from scaling.records import Refusal
@@ -53,7 +55,7 @@ def fit(
     bootstrap: int = 4000,
     level: float = 0.9,
     seed: int = 0,
-    cluster: str | None = "trunk_id",
+    cluster: str = AUTO,
     weights: str | None = None,
     fixed: Mapping[str, float] | None = None,
     prior: Mapping[str, Prior] | None = None,
@@ -64,7 +66,8 @@ def fit(
 
     objective: see `analysis.objective`; delta is the Huber threshold on log residuals.
     bootstrap: draws (0: the estimate alone, without intervals or diagnostics).
-    cluster: column that names the runs that share noise.
+    cluster: column that names the runs whose rows share noise; `auto` finds it, see
+    `analysis.runs.trajectories`; `none`: every row is independent.
     weights: column that multiplies each row's penalty. fixed: coefficients held at a value.
     prior: what is known of others. checks: whether to compute the diagnostics.
     on_estimate: told the coefficients before the resampling, which takes longer than they did.
@@ -76,7 +79,8 @@ def fit(
         raise Refusal(f"bootstrap = {bootstrap} is negative. 0 leaves intervals out.")
     goal = objective_named(objective, delta)
     selection = usable(table)
-    rows = _prepare(law, selection.rows, goal, len(fixed or {}))
+    seen = examine(_prepare(law, selection.rows, goal, len(fixed or {})), law.features, cluster)
+    rows = seen.rows
     data = _data(law, rows)
     held = fixed_of(law, fixed or {})
     weight = _weights(rows, weights)
@@ -86,7 +90,7 @@ def fit(
         noise = scatter(problem, best.point, data, weight, goal)
         problem = Regularised(law, problem, prior, noise)
         best = optimise(law, data, weight, goal, held.mask, held.theta, problem)
-    clusters = clusters_of(rows, cluster)
+    clusters = clusters_of(rows)
     draws = min(bootstrap, max(LEAST_DRAWS, MOST_WORK // data.n)) if best.converged else 0
     bound = _at_bound(law, problem, best.point, held.mask)
     if on_estimate is not None and best.converged:
@@ -101,34 +105,32 @@ def fit(
     if 0 < len(spread.draws) < bootstrap and draws < bootstrap:
         few = f"{data.n} rows: intervals come from {len(spread.draws)} of {bootstrap} draws"
         spread = replace(spread, warnings=(*spread.warnings, few))
+    odd = outliers(law, rows, data, weight, problem, best.point, held.mask, spread.se)
+    cautions = (*seen.cautions, *odd.cautions)
+    notes = (*cautions, *selection.warnings, *spread.warnings, *seen.warnings)
     found = _assemble(
-        law, rows, selection.excluded, data, goal, best, spread, clusters, held, bound, design
-    )
+        law, rows, selection.excluded, data, goal, best, spread, clusters, held, bound, design,
+        odd.rms, notes,
+    )  # fmt: skip
+    found = replace(found, cautions=cautions)
     constrained = [f"weights {weights}"] if weights is not None else []
     constrained += [f"a prior of {name}" for name in prior or ()]
     found = replace(found, constrained=tuple(constrained))
     if not checks or bootstrap == 0 or found.status is Status.FAILED:
         return found
-    seen = diagnose(law, rows, data, weight, goal, problem, best.point, held.mask)
-    return replace(found, diagnostics=seen)
+    checked = diagnose(law, rows, data, weight, goal, problem, best.point, held.mask)
+    return replace(found, diagnostics=checked)
 
 
 def _assemble(
     law: Law, rows: pd.DataFrame, excluded: pd.DataFrame, data: Data, goal: Objective,
     best: Optimum, spread: Uncertainty, clusters: Index, held: Fixed,
-    bound: tuple[str, ...], design: Design,
+    bound: tuple[str, ...], design: Design, rms: float, notes: tuple[str, ...],
 ) -> Fit:  # fmt: skip
     coefficients = _coefficients(law, best, bound)
-    predicted = law.predict(coefficients, {s.column: data.features[n]
-        for n, s in law.symbols.items() if s.feature})  # fmt: skip
-    with np.errstate(all="ignore"):
-        rmse = float(np.sqrt(np.mean(np.log(predicted / data.observed) ** 2)))
     smallest = float(data.scale.min())
     status, reason = judge(law, rows, best, bound, design, spread, held.mask, smallest)
-    cautions = suspicious(rows, law.features)
-    warnings = [*cautions, *spread.warnings]
-    if "trunk_id" not in rows or rows["trunk_id"].isna().all():
-        warnings.append("no trunk_id column: every row counts as independent")
+    warnings = list(notes)
     if _points(law, rows) == len(law.coefficients) - held.mask.sum():
         warnings.append("as many distinct points as coefficients: nothing tests the law's form")
     if best.converged and best.reached == 1:
@@ -145,10 +147,9 @@ def _assemble(
         status=status,
         reason=reason,
         warnings=tuple(warnings),
-        cautions=cautions,
         draws=spread.draws,
         data=_describe(law, rows, clusters),
-        rmse_log=rmse,
+        rmse_log=rms,
         starts=best.starts,
         starts_at_optimum=best.reached,
         condition_number=design.condition,
@@ -191,6 +192,8 @@ def _prepare(law: Law, table: pd.DataFrame, goal: Objective, held: int = 0) -> p
     )
     if derived:
         rows["flops"] = 6 * rows["params"] * rows["tokens"]
+    # First: where D has one value, more rows of it tell no more.
+    refuse_line({column: rows[column].to_numpy() for column in law.features})
     least = len(law.coefficients) - held + SPARE_ROWS
     need = f"{law.name} has {least - SPARE_ROWS} free coefficients and needs at least "
     if len(rows) < least:
@@ -198,7 +201,6 @@ def _prepare(law: Law, table: pd.DataFrame, goal: Objective, held: int = 0) -> p
             f"{need}{least} usable runs; there are {len(rows)}. Train more, or fit a law with "
             "fewer."
         )
-    refuse_line({column: rows[column].to_numpy() for column in law.features})
     points = _points(law, rows)
     if points < least - SPARE_ROWS:
         raise Refusal(
