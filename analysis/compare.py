@@ -108,7 +108,7 @@ def compare(
         scores = (_score(law, rows[below], rows[~below], settings) for law in laws)
         scored.append(Cut(float(flops), tuple(scores)))
     features = {column for law in laws for column in law.features}
-    said = (*examine(rows, features).cautions, *selection.warnings)
+    said = (*examine(rows, features, laws[0].target).cautions, *selection.warnings)
     return Comparison(tuple(scored), _best(scored), said)
 
 

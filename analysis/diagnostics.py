@@ -65,7 +65,7 @@ def diagnose(
             data.observed,
             predicted,
             len(law.coefficients) - int(fixed.sum()),
-            replicates(rows, law.features),
+            replicates(rows, law.features, law.target),
         )
         if relative
         else None,

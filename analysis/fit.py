@@ -79,7 +79,9 @@ def fit(
         raise Refusal(f"bootstrap = {bootstrap} is negative. 0 leaves intervals out.")
     goal = objective_named(objective, delta)
     selection = usable(table)
-    seen = examine(_prepare(law, selection.rows, goal, len(fixed or {})), law.features, cluster)
+    seen = examine(
+        _prepare(law, selection.rows, goal, len(fixed or {})), law.features, law.target, cluster
+    )
     rows = seen.rows
     data = _data(law, rows)
     held = fixed_of(law, fixed or {})

@@ -244,7 +244,7 @@ def seed_sd(rows: pd.DataFrame, features: list[str], target: str = "loss") -> fl
 
     Null where no run was repeated, and where repeats differ by nothing.
     """
-    cells = rows[target].groupby(replicates(rows, features))
+    cells = rows[target].groupby(replicates(rows, features, target))
     freedom = (cells.size() - 1).sum()
     if freedom == 0:
         return None

@@ -22,7 +22,9 @@ class Examined:
     warnings: tuple[str, ...]  # what was decided about them
 
 
-def examine(rows: pd.DataFrame, features: Collection[str], cluster: str = AUTO) -> Examined:
+def examine(
+    rows: pd.DataFrame, features: Collection[str], target: str, cluster: str = AUTO
+) -> Examined:
     """Standardised `rows`, looked through for what a law of `features` would not notice.
 
     Budgets that 6·N·D contradicts, checkpoints of one run and rates that had not decayed
@@ -39,7 +41,7 @@ def examine(rows: pd.DataFrame, features: Collection[str], cluster: str = AUTO) 
         (
             *contradicted(rows),
             *known.cautions,
-            *pooled(rows, features),
+            *pooled(rows, features, target),
             *suspicious(rows, features),
         ),
         known.warnings,

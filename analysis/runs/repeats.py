@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.runs.rows import rows_called
-from analysis.runs.vocabulary import is_label
+from analysis.runs.vocabulary import is_label, is_plain
 
 REPEATED = "repeats of other rows"  # why they are left out
 
@@ -42,8 +42,5 @@ def which_repeat(table: pd.DataFrame, first: NDArray[np.intp]) -> str:
 
 
 def _hashable(cells: pd.Series) -> pd.Series:
-    """Cells that can be compared: a Parquet file may hold lists."""
     cells = cells.reset_index(drop=True)
-    if cells.dtype != object:
-        return cells
-    return cells.map(lambda cell: cell if cell.__hash__ is not None else repr(cell))
+    return cells if is_plain(cells) else cells.map(repr)

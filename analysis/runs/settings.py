@@ -37,18 +37,13 @@ class Setting:
         return f"--where '{self.column}=={self.usual}'"
 
 
-def points(rows: pd.DataFrame, features: Collection[str] = ()) -> Index:
-    """The number of each row's point: rows of one have equal N, D, unique tokens and `features`."""
-    return _numbered(rows, [*dict.fromkeys([*POINT, *features])])
-
-
-def replicates(rows: pd.DataFrame, features: Collection[str] = ()) -> Index:
+def replicates(rows: pd.DataFrame, features: Collection[str] = (), target: str = "loss") -> Index:
     """The number of each row's cell: rows of one differ in their seed alone, as far as known.
 
     A row of the same run at the same point (a step logged again after a restart) has its own.
     """
-    several = [setting.column for setting in settings(rows, features)]
-    cell = _numbered(rows, [*dict.fromkeys([*POINT, *features, "variant", *several])])
+    several = [setting.column for setting in settings(rows, features, target)]
+    cell = _numbered(rows, [*_point(features), "variant", *several])
     if COLUMN in rows:
         run = pd.DataFrame({"cell": cell, "run": rows[COLUMN].to_numpy()})
         again = (run.duplicated() & run["run"].notna()).to_numpy()
@@ -56,50 +51,59 @@ def replicates(rows: pd.DataFrame, features: Collection[str] = ()) -> Index:
     return cell
 
 
-def settings(rows: pd.DataFrame, features: Collection[str] = ()) -> list[Setting]:
+def settings(
+    rows: pd.DataFrame, features: Collection[str] = (), target: str = "loss"
+) -> list[Setting]:
     """The columns that vary at a point, without those that others of them determine.
 
     `variant`, the settings of a swept study, is none of them: it is known to be one.
     """
-    point = _numbered(rows, [*dict.fromkeys([*POINT, *features, "variant"])])
-    shared = rows[np.bincount(point)[point] > 1]
+    return _varying(rows, [*_point(features), "variant"], target)
+
+
+def _varying(rows: pd.DataFrame, base: list[str], target: str) -> list[Setting]:
+    """The columns that vary where those of `base` are equal."""
+    cell = _numbered(rows, base)
+    several = np.bincount(cell)[cell] > 1
+    cell, shared = cell[several], rows[several]
     if shared.empty:
         return []
-    cell = point[np.bincount(point)[point] > 1]
-    known = {*POINT, *features, "variant"}
+    known = {*base, "variant", target}
     candidates = [
-        str(c) for c in shared.columns if c not in known and may_be_setting(str(c), shared[c])
-    ]
+        column for column in map(str, rows.columns)
+        if column not in known and may_be_setting(column, shared[column])
+    ]  # fmt: skip
     # One whose name says what it is, and of few values, speaks for those that follow it.
     candidates.sort(key=lambda c: (not words(c) & SETTINGS, shared[c].nunique()))
     found = []
     for column in candidates:
-        code = pd.factorize(shared[column].map(_plain))[0]
+        code = pd.factorize(shared[column])[0]
         seen = code >= 0
-        both = pd.factorize(cell[seen] * (code.max() + 2) + code[seen])[0]
-        if len(np.unique(both)) == len(np.unique(cell[seen])):
+        finer = pd.factorize(cell * (code.max() + 2) + code + 1)[0]
+        if len(np.unique(finer[seen])) == len(np.unique(cell[seen])):
             continue
         modes = shared[column].mode()
-        usual = modes.iloc[len(modes) // 2]
-        found.append(Setting(column, int(shared[column].nunique()), str(usual)))
-        cell = pd.factorize(cell * (code.max() + 2) + code + 1)[0]
+        usual = str(modes.iloc[len(modes) // 2])
+        found.append(Setting(column, int(shared[column].nunique()), usual))
+        cell = finer
     return found
 
 
-def pooled(rows: pd.DataFrame, features: Collection[str] = ()) -> list[str]:
-    """A warning of the columns that vary at equal N and D, and of bests at the edge of a sweep."""
-    found = settings(rows, features)
-    if not found:
-        return []
-    named = listed([f"{each.column} ({each.count} values)" for each in found[:3]])
-    differ = "differs" if len(found) == 1 else "differ"
-    said = [
-        f"{named} {differ} among rows of equal params and tokens: these are no replicate seeds. "
-        "The law is fitted through all of them, and no interval says what choosing one would "
-        f"change. Choose: {found[0].remedy}"
-    ]
-    for each in found:
-        said += _edges(rows, each.column, [c.column for c in found if c != each], features)
+def pooled(rows: pd.DataFrame, features: Collection[str] = (), target: str = "loss") -> list[str]:
+    """Warnings of columns that vary at equal N and D, and of bests at the edge of a sweep."""
+    said = []
+    if found := settings(rows, features, target):
+        named = listed([f"{each.column} ({each.count} values)" for each in found[:3]])
+        differ = "differs" if len(found) == 1 else "differ"
+        said.append(
+            f"{named} {differ} among rows of equal {_equal(rows, features)}: "
+            "these are no replicate seeds. The law is fitted through all of them, and no interval "
+            f"says what choosing one would change. Choose: {found[0].remedy}"
+        )
+    swept = [each.column for each in _varying(rows, _point(features), target)]
+    for column in swept:
+        others = [each for each in swept if each != column]
+        said += _edges(rows, column, [*_point(features), *others], target)
     return said
 
 
@@ -114,15 +118,13 @@ def refuse_pooled(rows: pd.DataFrame) -> None:
         )
 
 
-def _edges(
-    rows: pd.DataFrame, column: str, others: list[str], features: Collection[str]
-) -> list[str]:
+def _edges(rows: pd.DataFrame, column: str, base: list[str], target: str) -> list[str]:
     """Points whose least loss is at the lowest or highest value tried there."""
-    if "loss" not in rows or not is_number(rows[column]):
+    if target != "loss" or not is_number(rows[column]):
         return []
-    at = _numbered(rows, [*dict.fromkeys([*POINT, *features, "variant", *others])])
+    at = _numbered(rows, base)
     swept = lowest = highest = 0
-    for _, sweep in rows[[column, "loss"]].dropna().groupby(at):
+    for _, sweep in rows[[column, "loss"]].groupby(at):
         means = sweep.groupby(column)["loss"].mean()
         if len(means) >= SWEEP:
             swept += 1
@@ -137,13 +139,17 @@ def _edges(
     ]
 
 
+def _point(features: Collection[str]) -> list[str]:
+    return [*dict.fromkeys([*POINT, *features])]
+
+
+def _equal(rows: pd.DataFrame, features: Collection[str]) -> str:
+    return listed([column for column in _point(features) if column in rows])
+
+
 def _numbered(rows: pd.DataFrame, columns: list[str]) -> Index:
     known = [column for column in columns if column in rows]
     if not known or rows.empty:
         return np.arange(len(rows))
     number = rows.groupby(known, dropna=False, sort=False).ngroup().to_numpy()
     return np.array(number, dtype=np.intp)
-
-
-def _plain(cell: object) -> object:
-    return cell if cell.__hash__ is not None else repr(cell)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.runs.vocabulary import SEEDS, STEPS, is_number, is_rate, words
+from analysis.runs.vocabulary import SEEDS, STEPS, is_number, is_plain, is_rate, words
 from scaling.records import Refusal
 
 COLUMN = "trunk_id"  # names the run that a row belongs to, in every table that is fitted
@@ -59,11 +59,14 @@ def trajectories(rows: pd.DataFrame, cluster: str = AUTO) -> Trajectories:
         return Trajectories(None, None, warnings=(said,))
     count = rows[found.column].nunique()
     if found.sure:
-        said = f"{found.column} names {count} runs ({found.why}): they are the clusters of the rows"
+        said = (
+            f"{found.column} names {count} runs ({found.why}): they are the clusters of the rows. "
+            "If every row is a run of its own: --cluster none"
+        )
     else:
         said = (
-            f"{found.column} has {count} values, each of one size: its rows count as one run's, "
-            "which share their noise. If every row is a run of its own: --cluster none"
+            f"{found.column} may name {count} runs or {count} sizes: rows of one count as one "
+            "cluster. If every row is a run of its own: --cluster none"
         )
     cautions = _undecayed(rows, found.column) or _unknown(rows, found)
     return Trajectories(found.column, rows[found.column], tuple(cautions), (said,))
@@ -99,7 +102,8 @@ def _found(rows: pd.DataFrame) -> _Found | None:
 def _texts(rows: pd.DataFrame) -> list[str]:
     return [
         str(column) for column in rows.columns
-        if not is_number(rows[column]) and not words(str(column)) & SEEDS
+        if not is_number(rows[column]) and is_plain(rows[column])
+        and not words(str(column)) & SEEDS
     ]  # fmt: skip
 
 

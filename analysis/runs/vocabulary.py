@@ -68,6 +68,11 @@ def is_number(cells: pd.Series) -> bool:
     return types.is_numeric_dtype(cells) and not types.is_bool_dtype(cells)
 
 
+def is_plain(cells: pd.Series) -> bool:
+    """Whether cells can be counted: a Parquet file may hold lists."""
+    return cells.dtype != object or bool(cells.map(lambda cell: cell.__hash__ is not None).all())
+
+
 def may_be_setting(column: str, cells: pd.Series) -> bool:
     """Whether the column may hold what somebody chose, rather than what came out or how large.
 
@@ -75,6 +80,8 @@ def may_be_setting(column: str, cells: pd.Series) -> bool:
     """
     own = words(column)
     if own & SEEDS or is_label(column) or (own & OUTCOMES and is_number(cells)):
+        return False
+    if not is_plain(cells):
         return False
     if own & SETTINGS:
         return True
