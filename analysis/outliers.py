@@ -25,6 +25,7 @@ SHARE = 0.02  # of the rows; where more are as far off, it is the law that is of
 SHOWN = 3  # rows that are named
 NORMAL = 1.4826  # sd over median |residual| of a normal distribution
 MOVED = 0.5  # standard errors: a coefficient that moves by more is named
+SHIFTED = 0.1  # of a coefficient: its error, where a fit has none
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,12 @@ def outliers(
         for at in farthest[:SHOWN]
     ] + [f"{count - SHOWN} more"] * (count > SHOWN)
     drop = " ".join(f"'{law.target}!={float(data.observed[at])!r}'" for at in farthest[:SHOWN])
-    it, lies = ("it", "lies") if count == 1 else ("them", "lie up to")
+    it, lies = ("it", "is") if count == 1 else ("them", "are")
+    times = off[far].max() / scatter
     return Outliers(
         rms,
         (
-            f"{listed(named)} {lies} {off[far].max() / scatter:.0f} times the others' scatter off. "
+            f"{listed(named)} {lies} off by {times:.0f} times the scatter of the others. "
             f"Without {it}: rms log residual {float(np.sqrt(np.mean(off[~far] ** 2))):.2g} "
             f"instead of {whole:.2g}, {_moved(law, problem, point, end, se)}. Forecast intervals "
             f"count {it} as {FAR:g} times the scatter. Correct {it}, or leave {it} out: --where "
@@ -87,9 +89,10 @@ def _predicted(law: Law, problem: Model, point: Array, data: Data) -> Array:
 
 def _moved(law: Law, problem: Model, point: Array, end: Array, se: Mapping[str, float]) -> str:
     before, after = (to_coefficients(law, problem.leave(p[None])[0]) for p in (point, end))
-    large = [
-        f"{name} {float(after[name]):.3g} instead of {float(before[name]):.3g}"
-        for name in law.coefficients
-        if not abs(float(after[name]) - float(before[name])) <= MOVED * se[name]
-    ]
+    large = []
+    for name in law.coefficients:
+        was, now = float(before[name]), float(after[name])
+        error = se[name] if se[name] > 0 else SHIFTED * abs(was)
+        if abs(now - was) > MOVED * error:
+            large.append(f"{name} {now:.3g} instead of {was:.3g}")
     return ", ".join(large) or "the coefficients stay"

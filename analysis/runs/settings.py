@@ -83,7 +83,7 @@ def _varying(rows: pd.DataFrame, base: list[str], target: str) -> list[Setting]:
         if len(np.unique(finer[seen])) == len(np.unique(cell[seen])):
             continue
         modes = shared[column].mode()
-        usual = str(modes.iloc[len(modes) // 2])
+        usual = str(modes.iloc[(len(modes) - 1) // 2])
         found.append(Setting(column, int(shared[column].nunique()), usual))
         cell = finer
     return found

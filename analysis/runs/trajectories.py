@@ -92,9 +92,8 @@ def _found(rows: pd.DataFrame) -> _Found | None:
         if _one_size(rows, column) and (why := _logged(rows, column)):
             return _Found(column, True, why)
     for column in _texts(rows):
-        sizes = rows[column].astype(str).map(lambda cell: bool(_SIZE.fullmatch(cell))).all()
-        ambiguous = words(column) & NAMES and not sizes
-        if ambiguous and _one_size(rows, column) and not _seeded(rows, column):
+        ambiguous = words(column) & NAMES and _one_size(rows, column)
+        if ambiguous and not _seeded(rows, column) and not _sizes(rows[column]):
             return _Found(column, False, "")
     return None
 
@@ -113,6 +112,11 @@ def _one_size(rows: pd.DataFrame, column: str) -> bool:
         return False
     sizes = rows.groupby(column)["params"]
     return bool(sizes.nunique().max() == 1 and rows.groupby(column)["tokens"].nunique().max() > 1)
+
+
+def _sizes(cells: pd.Series) -> bool:
+    """Whether every cell reads as a size, `70M`, which several runs may have."""
+    return all(_SIZE.fullmatch(str(cell)) for cell in cells.unique())
 
 
 def _seeded(rows: pd.DataFrame, column: str) -> bool:

@@ -77,7 +77,7 @@ def test_two_recipes_are_named_and_are_no_seeds(runs: pd.DataFrame) -> None:
     found = fit(LAW, table, bootstrap=20)
     (caution,) = found.cautions
     assert caution.startswith("recipe (2 values) differs among rows of equal params and tokens")
-    assert "--where 'recipe==b'" in caution or "--where 'recipe==a'" in caution
+    assert caution.endswith("Choose: --where 'recipe==a'")
     assert found.diagnostics is not None and found.diagnostics.lack_of_fit is None
     assert leave_out_largest(found).seed_sd is None
     for read in (envelope, lambda t: optima(t, "parabola")):
@@ -179,6 +179,7 @@ def test_a_size_label_is_no_run_and_a_name_that_may_be_one_counts_as_one(
     named = sizes.assign(model="llama-" + sizes["model_size"])
     found = trajectories(named)
     assert found.runs is not None and "--cluster none" in found.warnings[0]
+    assert trajectories(named.assign(model=None, note=[1.5, "x"] * 24)).runs is None
     each = sizes.assign(run_id=range(len(sizes)))
     assert trajectories(each).runs is None
 
