@@ -18,16 +18,17 @@ import pandas as pd
 from analysis.constraints import Fixed, Prior, Regularised, fixed_of, scatter
 from analysis.diagnostics import diagnose
 from analysis.evaluator import model
-from analysis.expression import Array, evaluate
-from analysis.identifiability import refuse_line
-from analysis.judgement import Design, judge, no_floor, regime
+from analysis.expression import Array
+from analysis.fit_file import load_fit, save_fit
+from analysis.identifiability import Design, design_at, refuse_line
+from analysis.judgement import judge, no_floor, regime
 from analysis.laws import Law
 from analysis.model import Data, Model, is_floor, to_coefficients
 from analysis.newton import Mask
 from analysis.objective import Objective
 from analysis.objective import objective as objective_named
 from analysis.outliers import outliers
-from analysis.result import Fit, FitData, Minimised, Status, load_fit, save_fit, to_json
+from analysis.result import Fit, FitData, Minimised, Status, to_json
 from analysis.runs.examine import examine
 from analysis.runs.table import standardise, usable
 from analysis.runs.trajectories import AUTO
@@ -40,10 +41,6 @@ __all__ = ["Fit", "Prior", "Status", "fit", "load_fit", "save_fit", "to_json"]
 SPARE_ROWS = 2  # rows beyond the coefficients; fewer leave no residual to judge by
 MOST_WORK = 100_000_000  # rows × draws: half a minute; a larger table gets fewer, at least
 LEAST_DRAWS = 100
-# Of JᵀJ at unit diagonal, smallest against largest eigenvalue: 2e-16 and less where a direction
-# is open, 5e-9 and more for twenty laws on sound designs (both measured).
-DEFICIENT = 1e-13
-INERT = 1e-13  # a log-prediction that moves less per unit of a coefficient is rounding
 
 
 def fit(
@@ -97,7 +94,7 @@ def fit(
     bound = _at_bound(law, problem, best.point, held.mask)
     if on_estimate is not None and best.converged:
         on_estimate(_coefficients(law, best, bound))
-    design = _design(law, data, best.theta, held.mask, _known(law, prior) | held.mask)
+    design = design_at(law, data, best.theta, held.mask, _known(law, prior) | held.mask)
     # Resamples of rows that leave a direction open all stay where the search happened to stop.
     loose = design.open if not bound else ()
     spread = uncertainty(
@@ -239,40 +236,6 @@ def _at_bound(law: Law, problem: Model, point: Array, held: Mask) -> tuple[str, 
     near = (point <= problem.lower + np.where(floors, 15.0, gap)) | (point >= problem.upper - gap)
     near &= ~held
     return tuple(name for name, b in zip(law.coefficients, near, strict=True) if b)
-
-
-def _design(law: Law, data: Data, theta: Array, held: Mask, known: Mask) -> Design:
-    """`known` coefficients (held, or under a prior) cannot move."""
-    matrix = _information(law, data, theta, centred=not held.any())
-    if not np.isfinite(matrix).all():
-        return Design(float("inf"), ())
-    condition = float(np.linalg.cond(matrix[~held][:, ~held]))
-    if known.all():
-        return Design(condition, ())
-    if known.any() and not held.any():  # centred amplitudes would carry a known exponent along
-        matrix = _information(law, data, theta, centred=False)
-    matrix = matrix[~known][:, ~known]
-    free = [name for name, k in zip(law.coefficients, known, strict=True) if not k]
-    diagonal = np.diag(matrix)
-    # Unit diagonal, so that units do not count; what moves no prediction at all stays at zero.
-    moves = diagonal > INERT**2 * data.n
-    scale = np.where(moves, 1 / np.sqrt(np.where(moves, diagonal, 1.0)), 0.0)
-    values, vectors = np.linalg.eigh(matrix * scale[:, None] * scale)
-    flat = np.abs(vectors[:, values < DEFICIENT * values[-1]]).max(axis=1, initial=0.0)
-    return Design(condition, tuple(n for n, v in zip(free, flat, strict=True) if v > 0.05))
-
-
-def _information(law: Law, data: Data, theta: Array, centred: bool) -> Array:
-    """JᵀJ of log-predictions at θ: on rows without residuals, the Hessian of log-L2."""
-    letters = {n: data.features[n] for n, s in law.symbols.items() if s.feature}
-    values = letters | {k: np.asarray(v) for k, v in to_coefficients(law, theta).items()}
-    with np.errstate(all="ignore"):
-        predicted = np.broadcast_to(evaluate([law.loss], values)[0], data.n)
-        if not (np.isfinite(predicted).all() and (predicted > 0).all()):
-            return np.full((len(theta), len(theta)), np.inf)
-        exact = model(law, Data(letters, predicted), objective_named("log_l2"), centred=centred)
-        local = exact.local(exact.enter(theta[None]), np.ones((1, data.n)), False)
-    return local.hessian[0]
 
 
 def _known(law: Law, prior: Mapping[str, Prior] | None) -> Mask:

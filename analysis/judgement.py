@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimate import Status
+from analysis.identifiability import Design
 from analysis.laws import LAWS, Law
 from analysis.model import is_floor
 from analysis.newton import Mask
@@ -19,13 +20,6 @@ WIDE = 20.0  # an interval spanning more than this factor pins nothing down
 OPEN_FLOOR = 0.75  # of the smallest loss: so does a floor's interval that is longer
 MIDDLE = 0.41  # of a normal's 90% interval is its middle half
 NO_FLOOR = 0.01  # of the smallest loss: a floor that may be less may be nothing
-
-
-class Design(NamedTuple):
-    """How well the rows could tell the coefficients apart, whatever their losses."""
-
-    condition: float  # of JᵀJ of log-predictions in the model's (centred) coordinates
-    open: tuple[str, ...]  # coefficients that can move together and change no prediction
 
 
 class Verdict(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from importlib import import_module
 
 from scaling.stops import stops_interrupt
@@ -26,16 +26,24 @@ DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 75
 
 def main() -> int:
     """Run the command line; returns its exit code (0 done, 1 failed, 2 refused, 75 interrupted)."""
-    from experiments.text import say
+    from experiments.text import Unbroken, say
 
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-    try:
-        # From here on: to import, to plan and to collect the table take seconds too.
-        with stops_interrupt() if command == "run" else nullcontext():
-            return _run(command)
-    except KeyboardInterrupt:
-        say(f"scaling {command}: interrupted; the same command goes on from here", sys.stderr)
-        return INTERRUPTED
+    output = Unbroken(sys.stdout)
+    with redirect_stdout(output), redirect_stderr(Unbroken(sys.stderr)):
+        try:
+            # From here on: to import, to plan and to collect the table take seconds too.
+            with stops_interrupt() if command == "run" else nullcontext():
+                code = _run(command)
+        except KeyboardInterrupt:
+            say(f"scaling {command}: interrupted; the same command goes on from here", sys.stderr)
+            return INTERRUPTED
+        # Of a reader that wanted no more, such as `head`, there is nothing to say.
+        if output.lost is not None and not isinstance(output.lost, BrokenPipeError):
+            reason = f"{output.lost.strerror}; files that it writes are written"
+            say(f"scaling {command}: error: cannot print all: {reason}", sys.stderr)
+            return code or REFUSED
+        return code
 
 
 def _run(command: str) -> int:
@@ -57,9 +65,6 @@ def _run(command: str) -> int:
     except Failed as error:
         say(f"scaling {command}: {error}", sys.stderr)
         return FAILED
-    except BrokenPipeError:  # `scaling … | head`
-        sys.stderr.close()
-        return DONE
     except OSError as error:
         # What no module has words for: a folder one may not read, a disk that went away.
         named = f"{error.filename}: {error.strerror}" if error.filename else str(error)

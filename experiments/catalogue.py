@@ -35,9 +35,9 @@ def models(prefix: Prefix = "", /, *, to_json: JsonFile = None) -> None:
     if not chosen:
         families = ", ".join(dict.fromkeys(each.family.name for each in PRESETS.values()))
         raise Refusal(f"PREFIX = {prefix!r} begins no model's name. Families: {families}.")
-    say(models_text(chosen))
     if to_json:
         write_json(to_json, {"models": [model_json(each) for each in chosen]})
+    say(models_text(chosen))
 
 
 def models_text(chosen: Sequence[Preset]) -> str:

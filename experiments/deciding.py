@@ -83,14 +83,14 @@ def predict(
     if observed is not None and len(rows) != 1:
         raise Refusal(f"--observed is one loss, and there are {len(rows)} runs. Give --table.")
     predictions = predicted(law, rows)
+    if to_json:
+        write_json(to_json, {"predictions": [each.to_json() for each in predictions]})
     for each in predictions:
         say(each.sentence)
     if observed is not None:
         say(predictions[0].verdict(observed))
     for warning in run_cautions(law):
         say(f"warning: {warning}")
-    if to_json:
-        write_json(to_json, {"predictions": [each.to_json() for each in predictions]})
 
 
 @app.command
@@ -204,7 +204,6 @@ def recommend(
             answer_exactly(law, each, shown, level=level)
             for each, shown in zip(advice, offered, strict=True)
         ]
-    say(to_text(law, advice, flop_count))
     found = []
     if shapes is not None and flop_count == "6nd":
         found.append(parts.nearest_shapes(advice))
@@ -218,13 +217,14 @@ def recommend(
         found.append(parts.rule_tables(law, advice, rules, shapes))
     if chosen_device is not None and mfu is not None:
         found.append(parts.bills(advice, chosen_device, count, mfu, dtype))
-    for part in found:
-        say(f"\n{part.text}")
-    if plot is not None:
-        for path in parts.draw(law, advice, plot):
-            say(str(path))
     if to_json:
         write_json(to_json, {**as_json(law, advice, flop_count), **parts.collected(found)})
+    drawn = [] if plot is None else parts.draw(law, advice, plot)
+    say(to_text(law, advice, flop_count))
+    for part in found:
+        say(f"\n{part.text}")
+    for path in drawn:
+        say(str(path))
 
 
 def _study_beside(source: str) -> Path | None:

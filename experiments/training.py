@@ -58,11 +58,7 @@ def plan(
     refuse_above(max_flops, planned.plan.flops_spent)
     # Beside a device's time that of this machine's cores is no help.
     workers = None if device else worker_count()
-    print(plan_text(planned.plan, planned.condition_number, workers))
     bills = grid_costs(planned.plan, device, count, mfu, dtype)
-    if bills:
-        print("\nThe whole grid, its runs one after the other on all devices:")
-        print("\n".join(map(costs.to_text, bills)))
     if to_json:
         table = plan_table(planned.plan).astype(object).replace({pd.NA: None})
         write_json(
@@ -76,6 +72,10 @@ def plan(
                 "cost": [costs.to_json(bill) for bill in bills],
             },
         )
+    print(plan_text(planned.plan, planned.condition_number, workers))
+    if bills:
+        print("\nThe whole grid, its runs one after the other on all devices:")
+        print("\n".join(map(costs.to_text, bills)))
     print(f"Next: scaling run {study}")
 
 
@@ -221,12 +221,12 @@ def status(directory: Directory, /, *, to_json: JsonFile = None) -> None:
         except Refusal as error:
             unreadable[folder.name] = str(error)
     rows.sort(key=lambda row: (row["params_non_embedding"], row["seed"], row["tokens"]))
+    if to_json:
+        write_json(to_json, {"runs": rows, "unreadable": unreadable})
     print(status_text(rows))
     if unreadable:
         print(f"{len(unreadable)} records cannot be read; `scaling run` makes them again:")
         say("\n".join(unreadable.values()))
-    if to_json:
-        write_json(to_json, {"runs": rows, "unreadable": unreadable})
 
 
 def _status(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.caution import source_warnings
 from analysis.envelope import envelope
 from analysis.fit import fit
 from analysis.forecast import leave_out_largest, seed_sd
@@ -218,6 +219,15 @@ def test_budgets_that_6nd_contradicts_lead_to_the_tokens_that_do_not(grid: pd.Da
     assert said.startswith("6ND is 1 to 4 times flops_budget")
     assert said.endswith("--tokens-column tokens_true")
     assert contradicted(grid.assign(budget_flops=budget * 1.3)) == []
+
+
+def test_recommend_says_first_that_budgets_are_contradicted(runs: pd.DataFrame) -> None:
+    budget = 6 * runs["params"] * runs["tokens"] / np.where(runs["params"] < 1e9, 4, 1)
+    typo = runs.assign(budget_flops=budget).copy()
+    typo.loc[20, "loss"] *= 10
+    said = source_warnings(fit(LAW, typo, bootstrap=0))
+    assert said[0].startswith("Of the runs: 6ND is 1 to 4 times budget_flops")
+    assert said[1].startswith("Of the runs: row 21 (loss ")
 
 
 def test_columns_are_known_by_the_words_of_their_names() -> None:
