@@ -20,6 +20,7 @@ from scaling.records import Refusal
 COLUMN = "trunk_id"  # names the run that a row belongs to, in every table that is fitted
 AUTO, NONE = "auto", "none"
 RUNS = frozenset(["run", "runs", "job", "exp", "experiment", "trajectory", "trunk", "wandb"])
+BESIDE = frozenset(["id", "ids", "uid", "uuid", "name", "names", "key", "group", "config", "meta"])
 NAMES = frozenset(["model", "name", "label", "id"])  # of runs, or of sizes that several runs have
 ABOVE = 1.5  # × the last rate of its run: it had not decayed
 DECAYED = 0.05  # of the run's highest rate is nothing, whatever follows
@@ -82,7 +83,7 @@ def _found(rows: pd.DataFrame) -> _Found | None:
     """The column that names runs, if there is one."""
     if not {"params", "tokens"} <= set(rows):
         return None
-    named = [column for column in map(str, rows.columns) if words(column) & RUNS]
+    named = [column for column in map(str, rows.columns) if _names_runs(column, rows[column])]
     if any(rows[column].is_unique for column in named):
         return None  # every row has a name of its own
     for column in named:
@@ -96,6 +97,12 @@ def _found(rows: pd.DataFrame) -> _Found | None:
         if ambiguous and not _seeded(rows, column) and not _sizes(rows[column]):
             return _Found(column, False, "")
     return None
+
+
+def _names_runs(column: str, cells: pd.Series) -> bool:
+    """By its name: `run`, `wandb_run_id`; not `run_time`."""
+    own = words(column)
+    return bool(own & RUNS) and own <= RUNS | BESIDE and is_plain(cells)
 
 
 def _texts(rows: pd.DataFrame) -> list[str]:

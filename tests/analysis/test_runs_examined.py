@@ -142,6 +142,7 @@ def logged(runs: int = 4, rows: int = 10, decayed: bool = False) -> pd.DataFrame
 
 def test_checkpoints_of_a_run_are_one_cluster_by_whatever_column_names_it() -> None:
     table = logged()
+    table["run_time"] = range(len(table))
     others = [table.rename(columns={"run": name}) for name in ("trunk_id", "model", "wandb_id")]
     for each in (table, *others, table.drop(columns="run")):
         found = trajectories(each)
