@@ -122,8 +122,7 @@ def evaluate(
         if to_json:
             write_json(to_json, {"scores": scores})
     finally:  # where a disk is full, what was computed is shown at least
-        say("
-".join(lines))
+        say("\n".join(lines))
     if lost:
         for folder, reason in lost:
             say(f"{folder}: {reason}", sys.stderr)
