@@ -28,7 +28,7 @@ from analysis.objective import Objective
 from analysis.objective import objective as objective_named
 from analysis.result import Fit, FitData, Minimised, Status, load_fit, save_fit, to_json
 from analysis.runs.checks import suspicious
-from analysis.runs.table import standardise, usable
+from analysis.runs.table import loss_unit_of, standardise, usable
 from analysis.search import Optimum, optimise
 from analysis.uncertainty import Bounds, Index, Interval, Uncertainty, clusters_of, uncertainty
 from scaling.records import Refusal
@@ -296,4 +296,5 @@ def _describe(law: Law, rows: pd.DataFrame, clusters: Index) -> FitData:
         if params is None or tokens is None
         else float((6 * rows["params"] * rows["tokens"]).max()),
         sha256=digest.hexdigest(),
+        loss_unit=loss_unit_of(rows),
     )

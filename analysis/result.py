@@ -14,6 +14,7 @@ from analysis.diagnostics import Diagnostics, LackOfFit
 from analysis.estimate import Estimate, FitData, Minimised, Status
 from analysis.laws import Law
 from analysis.laws import law as law_named
+from analysis.runs.columns import TOKEN
 from analysis.runs.load import load
 from analysis.summary import doubts, summary
 from analysis.tradeoff import flat_directions
@@ -70,6 +71,7 @@ def to_json(fit: Fit) -> dict[str, Any]:
             "tokens": None if data.tokens is None else list(data.tokens),
             "flops_max": data.flops_max,
             "sha256": data.sha256,
+            "loss_unit": data.loss_unit,
         },
         "rmse_log": fit.rmse_log,
         "starts": fit.starts,
@@ -104,7 +106,7 @@ def save_fit(fit: Fit, path: Path, also: Mapping[str, Any] | None = None) -> Non
     if "unique_tokens" in saved:  # of a law that does not ask for it: as it was read, text and all
         numbers = pd.to_numeric(saved["unique_tokens"], errors="coerce")
         saved = saved.assign(unique_tokens=numbers)
-    saved.attrs.pop("file", None)  # where they were read from is no part of them
+    saved.attrs.clear()  # where they were read from is no part of them
     write_table(rows, saved)
     value["draws"], value["rows"] = draws.name, rows.name
     write_json(path, value)
@@ -143,6 +145,7 @@ def load_fit(path: Path, law: Law | None = None) -> Fit:
                 tokens=None if data["tokens"] is None else Bounds(*data["tokens"]),
                 flops_max=data["flops_max"],
                 sha256=str(data["sha256"]),
+                loss_unit=str(data.get("loss_unit", TOKEN)),  # files of before have none
             ),
             rmse_log=_number(value["rmse_log"]),
             starts=int(value["starts"]),

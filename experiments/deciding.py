@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +17,7 @@ from experiments.cli import (
     number,
     numbers,
 )
+from experiments.tables import AS_NAMED, Options, say_left_out
 from experiments.text import say
 from scaling.records import Refusal, write_json
 from scaling.study import read_study
@@ -33,8 +33,7 @@ def predict(
     params: Numbers = (),
     tokens: Numbers = (),
     table: Path | None = None,
-    params_column: str | None = None,
-    tokens_column: str | None = None,
+    run_table: Options = AS_NAMED,
     observed: float | None = None,
     to_json: JsonFile = None,
 ) -> None:
@@ -52,9 +51,7 @@ def predict(
         params: N, in the convention of the law; one for each of --tokens.
         tokens: D, one for each of --params.
         table: Predict every row of this run table instead.
-        params_column: Column of --table that holds N; `params` if there is one, else
-            `params_total`.
-        tokens_column: Column of --table that holds D, if it is not `tokens`.
+        run_table: How --table is read.
         observed: The loss that a single predicted run came to: did it fall inside?
         to_json: Write the predictions to this file too.
     """
@@ -62,7 +59,7 @@ def predict(
 
     from analysis.caution import run_cautions
     from analysis.forecast import predict as predicted
-    from analysis.runs.table import read_runs
+    from analysis.runs.table import valid
 
     law = law_source(source)
     if table is None:
@@ -75,11 +72,9 @@ def predict(
             {"params": numbers("--params", params), "tokens": numbers("--tokens", tokens)}
         )
     else:
-        needed = list(law.law.features)
-        read = partial(read_runs, table, params_column=params_column, tokens_column=tokens_column)
-        if "flops" in needed and {"params", "tokens"} <= set(read(require=[])):
-            needed = [*{*needed, "params", "tokens"} - {"flops"}]  # 6·N·D is theirs
-        rows = read(require=needed)
+        selected = valid(run_table.read(table, require=law.law.features))
+        say_left_out(selected.excluded)
+        rows = selected.rows
     if observed is not None and len(rows) != 1:
         raise Refusal(f"--observed is one loss, and there are {len(rows)} runs. Give --table.")
     predictions = predicted(law, rows)

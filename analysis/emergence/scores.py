@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.emergence.series import Metric, Series, metric
-from analysis.emergence.tidy import Ask, folder_rows, joined, listing, long_rows, named, numbers
+from analysis.emergence.tidy import Ask, folder_rows, joined, long_rows, named, numbers
 from analysis.runs.filter import where
-from analysis.runs.load import load
+from analysis.runs.load import listing, load
 from scaling.records import Refusal
 
 FALLING = ("loss", "val_loss", "loss_final", "bits_per_byte")  # scales whose progress is downwards
@@ -68,12 +68,12 @@ def scores(raw: pd.DataFrame, ask: Ask, name: str = "the table") -> Scores:
     if len(raw) == 0:
         raise Refusal(f"{name} has no rows. Give a table with a row a score.")
     table = named(long_rows(where(raw, ask.conditions), ask, name), name)
+    notes: list[str] = list(table.attrs.get("notes", []))
     table = _chosen(table, ask, name)
     table, excluded = _usable(table, ask, name)
     if len(table) == 0:
         reasons = "; ".join(excluded["reason"].unique())
         raise Refusal(f"{name}: no score is left ({reasons}).")
-    notes: list[str] = []
     parts = list(table.groupby(["task", "metric"], sort=False))
     found = [_series(str(task), str(each), rows, ask, notes) for (task, each), rows in parts]
     tables = tuple(rows for _, rows in parts)
@@ -83,7 +83,7 @@ def scores(raw: pd.DataFrame, ask: Ask, name: str = "the table") -> Scores:
 def losses(rows: pd.DataFrame) -> np.ndarray | None:
     """The loss beside each score, NaN where there is none; None without such a column."""
     column = next((each for each in ("val_loss", "loss", "loss_final") if each in rows), None)
-    return None if column is None else numbers(rows[column], "the scores").to_numpy(float)
+    return None if column is None else numbers(rows, column, "the scores").to_numpy(float)
 
 
 # --- rows --------------------------------------------------------------------------------------
@@ -119,10 +119,10 @@ def _chosen(table: pd.DataFrame, ask: Ask, name: str) -> pd.DataFrame:
 
 
 def _usable(table: pd.DataFrame, ask: Ask, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    table = table.assign(value=numbers(table["value"], name))
+    table = table.assign(value=numbers(table, "value", name))
     for column in ("n", "stderr", "chance"):
         if column in table:
-            table[column] = numbers(table[column], name)
+            table[column] = numbers(table, column, name)
     reason = pd.Series("", index=table.index, dtype=object)
     if ask.steps == "ends":
         if "final" in table:
