@@ -98,7 +98,7 @@ def fit(
     every_count = run_table.params_column == "all"
     table = (replace(run_table, params_column=None) if every_count else run_table).read(
         runs,
-        require=(*named.features, named.target),
+        require=(*named.features, named.target, *([weights] if weights else [])),
         signed=() if objective_named(objective, delta).log else (named.target,),
     )
     settings: dict[str, Any] = {

@@ -72,12 +72,11 @@ def bad_cells(name: str, table: pd.DataFrame, bad: Sequence[Bad]) -> list[str]:
     for each in bad:
         count, total = int(each.rows.sum()), len(table)
         empty = table[each.column].isna() & each.rows
-        if count == total and empty.all() and total > 1:
+        if count == total > 1 and empty.all():
+            other = f" Name another column with --{each.quantity}-column."
             sentences.append(
-                f"{name}: {shown(each.name)} is empty in all {total} rows. Name another column "
-                f"with --{each.quantity}-column."
-                if each.quantity in OPTIONS
-                else f"{name}: {shown(each.name)} is empty in all {total} rows."
+                f"{name}: {shown(each.name)} is empty in all {total} rows."
+                + (other if each.quantity in OPTIONS else "")
             )
             continue
         at = np.flatnonzero(each.rows.to_numpy())[:MOST_SHOWN]
@@ -93,7 +92,10 @@ def bad_cells(name: str, table: pd.DataFrame, bad: Sequence[Bad]) -> list[str]:
                 "take the last evaluation of each run."
             )
     if any("rows: " in each for each in sentences):
-        sentences.append("Correct them, or leave such rows out with --drop-invalid.")
+        # Who asks for more columns of a table that was read before cannot leave rows of it out.
+        first = "file" in table.attrs and "notes" not in table.attrs
+        remedy = "leave such rows out with --drop-invalid" if first else "drop these rows"
+        sentences.append(f"Correct them, or {remedy}.")
     return [" ".join(sentences)] if len(bad) == 1 else sentences
 
 
