@@ -140,9 +140,6 @@ def emergence(
         analyse(each, level=level, reach=reached, bootstrap=bootstrap, seed=seed)
         for each in found.series
     ]
-    say(curves_text(curves))
-    for line in (*found.left_out(), *found.notes):
-        say(line)
     result: dict[str, Any] = {
         "curves": [_curve_json(each) for each in curves],
         "scale": scale,
@@ -150,25 +147,29 @@ def emergence(
         "excluded": found.left_out(),
     }
     length = number("--answer-length", answer_length)
+    texts = ["\n".join([curves_text(curves), *found.left_out(), *found.notes])]
     for part in (
         pairs_part(curves, found.table, length),
         attempts_part(curves, number("--answer-tokens", answer_tokens)),
     ):
         if part is not None:
-            say(f"\n{part.text}")
+            texts.append(part.text)
             result |= part.json
     forecasts = _forecasts(found, number("--cut", cut), numbers("--at", at), method, level, seed)
     if forecasts:
-        say(f"\n{forecasts_text(forecasts)}")
+        texts.append(forecasts_text(forecasts))
         result["forecasts"] = [each.to_json() for each in forecasts]
+    if to_json:
+        write_json(to_json, result)
+    drawn: list[Path] = []
     if plot is not None:
         from analysis.figures.emergence import draw
 
         beside = foretold_of(curves, found.table, length)
-        for path in draw(plot, curves, forecasts, found.tables, beside):
-            say(str(path))
-    if to_json:
-        write_json(to_json, result)
+        drawn = draw(plot, curves, forecasts, found.tables, beside)
+    say("\n\n".join(texts))
+    for path in drawn:
+        say(str(path))
 
 
 def _chances(words: tuple[str, ...]) -> tuple[float | None, dict[str, float]]:

@@ -101,9 +101,9 @@ def evaluate(
             say(f"{number} of {len(folders)} runs", sys.stderr)
     if not scores:
         raise lost[0][1]
-    print(scores_text(scores))
     if to_json:
         write_json(to_json, {"scores": scores})
+    say(scores_text(scores))
     if lost:
         for folder, reason in lost:
             say(f"{folder}: {reason}", sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,9 +48,8 @@ class TableOptions:
     'status==done' or "note!=''" (not empty)."""
 
     def read(self, path: Path, require: Sequence[str], signed: Sequence[str] = ()) -> pd.DataFrame:
-        """The run table at `path` with the columns required; what was taken for what is printed.
-
-        FLOPs may be 6 N D of the table's params and tokens. Raises Refusal.
+        """The run table at `path` with the columns required; what was taken for what goes to standard error,
+        where no pipe that closes can stop what comes after. FLOPs may be 6 N D of the table's params and tokens. Raises Refusal.
         """
         from analysis.runs.columns import unit_words
         from analysis.runs.table import read_runs
@@ -76,14 +76,14 @@ class TableOptions:
             require.remove("flops")
         table = read(require=require)
         for note in table.attrs["notes"]:
-            say(f"{path.name}: {note}")
+            say(f"{path.name}: {note}", sys.stderr)
         return table
 
 
 def say_left_out(excluded: pd.DataFrame) -> None:
     """A line for each reason why rows were left out."""
     for reason, count in excluded["reason"].value_counts().items():
-        say(f"left out: {count} rows, {reason}")
+        say(f"left out: {count} rows, {reason}", sys.stderr)
 
 
 Options = Annotated[TableOptions, tyro.conf.OmitArgPrefixes]

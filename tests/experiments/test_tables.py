@@ -39,7 +39,7 @@ def log(tmp_path: Path) -> Path:
 def scaling(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
     def run(line: str) -> str:
         app.cli(args=shlex.split(line))
-        return capsys.readouterr().out
+        return "".join(capsys.readouterr())
 
     return run
 
