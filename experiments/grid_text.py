@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.units import human, scientific
 from experiments.text import MOST_ROWS, columns, duration, printable
 from scaling.data.corpus import CorpusInfo
+from scaling.hardware import devices_used
 from scaling.plan import Plan, plan_table
 from scaling.records import Status
 from scaling.run import RunSpec, spent_flops
@@ -93,6 +94,20 @@ def plan_text(plan: Plan, condition_number: float | None, workers: int | None) -
     if len(left_out) > MOST_ROWS:
         lines.append(f"Left out: {len(left_out) - MOST_ROWS:,} more; --json FILE has them all.")
     return "\n".join(lines)
+
+
+def idle_text(runs: Sequence[RunSpec], devices: int) -> str | None:
+    """What to know where runs train on fewer than all devices of this machine; else null."""
+    few = [run for run in runs if devices_used(run, devices) < devices]
+    if not few:
+        return None
+    least = min(few, key=lambda run: devices_used(run, devices))
+    return (
+        f"Idle devices: {len(few)} of {len(runs)} runs train on fewer than the {devices} devices "
+        f"here, some on {devices_used(least, devices)}. A run uses as many as divide its "
+        f"microbatch (batch_sequences over accumulate), {least.microbatch_sequences} sequences "
+        f"there. Give microbatches that {devices} divides."
+    )
 
 
 def _corpus(corpus: CorpusInfo) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from analysis.cost import Cost, cost, device_named
@@ -15,7 +14,7 @@ from scaling.data.corpus import Corpus, CorpusInfo
 from scaling.data.documents import SourceMissing
 from scaling.data.holdout import Judged, judged
 from scaling.data.prepare import declared, prepare, remembered, unread
-from scaling.hardware import cache_folder
+from scaling.hardware import cache_folder, devices_used
 from scaling.plan import Plan, draft
 from scaling.records import Refusal
 from scaling.refusals import Refusals
@@ -125,8 +124,7 @@ def grid_costs(
         raise Refusal("--device needs --mfu, the share of its peak you measured, e.g. 0.4.")
     if names:
         used, sequences = min(
-            (math.gcd(run.microbatch_sequences, count), run.microbatch_sequences)
-            for run in plan.runs
+            (devices_used(run, count), run.microbatch_sequences) for run in plan.runs
         )
         if used < count:
             raise Refusal(

@@ -49,9 +49,9 @@ def plan(
     import pandas as pd
 
     from analysis import cost as costs
-    from experiments.grid_text import plan_text
+    from experiments.grid_text import idle_text, plan_text
     from experiments.planning import grid_costs, plan_study, refuse_above
-    from scaling.hardware import worker_count
+    from scaling.hardware import device_count, worker_count
     from scaling.plan import plan_table
 
     planned = plan_study(read_study(study))
@@ -73,6 +73,9 @@ def plan(
             },
         )
     print(plan_text(planned.plan, planned.condition_number, workers))
+    # A device that is named is asked for its own number, by --count.
+    if not device and (idle := idle_text(planned.plan.runs, device_count())):
+        print(idle)
     if bills:
         print("\nThe whole grid, its runs one after the other on all devices:")
         print("\n".join(map(costs.to_text, bills)))
@@ -111,10 +114,11 @@ def run(
         dry_run: Say what would be trained, and write nothing.
     """
     from analysis.units import scientific
-    from experiments.grid_text import runs_text, to_do_text
+    from experiments.grid_text import idle_text, runs_text, to_do_text
+    from experiments.next_text import next_text
     from experiments.planning import plan_study, refuse_above
     from experiments.progress import Watch
-    from scaling.hardware import has_accelerator, worker_count
+    from scaling.hardware import device_count, has_accelerator, worker_count
     from scaling.launch import base
     from scaling.launch.local import TimeUp, run_jobs
     from scaling.run import spent_flops
@@ -140,6 +144,8 @@ def run(
     waiting = [task.spec for task in base.unfinished(folder, planned.plan, retry)]
     flops = sum(map(spent_flops, waiting))
     refuse_above(max_flops, flops)
+    if waiting and (idle := idle_text(waiting, device_count())):
+        print(idle)
     if dry_run:
         print(to_do_text(waiting))
         print(
@@ -199,7 +205,7 @@ def run(
         if todo or "failed" in lost:
             raise Failed(said)
         print(said)  # known before: a diverged run is a result
-    print(f"Next: scaling fit {folder} --law {read.law or 'chinchilla'}")
+    print(next_text(folder, published.table, read.law or "chinchilla"))
 
 
 @app.command
