@@ -7,11 +7,15 @@ reads them. Each command imports what it needs, so that fitting never waits for 
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from scaling.addresses import refuse_address
 from scaling.quantity import parse_quantity
 from scaling.records import Refusal
 
@@ -27,15 +31,36 @@ class Failed(Exception):
 class App(tyro.extras.SubcommandApp):
     """Collects the commands."""
 
-    description = (
-        "Train a scaling grid, fit its power laws, and get compute-optimal recommendations.\n\n"
-        "    scaling run experiments/quickstart.toml\n"
-        "    scaling fit results/quickstart --law chinchilla\n"
-        "    scaling recommend results/quickstart/fits/chinchilla.json --flops 1e15\n"
-        "    scaling plot results/quickstart\n\n"
-        "Quantities read 1e21, 300B, 1.3M or 25k. Exit codes: 0 done, 1 a run or fit failed, "
-        "2 bad input, 75 interrupted."
-    )
+    description = "Train a scaling grid, fit its power laws, get compute-optimal recommendations."
+
+
+EXAMPLES = """\
+    scaling run experiments/quickstart.toml
+    scaling fit results/quickstart --law chinchilla
+    scaling recommend results/quickstart/fits/chinchilla.json --flops 1e15
+    scaling plot results/quickstart"""
+CODES = "0 done, 1 a run or a fit failed, 2 bad input, 75 interrupted"
+
+
+def overview(groups: Mapping[str, Iterable[str]]) -> str:
+    """What `scaling --help` prints: every command in a line, by what it is for."""
+    lines = [f"usage: scaling COMMAND …    {app.description}", "", EXAMPLES]
+    for group, names in groups.items():
+        lines += ["", group]
+        lines += [f"  {name:<11}{summary(name)}" for name in names]
+    lines += [
+        "",
+        "`scaling COMMAND --help` has every option of a command. Quantities read 1e21, 300B, 1.3M "
+        "or 25k.",
+        f"Exit codes: {CODES}.",
+    ]
+    return "\n".join(lines)
+
+
+def summary(command: str) -> str:
+    """The first sentence of a command's help, without its full stop."""
+    text = inspect.getdoc(app._subcommands[command].target) or ""
+    return " ".join(text.split("\n\n")[0].split()).removesuffix(".")
 
 
 app = App()
@@ -50,6 +75,18 @@ Number = Annotated[str | None, tyro.conf.arg(metavar="NUMBER")]
 Numbers = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NUMBER …")]
 Assignments = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE …")]
 Conditions = Annotated[tuple[str, ...], tyro.conf.arg(metavar="CONDITION …")]
+
+
+def refuse_addresses(words: Sequence[str]) -> None:
+    """Raise Refusal for a word of the command line that is an address, such as s3://bucket/runs.
+
+    No command takes one, and as a path it would be a folder here.
+    """
+    for before, word in pairwise(["", *words]):
+        option, is_option, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if not is_option:
+            option = before if before.startswith("--") else "argument"
+        refuse_address(option, value)
 
 
 def numbers(option: str, words: tuple[str, ...]) -> list[float]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from analysis.cost import Cost, cost, device_named
+from analysis.cost import Cost, Device, cost, device_named
 from analysis.units import scientific
 from experiments.cli import number
 from experiments.design import identifies
@@ -14,7 +15,7 @@ from scaling.data.corpus import Corpus, CorpusInfo
 from scaling.data.documents import SourceMissing
 from scaling.data.holdout import Judged, judged
 from scaling.data.prepare import declared, prepare, remembered, unread
-from scaling.hardware import cache_folder, devices_used
+from scaling.hardware import cache_folder
 from scaling.plan import Plan, draft
 from scaling.records import Refusal
 from scaling.refusals import Refusals
@@ -112,19 +113,30 @@ def refuse_above(max_flops: str | None, flops: float) -> None:
         )
 
 
+def asked_devices(names: tuple[str, ...], count: int, mfu: float | None) -> list[Device]:
+    """The devices of --device. Raises Refusal for an unknown one, and for a --count or --mfu of
+    none.
+    """
+    if mfu is not None and not 0 < mfu <= 1:
+        raise Refusal(f"--mfu {mfu:g} is not a share of the peak: give e.g. 0.4.")
+    if count < 1:
+        raise Refusal(f"--count {count}: give at least 1.")
+    if not names and (mfu is not None or count > 1):
+        raise Refusal("--count and --mfu are of a device: name it with --device.")
+    return [device_named(name) for name in names]
+
+
 def grid_costs(
-    plan: Plan, names: tuple[str, ...], count: int, mfu: float | None, dtype: str
+    plan: Plan, devices: Sequence[Device], count: int, mfu: float | None, dtype: str
 ) -> list[Cost]:
-    """What the whole grid costs on each named device; its largest model must fit.
+    """What the whole grid costs on each device; none without an MFU. Its largest model must fit.
 
     Raises Refusal where a run could not use so many: it splits a microbatch over as many devices
     as divide it, and the others would be paid for and idle.
     """
-    if names and mfu is None:
-        raise Refusal("--device needs --mfu, the share of its peak you measured, e.g. 0.4.")
-    if names:
+    if devices:
         used, sequences = min(
-            (devices_used(run, count), run.microbatch_sequences) for run in plan.runs
+            (run.devices_used(count), run.microbatch_sequences) for run in plan.runs
         )
         if used < count:
             raise Refusal(
@@ -134,7 +146,7 @@ def grid_costs(
             )
     largest = max(count_params(run.model).total for run in plan.runs)
     return [
-        cost(plan.flops_spent, largest, device_named(name), count=count, mfu=mfu, dtype=dtype)
-        for name in names
+        cost(plan.flops_spent, largest, device, count=count, mfu=mfu, dtype=dtype)
+        for device in devices
         if mfu is not None
     ]

@@ -13,7 +13,7 @@ from models.sharding import make_mesh
 from scaling import checkpoint
 from scaling.compilation import configure_jax
 from scaling.data.corpus import Corpus, load
-from scaling.hardware import cache_folder, devices_used
+from scaling.hardware import cache_folder
 from scaling.records import Refusal, read_run
 from scaling.run import RunSpec
 from scaling.step import Program, make_program
@@ -54,7 +54,7 @@ def finished(folder: Path) -> Finished:
         )
     configure_jax()
     corpus = load(spec.corpus, cache_folder() / "corpora")
-    mesh = make_mesh(fsdp=devices_used(spec, jax.device_count()))
+    mesh = make_mesh(fsdp=spec.devices_used(jax.device_count()))
     program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute, mesh)
     state = checkpoint.restore(folder / "checkpoints", step, program.abstract)
     return Finished(spec, corpus, program, state.params)

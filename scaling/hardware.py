@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from models.count import count_params
+from scaling.addresses import refuse_address
 from scaling.records import Refusal
 from scaling.run import RunSpec
 
@@ -31,8 +31,9 @@ _GPU_FLAGS = "--xla_gpu_deterministic_ops=true"
 def cache_folder() -> Path:
     """Where tokenised corpora and compiled programs are kept between runs.
 
-    `SCALING_CACHE` if set, else ~/.cache/scaling-laws.
+    `SCALING_CACHE` if set, else ~/.cache/scaling-laws. Raises Refusal for an address.
     """
+    refuse_address("SCALING_CACHE", os.environ.get("SCALING_CACHE", ""))
     return Path(os.environ.get("SCALING_CACHE", "~/.cache/scaling-laws")).expanduser()
 
 
@@ -61,11 +62,6 @@ def has_accelerator() -> bool:
 def _plugin() -> bool:
     plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
     return any(map(find_spec, plugins))
-
-
-def devices_used(run: RunSpec, devices: int) -> int:
-    """How many of so many devices train a run: as many as divide a microbatch's sequences."""
-    return math.gcd(run.microbatch_sequences, devices)
 
 
 @cache
@@ -175,7 +171,7 @@ def provenance(run: RunSpec) -> dict[str, Any]:
         "platform": device.platform,
         "device_kind": device.device_kind,
         "device_count": jax.device_count(),
-        "devices_used": devices_used(run, jax.device_count()),
+        "devices_used": run.devices_used(jax.device_count()),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 

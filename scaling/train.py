@@ -30,7 +30,6 @@ from scaling.data.holdout import (
     summarise_holdout,
 )
 from scaling.failpoint import failpoint
-from scaling.hardware import devices_used
 from scaling.records import (
     UNREADABLE,
     Refusal,
@@ -96,7 +95,7 @@ def train(
     a microbatch. The same bits return on the same kind and number of devices.
     Raises Diverged, Interrupted (after a checkpoint), or Refusal (files, disk).
     """
-    mesh = mesh or make_mesh(fsdp=devices_used(spec, jax.device_count()))
+    mesh = mesh or make_mesh(fsdp=spec.devices_used(jax.device_count()))
     return _Loop(spec, folder, trunk, corpus, mesh, before_commit).run(report, should_stop)
 
 
