@@ -15,13 +15,13 @@ from scaling.run import RunSpec, spent_flops
 
 
 def idle_text(runs: Sequence[RunSpec], devices: int) -> str | None:
-    """What to know where runs train on fewer than all devices of this machine; else null."""
+    """A warning where runs train on fewer than all devices of this machine; else null."""
     few = [run for run in runs if run.devices_used(devices) < devices]
     if not few:
         return None
     least = min(few, key=lambda run: run.devices_used(devices))
     return (
-        f"Idle devices: {len(few)} of {len(runs)} runs train on fewer than the {devices} devices "
+        f"warning: {len(few)} of {len(runs)} runs train on fewer than the {devices} devices "
         f"here, some on {least.devices_used(devices)}. A run uses as many as divide its "
         f"microbatch (batch_sequences over accumulate), {least.microbatch_sequences} sequences "
         f"there. Give microbatches that {devices} divides."

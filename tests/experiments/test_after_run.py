@@ -85,7 +85,7 @@ def runs(*microbatches: int) -> Any:
 def test_devices_that_would_idle_are_named_before_training() -> None:
     assert idle_text(runs(8, 16), 8) is None
     said = idle_text(runs(8, 10, 64), 5)
-    assert said is not None and said.startswith("Idle devices: 2 of 3 runs train on fewer than")
+    assert said is not None and said.startswith("warning: 2 of 3 runs train on fewer than")
     assert "the 5 devices here, some on 1" in said and "8 sequences" in said
 
 
