@@ -55,8 +55,8 @@ def test_a_log_as_people_have_it_is_fitted_and_its_reading_is_said(
         "log.csv: tokens is read from train_tokens_B, times 1e9",
         "log.csv: loss is read from eval_loss",
         "log.csv: status is read from State",
-        "left out: 1 rows, no eval_loss",
-        "left out: 1 rows, State crashed",
+        "left out: 1 row, no eval_loss",
+        "left out: 1 row, State crashed",
         "chinchilla on 18 runs",
     ):
         assert line in said
