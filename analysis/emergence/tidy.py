@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.runs.columns import candidates, unit_of
 from analysis.runs.load import listing, load, shown
 from analysis.runs.numbers import Unreadable, plain, read, text_of
-from analysis.runs.problems import place
+from analysis.runs.rows import row_called
 from scaling.records import Refusal
 
 # Columns that may stand for what was asked, the first that is there.
@@ -34,6 +34,19 @@ OPTIONAL = ("n", "stderr", "chance", "group", "seed", "shots")
 
 
 @dataclass(frozen=True)
+class PerTask:
+    """A number given for all tasks, or for single ones by name."""
+
+    everywhere: float | None = None
+    single: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, task: str) -> float | None:
+        """The task's own number, that of the task whatever its shots, or the one for all."""
+        plain = task.rpartition(", ")[0]
+        return self.single.get(task, self.single.get(plain, self.everywhere))
+
+
+@dataclass(frozen=True)
 class Ask:
     """What to read of a table of scores."""
 
@@ -43,9 +56,8 @@ class Ask:
     columns: Mapping[str, str] = field(default_factory=dict)  # task, value, n, ... -> the file's
     value_columns: tuple[str, ...] = ()  # a wide table: each is a task
     conditions: tuple[str, ...] = ()  # of `where`
-    chance: float | None = None  # for all tasks; `chances` for single ones
-    chances: Mapping[str, float] = field(default_factory=dict)
-    n: float | None = None
+    chance: PerTask = PerTask()  # the score of guessing
+    n: PerTask = PerTask()  # questions behind a score
     span: tuple[float, float] | None = None  # the metric's worst and best value, if not the usual
     join: Path | None = None  # a table with the scale, a row a model
     on: str | None = None  # the column that both tables have
@@ -136,7 +148,7 @@ def named(table: pd.DataFrame, name: str) -> pd.DataFrame:
         if nameless.any():
             at = int(np.argmax(nameless.to_numpy()))
             raise Refusal(
-                f"{name} has no {column} in {place(table, at)} ({int(nameless.sum())} such rows). "
+                f"{name} has no {column} in {row_called(table, at)} ({int(nameless.sum())} such rows). "
                 "Name it, or drop the rows with --where."
             )
     labels = [column for column in ("task", "metric", "shots") if column in table]
@@ -208,7 +220,7 @@ def numbers(table: pd.DataFrame, column: str, name: str, scale: float = 1.0) -> 
     if bad.any():
         at = int(np.argmax(bad.to_numpy()))
         raise Refusal(
-            f"{name}: {column} = {shown(text_of(cells.iloc[at]))!r} in {place(table, at)} is not a "
+            f"{name}: {column} = {shown(text_of(cells.iloc[at]))!r} in {row_called(table, at)} is not a "
             "finite number. Correct it, or leave the cell empty if there is none."
         )
     return result

@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.runs.columns import candidates
 from analysis.runs.limits import shown
 from analysis.runs.numbers import Unreadable, read
-from analysis.runs.problems import place
+from analysis.runs.rows import row_called
 
 # Counts of compute in use differ by less: attention, embeddings, 6 or 8 a parameter and token.
 MOST_APART = 2.0
@@ -22,9 +22,8 @@ def contradictions(table: pd.DataFrame) -> list[str]:
     if not (numeric(table["params"]) and numeric(table["tokens"])):
         return []
     names = [str(name) for name in table.columns]
-    declared = [*candidates("flops", names), *candidates("budget_flops", names)]
     counted = 6.0 * table["params"] * table["tokens"]
-    said = [_compute(table, name, counted) for name in dict.fromkeys(declared)]
+    said = [_compute(table, name, counted) for name in candidates("flops", names)]
     return [*filter(None, said), *_unique(table)]
 
 
@@ -42,7 +41,7 @@ def _compute(table: pd.DataFrame, name: str, counted: pd.Series) -> str:
     at = int(np.argmax(apart))
     return (
         f"6 N D is not {shown(name)} in {count} of {len(table)} rows, by a factor of up to "
-        f"{np.exp(apart[at]):.3g} ({place(table, at)}: {counted.iloc[at]:.3g} and "
+        f"{np.exp(apart[at]):.3g} ({row_called(table, at)}: {counted.iloc[at]:.3g} and "
         f"{declared.iloc[at]:.3g}). If {shown(name)} is right, --flops-column {shown(name)} takes "
         "D = C / (6 N) from it"
     )
@@ -57,5 +56,5 @@ def _unique(table: pd.DataFrame) -> list[str]:
     at = int(np.argmax(above.to_numpy()))
     return [
         f"unique_tokens is above tokens in {int(above.sum())} of {len(table)} rows "
-        f"({place(table, at)}), where no run has seen so many: tokens are used"
+        f"({row_called(table, at)}), where no run has seen so many: tokens are used"
     ]

@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis.runs import status
 from analysis.runs.columns import TOKEN, LossUnit
 from analysis.runs.load import load, shown
 from analysis.runs.read import CORE, Asked, read
+from analysis.runs.repeats import REPEATED, first_told, which_repeat
 from analysis.runs.status import LEFT_OUT
 from scaling.records import Refusal
 
@@ -28,6 +30,7 @@ class Selection:
 
     rows: pd.DataFrame
     excluded: pd.DataFrame
+    warnings: tuple[str, ...] = ()  # which rows repeat which
 
 
 def read_runs(
@@ -109,17 +112,25 @@ def loss_unit_of(table: pd.DataFrame) -> str:
 
 
 def usable(table: pd.DataFrame) -> Selection:
-    """Rows that are ends of a completed run; a table without these columns is all usable.
+    """Rows that are ends of a completed run, each once; a table without these columns is all
+    usable.
 
     Raises Refusal with the reasons where every row falls out.
     """
     reason = status.reasons(table)
+    told = reason.eq("")
+    if len(table) and not told.any():
+        tally = reason.value_counts().head(8)
+        said = ", ".join(f"{count} with {why}" for why, count in tally.items())
+        raise Refusal(f"{name_of(table)}: all {len(table)} rows are left out: {said}.")
+    first = first_told(table[told])
+    again = np.flatnonzero(told)[first != np.arange(len(first))]
+    reason.iloc[again] = REPEATED
     out = reason.ne("")
-    if len(table) and out.all():
-        counted = reason.value_counts()
-        tally = ", ".join(f"{count} with {why}" for why, count in counted.head(8).items())
-        raise Refusal(f"{name_of(table)}: all {len(table)} rows are left out: {tally}.")
-    return Selection(table[~out].copy(), table[out].assign(reason=reason[out]))
+    said = which_repeat(table[told], first)
+    return Selection(
+        table[~out].copy(), table[out].assign(reason=reason[out]), (said,) if said else ()
+    )
 
 
 def valid(table: pd.DataFrame) -> Selection:
@@ -132,12 +143,6 @@ def valid(table: pd.DataFrame) -> Selection:
 def variants(table: pd.DataFrame) -> int:
     """How many settings of a sweep the table has: values of `variant`, an empty one among them."""
     return int(table["variant"].nunique(dropna=False)) if "variant" in table else 1
-
-
-def refuse_variants(table: pd.DataFrame) -> None:
-    """Raises Refusal for a table of several variants, whose losses would be averaged as seeds'."""
-    if variants(table) > 1:
-        raise Refusal(f"{several_variants(table)}, whose losses would be averaged as if of seeds")
 
 
 def labels(table: pd.DataFrame) -> list[str]:
