@@ -12,6 +12,7 @@ import pytest
 from analysis.published import published
 from experiments import deciding, emerging, fitting, simulating
 from experiments.cli import app
+from experiments.grid_text import runs_text
 from scaling.records import Refusal
 
 COMMANDS = (deciding, emerging, fitting, simulating)  # importing registers them
@@ -90,3 +91,12 @@ def test_scores_are_read_with_the_same_numbers_and_names(
         "--value-columns exact_match --bootstrap 10"
     )
     assert "params is read from n_params" in said and "exact_match" in said
+
+
+def test_runs_that_would_print_the_same_show_what_they_differ_in() -> None:
+    repeat, isoflop = (
+        runs_text(pd.read_csv(ROOT / f"results/reference/{name}/runs.csv"))
+        for name in ("repeat", "isoflop")
+    )
+    assert repeat.splitlines()[0].endswith("status     variant")
+    assert isoflop.splitlines()[0].endswith("status")
