@@ -48,10 +48,10 @@ class TableOptions:
     'status==done' or "note!=''" (not empty)."""
 
     def read(self, path: Path, require: Sequence[str], signed: Sequence[str] = ()) -> pd.DataFrame:
-        """The run table at `path` with the columns required.
+        """The run table at `path` with the columns required; FLOPs may be 6 N D of others.
 
-        What was taken for what goes to standard error, where no pipe that closes can stop what
-        comes after. FLOPs may be 6 N D of the table's params and tokens. Raises Refusal.
+        What was taken for what is said on standard error, where no pipe that closes can stop what
+        comes after. Raises Refusal.
         """
         from analysis.runs.columns import unit_words
         from analysis.runs.table import read_runs
@@ -84,8 +84,10 @@ class TableOptions:
 
 def say_left_out(excluded: pd.DataFrame) -> None:
     """A line for each reason why rows were left out."""
+    from analysis.units import counted
+
     for reason, count in excluded["reason"].value_counts().items():
-        say(f"left out: {count} rows, {reason}", sys.stderr)
+        say(f"left out: {counted(count, 'row')}, {reason}", sys.stderr)
 
 
 Options = Annotated[TableOptions, tyro.conf.OmitArgPrefixes]

@@ -77,8 +77,8 @@ def scores(raw: pd.DataFrame, ask: Ask, name: str = "the table") -> Scores:
     if len(raw) == 0:
         raise Refusal(f"{name} has no rows. Give a table with a row a score.")
     table = named(long_rows(where(raw, ask.conditions), ask, name), name)
-    tasks = table["task"].unique()
     notes: list[str] = list(table.attrs.get("notes", []))
+    tasks = table["task"].unique()
     table = _chosen(table, ask, name)
     for option, given in (("--chance", ask.chance), ("--n", ask.n)):
         _refuse_unknown(option, given, [*tasks, *table["task"].unique()], name)

@@ -148,8 +148,8 @@ def named(table: pd.DataFrame, name: str) -> pd.DataFrame:
         if nameless.any():
             at = int(np.argmax(nameless.to_numpy()))
             raise Refusal(
-                f"{name} has no {column} in {row_called(table, at)} ({int(nameless.sum())} such "
-                "rows). Name it, or drop the rows with --where."
+                f"{name} has no {column} in {row_called(table, at)} "
+                f"({int(nameless.sum())} such rows). Name it, or drop the rows with --where."
             )
     labels = [column for column in ("task", "metric", "shots") if column in table]
     return table.assign(**{column: table[column].astype(str) for column in labels})

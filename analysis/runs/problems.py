@@ -15,7 +15,7 @@ from analysis.runs.columns import Unclear, candidates
 from analysis.runs.delimited import as_written
 from analysis.runs.limits import listing, shown
 from analysis.runs.numbers import text_of
-from analysis.runs.rows import row_called
+from analysis.runs.rows import listed, row_called
 from scaling.records import Refusal
 
 MOST_SHOWN = 5  # cells of a column
@@ -44,14 +44,14 @@ def missing_columns(name: str, table: pd.DataFrame, unclear: Sequence[Unclear]) 
     sentences = []
     missing = [each for each in unclear if not each.found]
     if missing:
-        wanted = _and([repr(shown(each.name)) for each in missing])
+        wanted = listed([repr(shown(each.name)) for each in missing])
         plural = "s" * (len(missing) > 1)
         text = f"{name} has no column{plural} {wanted}; it has {listing(table.columns)}."
         options = [f"--{e.quantity}-column" for e in missing if e.quantity in OPTIONS]
-        quantities = _and([e.quantity for e in missing if e.quantity in OPTIONS])
+        quantities = listed([e.quantity for e in missing if e.quantity in OPTIONS])
         if len(options) > 1:
             text += " A run table has a row a run, with its parameters, tokens and loss:"
-            text += f" name the columns that hold {quantities} with {_and(options)}."
+            text += f" name the columns that hold {quantities} with {listed(options)}."
         elif options:
             text += f" Name the one that holds {quantities} with {options[0]}."
         flops = candidates("flops", [str(each) for each in table.columns])
@@ -82,10 +82,12 @@ def bad_cells(name: str, table: pd.DataFrame, bad: Sequence[Bad]) -> list[str]:
             continue
         at = np.flatnonzero(each.rows.to_numpy())[:MOST_SHOWN]
         cells = _cells(table, each.column, at)
-        listed = [f"{row_called(table, i)} ({cell})" for i, cell in zip(at, cells, strict=True)]
+        places = [
+            f"{row_called(table, int(i))} ({cell})" for i, cell in zip(at, cells, strict=True)
+        ]
         more = f" and {count - len(at)} more" if count > len(at) else ""
         sentences.append(
-            f"{name}: {each.reason} in {count} of {total} rows: {', '.join(listed)}{more}."
+            f"{name}: {each.reason} in {count} of {total} rows: {', '.join(places)}{more}."
         )
         if empty.sum() > total / 2 and any(_STEP.fullmatch(str(c)) for c in table.columns):
             sentences.append(
@@ -118,7 +120,3 @@ def _cells(table: pd.DataFrame, column: str, at: np.ndarray) -> list[str]:
         with suppress(OSError, ValueError, LookupError, Refusal):
             texts = as_written(Path(table.attrs["file"]), column, cells.index)
     return [shown(text.strip()) or "empty" for text in texts]
-
-
-def _and(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -12,14 +12,16 @@ MOST = 6  # rows that a sentence lists
 
 
 def row_called(table: pd.DataFrame, at: int) -> str:
-    """The row at a position, as an editor of its file counts: `line 5`, or `row 5` of a table."""
+    """The row at a position as its file numbers it: `line 42`; `row 5`, the first being 1, of a
+    table without a file."""
     return rows_called(table, [at])
 
 
 def rows_called(table: pd.DataFrame, at: Sequence[int] | NDArray[np.intp]) -> str:
     """Rows by their numbers: `lines 5, 17 and 33`, `rows 1, 2, 3, 4, 5, 6 and 9 more`."""
     first = int(table.attrs.get("first_row", 1))
-    numbers = [_number(label, first) for label in table.index[list(at)]]
+    labels = table.index[list(at)] if table.index.is_unique else pd.Index(list(at))
+    numbers = [_number(label, first) for label in labels]
     if len(numbers) > MOST + 1:
         numbers = [*numbers[:MOST], f"{len(numbers) - MOST} more"]
     return f"{table.attrs.get('row', 'row')}{'s' * (len(at) > 1)} {listed(numbers)}"

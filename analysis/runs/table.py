@@ -112,21 +112,22 @@ def loss_unit_of(table: pd.DataFrame) -> str:
 
 
 def usable(table: pd.DataFrame) -> Selection:
-    """Rows that are ends of a completed run, each once.
+    """Rows that are ends of a completed run, each once; a table without these columns is all
+    usable.
 
     Raises Refusal with the reasons where every row falls out.
     """
     reason = status.reasons(table)
     told = reason.eq("")
     if len(table) and not told.any():
-        counted = reason.value_counts()
-        tally = ", ".join(f"{count} with {why}" for why, count in counted.head(8).items())
-        raise Refusal(f"{name_of(table)}: all {len(table)} rows are left out: {tally}.")
+        tally = reason.value_counts().head(8)
+        said = ", ".join(f"{count} with {why}" for why, count in tally.items())
+        raise Refusal(f"{name_of(table)}: all {len(table)} rows are left out: {said}.")
     first = first_told(table[told])
     again = np.flatnonzero(told)[first != np.arange(len(first))]
     reason.iloc[again] = REPEATED
-    said = which_repeat(table[told], first)
     out = reason.ne("")
+    said = which_repeat(table[told], first)
     return Selection(
         table[~out].copy(), table[out].assign(reason=reason[out]), (said,) if said else ()
     )

@@ -233,8 +233,8 @@ def test_conditions_on_params_and_tokens_are_in_parameters_and_tokens(tmp_path: 
 
 def test_compute_that_contradicts_params_and_tokens_is_said_with_the_factor(tmp_path: Path) -> None:
     rows = ["1e6,1e9,3,6e15", "1e6,4e9,2.9,6e15", "1e6,1e9,2.9,7e15"]
-    (said,) = read_runs(csv(tmp_path, "params,tokens,loss,flops_budget", *rows)).attrs["doubts"]
-    assert "6 N D is not flops_budget in 1 of 3 rows, by a factor of up to 4 (line 3" in said
+    (said,) = read_runs(csv(tmp_path, "params,tokens,loss,total_flops", *rows)).attrs["doubts"]
+    assert "6 N D is not total_flops in 1 of 3 rows, by a factor of up to 4 (line 3" in said
 
 
 def test_no_run_sees_more_different_tokens_than_tokens(tmp_path: Path) -> None:

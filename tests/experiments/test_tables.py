@@ -12,6 +12,7 @@ import pytest
 from analysis.published import published
 from experiments import deciding, emerging, fitting, simulating
 from experiments.cli import app
+from experiments.grid_text import runs_text
 from scaling.records import Refusal
 
 COMMANDS = (deciding, emerging, fitting, simulating)  # importing registers them
@@ -55,8 +56,8 @@ def test_a_log_as_people_have_it_is_fitted_and_its_reading_is_said(
         "log.csv: tokens is read from train_tokens_B, times 1e9",
         "log.csv: loss is read from eval_loss",
         "log.csv: status is read from State",
-        "left out: 1 rows, no eval_loss",
-        "left out: 1 rows, State crashed",
+        "left out: 1 row, no eval_loss",
+        "left out: 1 row, State crashed",
         "chinchilla on 18 runs",
     ):
         assert line in said
@@ -90,3 +91,12 @@ def test_scores_are_read_with_the_same_numbers_and_names(
         "--value-columns exact_match --bootstrap 10"
     )
     assert "params is read from n_params" in said and "exact_match" in said
+
+
+def test_runs_that_would_print_the_same_show_what_they_differ_in() -> None:
+    repeat, isoflop = (
+        runs_text(pd.read_csv(ROOT / f"results/reference/{name}/runs.csv"))
+        for name in ("repeat", "isoflop")
+    )
+    assert repeat.splitlines()[0].endswith("status     variant")
+    assert isoflop.splitlines()[0].endswith("status")
