@@ -45,6 +45,7 @@ def fit(
     weights: str | None = None,
     fix: Assignments = (),
     prior: Assignments = (),
+    cluster: str = "auto",
     bootstrap: int = 4000,
     level: float = 0.9,
     seed: int = 0,
@@ -54,7 +55,8 @@ def fit(
     """Fit a law to a run table: the global optimum, intervals, and what to doubt.
 
     RUNS is a results folder, a CSV or a Parquet file with columns params, tokens and loss; the
-    options below map other names. Runs that share a trunk count as one cluster. The fit is
+    options below map other names. Rows of one run, or of one trunk, count as one cluster; rows
+    that repeat another count once; columns that differ at equal N and D are named. The fit is
     written to fits/<law>.json in a results folder, else to <file>.<law>.json, or to --out.
 
     N* ∝ C^a is also read off the lower envelope (1) and isoFLOP minima (2), beside the law (3):
@@ -80,6 +82,8 @@ def fit(
         weights: Column that multiplies each row's penalty.
         fix: Coefficients held at a value, as NAME=VALUE.
         prior: What is known of coefficients, as NAME=VALUE:SD; SD is relative for amplitudes.
+        cluster: Column that names the runs whose rows share noise, or `none`; by itself it is
+            trunk_id, else a column that names runs.
         bootstrap: Resamples; 0 leaves the intervals out.
         level: Of the intervals.
         seed: Of the resampling.
@@ -123,6 +127,7 @@ def fit(
         "objective": objective,
         "delta": delta,
         "weights": weights,
+        "cluster": cluster,
         "fixed": {name: _number("--fix", text) for name, text in _pairs("--fix", fix)},
         "prior": {name: _prior(text) for name, text in _pairs("--prior", prior)},
     }
@@ -161,11 +166,13 @@ def fit(
         texts.append("\n".join(lines))
     fitted = fitted.doubted(doubts)
     replaced = " (replaced)" if path.exists() else ""
-    save_fit(fitted, path, also)
-    if to_json is not None:
-        save_fit(fitted, to_json, also)
-    texts.append(f"{ending(fitted)}\nFitted {law} → {path}{replaced}")
-    say("\n\n".join(texts))
+    try:
+        save_fit(fitted, path, also)
+        if to_json is not None:
+            save_fit(fitted, to_json, also)
+    finally:  # where a disk is full, what was computed is shown at least
+        say("\n\n".join(texts))
+    say(f"\n{ending(fitted)}\nFitted {law} → {path}{replaced}")
     if fitted.status is Status.FAILED:
         raise Failed(f"the fit failed: {fitted.reason}")
     if {"params", "tokens"} <= set(named.features) and fitted.data.flops_max:

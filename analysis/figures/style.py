@@ -254,21 +254,27 @@ def levels(values: ArrayLike, tolerance: float = 0.02) -> NDArray[np.float64]:
 # --- named points -----------------------------------------------------------------------------
 
 
-def place_landmarks(axes: Axes, models: Iterable[tuple[str, float | None, float | None]]) -> None:
+def place_landmarks(
+    axes: Axes,
+    models: Iterable[tuple[str, float | None, float | None]],
+    avoid: Iterable[tuple[float, float]] = (),
+) -> None:
     """Draw named points (name, x, y) and set each name where it covers no other, if any place is.
 
-    The axes' limits must be set. Sizes are estimated in points; the layout may still shift.
+    Nor does a name cover the points `avoid`. The axes' limits must be set. Sizes are estimated in
+    points; the layout may still shift, unless the figure was laid out before.
     """
     scale = 72 / axes.figure.dpi
     width, height = axes.bbox.width * scale, axes.bbox.height * scale
     (left, right), (low, high) = np.log(axes.get_xlim()), np.log(axes.get_ylim())
-    known = [
-        (name, x, y, (math.log(x) - left) / (right - left) * width,
-         (math.log(y) - low) / (high - low) * height)
-        for name, x, y in models
-        if x is not None and y is not None
-    ]  # fmt: skip
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across, up = (math.log(x) - left) / (right - left), (math.log(y) - low) / (high - low)
+        return across * width, up * height
+
+    known = [(name, x, y, *place(x, y)) for name, x, y in models if x is not None and y is not None]
     taken = [(px - 3, py - 3, px + 3, py + 3) for *_, px, py in known]
+    taken += [(px - 6, py - 6, px + 6, py + 6) for px, py in (place(x, y) for x, y in avoid)]
     for name, x, y, px, py in known:
         axes.plot(
             x, y, marker="D", markersize=4.2, linestyle="", color="#444444",
