@@ -14,7 +14,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 COMMANDS = {
     "training": ("plan", "run", "status"),
-    "fitting": ("fit", "compare", "plot", "laws"),
+    "fitting": ("fit", "compare", "laws"),
+    "plotting": ("plot",),
     "deciding": ("predict", "recommend"),
     "simulating": ("simulate",),
     "evaluating": ("eval",),
