@@ -19,6 +19,7 @@ from analysis.answer import NoOptimum, Recommendation, law_for
 from analysis.caution import By, Source
 from analysis.decide import WAYS, choose, decide
 from analysis.expression import Array
+from analysis.figures.fitted import rows_of
 from analysis.figures.style import DASHED, INK, OTHERS, OWN
 from analysis.fit import Fit
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN
@@ -153,7 +154,7 @@ def source_name(source: Source) -> str:
 def _runs(source: Source) -> pd.DataFrame:
     if not isinstance(source, Fit) or not {"params", "tokens"} <= set(source.table):
         return pd.DataFrame()
-    table = source.table
+    table = rows_of(source)
     runs = pd.DataFrame({name: table[name] for name in ("params", "tokens")})
     return runs.assign(
         loss=table[source.law.target],

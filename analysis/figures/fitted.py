@@ -77,11 +77,18 @@ def loss_curves(fit: Fit) -> Figure:
 
 
 def rows_of(fit: Fit) -> pd.DataFrame:
-    """The rows fitted. Raises Refusal for a fit loaded from a file, which has none."""
+    """The rows fitted. Raises Refusal for a fit that holds none, and for losses that no
+    logarithmic axis can show."""
     if fit.table.empty:
         raise Refusal(
-            f"the fit of {fit.law.name} was loaded from a file and holds no runs to draw. "
-            "Fit again from the run table and draw that."
+            f"the fit of {fit.law.name} holds no runs to draw. Fit again from the run table and "
+            "draw that."
+        )
+    least = fit.table[fit.law.target].min()
+    if not least > 0:
+        raise Refusal(
+            f"{fit.law.target} = {least:g} has no place on a logarithmic axis. To draw, fit the "
+            f"rows above 0 alone: --where '{fit.law.target}>0'."
         )
     return fit.table
 

@@ -69,7 +69,7 @@ def landscape(
     with panel(ax, 7.8, 6.8, f"Loss over N and D: {found.name}") as axes:
         # First, since a contour's label makes its gap in the axes as they stand.
         axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, top))
-        _contours(axes, n, d, loss)
+        _contours(axes, n, d, loss, max(each.loss for each in every))
         _diagonals(axes, n, d)
         _flat_bottom(axes, law, found)
         _ways(axes, found)
@@ -108,9 +108,9 @@ def _reach(*values: Iterable[float | None]) -> tuple[float, float]:
     return float(min(known)) / 2.2, float(max(known)) * 2.2
 
 
-def _contours(axes: Axes, n: Array, d: Array, loss: Array) -> None:
-    """Even steps of the loss, so that lines are dense where it is steep; named along the top."""
-    high = float(np.quantile(loss, 0.97))
+def _contours(axes: Axes, n: Array, d: Array, loss: Array, high: float) -> None:
+    """Even steps of the loss up to `high`, so that lines are dense where it is steep; named along
+    the top."""
     levels = np.asarray(
         MaxNLocator(CONTOURS, steps=[1, 2, 5, 10]).tick_values(float(loss.min()), high)
     )

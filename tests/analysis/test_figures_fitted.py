@@ -153,3 +153,9 @@ def test_both_panels_name_their_losses_and_no_bar_stands_between_them(grid_fit):
     for axes, bar in zip((left, right), bars, strict=True):
         assert bar.bbox.y0 > axes.bbox.y1
         assert bar.bbox.x0 == pytest.approx(axes.bbox.x0, abs=2)
+
+
+def test_losses_without_a_logarithm_are_refused_with_the_remedy(grid_fit):
+    table = grid_fit.table.assign(loss=grid_fit.table["loss"] - 1.3)
+    with pytest.raises(Refusal, match="fit the rows above 0 alone: --where 'loss>0'"):
+        residuals(replace(grid_fit, table=table))
