@@ -18,15 +18,16 @@ import pandas as pd
 from analysis.constraints import Fixed, Prior, Regularised, fixed_of, scatter
 from analysis.diagnostics import diagnose
 from analysis.evaluator import model
-from analysis.expression import Array, evaluate
-from analysis.identifiability import refuse_line
-from analysis.judgement import Design, judge, no_floor, regime
+from analysis.expression import Array
+from analysis.fit_file import load_fit, save_fit
+from analysis.identifiability import Design, design_at, obstacles
+from analysis.judgement import judge, no_floor, regime
 from analysis.laws import Law
 from analysis.model import Data, Model, is_floor, to_coefficients
 from analysis.newton import Mask
 from analysis.objective import Objective
 from analysis.objective import objective as objective_named
-from analysis.result import Fit, FitData, Minimised, Status, load_fit, save_fit, to_json
+from analysis.result import Fit, FitData, Minimised, Status, to_json
 from analysis.runs.checks import suspicious
 from analysis.runs.table import standardise, usable
 from analysis.search import Optimum, optimise
@@ -38,10 +39,6 @@ __all__ = ["Fit", "Prior", "Status", "fit", "load_fit", "save_fit", "to_json"]
 SPARE_ROWS = 2  # rows beyond the coefficients; fewer leave no residual to judge by
 MOST_WORK = 100_000_000  # rows × draws: half a minute; a larger table gets fewer, at least
 LEAST_DRAWS = 100
-# Of JᵀJ at unit diagonal, smallest against largest eigenvalue: 2e-16 and less where a direction
-# is open, 5e-9 and more for twenty laws on sound designs (both measured).
-DEFICIENT = 1e-13
-INERT = 1e-13  # a log-prediction that moves less per unit of a coefficient is rounding
 
 
 def fit(
@@ -79,6 +76,8 @@ def fit(
     rows = _prepare(law, selection.rows, goal, len(fixed or {}))
     data = _data(law, rows)
     held = fixed_of(law, fixed or {})
+    if both := sorted({*(fixed or {})} & {*(prior or {})}):
+        raise Refusal(f"{both[0]} is held and has a prior. Give one of the two.")
     weight = _weights(rows, weights)
     best = optimise(law, data, weight, goal, held.mask, held.theta)
     problem = model(law, data, goal, centred=not held.mask.any())
@@ -89,21 +88,24 @@ def fit(
     clusters = clusters_of(rows, cluster)
     draws = min(bootstrap, max(LEAST_DRAWS, MOST_WORK // data.n)) if best.converged else 0
     bound = _at_bound(law, problem, best.point, held.mask)
+    coefficients = _coefficients(law, best, bound, fixed or {})
     if on_estimate is not None and best.converged:
-        on_estimate(_coefficients(law, best, bound))
-    design = _design(law, data, best.theta, held.mask, _known(law, prior) | held.mask)
+        on_estimate(coefficients)
+    design = design_at(law, data, best.theta, held.mask, _known(law, prior) | held.mask)
     # Resamples of rows that leave a direction open all stay where the search happened to stop.
     loose = design.open if not bound else ()
     spread = uncertainty(
         law, problem, best.point, weight, clusters,
         fixed=held.mask, draws=0 if loose else draws, level=level, seed=seed,
     )  # fmt: skip
+    spread = _held(law, spread, fixed or {})
     if 0 < len(spread.draws) < bootstrap and draws < bootstrap:
         few = f"{data.n} rows: intervals come from {len(spread.draws)} of {bootstrap} draws"
         spread = replace(spread, warnings=(*spread.warnings, few))
     found = _assemble(
-        law, rows, selection.excluded, data, goal, best, spread, clusters, held, bound, design
-    )
+        law, rows, selection.excluded, data, goal, best, coefficients, spread, clusters, held,
+        bound, design,
+    )  # fmt: skip
     constrained = [f"weights {weights}"] if weights is not None else []
     constrained += [f"a prior of {name}" for name in prior or ()]
     found = replace(found, constrained=tuple(constrained))
@@ -115,10 +117,9 @@ def fit(
 
 def _assemble(
     law: Law, rows: pd.DataFrame, excluded: pd.DataFrame, data: Data, goal: Objective,
-    best: Optimum, spread: Uncertainty, clusters: Index, held: Fixed,
-    bound: tuple[str, ...], design: Design,
+    best: Optimum, coefficients: Mapping[str, float], spread: Uncertainty, clusters: Index,
+    held: Fixed, bound: tuple[str, ...], design: Design,
 ) -> Fit:  # fmt: skip
-    coefficients = _coefficients(law, best, bound)
     predicted = law.predict(coefficients, {s.column: data.features[n]
         for n, s in law.symbols.items() if s.feature})  # fmt: skip
     with np.errstate(all="ignore"):
@@ -131,7 +132,7 @@ def _assemble(
         warnings.append("no trunk_id column: every row counts as independent")
     if _points(law, rows) == len(law.coefficients) - held.mask.sum():
         warnings.append("as many distinct points as coefficients: nothing tests the law's form")
-    if best.converged and best.reached == 1:
+    if best.converged and best.reached == 1 < best.starts:
         warnings.append(f"only 1 of {best.starts} starts reached the optimum")
     settled = [n for n, h in zip(law.coefficients, held.mask, strict=True) if h or n in bound]
     warnings += no_floor(law, spread, settled, smallest)
@@ -161,12 +162,27 @@ def _assemble(
     )
 
 
-def _coefficients(law: Law, best: Optimum, bound: tuple[str, ...]) -> dict[str, float]:
+def _coefficients(
+    law: Law, best: Optimum, bound: tuple[str, ...], fixed: Mapping[str, float]
+) -> dict[str, float]:
     coefficients = {k: float(v) for k, v in to_coefficients(law, best.theta).items()}
     for name in bound:
         if is_floor(law, name):
             coefficients[name] = 0.0  # its share of any loss is below rounding
-    return coefficients
+    return coefficients | {name: float(value) for name, value in fixed.items()}
+
+
+def _held(law: Law, spread: Uncertainty, fixed: Mapping[str, float]) -> Uncertainty:
+    """Held coefficients at their values, to the last digit; of nothing else nothing is unsure."""
+    exactly = {name: Bounds(value, value) for name, value in fixed.items()}
+    if spread.interval.method == "none":
+        return spread
+    return Uncertainty(
+        replace(spread.interval, coefficients={**spread.interval.coefficients, **exactly}),
+        {**spread.se, **dict.fromkeys(fixed, 0.0)},
+        spread.draws.assign(**fixed),
+        () if len(fixed) == len(law.coefficients) else spread.warnings,
+    )
 
 
 def _told(law: Law, interval: Interval, bound: tuple[str, ...]) -> Interval:
@@ -191,22 +207,53 @@ def _prepare(law: Law, table: pd.DataFrame, goal: Objective, held: int = 0) -> p
     )
     if derived:
         rows["flops"] = 6 * rows["params"] * rows["tokens"]
-    least = len(law.coefficients) - held + SPARE_ROWS
-    need = f"{law.name} has {least - SPARE_ROWS} free coefficients and needs at least "
-    if len(rows) < least:
-        raise Refusal(
-            f"{need}{least} usable runs; there are {len(rows)}. Train more, or fit a law with "
-            "fewer."
-        )
-    refuse_line({column: rows[column].to_numpy() for column in law.features})
+    _refuse_sweep(law, rows)
+    free = len(law.coefficients) - held
+    if free:  # a law that is given whole is only set against the rows
+        _refuse_few(law, rows, free)
+    return rows
+
+
+def _refuse_few(law: Law, rows: pd.DataFrame, free: int) -> None:
+    """Raises Refusal with all that stands in the way, first what no more of the same would mend."""
+    found = obstacles({column: rows[column].to_numpy() for column in law.features})
+    need = f"{law.name} has {free} free coefficients and needs at least "
     points = _points(law, rows)
-    if points < least - SPARE_ROWS:
-        raise Refusal(
+    if len(rows) < free + SPARE_ROWS:
+        found.append(
+            f"{need}{free + SPARE_ROWS} usable runs; there are {len(rows)}. Train more"
+            f"{' there' if found else ''}, or fit a law with fewer."
+        )
+    elif points < free:
+        found.append(
             f"{need}as many distinct ({', '.join(law.features)}); the {len(rows)} runs lie at "
             f"{points}. Repeats tell the noise, not the law: train elsewhere, or fit a law with "
             "fewer."
         )
-    return rows
+    if found:
+        raise Refusal(" ".join(found))
+
+
+def _refuse_sweep(law: Law, rows: pd.DataFrame) -> None:
+    """Raises Refusal for a law of optima on rows that are not: it would give the mean of the grid.
+
+    Such a law says which rate, batch or size is best at a point; a row that is not the best of its
+    point, by its loss, says nothing of that. Seeds may each have a best of their own.
+    """
+    if law.target == "loss" or "loss" not in rows:
+        return
+    also = ("seed",) if law.target in ("params", "tokens") else ("params", "tokens", "seed")
+    point = [column for column in dict.fromkeys([*law.features, *also]) if column in rows]
+    tried = rows.groupby(point, dropna=False)[law.target].nunique()
+    if (tried > 1).any():
+        first = tried[tried > 1].index[0]
+        at = zip(point, first if isinstance(first, tuple) else (first,), strict=True)
+        where = ", ".join(f"{column} = {value:.6g}" for column, value in at if column != "seed")
+        raise Refusal(
+            f"{law.name} is a law of the best {law.target}, and these rows are all that was tried: "
+            f"{tried.max()} values of it at {where} ({(tried > 1).sum()} such points). Keep the "
+            f"row of least loss at each: --best-of {law.target}."
+        )
 
 
 def _points(law: Law, rows: pd.DataFrame) -> int:
@@ -235,40 +282,6 @@ def _at_bound(law: Law, problem: Model, point: Array, held: Mask) -> tuple[str, 
     near = (point <= problem.lower + np.where(floors, 15.0, gap)) | (point >= problem.upper - gap)
     near &= ~held
     return tuple(name for name, b in zip(law.coefficients, near, strict=True) if b)
-
-
-def _design(law: Law, data: Data, theta: Array, held: Mask, known: Mask) -> Design:
-    """`known` coefficients (held, or under a prior) cannot move."""
-    matrix = _information(law, data, theta, centred=not held.any())
-    if not np.isfinite(matrix).all():
-        return Design(float("inf"), ())
-    condition = float(np.linalg.cond(matrix[~held][:, ~held]))
-    if known.all():
-        return Design(condition, ())
-    if known.any() and not held.any():  # centred amplitudes would carry a known exponent along
-        matrix = _information(law, data, theta, centred=False)
-    matrix = matrix[~known][:, ~known]
-    free = [name for name, k in zip(law.coefficients, known, strict=True) if not k]
-    diagonal = np.diag(matrix)
-    # Unit diagonal, so that units do not count; what moves no prediction at all stays at zero.
-    moves = diagonal > INERT**2 * data.n
-    scale = np.where(moves, 1 / np.sqrt(np.where(moves, diagonal, 1.0)), 0.0)
-    values, vectors = np.linalg.eigh(matrix * scale[:, None] * scale)
-    flat = np.abs(vectors[:, values < DEFICIENT * values[-1]]).max(axis=1, initial=0.0)
-    return Design(condition, tuple(n for n, v in zip(free, flat, strict=True) if v > 0.05))
-
-
-def _information(law: Law, data: Data, theta: Array, centred: bool) -> Array:
-    """JᵀJ of log-predictions at θ: on rows without residuals, the Hessian of log-L2."""
-    letters = {n: data.features[n] for n, s in law.symbols.items() if s.feature}
-    values = letters | {k: np.asarray(v) for k, v in to_coefficients(law, theta).items()}
-    with np.errstate(all="ignore"):
-        predicted = np.broadcast_to(evaluate([law.loss], values)[0], data.n)
-        if not (np.isfinite(predicted).all() and (predicted > 0).all()):
-            return np.full((len(theta), len(theta)), np.inf)
-        exact = model(law, Data(letters, predicted), objective_named("log_l2"), centred=centred)
-        local = exact.local(exact.enter(theta[None]), np.ones((1, data.n)), False)
-    return local.hessian[0]
 
 
 def _known(law: Law, prior: Mapping[str, Prior] | None) -> Mask:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimate import Status
+from analysis.identifiability import Design
 from analysis.laws import LAWS, Law
 from analysis.model import is_floor
 from analysis.newton import Mask
@@ -19,13 +20,6 @@ WIDE = 20.0  # an interval spanning more than this factor pins nothing down
 OPEN_FLOOR = 0.75  # of the smallest loss: so does a floor's interval that is longer
 MIDDLE = 0.41  # of a normal's 90% interval is its middle half
 NO_FLOOR = 0.01  # of the smallest loss: a floor that may be less may be nothing
-
-
-class Design(NamedTuple):
-    """How well the rows could tell the coefficients apart, whatever their losses."""
-
-    condition: float  # of JᵀJ of log-predictions in the model's (centred) coordinates
-    open: tuple[str, ...]  # coefficients that can move together and change no prediction
 
 
 class Verdict(NamedTuple):
@@ -49,6 +43,11 @@ def judge(
             f"none of {best.starts} starts came to rest; the rows may not follow {law.name}: "
             "plot them, or fit a law with fewer coefficients",
         )
+    if held.all():
+        return Verdict(
+            Status.CONVERGED,
+            "every coefficient is held: nothing was fitted, and the rows say how far off it is",
+        )
     if bound:
         names = ", ".join(bound)
         return Verdict(
@@ -65,7 +64,7 @@ def judge(
             Status.WEAKLY_IDENTIFIED,
             f"these rows leave {', '.join(vague)} open (intervals span a factor of {WIDE:g} or "
             f"more, a floor's {OPEN_FLOOR:.0%} of the smallest {law.target}): add runs that vary "
-            "N and D more, or fix a coefficient",
+            f"{' and '.join(law.features)} more, or fix a coefficient",
         )
     return Verdict(Status.CONVERGED, f"{best.reached} of {best.starts} starts reached the optimum")
 

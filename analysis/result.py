@@ -1,10 +1,10 @@
-"""What a fit hands over: coefficients, what they are worth, and the file they are kept in."""
+"""What a fit hands over: coefficients and what they are worth, as an object and as plain values."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,26 +13,42 @@ import pandas as pd
 from analysis.diagnostics import Diagnostics, LackOfFit
 from analysis.estimate import Estimate, FitData, Minimised, Status
 from analysis.laws import Law
-from analysis.laws import law as law_named
-from analysis.runs.load import load
 from analysis.summary import doubts, summary
 from analysis.tradeoff import flat_directions
 from analysis.uncertainty import Bounds, Interval
-from scaling.records import Refusal, read_json, write_json, write_table
+from scaling.records import Refusal
 
-__all__ = ["Fit", "FitData", "Minimised", "Status", "load_fit", "save_fit", "to_json"]
-
-COUNTS = ("params", "tokens", "unique_tokens")
-GROUPS = ("trunk_id", "budget_flops", "variant")  # columns that say which rows belong together
+__all__ = ["Fit", "FitData", "Minimised", "Status", "from_json", "to_json"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fit(Estimate):
     """A law with coefficients, and everything needed to judge them, in words too."""
 
     def summary(self) -> str:
         """The fit on one screen."""
         return summary(self)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a coefficient: its value, standard error and interval (NaN where unknown)."""
+        names = list(self.law.coefficients)
+        bounds = [self.interval.coefficients[name] for name in names]
+        return pd.DataFrame(
+            {
+                "value": [self.coefficients[name] for name in names],
+                "se": [self.se[name] for name in names],
+                "low": [each.low for each in bounds],
+                "high": [each.high for each in bounds],
+            },
+            index=pd.Index(names, name="coefficient"),
+        )
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value:.4g}" for name, value in self.coefficients.items())
+        return f"<Fit {self.law.name} on {self.data.n} runs, {self.status.value}: {values}>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.summary())}</pre>"
 
 
 def to_json(fit: Fit) -> dict[str, Any]:
@@ -90,120 +106,76 @@ def to_json(fit: Fit) -> dict[str, Any]:
     }
 
 
-def save_fit(fit: Fit, path: Path, also: Mapping[str, Any] | None = None) -> None:
-    """Write the fit as JSON at `path`, and its draws and fitted rows as Parquet beside it.
+def from_json(
+    value: Mapping[str, Any], law: Law, draws: pd.DataFrame, rows: pd.DataFrame, source: str
+) -> Fit:
+    """The fit that `to_json` gave `value` for, read from `source`.
 
-    `also`: what was read off the same rows, kept under its own keys; `load_fit` passes it over.
+    Raises Refusal where it failed or a coefficient is not what the law allows, and LookupError,
+    TypeError or ValueError where it is no fit at all.
     """
-    value = {**to_json(fit), **(also or {})}
-    draws = path.with_name(f"{path.stem}.draws.parquet")
-    write_table(draws, fit.draws)
-    rows = path.with_name(f"{path.stem}.rows.parquet")
-    kept = dict.fromkeys([*fit.law.features, *COUNTS, *GROUPS, fit.law.target])
-    saved = fit.table[[column for column in kept if column in fit.table]]
-    if "unique_tokens" in saved:  # of a law that does not ask for it: as it was read, text and all
-        numbers = pd.to_numeric(saved["unique_tokens"], errors="coerce")
-        saved = saved.assign(unique_tokens=numbers)
-    saved.attrs.pop("file", None)  # where they were read from is no part of them
-    write_table(rows, saved)
-    value["draws"], value["rows"] = draws.name, rows.name
-    write_json(path, value)
+    if Status(value["status"]) is Status.FAILED:
+        raise Refusal(f"{source} is of a fit that failed: {value['reason']}.")
+    data = value["data"]
+    interval = value["interval"]
+    return Fit(
+        law=law,
+        coefficients=_allowed(law, value["coefficients"], source),
+        se={k: _number(value["se"][k]) for k in law.coefficients},
+        interval=Interval(
+            float(interval["level"]),
+            str(interval["method"]),
+            {k: Bounds(*map(_number, interval["coefficients"][k])) for k in law.coefficients},
+        ),
+        objective=Minimised(**value["objective"]),
+        status=Status(value["status"]),
+        reason=str(value["reason"]),
+        warnings=tuple(value["warnings"]),
+        draws=draws[list(law.coefficients)],
+        data=FitData(
+            n=int(data["n"]),
+            clusters=int(data["clusters"]),
+            params_column=str(data["params_column"]),
+            params=None if data["params"] is None else Bounds(*data["params"]),
+            tokens=None if data["tokens"] is None else Bounds(*data["tokens"]),
+            flops_max=data["flops_max"],
+            sha256=str(data["sha256"]),
+        ),
+        rmse_log=_number(value["rmse_log"]),
+        starts=int(value["starts"]),
+        starts_at_optimum=int(value["starts_at_optimum"]),
+        condition_number=_number(value["condition_number"]),
+        at_bound=tuple(value["at_bound"]),
+        open=tuple(value["open"]),
+        fixed=tuple(value["fixed"]),
+        diagnostics=_diagnostics(value["diagnostics"]),
+        excluded=_excluded(value["excluded_rows"]),
+        table=rows,
+        cautions=tuple(value["cautions"]),
+        constrained=tuple(value["constrained"]),
+    )
 
 
-def load_fit(path: Path, law: Law | None = None) -> Fit:
-    """The fit saved at `path`, with the columns of its rows that the law uses.
-
-    `law` is needed for one that `analysis.laws.law` does not find by name. Raises Refusal for a
-    file that is no fit, and for a law other than the one that was fitted.
-    """
-    value = read_json(path)
-    try:
-        law = _fitted_law(path, str(value["law"]), str(value["formula"]), law)
-        data = value["data"]
-        interval = value["interval"]
-        return Fit(
-            law=law,
-            coefficients={k: _number(value["coefficients"][k]) for k in law.coefficients},
-            se={k: _number(value["se"][k]) for k in law.coefficients},
-            interval=Interval(
-                float(interval["level"]),
-                str(interval["method"]),
-                {k: Bounds(*map(_number, interval["coefficients"][k])) for k in law.coefficients},
-            ),
-            objective=Minimised(**value["objective"]),
-            status=Status(value["status"]),
-            reason=str(value["reason"]),
-            warnings=tuple(value["warnings"]),
-            draws=_beside(path, value["draws"])[list(law.coefficients)],
-            data=FitData(
-                n=int(data["n"]),
-                clusters=int(data["clusters"]),
-                params_column=str(data["params_column"]),
-                params=None if data["params"] is None else Bounds(*data["params"]),
-                tokens=None if data["tokens"] is None else Bounds(*data["tokens"]),
-                flops_max=data["flops_max"],
-                sha256=str(data["sha256"]),
-            ),
-            rmse_log=_number(value["rmse_log"]),
-            starts=int(value["starts"]),
-            starts_at_optimum=int(value["starts_at_optimum"]),
-            condition_number=_number(value["condition_number"]),
-            at_bound=tuple(value["at_bound"]),
-            open=tuple(value.get("open", ())),
-            fixed=tuple(value["fixed"]),
-            diagnostics=_diagnostics(value.get("diagnostics")),
-            excluded=_excluded(value),
-            table=_beside(path, value["rows"]),
-            cautions=tuple(value.get("cautions", ())),
-            constrained=tuple(value.get("constrained", ())),  # files of before have none
-        )
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise Refusal(
-            f"{path} is not a fit ({type(error).__name__}: {error}). "
-            "Give the JSON file that `scaling fit` wrote."
-        ) from error
-
-
-def _fitted_law(path: Path, name: str, formula: str, given: Law | None) -> Law:
-    """The law that was fitted, `given` or found by name; Refusal where it is not to be had."""
-    law = given
-    if law is None:
-        try:
-            law = law_named(name)
-        except Refusal as refusal:
+def _allowed(law: Law, values: Mapping[str, Any], source: str) -> dict[str, float]:
+    """Coefficients. Raises Refusal for one outside what the law allows."""
+    found = {name: _number(values[name]) for name in law.coefficients}
+    for name, value in found.items():
+        symbol = law.symbols[name]
+        slack = 1e-9 * abs(value)  # a bound comes back from its logarithm
+        if not (np.isfinite(value) and symbol.lower - slack <= value <= symbol.upper + slack):
             raise Refusal(
-                f"{path} is a fit of {formula}, a law of someone's own. Install the package that "
-                f"declares it, or in Python give it: load_fit(path, law). ({refusal})"
-            ) from refusal
-    # A formula of another time or hand would predict other losses from these coefficients.
-    if law.formula != formula:
-        raise Refusal(
-            f"{path} is a fit of {name}, {formula}; the law given reads {law.formula}. Fit again, "
-            "or give the law that was fitted."
-        )
-    return law
-
-
-def _beside(path: Path, name: str) -> pd.DataFrame:
-    """A table that the fit at `path` names; only of its own folder, whatever the name says."""
-    found = path.with_name(Path(name).name)
-    if not found.exists():
-        raise Refusal(
-            f"{path} names {name!r}, which is not beside it. Keep the three files together, or "
-            "fit again."
-        )
-    return load(found)
+                f"{source}: {name} = {value} is outside what {law.name} allows ({symbol.lower:g} "
+                f"to {symbol.upper:g}). Fit again."
+            )
+    return found
 
 
 def _row_number(label: Any) -> int | str:
     return int(label) + 1 if isinstance(label, (int, np.integer)) else str(label)
 
 
-def _excluded(value: Mapping[str, Any]) -> pd.DataFrame:
-    """Row numbers back to labels; a file of before has the counts alone."""
-    listed = value.get("excluded_rows")
-    if listed is None:
-        listed = {reason: [0] * int(count) for reason, count in value["excluded"].items()}
+def _excluded(listed: Mapping[str, Any]) -> pd.DataFrame:
+    """Row numbers back to labels."""
     pairs = [(reason, row) for reason, rows in listed.items() for row in rows]
     labels = [row - 1 if isinstance(row, int) else row for _, row in pairs]
     return pd.DataFrame({"reason": [reason for reason, _ in pairs]}, index=labels)

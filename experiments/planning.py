@@ -3,59 +3,94 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from analysis.cost import Cost, cost, device_named
+from analysis.cost import Cost, Device, cost, device_named
 from analysis.units import scientific
 from experiments.cli import number
+from experiments.design import identifies
+from experiments.preparing import Preparation
 from models.count import count_params
-from scaling.data.corpus import Corpus
+from scaling.data.corpus import Corpus, CorpusInfo
 from scaling.data.documents import SourceMissing
-from scaling.data.holdout import holdout_windows
-from scaling.data.prepare import declared, prepare
+from scaling.data.holdout import Judged, judged
+from scaling.data.prepare import declared, prepare, remembered, unread
 from scaling.hardware import cache_folder
-from scaling.plan import Plan, make_plan
+from scaling.plan import Plan, draft
 from scaling.records import Refusal
-from scaling.study import LadderGrid, Study
+from scaling.refusals import Refusals
+from scaling.study import DataSection, Study
 from scaling.tasks.mix import TaskMix
-
-MIN_DISTINCT = {"params": 3, "tokens": 2}  # two sizes fit any exponent and any floor
-MAX_CONDITION = 1e6  # a grid has about 1e3, a single ray 5.6e8
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan and how well its design identifies the study's law."""
+    """A plan, what its runs are judged on, and how well its design identifies the study's law."""
 
     plan: Plan
     condition_number: float | None  # null when the study names no law of params and tokens
+    judged: tuple[Judged, ...]  # by sequence length; none where the corpus is not here
 
 
 def plan_study(study: Study) -> Planned:
-    """Tokenise the corpus (once) and plan the runs.
+    """Plan the runs of a study, and tokenise its corpus if that was not done before.
 
-    A study that declares the size of its corpus is planned without it where it is not at hand;
+    What needs no text is checked first, and all that is wrong with it is refused together. A study
+    that declares the size of its corpus is planned without it where it is not at hand;
     `plan.corpus.declared` says so.
     Raises Refusal where a study cannot be trained, where no run could answer its [tasks], and
-    where it names a law that its grid cannot identify: fewer than three sizes, a single ray
-    D = kN, or a condition number above 1e6. Only laws of params and tokens are checked beyond the
-    number of sizes.
+    where it names a law that its grid cannot identify (`design.identifies`).
     """
+    data, cache = study.data, cache_folder() / "corpora"
+    refusals, corpus = Refusals(), None
     try:
-        corpus = prepare(study.data, cache_folder() / "corpora")
-    except SourceMissing:
-        if study.data.train_tokens is None:
-            raise
-        plan = make_plan(study, declared(study.data))
-        return Planned(plan, _identifies(plan))
-    plan = make_plan(study, corpus.info)
-    # Refuses held-out documents too short to be cut into sequences, before anything is trained.
-    for length in {run.sequence_length for run in plan.runs}:
-        holdout_windows(corpus, length, round(study.evaluation.tokens))
-    _refuse_tasks(plan, corpus)
-    return Planned(plan, _identifies(plan))
+        corpus = remembered(data, cache)
+    except SourceMissing as error:
+        if data.train_tokens is not None:
+            return _without_text(study, declared, refusals)
+        refusals.add(str(error))
+    except Refusal as error:
+        refusals.add(str(error))
+    if corpus is None:
+        _without_text(study, unread, refusals)
+        try:
+            with Preparation() as watch:
+                corpus = prepare(data, cache, watch)
+        except SourceMissing:  # another library looked for it
+            if data.train_tokens is None:
+                raise
+            return _without_text(study, declared, refusals)
+    made = _checked(study, corpus.info, refusals)
+    judges = []
+    for length in sorted({run.sequence_length for run in made.plan.runs}):
+        with refusals.gathered():
+            judges.append(judged(corpus, length, round(study.evaluation.tokens)))
+    with refusals.gathered():
+        _refuse_tasks(made.plan, corpus)
+    refusals.raise_any()
+    return replace(made, judged=tuple(judges))
+
+
+def _without_text(
+    study: Study, sized: Callable[[DataSection], CorpusInfo], refusals: Refusals
+) -> Planned:
+    """The plan on a corpus of a size. Raises Refusal for all that is wrong, before and in it."""
+    with refusals.gathered():
+        made = _checked(study, sized(study.data), refusals)
+    refusals.raise_any()
+    return made
+
+
+def _checked(study: Study, info: CorpusInfo, refusals: Refusals) -> Planned:
+    """The plan on a corpus of which no more is known; what is wrong with it is added."""
+    made = draft(study, info)
+    for said in made.refusals:
+        refusals.add(said)
+    condition = None
+    with refusals.gathered():
+        condition = identifies(made)
+    return Planned(made.plan, condition, ())
 
 
 def _refuse_tasks(plan: Plan, corpus: Corpus) -> None:
@@ -73,50 +108,6 @@ def _refuse_tasks(plan: Plan, corpus: Corpus) -> None:
         every_question(run.tasks, vocabulary, run.sequence_length)
 
 
-def _identifies(plan: Plan) -> float | None:
-    """The design's condition number for a law of params and tokens; null for other laws."""
-    from analysis.identifiability import condition_number, refuse_line
-    from analysis.laws import law
-
-    if plan.study.law is None:
-        return None
-    features, grid = law(plan.study.law).features, plan.study.grid
-    if isinstance(grid, LadderGrid) and {"params", "tokens"} <= set(features):
-        multiples = sorted(set(grid.tokens_per_param))
-        if len(multiples) == 1:
-            raise Refusal(
-                f"[grid] tokens_per_param = [{multiples[0]:g}] puts every run on one ray D = "
-                f"{multiples[0]:g} N, which cannot separate the exponents of {plan.study.law!r}. "
-                "Give at least two multiples, e.g. [10, 20, 40], or remove law."
-            )
-    columns = {
-        "params": np.array([count_params(run.model).total for run in plan.points], float),
-        "tokens": np.array([run.tokens for run in plan.points], float),
-    }
-    condition = condition_number(columns["params"], columns["tokens"])
-    found = f"(condition number {condition:.1e}; a grid has 1e3)"
-    for name in sorted(set(features) & set(columns)):
-        distinct = len(np.unique(columns[name]))
-        if distinct < (least := MIN_DISTINCT[name]):
-            raise Refusal(
-                f"[grid] {name} has {distinct} distinct value{'s' * (distinct > 1)}; law = "
-                f"{plan.study.law!r} needs at least {least} to tell its exponent from its floor "
-                f"{found}. Give more, or remove law."
-            )
-    if set(features) != set(columns):
-        return None
-    try:
-        refuse_line(columns)
-    except Refusal as error:
-        raise Refusal(f"[grid] {error} {found}") from error
-    if condition > MAX_CONDITION:
-        raise Refusal(
-            f"[grid] cannot identify law = {plan.study.law!r} {found}. Spread params and tokens "
-            "over a wider grid."
-        )
-    return condition
-
-
 def refuse_above(max_flops: str | None, flops: float) -> None:
     """Raise Refusal where a grid would train more than the user's --max-flops."""
     limit = number("--max-flops", max_flops)
@@ -127,17 +118,26 @@ def refuse_above(max_flops: str | None, flops: float) -> None:
         )
 
 
+def asked_devices(names: tuple[str, ...], count: int, mfu: float | None) -> list[Device]:
+    """The devices of --device. Raises Refusal for unknown ones, a --count or an --mfu of none."""
+    if mfu is not None and not 0 < mfu <= 1:
+        raise Refusal(f"--mfu {mfu:g} is not a share of the peak: give e.g. 0.4.")
+    if count < 1:
+        raise Refusal(f"--count {count}: give at least 1.")
+    if not names and (mfu is not None or count > 1):
+        raise Refusal("--count and --mfu are of a device: name it with --device.")
+    return [device_named(name) for name in names]
+
+
 def grid_costs(
-    plan: Plan, names: tuple[str, ...], count: int, mfu: float | None, dtype: str
+    plan: Plan, devices: Sequence[Device], count: int, mfu: float | None, dtype: str
 ) -> list[Cost]:
-    """What the whole grid costs on each named device; its largest model must fit.
+    """What the whole grid costs on each device; none without an MFU. Its largest model must fit.
 
     Raises Refusal where a run could not use so many: it splits a microbatch over as many devices
     as divide it, and the others would be paid for and idle.
     """
-    if names and mfu is None:
-        raise Refusal("--device needs --mfu, the share of its peak you measured, e.g. 0.4.")
-    if names:
+    if devices:
         used, sequences = min(
             (math.gcd(run.microbatch_sequences, count), run.microbatch_sequences)
             for run in plan.runs
@@ -150,7 +150,7 @@ def grid_costs(
             )
     largest = max(count_params(run.model).total for run in plan.runs)
     return [
-        cost(plan.flops_spent, largest, device_named(name), count=count, mfu=mfu, dtype=dtype)
-        for name in names
+        cost(plan.flops_spent, largest, device, count=count, mfu=mfu, dtype=dtype)
+        for device in devices
         if mfu is not None
     ]

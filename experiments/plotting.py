@@ -48,6 +48,7 @@ def plot(source: Drawable, /, *, law: str | None = None, out: Path | None = None
     folder = out or (
         source / "figures" if source.is_dir() else source.with_name(f"{source.stem}.figures")
     )
+    drawn: list[Path] = []
     path = source if source.suffix == ".json" else _fit_of(source, law, needed=not scored)
     if path is not None:
         from analysis.fit import load_fit
@@ -57,14 +58,14 @@ def plot(source: Drawable, /, *, law: str | None = None, out: Path | None = None
         fit, steps = load_fit(path), _steps(source)
         runs = None if steps is None else read_runs(source, require=())
         _make(folder)
-        for figure in draw(folder, fit, runs, steps):
-            say(str(figure))
+        drawn += draw(folder, fit, runs, steps)
     if scored:
         from analysis.figures.emergence import draw_results
 
         _make(folder)
-        for figure in draw_results(source, folder):
-            say(str(figure))
+        drawn += draw_results(source, folder)
+    for figure in drawn:
+        say(str(figure))
 
 
 def _make(folder: Path) -> None:

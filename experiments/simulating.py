@@ -104,15 +104,19 @@ def simulate(
         watch=_progress,
     )
     plan = _plan_json(planned, design, column, largest)
-    say(_text(plan, found, law, deviations.said))
-    if to_json:
-        write_json(to_json, {"plan": plan, **as_json(found)})
-    if plot:
-        from analysis.figures.simulated import simulated_studies
-        from analysis.figures.style import save
+    drawn: tuple[Path, ...] = ()
+    try:
+        if to_json:
+            write_json(to_json, {"plan": plan, **as_json(found)})
+        if plot:
+            from analysis.figures.simulated import simulated_studies
+            from analysis.figures.style import save
 
-        for path in save(simulated_studies(found), plot.with_suffix("")):
-            say(str(path))
+            drawn = save(simulated_studies(found), plot.with_suffix(""))
+    finally:  # where a disk is full, what was computed is shown at least
+        say(_text(plan, found, law, deviations.said))
+    for path in drawn:
+        say(str(path))
     say(f"Next: scaling run {study}")
 
 

@@ -13,14 +13,15 @@ from models.config import ModelConfig
 from models.count import count_params
 from models.ladder import Rung
 from scaling.data.corpus import CorpusInfo
-from scaling.grid import cells
+from scaling.grid import Cell, draft_cells
 from scaling.hardware import Estimate, estimate
-from scaling.records import Refusal
-from scaling.rounding import refuse_rounding
+from scaling.limits import Size, refuse_beyond_corpus, refuse_warmups
+from scaling.refusals import MOST, Refusals
+from scaling.rounding import missed, refuse_rounding
 from scaling.run import RunSpec, run_columns, spent_flops
 from scaling.study import Study
-from scaling.sweep import variants
-from scaling.trajectory import trajectory
+from scaling.sweep import Variant, variants
+from scaling.trajectory import base_of, trajectory
 
 
 @dataclass(frozen=True)
@@ -59,63 +60,111 @@ class Plan:
         return sum(run.flops_per_token * run.tokens for run in self.points)
 
 
+@dataclass(frozen=True)
+class Draft:
+    """The plan of what can be planned, and what is wrong with the rest."""
+
+    plan: Plan
+    refusals: Refusals
+
+
 def make_plan(study: Study, corpus: CorpusInfo) -> Plan:
     """The runs of `study` on `corpus`.
 
-    Raises Refusal for a size that no shape meets, an unknown rule, a warmup above 20% of a run,
-    tokens beyond the corpus without leave to repeat it, and runs that coincide.
+    Raises one Refusal for all sizes that no shape meets, unknown rules, warmups above 20% of a
+    run, tokens beyond the corpus without leave to repeat it, and runs that coincide.
     """
+    made = draft(study, corpus)
+    made.refusals.raise_any()
+    return made.plan
+
+
+def draft(study: Study, corpus: CorpusInfo) -> Draft:
+    """The runs of `study` on `corpus`, as far as they can be planned."""
+    refusals = Refusals()
     runs: list[RunSpec] = []
     left_out: list[LeftOut] = []
     rungs: dict[ModelConfig, Rung] = {}
-    for variant in variants(study):
-        made = _variant(variant.study, variant.label, corpus)
-        runs += made.runs
-        left_out += made.left_out
-        rungs |= {rung.config: rung for rung in made.rungs}
-    return Plan(
-        study, _merge_trunks(runs), tuple(rungs.values()), tuple(dict.fromkeys(left_out)), corpus
-    )
+    several: tuple[Variant, ...] = ()
+    astray = False
+    with refusals.gathered():
+        several = variants(study)
+    for variant in several:
+        if len(refusals) > MOST:  # more are not shown
+            break
+        made = _variant(variant.study, variant.label, corpus, refusals)
+        runs += made.plan.runs
+        left_out += made.plan.left_out
+        rungs |= {rung.config: rung for rung in made.plan.rungs}
+        astray = astray or made.astray
+    # Tokens that are rounded too far may meet there, which is no second mistake.
+    merged = _merge_trunks(runs, Refusals() if astray else refusals)
+    plan = Plan(study, merged, tuple(rungs.values()), tuple(dict.fromkeys(left_out)), corpus)
+    return Draft(plan, refusals)
 
 
-def _variant(study: Study, label: str | None, corpus: CorpusInfo) -> Plan:
+@dataclass(frozen=True)
+class _Planned:
+    """The plan of one variant, and whether tokens of it are refused, for being rounded too far."""
+
+    plan: Plan
+    astray: bool
+
+
+def _variant(study: Study, label: str | None, corpus: CorpusInfo, refusals: Refusals) -> _Planned:
     """The plan of one combination of a sweep's values."""
     grid = study.grid
-    runs: list[RunSpec] = []
     left_out: list[LeftOut] = []
     rungs: list[Rung] = []
+    sizes: list[Size] = []
     most = math.inf if grid.max_run_flops is None else grid.max_run_flops
-    found = cells(study, corpus.vocab_size)
-    refuse_rounding(study, [cell for cell in found if cell.flops_6nd <= most])
+    found: tuple[Cell, ...] = ()
+    with refusals.gathered():
+        found = draft_cells(study, corpus.vocab_size, refusals)
+    within = [cell for cell in found if cell.flops_6nd <= most]
+    with refusals.gathered():
+        refuse_rounding(study, within)
+    astray = missed(study, within)
     for _, group in itertools.groupby(found, lambda cell: cell.rung.config):
-        asked = list(group)
-        rung = asked[0].rung
+        cells = list(group)
+        rung = cells[0].rung
         rungs.append(rung)
-        kept = []
-        for cell in asked:
+        kept = tuple(cell for cell in cells if cell.flops_6nd <= most)
+        for cell in cells:
             if cell.flops_6nd > most:
                 reason = f"6ND = {cell.flops_6nd:.2e} is above max_run_flops = {most:.2e}"
                 left_out.append(LeftOut(rung.config, cell.tokens, cell.flops_6nd, reason))
-            else:
-                kept.append(cell)
         if not kept:
-            raise Refusal(
-                f"[grid] max_run_flops = {most:.3g} leaves no budget for "
-                f"params = {rung.target:.4g}. Raise it or drop the size."
+            refusals.add(
+                f"[grid] max_run_flops = {most:.3g} leaves no budget for params = "
+                f"{rung.target:.4g}. Give {cells[0].flops_6nd:.3g} or more, or drop the size."
             )
+            continue
+        with refusals.gathered():
+            sizes.append(Size(base_of(study, corpus, rung), kept))
+    # What is refused for its tokens will have others: nothing more is said of it.
+    sound = [replace(s, cells=tuple(c for c in s.cells if c not in astray)) for s in sizes]
+    sound = [size for size in sound if size.cells]
+    with refusals.gathered():
+        refuse_warmups(study, sound)
+    with refusals.gathered():
+        refuse_beyond_corpus(study, corpus, sound)
+    runs: list[RunSpec] = []
+    for size in sizes:
         for seed in grid.seeds:
-            runs += trajectory(study, corpus, seed, kept)
+            runs += trajectory(study, replace(size.base, seed=seed), size.cells)
         for seed in grid.replicate_seeds:
-            runs += trajectory(study, corpus, seed, kept[:1])
+            runs += trajectory(study, replace(size.base, seed=seed), size.cells[:1])
     runs = [replace(run, variant=label) for run in runs]
-    return Plan(study, tuple(runs), tuple(rungs), tuple(left_out), corpus)
+    plan = Plan(study, tuple(runs), tuple(rungs), tuple(left_out), corpus)
+    return _Planned(plan, bool(astray))
 
 
-def _merge_trunks(runs: Sequence[RunSpec]) -> tuple[RunSpec, ...]:
+def _merge_trunks(runs: Sequence[RunSpec], refusals: Refusals) -> tuple[RunSpec, ...]:
     """The runs with trunks of one id made one, which serves all their branches.
 
-    Variants of a sweep that differ only in their decay share a trunk. Raises Refusal for points
-    that coincide.
+    Variants of a sweep that differ only in their decay share a trunk. Other points that coincide
+    are refused.
     """
     merged: dict[str, RunSpec] = {}
     for run in runs:
@@ -131,14 +180,16 @@ def _merge_trunks(runs: Sequence[RunSpec]) -> tuple[RunSpec, ...]:
                 schedule=replace(run.schedule, steps=points[-1]),
             )
         elif run.variant != other.variant:
-            raise Refusal(
+            refusals.add(
                 f"[sweep] {other.variant} and {run.variant} train the same run. Remove one."
             )
         else:
-            raise Refusal(
+            call = run.steps_per_call * run.batch_tokens
+            refusals.add(
                 f"[grid] two points round to the same run: {count_params(run.model).total:,} "
                 f"parameters on {run.tokens:,} tokens (seed {run.seed}, rate "
-                f"{run.schedule.peak:.3g}). Remove one, or space them wider than a call of steps."
+                f"{run.schedule.peak:.3g}). Remove one, or space them wider than a call of steps, "
+                f"{call:,} tokens."
             )
     return tuple(merged.values())
 

@@ -28,3 +28,16 @@ def parse_quantity(text: str | float | int) -> float:
     if not 0 < value < float("inf"):
         raise ValueError(f"{text!r} must be a positive, finite number")
     return value
+
+
+def parse_count(value: object) -> object:
+    """A whole number from "25k" or "2B"; what is no text is left as it is, for its own check.
+
+    Raises ValueError for a text that is no whole number.
+    """
+    if not isinstance(value, str):
+        return value
+    number = parse_quantity(value)
+    if number != int(number):
+        raise ValueError(f"{value!r} is {number:g}, which is no whole number")
+    return int(number)

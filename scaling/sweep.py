@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from scaling.records import Refusal
+from scaling.refusals import MOST, Refusals
 from scaling.study import Study, parse_study
 
 _SWEPT = ("model", "training", "data")
@@ -31,25 +34,36 @@ def variants(study: Study) -> tuple[Variant, ...]:
     """
     if not study.sweep:
         return (Variant(study, None),)
+    refusals = Refusals()
     for path in study.sweep:
-        _check_path(path)
+        with refusals.gathered():
+            _check_path(path)
+    refusals.raise_any()
     whole = TypeAdapter(Study).dump_python(study)
     found = []
     for values in itertools.product(*study.sweep.values()):
-        raw = {**whole, "sweep": {}}
-        for path, value in zip(study.sweep, values, strict=True):
-            *parents, name = path.split(".")
-            place = raw
-            for parent in parents:
-                if not isinstance(place.get(parent), dict):
-                    raise Refusal(f'[sweep] "{path}" names no field: {parent} has none.')
-                place[parent] = {**place[parent]}  # what other variants do not share
-                place = place[parent]
-            place[name] = value
-        pairs = zip(study.sweep, values, strict=True)
-        label = " ".join(f"{path}={json.dumps(value)}" for path, value in pairs)
-        found.append(Variant(parse_study(raw, "[sweep]"), label))
+        with refusals.gathered():
+            found.append(_variant(study.sweep, values, whole))
+        if len(refusals) > MOST:  # more are not shown
+            break
+    refusals.raise_any()
     return tuple(found)
+
+
+def _variant(sweep: Mapping[str, Any], values: tuple[Any, ...], whole: dict[str, Any]) -> Variant:
+    raw = {**whole, "sweep": {}}
+    for path, value in zip(sweep, values, strict=True):
+        *parents, name = path.split(".")
+        place = raw
+        for parent in parents:
+            if not isinstance(place.get(parent), dict):
+                raise Refusal(f'[sweep] "{path}" names no field: {parent} has none.')
+            place[parent] = {**place[parent]}  # what other variants do not share
+            place = place[parent]
+        place[name] = value
+    pairs = zip(sweep, values, strict=True)
+    label = " ".join(f"{path}={json.dumps(value)}" for path, value in pairs)
+    return Variant(parse_study(raw, "[sweep]"), label)
 
 
 def _check_path(path: str) -> None:

@@ -7,38 +7,31 @@ branch off it, so a grid of many budgets costs little more than its longest (Hä
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
 from models.count import count_params
-from scaling.data.corpus import CorpusInfo, epoch_tokens
+from models.ladder import Rung
+from scaling.data.corpus import CorpusInfo
 from scaling.grid import Cell
-from scaling.hparams import BETA2, LEARNING_RATES, WARMUP_TOKENS, resolve
-from scaling.records import Refusal, fingerprint
-from scaling.rounding import ASKED, step_tokens, whole_calls
+from scaling.hparams import BETA2, LEARNING_RATES, WARMUP_TOKENS, Rule, resolve
+from scaling.records import fingerprint
+from scaling.refusals import Refusals
+from scaling.rounding import step_tokens, whole_calls
 from scaling.run import Compute, Optimizer, RunSpec, identity_of
 from scaling.schedule import Schedule
 from scaling.study import Study
 from scaling.tasks.mix import TaskMix, resolve_mix
 
-# Long warmups bend the exponent that a grid measures (Porian et al. 2024, arXiv:2406.19146,
-# section 3.3, where the warmup was as long as small models' whole runs); the limit is ours.
-MAX_WARMUP_SHARE = 0.2
 
-
-def trajectory(
-    study: Study, corpus: CorpusInfo, seed: int, points: Sequence[Cell]
-) -> list[RunSpec]:
+def trajectory(study: Study, base: RunSpec, points: Sequence[Cell]) -> list[RunSpec]:
     """The runs that end at `points`, cells of one shape with tokens ascending.
 
-    Raises Refusal for a warmup above 20% of a run, and tokens beyond the corpus without leave to
-    repeat it.
+    `base` is what they have in common, and `scaling.limits` says which of them would mislead.
     """
     training = study.training
     steps = [whole_calls(study, cell.tokens) for cell in points]
-    base = _base(study, corpus, seed, points[0])
-    _check_warmup(study, base, steps[0])
-    _check_corpus(study, corpus, base, steps[-1])
     identity = identity_of(base)
     if training.schedule == "cosine":
         return [
@@ -48,14 +41,7 @@ def trajectory(
     trunk_id = fingerprint(identity)
     branches = []
     for total, cell in zip(steps, points, strict=True):
-        call = training.steps_per_call
-        decay = max(1, round(training.cooldown_fraction * total / call)) * call
-        if total - decay < base.schedule.warmup_steps:
-            raise Refusal(
-                f"[grid] {ASKED[study.grid.kind]} {total * base.batch_tokens:,}: the cooldown of "
-                f"{decay} steps would start inside the warmup of {base.schedule.warmup_steps}. "
-                "Give a longer budget or a shorter warmup."
-            )
+        decay = cooldown_steps(study, total)
         schedule = replace(
             base.schedule, steps=total, decay=training.cooldown_shape, decay_steps=decay
         )
@@ -92,31 +78,48 @@ def _cosine(base: RunSpec, identity: dict[str, object], steps: int) -> RunSpec:
     return replace(base, run_id=run_id, trunk_id=run_id, run_kind="full", schedule=schedule)
 
 
-def _base(study: Study, corpus: CorpusInfo, seed: int, cell: Cell) -> RunSpec:
-    """What all runs of this size and seed have in common, as a trunk of no steps."""
+def cooldown_steps(study: Study, steps: int) -> int:
+    """Steps of the decay that ends a run of so many: whole calls."""
+    call = study.training.steps_per_call
+    return max(1, round(study.training.cooldown_fraction * steps / call)) * call
+
+
+def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
+    """What all runs of a size have in common, as a trunk of no steps and the study's first seed.
+
+    Raises Refusal for microbatches that do not divide the batch, rules that are unknown or give
+    no rate here, layers that an architecture does not have, and tasks that make no mixture.
+    """
     training = study.training
-    model, params = cell.rung.config, count_params(cell.rung.config)
+    model, params = rung.config, count_params(rung.config)
     batch_tokens = step_tokens(study)
+    refusals = Refusals()
     if training.batch_sequences % training.accumulate:
-        raise Refusal(
+        near = _divisor(training.batch_sequences, training.accumulate)
+        refusals.add(
             f"[training] accumulate = {training.accumulate} does not divide batch_sequences = "
-            f"{training.batch_sequences}. Give a divisor."
+            f"{training.batch_sequences}. Give a divisor, such as {near}."
         )
     if model.architecture != "decoder" and (training.layers, training.remat) != ("unrolled", False):
-        raise Refusal(
+        refusals.add(
             f"[training] layers, remat: architecture = {model.architecture!r} runs its own layers. "
             "Remove them, or see to it in its build()."
         )
-    try:
-        peak = training.learning_rate_factor * resolve(
-            training.learning_rate, LEARNING_RATES, "learning_rate", params, batch_tokens
-        )
-        beta2 = resolve(training.beta2, BETA2, "beta2", params, batch_tokens)
-        warmup_tokens = resolve(
-            training.warmup_tokens, WARMUP_TOKENS, "warmup_tokens", params, batch_tokens
-        )
-    except ValueError as error:
-        raise Refusal(f"[training] {error}.") from error
+
+    def resolved(field: str, rules: Mapping[str, Rule]) -> float:
+        try:
+            return resolve(getattr(training, field), rules, field, params, batch_tokens)
+        except ValueError as error:
+            refusals.add(f"[training] {error}.")
+            return math.nan
+
+    peak = training.learning_rate_factor * resolved("learning_rate", LEARNING_RATES)
+    beta2 = resolved("beta2", BETA2)
+    warmup_tokens = resolved("warmup_tokens", WARMUP_TOKENS)
+    tasks = None
+    with refusals.gathered():
+        tasks = _mix_of(study)
+    refusals.raise_any()
     return RunSpec(
         run_id="",
         trunk_id="",
@@ -125,7 +128,7 @@ def _base(study: Study, corpus: CorpusInfo, seed: int, cell: Cell) -> RunSpec:
         corpus=corpus.fingerprint,
         sequence_length=study.data.sequence_length,
         batch_sequences=training.batch_sequences,
-        seed=seed,
+        seed=study.grid.seeds[0],
         optimizer=Optimizer(
             training.beta1, beta2, training.weight_decay, training.clip_norm, training.z_loss
         ),
@@ -141,7 +144,7 @@ def _base(study: Study, corpus: CorpusInfo, seed: int, cell: Cell) -> RunSpec:
             study, training.checkpoint_every_tokens or study.evaluation.every_tokens
         ),
         unique_tokens=cap_of(study),
-        tasks=_mix_of(study),
+        tasks=tasks,
     )
 
 
@@ -165,41 +168,7 @@ def cap_of(study: Study) -> int | None:
     return None if cap is None else round(cap)
 
 
-def _check_warmup(study: Study, base: RunSpec, shortest: int) -> None:
-    params = count_params(base.model)
-    warmup, batch_tokens = base.schedule.warmup_steps, base.batch_tokens
-    if warmup > MAX_WARMUP_SHARE * shortest:
-        raise Refusal(
-            f"[training] warmup_tokens = {warmup * batch_tokens:,} is "
-            f"{warmup / shortest:.0%} of the run of {params.non_embedding:,} parameters on "
-            f"{shortest * batch_tokens:,} tokens; above {MAX_WARMUP_SHARE:.0%} it bends the law. "
-            "Shorten the warmup or drop the budget."
-        )
-
-
-def _check_corpus(study: Study, corpus: CorpusInfo, base: RunSpec, longest: int) -> None:
-    cap = cap_of(study)
-    batch_tokens = base.text_batch_tokens
-    if cap is not None and cap > corpus.train_tokens:
-        raise Refusal(
-            f"[data] unique_tokens = {cap:,} is more than the {corpus.train_tokens:,} tokens of "
-            "the corpus. Lower it, or give more text."
-        )
-    epoch = epoch_tokens(corpus, study.data.sequence_length, cap)
-    if epoch < batch_tokens and cap is not None:
-        raise Refusal(
-            f"[data] unique_tokens = {cap:,} is {epoch:,} in whole sequences, less than one batch "
-            f"of {batch_tokens:,}. Raise it, or give a smaller batch_sequences."
-        )
-    if epoch < batch_tokens:
-        raise Refusal(
-            f"[data] source = {corpus.source!r} has {epoch:,} tokens to train on, less than one "
-            f"batch of {batch_tokens:,}. Give more text or a smaller batch_sequences."
-        )
-    tokens = longest * batch_tokens
-    if tokens > epoch and not study.data.allow_repeats:
-        raise Refusal(
-            f"[grid] {ASKED[study.grid.kind]} {tokens:,} is more than the {epoch:,} "
-            f"{'tokens of the corpus' if cap is None else 'of unique_tokens'}. "
-            "Give more text, or set [data] allow_repeats = true to train on it again."
-        )
+def _divisor(whole: int, near: int) -> int:
+    """The divisor of a number that is nearest to another."""
+    pairs = ((k, whole // k) for k in range(1, math.isqrt(whole) + 1) if whole % k == 0)
+    return min((each for pair in pairs for each in pair), key=lambda each: abs(each - near))

@@ -30,6 +30,19 @@ OPTIONAL = ("n", "stderr", "chance", "group", "seed", "shots")
 
 
 @dataclass(frozen=True)
+class PerTask:
+    """A number given for all tasks, or for single ones by name."""
+
+    everywhere: float | None = None
+    single: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, task: str) -> float | None:
+        """The task's own number, that of the task whatever its shots, or the one for all."""
+        plain = task.rpartition(", ")[0]
+        return self.single.get(task, self.single.get(plain, self.everywhere))
+
+
+@dataclass(frozen=True)
 class Ask:
     """What to read of a table of scores."""
 
@@ -39,9 +52,8 @@ class Ask:
     columns: Mapping[str, str] = field(default_factory=dict)  # task, value, n, ... -> the file's
     value_columns: tuple[str, ...] = ()  # a wide table: each is a task
     conditions: tuple[str, ...] = ()  # of `where`
-    chance: float | None = None  # for all tasks; `chances` for single ones
-    chances: Mapping[str, float] = field(default_factory=dict)
-    n: float | None = None
+    chance: PerTask = PerTask()  # the score of guessing
+    n: PerTask = PerTask()  # questions behind a score
     span: tuple[float, float] | None = None  # the metric's worst and best value, if not the usual
     join: Path | None = None  # a table with the scale, a row a model
     on: str | None = None  # the column that both tables have

@@ -260,16 +260,16 @@ def ends(each: Recommendation, name: Quantity) -> Span:
     return max(low, value / WIDEST), min(high, value * WIDEST)
 
 
-def around(
+def drawn_at(
     found: Answers, x: Quantity | Literal["flops"], y: Quantity
-) -> list[tuple[float, float, float]]:
-    """What names must keep clear of: x, y and the radius in points of each run and each star."""
+) -> list[tuple[float, float]]:
+    """Where the runs and the stars are, which names must not cover."""
     runs = zip(of_runs(found.runs, x), of_runs(found.runs, y), strict=True)
     stars = [
-        (_compute(each) if x == "flops" else getattr(each, x), getattr(each, y), 7.0)
+        (_compute(each) if x == "flops" else getattr(each, x), getattr(each, y))
         for each in found.asked
     ]
-    return [*((float(a), float(b), 2.0) for a, b in runs), *stars]
+    return [*runs, *stars]
 
 
 def of_runs(runs: pd.DataFrame, name: Quantity | Literal["flops"]) -> Array:

@@ -88,7 +88,7 @@ def rows_of(fit: Fit) -> pd.DataFrame:
     if not least > 0:
         raise Refusal(
             f"{fit.law.target} = {least:g} has no place on a logarithmic axis. To draw, fit the "
-            f"rows above 0 alone: --where '{fit.law.target}>0'."
+            f"rows above 0 alone: scaling fit RUNS --where '{fit.law.target}>0'."
         )
     return fit.table
 

@@ -14,9 +14,9 @@ from analysis.figures.answers import (
     COLOURS,
     Answers,
     Quantity,
-    around,
     draw_asked,
     draw_ways,
+    drawn_at,
     limits,
     of_runs,
 )
@@ -118,7 +118,7 @@ def _name_models(
     if known:
         made.draw_without_rendering()  # names are set by the panels' final sizes
     for name, axes in panels.items():
-        place_landmarks(axes, _placed(known, name), around(found, "flops", name))
+        place_landmarks(axes, _placed(known, name), drawn_at(found, "flops", name))
 
 
 def _name(each: Artist) -> str:

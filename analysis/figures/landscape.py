@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.answer import law_for
 from analysis.expression import Array
-from analysis.figures.answers import COLOURS, STAR, Answers, around, ends, line_label
+from analysis.figures.answers import COLOURS, STAR, Answers, drawn_at, ends, line_label
 from analysis.figures.style import (
     DASHED,
     FAINT,
@@ -88,7 +88,7 @@ def landscape(
         if placed:
             figure_of(axes).draw_without_rendering()  # names are set by the map's final size
         models = [(each.name, each.params_active, each.tokens) for each in placed]
-        place_landmarks(axes, models, around(found, "params", "tokens"))
+        place_landmarks(axes, models, drawn_at(found, "params", "tokens"))
     return figure_of(axes)
 
 

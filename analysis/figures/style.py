@@ -303,28 +303,24 @@ def levels(values: ArrayLike, tolerance: float = 0.02) -> NDArray[np.float64]:
 def place_landmarks(
     axes: Axes,
     models: Iterable[tuple[str, float | None, float | None]],
-    around: Iterable[tuple[float, float, float]] = (),
+    avoid: Iterable[tuple[float, float]] = (),
 ) -> None:
-    """Draw named points (name, x, y) and set each name where it covers no other point or name, if
-    there is such a place. `around` are points drawn already: x, y and a radius in points.
+    """Draw named points (name, x, y) and set each name where it covers no other, if any place is.
 
-    The axes' limits must be set. Sizes are estimated in points; the layout may still shift.
+    Nor does a name cover the points `avoid`. The axes' limits must be set. Sizes are estimated in
+    points; the layout may still shift, unless the figure was laid out before.
     """
     scale = 72 / axes.figure.dpi
     width, height = axes.bbox.width * scale, axes.bbox.height * scale
     (left, right), (low, high) = np.log(axes.get_xlim()), np.log(axes.get_ylim())
 
     def place(x: float, y: float) -> tuple[float, float]:
-        return (
-            (math.log(x) - left) / (right - left) * width,
-            (math.log(y) - low) / (high - low) * height,
-        )
+        across, up = (math.log(x) - left) / (right - left), (math.log(y) - low) / (high - low)
+        return across * width, up * height
 
-    known = [(n, x, y, *place(x, y)) for n, x, y in models if x is not None and y is not None]
+    known = [(name, x, y, *place(x, y)) for name, x, y in models if x is not None and y is not None]
     taken = [(px - 3, py - 3, px + 3, py + 3) for *_, px, py in known]
-    for x, y, radius in around:
-        px, py = place(x, y)
-        taken.append((px - radius, py - radius, px + radius, py + radius))
+    taken += [(px - 4, py - 4, px + 4, py + 4) for px, py in (place(x, y) for x, y in avoid)]
     for name, x, y, px, py in known:
         axes.plot(
             x, y, marker="D", markersize=4.2, linestyle="", color="#444444",

@@ -19,6 +19,35 @@ class HoldoutWindows:
     document: np.ndarray  # int64, shape (windows,): which held-out document each is from
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What the held-out loss of the runs of one sequence length is over."""
+
+    sequence_length: int
+    documents: int  # of which at least one window is judged
+    held_out: int  # documents
+    short: int  # held-out documents shorter than a window, of which nothing is judged
+    tokens: int  # predicted, and so averaged over
+    held_out_tokens: int
+    bytes: float | None  # of the text of those tokens, about; null where only tokens are known
+
+
+def judged(corpus: Corpus, sequence_length: int, tokens: int) -> Judged:
+    """What `holdout_windows` takes of a corpus. Raises Refusal as it does."""
+    windows = holdout_windows(corpus, sequence_length, tokens)
+    lengths = np.concatenate([[len(d) for d in part.holdout] for part in corpus.parts])
+    n, per_token = windows.tokens[:, 1:].size, corpus.info.bytes_per_token
+    return Judged(
+        sequence_length=sequence_length,
+        documents=len(np.unique(windows.document)),
+        held_out=len(lengths),
+        short=int((lengths <= sequence_length).sum()),
+        tokens=n,
+        held_out_tokens=int(lengths.sum()),
+        bytes=None if per_token is None else n * per_token,
+    )
+
+
 def holdout_windows(corpus: Corpus, sequence_length: int, tokens: int) -> HoldoutWindows:
     """About `tokens` held-out tokens, the same for every run.
 
@@ -60,11 +89,28 @@ def _places(corpus: Corpus, sequence_length: int, tokens: int) -> np.ndarray:
             kept = np.unique(np.linspace(0, n - 1, max(1, round(n * share))).astype(int))
             places.append(np.stack([np.full(len(kept), number), kept * sequence_length], axis=1))
     if not places:
-        raise Refusal(
-            f"[data] sequence_length = {sequence_length}: every held-out document of "
-            f"{corpus.info.source!r} is shorter. Hold out more, or train on shorter sequences."
-        )
+        raise Refusal(_too_short(corpus, sequence_length))
     return np.concatenate(places)
+
+
+def _too_short(corpus: Corpus, sequence_length: int) -> str:
+    longest = max(map(len, corpus.holdout))
+    fits = 1 << max(1, (longest - 1).bit_length() - 1)  # a power of two, with the token after it
+    said = (
+        f"[data] sequence_length = {sequence_length}: every held-out document of "
+        f"{corpus.info.source!r} is shorter, the longest of {longest:,} tokens. "
+    )
+    said += f"Give sequence_length = {fits}" if longest > 2 else "Give longer texts"
+    longer = _longer(corpus, sequence_length)
+    if longer:
+        said += f", or hold out more: {longer:,} of the documents to train on are long enough"
+    return f"{said}."
+
+
+def _longer(corpus: Corpus, sequence_length: int) -> int:
+    """How many documents to train on are longer than a sequence."""
+    ends = np.flatnonzero(corpus.train == corpus.info.end_token)
+    return int((np.diff(ends, prepend=-1) > sequence_length).sum())
 
 
 def _thinned(places: np.ndarray, n: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -20,8 +20,9 @@ import numpy as np
 from scaling.data.batches import proportions
 from scaling.data.corpus import DECLARED, Corpus, CorpusInfo, Share, load
 from scaling.data.documents import Document
+from scaling.data.progress import Watch, counted, unwatched
 from scaling.data.remembered import Memory, memory
-from scaling.data.sources import Source, open_sources, sections_of
+from scaling.data.sources import HUB, Source, open_sources, sections_of
 from scaling.data.split import Index, held_out, index, verified
 from scaling.data.tokenizer import Tokenizer, make_tokenizer, vocabulary
 from scaling.data.verified import note_checksums
@@ -30,11 +31,12 @@ from scaling.study import DataSection
 
 # Raised when the cached files change their meaning, or other documents are read from a source.
 FORMAT = 2
+UNREAD_TOKENS = float(1 << 60)  # more than a run could be asked to train on
 MAX_SHORTFALL = 0.01  # of declared tokens; as much as a count in two digits can be off
 
 
-def prepare(section: DataSection, cache: Path) -> Corpus:
-    """The tokenised corpus of a study, made in `cache` on first use.
+def prepare(section: DataSection, cache: Path, watch: Watch = unwatched) -> Corpus:
+    """The tokenised corpus of a study, made in `cache` on first use; `watch` is told how far it is.
 
     Files that have not changed since are not read again. A cache folder's name is a hash of
     content and settings, so a changed file is a new corpus and two processes that prepare the
@@ -46,10 +48,22 @@ def prepare(section: DataSection, cache: Path) -> Corpus:
     known = _memory(section, sources, cache)
     corpus = known.recall() if known else None
     if corpus is None:
-        corpus = _read(section, sources, cache)
+        corpus = _read(section, sources, cache, watch)
         if known:
             known.keep(corpus)
     return corpus
+
+
+def remembered(section: DataSection, cache: Path) -> Corpus | None:
+    """The corpus of a study, if `cache` has it and no file has changed; nothing is read.
+
+    Raises SourceMissing and Refusal as `prepare` does for what is seen without reading. The
+    sources of another library are not opened, since that may download them.
+    """
+    if any(each.source.startswith(HUB) for each in sections_of(section)):
+        return None
+    known = _memory(section, open_sources(section), cache)
+    return known.recall() if known else None
 
 
 def _memory(section: DataSection, sources: list[Source], cache: Path) -> Memory | None:
@@ -64,10 +78,10 @@ def _memory(section: DataSection, sources: list[Source], cache: Path) -> Memory 
     return memory(section, tuple(files), FORMAT, cache)
 
 
-def _read(section: DataSection, sources: list[Source], cache: Path) -> Corpus:
+def _read(section: DataSection, sources: list[Source], cache: Path, watch: Watch) -> Corpus:
     """The corpus of a study, whose sources are read."""
     shares = proportions([each.weight for each in sections_of(section)])
-    indices = _indices(sources, section.holdout_fraction)
+    indices = _indices(sources, section.holdout_fraction, watch)
     held = held_out(indices, section.holdout_fraction)
     for source, out in zip(sources, held, strict=True):
         if out.all() or not out.any():
@@ -84,9 +98,11 @@ def _read(section: DataSection, sources: list[Source], cache: Path) -> Corpus:
             yield from (document for document, is_out in kept if not is_out)
 
     content = [section.holdout_fraction, *sorted(each.digest for each in indices)]
-    tokenizer = make_tokenizer(section, training, content, cache)
+    of = sum(int(each.sizes[~out].sum()) for each, out in zip(indices, held, strict=True))
+    tokenizer = make_tokenizer(section, training, of, content, cache, watch)
     parts = [
-        _part(section, cache, tokenizer, *each) for each in zip(sources, indices, held, strict=True)
+        _part(section, cache, tokenizer, watch, *each)
+        for each in zip(sources, indices, held, strict=True)
     ]
     corpus = parts[0] if len(parts) == 1 else _mixture(parts, shares, cache)
     if section.train_tokens and corpus.info.train_tokens < section.train_tokens * (
@@ -111,18 +127,30 @@ def declared(section: DataSection) -> CorpusInfo:
             "[data] train_tokens is missing: how many tokens there are to train on. Give it to "
             "plan without the source, such as train_tokens = '10B'."
         )
+    return _of_size(section, section.train_tokens)
+
+
+def unread(section: DataSection) -> CorpusInfo:
+    """A corpus larger than any run needs, to check what can be checked before reading the text.
+
+    Raises Refusal unless the study names its vocabulary.
+    """
+    return _of_size(section, UNREAD_TOKENS)
+
+
+def _of_size(section: DataSection, train_tokens: float) -> CorpusInfo:
     sections, size, fraction = sections_of(section), vocabulary(section), section.holdout_fraction
     per_block = proportions([each.weight for each in sections])
     identity = {
         "sources": [[each.source, part] for each, part in zip(sections, per_block, strict=True)],
-        "train_tokens": section.train_tokens,
+        "train_tokens": train_tokens,
         "tokenizer": section.tokenizer,
         "vocab_size": size,
         "holdout_fraction": fraction,
     }
     shares = []
     for each, part in zip(sections, per_block, strict=True):
-        tokens = section.train_tokens * part / sum(per_block)
+        tokens = train_tokens * part / sum(per_block)
         held = round(tokens * fraction / (1 - fraction))
         shares.append(Share("", each.source, part, round(tokens), held, None))
     return CorpusInfo(
@@ -139,9 +167,13 @@ def declared(section: DataSection) -> CorpusInfo:
     )
 
 
-def _indices(sources: list[Source], fraction: float) -> list[Index]:
+def _indices(sources: list[Source], fraction: float, watch: Watch) -> list[Index]:
     """The index of each source. Raises Refusal for one that is empty, or the same as another."""
-    found = index([source.read for source in sources], fraction)
+
+    def watched(source: Source) -> Callable[[], Iterator[Document]]:
+        return lambda: counted(source.read(), f"reading {source.name}", None, watch)
+
+    found = index([watched(source) for source in sources], fraction)
     first: dict[str, str] = {}  # the source of each content
     for source, known in zip(sources, found, strict=True):
         if not len(known.sizes):
@@ -162,6 +194,7 @@ def _part(
     section: DataSection,
     cache: Path,
     tokenizer: Tokenizer,
+    watch: Watch,
     source: Source,
     known: Index,
     held: np.ndarray,
@@ -193,7 +226,8 @@ def _part(
             end_token=tokenizer.end,
         )
         documents = known.pieces(verified(source.read(), known.digest))
-        _publish(cache / key, tokenizer, documents, held, info)
+        doing, of = f"tokenising {source.name}", int(known.sizes.sum())
+        _publish(cache / key, tokenizer, counted(documents, doing, of, watch), held, info)
     # The cache knows content alone; the same text may since have come from elsewhere.
     found = load(key, cache)
     return Corpus(found.folder, replace(found.info, source=source.name))

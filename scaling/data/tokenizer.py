@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,11 +18,14 @@ import numpy as np
 
 from scaling.data import tokens
 from scaling.data.documents import Document
+from scaling.data.progress import Step, Watch, counted, unwatched
 from scaling.data.split import cut
+from scaling.quantity import parse_count
 from scaling.records import Refusal, fingerprint, write_bytes
 from scaling.study import DataSection
 
 BYTE_VOCAB = 256  # the byte tokeniser; NUL, which text does not contain, ends a document
+MAX_VOCAB = 10**9  # a thousand times the largest in use
 END_OF_TEXT = "<|endoftext|>"
 # What published tokenisers call it: GPT-2 and Pythia, Llama 1 and 2, Llama 3, Gemma.
 END_TOKENS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>")
@@ -140,42 +143,54 @@ def plain_tokenizer(content: str) -> Any:
 
 
 def make_tokenizer(
-    section: DataSection, training: Callable[[], Iterator[Document]], content: Any, cache: Path
+    section: DataSection,
+    training: Callable[[], Iterator[Document]],
+    size: int,
+    content: Any,
+    cache: Path,
+    watch: Watch = unwatched,
 ) -> Tokenizer:
     """The tokeniser of a study.
 
-    `training` reads the training documents, on which a BPE is trained unless `cache` has the one
-    trained on the same `content`. Raises Refusal for a tokeniser that cannot be read or made.
+    `training` reads the training documents, of `size` bytes in all, on which a BPE is trained
+    unless `cache` has the one trained on the same `content`. Raises Refusal for a tokeniser that
+    cannot be read or made.
     """
     refuse_vocab_size(section)
     if section.token_dtype is not None:
         assert section.vocab_size is not None and isinstance(section.end_token, int)
         return Ready(section.vocab_size, section.end_token)
     name = section.tokenizer
-    size = bpe_size(section)
-    if section.end_token is not None and (name == "bytes" or size is not None):
+    vocab_size = bpe_size(section)
+    if section.end_token is not None and (name == "bytes" or vocab_size is not None):
         raise Refusal(
             f"[data] end_token = {section.end_token!r} has no use with tokenizer = {name!r}, "
             "which has its own. Remove it."
         )
     if name == "bytes":
         return Bytes()
-    if size is None:
+    if vocab_size is None:
         return _given(section)
-    file = cache / "tokenizers" / f"{fingerprint({'bpe': size, 'content': content})}.json"
+    key = fingerprint({"bpe": vocab_size, "content": content})
+    file = cache / "tokenizers" / f"{key}.json"
     if not file.exists():
-        write_bytes(file, train_bpe(training(), size))
+
+        def watched() -> Iterator[Document]:
+            yield from counted(training(), f"counting words for {name}", size, watch)
+            watch(Step(f"learning the {vocab_size:,} tokens of {name}", 0, None))
+
+        write_bytes(file, train_bpe(watched(), vocab_size))
     return Json(file.read_bytes(), END_OF_TEXT, name)
 
 
 def vocabulary(section: DataSection) -> int:
     """The size of the vocabulary, from the study alone. Raises Refusal where it does not say."""
     refuse_vocab_size(section)
+    if section.token_dtype is not None:
+        tokens.check(section)
     if section.vocab_size is not None:
         return section.vocab_size
     if section.tokenizer == "bytes":
-        if section.token_dtype is not None:
-            tokens.check(section)
         return BYTE_VOCAB
     return bpe_size(section) or _given(section).vocab_size
 
@@ -198,13 +213,14 @@ def bpe_size(section: DataSection) -> int | None:
     """V of "bpe:V"; null for another tokeniser. Raises Refusal for a V that cannot be."""
     if not section.tokenizer.startswith("bpe:"):
         return None
-    given = section.tokenizer.removeprefix("bpe:")
-    if not re.fullmatch("[0-9]{1,9}", given) or int(given) <= BYTE_VOCAB:
-        raise Refusal(
-            f"[data] tokenizer = {section.tokenizer!r}: give the size of the vocabulary, above "
-            f"{BYTE_VOCAB}, such as 'bpe:4096'."
-        )
-    return int(given)
+    with suppress(ValueError):
+        size = parse_count(section.tokenizer.removeprefix("bpe:"))
+        if isinstance(size, int) and BYTE_VOCAB < size < MAX_VOCAB:
+            return size
+    raise Refusal(
+        f"[data] tokenizer = {section.tokenizer!r}: give the size of the vocabulary, above "
+        f"{BYTE_VOCAB}, such as 'bpe:4096' or 'bpe:8k'."
+    )
 
 
 def _given(section: DataSection) -> Json:

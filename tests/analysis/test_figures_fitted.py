@@ -157,5 +157,5 @@ def test_both_panels_name_their_losses_and_no_bar_stands_between_them(grid_fit):
 
 def test_losses_without_a_logarithm_are_refused_with_the_remedy(grid_fit):
     table = grid_fit.table.assign(loss=grid_fit.table["loss"] - 1.3)
-    with pytest.raises(Refusal, match="fit the rows above 0 alone: --where 'loss>0'"):
+    with pytest.raises(Refusal, match="scaling fit RUNS --where 'loss>0'"):
         residuals(replace(grid_fit, table=table))

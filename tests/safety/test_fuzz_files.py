@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from analysis.fit import Fit, fit
+from analysis.fit_file import load_fit, save_fit
 from analysis.laws import law
-from analysis.result import load_fit, save_fit
 from analysis.runs.table import read_runs
 from experiments import training
 from experiments.grid_text import runs_text, status_text
@@ -26,6 +27,8 @@ from experiments.training import _status
 from scaling.checksums import checksums
 from scaling.records import (
     STEP_COLUMNS,
+    Refusal,
+    read_json,
     read_run,
     read_steps,
     run_folders,
@@ -143,6 +146,8 @@ def made(folder: Path) -> Path:
     write_table(folder / "runs.csv", table)
     write_table(folder / "runs.parquet", table)
     save_fit(fit(law("chinchilla"), grid, bootstrap=20), folder / "fit.json")
+    for part in folder.glob("fit.*-*.parquet"):
+        part.rename(part.with_name(part.name.partition("-")[0] + ".parquet"))
     item = {"prompt": "2+2=", "answer": "4", "choices": ["4", "5"]}
     (folder / "tasks.jsonl").write_text(json.dumps(item))
     return folder
@@ -166,7 +171,13 @@ def read_results(folder: Path) -> pd.DataFrame:
 
 
 def read_fit(folder: Path) -> Fit:
-    return load_fit(folder / "fit.json")
+    """Sealed again after the damage, so that what decodes it meets the damage."""
+    path, parts = folder / "fit.json", {p: folder / f"fit.{p}.parquet" for p in ("draws", "rows")}
+    with suppress(Refusal, TypeError, ValueError, RecursionError):
+        digests = {p: hashlib.sha256(file.read_bytes()).hexdigest() for p, file in parts.items()}
+        names = {p: file.name for p, file in parts.items()}
+        write_json(path, sealed({**read_json(path), **names, "digests": digests}))
+    return load_fit(path)
 
 
 def read_tasks(folder: Path) -> list[list[int]]:

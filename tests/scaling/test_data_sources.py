@@ -265,3 +265,20 @@ def test_without_the_library_the_extra_is_named(
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(SourceMissing, match=r"pip install 'scaling-laws\[hf\]'"):
         open_sources(section("hf:some/set"))
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<u4"])
+def test_a_foreign_header_is_named_and_not_read_as_tokens(
+    section: Section, tmp_path: Path, dtype: str
+) -> None:
+    header = np.zeros(256, "<i4")
+    header[:3] = 20240520, 1, 300
+    tokens = np.tile(np.arange(30), 10).astype("<u2")
+    (tmp_path / "shard.bin").write_bytes(header.tobytes() + tokens.tobytes())
+    given = {**BIN, "token_dtype": f"uint{8 * int(dtype[-1])}", "vocab_size": 60_000}
+    with pytest.raises(Refusal, match=r"the header of llm\.c and modded-nanogpt.* at position 0"):
+        prepare(section(tmp_path / "shard.bin", **given), tmp_path / "cache")
+    np.save(tmp_path / "array.npy", tokens)
+    (tmp_path / "array.npy").rename(tmp_path / "array.bin")
+    with pytest.raises(Refusal, match=r"the header of numpy\.save"):
+        prepare(section(tmp_path / "array.bin", **given), tmp_path / "cache")

@@ -164,6 +164,7 @@ def test_the_vocabulary_is_known_from_the_study_where_it_says(
     (tmp_path / "t.json").write_bytes(bpe)
     assert vocabulary(section("t.txt")) == 256
     assert vocabulary(section("t.txt", tokenizer="bpe:4096")) == 4096
+    assert vocabulary(section("t.txt", tokenizer="bpe:8k")) == 8000
     assert vocabulary(section("t.txt", tokenizer=str(tmp_path / "t.json"))) == 320
     tokens = {"token_dtype": "uint16", "vocab_size": 50257, "end_token": 50256}
     assert vocabulary(section("t.bin", **tokens)) == 50257
@@ -174,6 +175,7 @@ def test_the_vocabulary_is_known_from_the_study_where_it_says(
     [
         ({"tokenizer": "bpe:256"}, "above 256, such as 'bpe:4096'"),
         ({"tokenizer": "bpe:lots"}, "above 256"),
+        ({"tokenizer": "bpe:0.3005k"}, "above 256"),
         ({"tokenizer": "bpe:50000"}, r"yields only \d+ tokens. Give 'bpe:\d+' or less"),
         ({"tokenizer": "a\0b"}, "cannot read it .embedded null byte"),
         ({"tokenizer": "away.json"}, "cannot read it .*'bytes', 'bpe:4096' or the path"),

@@ -164,8 +164,24 @@ def test_every_cell_that_whole_calls_of_steps_miss_is_refused_with_what_fits(
 
 
 def test_all_sizes_of_one_shape_are_named_and_how_many_shapes_there_are(gridded: StudyOf) -> None:
-    with pytest.raises(Refusal, match=r"; .* round to the same shape\. 9 sizes make \d shapes"):
-        cells(gridded({**ISOFLOP, "sizes": 9, "span": 2.0}), 256)
+    grid = {**ISOFLOP, "sizes": 9, "span": 2.0}
+    with pytest.raises(Refusal, match=r"\(9 sizes make \d shapes\); .* the same shape") as caught:
+        cells(gridded(grid), 256)
+    said = re.search(r"Give sizes = (\d) or span = (\S+)\.$", str(caught.value))
+    assert said is not None
+    assert len(cells(gridded({**grid, "sizes": int(said[1])}), 256)) == 2 * int(said[1])
+    assert len(cells(gridded({**grid, "span": float(said[2])}), 256)) == 18
+
+
+def test_every_budget_too_small_for_its_sizes_is_named_with_one_that_is_not(
+    gridded: StudyOf,
+) -> None:
+    with pytest.raises(Refusal) as caught:
+        cells(gridded({**ISOFLOP, "budgets": [1e7, 2e7]}), 256)
+    first, second = str(caught.value).splitlines()
+    assert "of 1e+07 FLOPs" in first and "of 2e+07 FLOPs" in second
+    (least,) = {re.search(r"budgets from (\S+) FLOPs on", line)[1] for line in (first, second)}  # type: ignore[index]
+    assert len(cells(gridded({**ISOFLOP, "budgets": [1.01 * float(least)]}), 256)) == 5
 
 
 def test_the_calls_that_a_refusal_names_fit_every_cell(gridded: StudyOf, corpus: Any) -> None:
@@ -179,6 +195,15 @@ def test_the_calls_that_a_refusal_names_fit_every_cell(gridded: StudyOf, corpus:
     with pytest.raises(Refusal, match=r"or steps_per_call = 15\.$"):
         planned(16)
     assert len(planned(15).points) == 1
+
+
+def test_what_is_refused_for_its_tokens_is_refused_for_nothing_else(
+    gridded: StudyOf, corpus: Any
+) -> None:
+    # Both round to one call, which would be one run, and is shorter than its warmup.
+    grid = {"kind": "product", "params": [3400], "tokens": [60, 70]}
+    with pytest.raises(Refusal, match=r"^\[grid\] tokens = 60; 70 would be rounded .*$"):
+        make_plan(gridded(grid), corpus.info)
 
 
 def test_unknown_presets_are_refused_by_name(gridded: StudyOf) -> None:
@@ -309,7 +334,11 @@ def test_a_ladder_that_presets_would_ignore_is_refused(gridded: StudyOf) -> None
 def test_a_ladder_of_sizes_needs_what_makes_it(table: Callable[..., dict[str, Any]]) -> None:
     raw = table()
     raw["model"] = {}
-    with pytest.raises(Refusal, match=r"\[model\] head_dim and aspect_ratio missing"):
+    said = r"\[model\] head_dim is missing.*\n.*\[model\] aspect_ratio is missing"
+    with pytest.raises(Refusal, match=said):
+        parse_study(raw, "tiny.toml")
+    del raw["training"]["beta1"]  # nor is it kept for another try
+    with pytest.raises(Refusal, match=f"beta1 is missing.*\n.*{said}"):
         parse_study(raw, "tiny.toml")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -166,7 +167,7 @@ def test_the_table_has_a_row_a_run_and_its_costs_add_up(plan: PlanOf) -> None:
 @pytest.mark.parametrize(
     "sections, words",
     [
-        ({"training": {"warmup_tokens": 320}}, r"warmup_tokens = 320 is 21% of the run"),
+        ({"training": {"warmup_tokens": 320}}, r"warmup_tokens = 320 is 21% of 1,536 tokens with"),
         ({"grid": {"tokens": [1e9]}}, r"more than the .* allow_repeats"),
         (
             {"grid": {"tokens": [1536, 1550]}},
@@ -201,6 +202,32 @@ def test_a_plan_that_would_mislead_is_refused(
         plan(**sections)
 
 
+def test_everything_that_is_wrong_with_a_study_is_said_at_once(plan: PlanOf) -> None:
+    with pytest.raises(Refusal) as caught:
+        plan(
+            grid={"params": [10, 3400, 13000], "tokens": [1536, 10**9]},
+            training={"warmup_tokens": 640, "accumulate": 1, "beta2": 0.9},
+        )
+    lines = str(caught.value).splitlines()
+    for words in ("smallest shape", "warmup_tokens = 640 is 42%", "allow_repeats"):
+        assert sum(words in line for line in lines) == 1, words
+    assert len(lines) == 3
+
+
+def test_the_values_that_a_refusal_names_are_planned(plan: PlanOf) -> None:
+    with pytest.raises(Refusal) as caught:
+        plan(training={"warmup_tokens": 320})
+    said = re.search(r"warmup_tokens = (\S+) at most, or tokens from (\S+) on", str(caught.value))
+    assert said is not None
+    warmup, tokens = (int(each.replace(",", "")) for each in said.groups())
+    assert plan(training={"warmup_tokens": warmup}).runs
+    assert plan(training={"warmup_tokens": 320}, grid={"tokens": [tokens, 3072]}).runs
+    with pytest.raises(Refusal) as caught:
+        plan(grid={"tokens": [1536, "1M"]})
+    most = re.search(r"Give tokens up to (\S+), more text", str(caught.value))
+    assert most is not None and plan(grid={"tokens": [1536, int(most[1].replace(",", ""))]}).runs
+
+
 def test_a_warmup_of_exactly_a_fifth_is_allowed(plan: PlanOf) -> None:
     assert trunk(plan(training={"warmup_tokens": 320}, grid={"tokens": [1600 + 256]}))
 
@@ -221,7 +248,7 @@ def test_a_cap_makes_epochs_of_few_tokens(plan: PlanOf) -> None:
 
 
 def test_a_cap_needs_leave_to_repeat_and_a_corpus_that_holds_it(plan: PlanOf) -> None:
-    with pytest.raises(Refusal, match=r"tokens = 3,072 is more than the 768 of unique_tokens"):
+    with pytest.raises(Refusal, match=r"tokens = 1,536; 3,072 are more than the 768 of"):
         plan(data={"unique_tokens": 768})
     with pytest.raises(Refusal, match=r"unique_tokens = 40 is 32 in whole .* one batch of 64"):
         plan(data={"unique_tokens": 40, "allow_repeats": True})

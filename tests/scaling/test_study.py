@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scaling.explanation import KINDS, USUAL
 from scaling.quantity import parse_quantity
 from scaling.records import Refusal
 from scaling.study import Study, parse_study, read_study
@@ -147,6 +150,53 @@ def test_a_missing_field_is_named(table: Table) -> None:
         parse_study(raw, "here")
     assert "[training] clip_norm is missing" in str(refusal.value)
     assert "evaluation is missing" in str(refusal.value)
+
+
+def test_what_is_missing_is_said_with_values_that_would_do(table: Table) -> None:
+    raw = table()
+    for section in ("model", "training", "evaluation"):
+        raw[section] = {}
+    del raw["data"]["holdout_fraction"], raw["grid"]["tokens"], raw["name"]
+    with pytest.raises(Refusal) as refusal:
+        parse_study(raw, "here")
+    given = re.findall(r"such as (\w+) = .*\.$", str(refusal.value), re.MULTILINE)
+    assert {"head_dim", "aspect_ratio", "clip_norm", "every_tokens", "name"} < set(given)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_study_of_the_values_that_are_usual_is_a_study(table: Table, kind: str) -> None:
+    raw: dict[str, Any] = {}
+    for section in ("", "model", "data", "training", "grid", "evaluation"):
+        values = tomllib.loads("\n".join(f"{k} = {v}" for k, v in USUAL[section].items()))
+        raw |= values if section == "" else {section: values}
+    own = "\n".join(f"{k} = {v}" for k, v in USUAL[f"grid.{kind}"].items())
+    raw["grid"] |= {"kind": kind, "params": ["10M", "40M"], **tomllib.loads(own)}
+    assert parse_study(raw, "usual").grid.kind == kind
+
+
+def test_a_misspelt_field_is_answered_with_the_one_that_was_meant(table: Table) -> None:
+    with pytest.raises(Refusal, match=r"lerning_rate is not .* Did you mean learning_rate\?"):
+        parse_study(table(training={"lerning_rate": 1}), "here")
+    with pytest.raises(Refusal, match=r"gird is not a known field\. Did you mean grid\?"):
+        parse_study(table(gird={}), "here")
+    with pytest.raises(Refusal, match=r"kind = 'isoflops'.* Did you mean isoflop\?"):
+        parse_study(table(grid={"kind": "isoflops"}), "here")
+
+
+@pytest.mark.parametrize("value, count", [("2k", 2000), ("1.5k", 1500), (7, 7)])
+def test_counts_are_quantities_too(table: Table, value: Any, count: int) -> None:
+    assert (
+        parse_study(table(training={"batch_sequences": value}), "").training.batch_sequences
+        == count
+    )
+
+
+def test_sixteen_bits_hold_no_larger_vocabulary(table: Table) -> None:
+    tokens = {"token_dtype": "uint16", "vocab_size": 119_547, "end_token": 0}
+    with pytest.raises(Refusal, match=r"'uint16' holds 65,536 .* vocab_size = 119,547.* uint32"):
+        parse_study(table(data=tokens), "here")
+    assert parse_study(table(data={**tokens, "token_dtype": "uint32"}), "here")
+    assert parse_study(table(data={**tokens, "vocab_size": 65_536}), "here")
 
 
 @pytest.mark.parametrize("name", ["", "../up", "Upper", "a b", ".hidden", "x" * 65, "a\n"])

@@ -1,0 +1,272 @@
+"""The file a fit is kept in: JSON, and its draws and rows as Parquet, as one whole.
+
+The JSON names its two parts by the SHA-256 of their bytes, holds that of its own content, and is
+replaced last: whatever is killed, damaged or done at the same time, one whole fit is read or none.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import pandas as pd
+
+from analysis.laws import Law
+from analysis.laws import law as law_named
+from analysis.result import Fit, from_json, to_json
+from analysis.runs.load import MAX_BYTES, load
+from scaling.records import (
+    MAX_JSON,
+    Refusal,
+    check_seal,
+    json_bytes,
+    read_json,
+    sealed,
+    write_bytes,
+    write_json,
+)
+
+COUNTS = ("params", "tokens", "unique_tokens")
+GROUPS = ("trunk_id", "budget_flops", "variant")  # columns that say which rows belong together
+PARTS = ("draws", "rows")
+DIGITS = 12  # of a part's SHA-256 in its name; all 64 are in the JSON
+
+
+def save_fit(fit: Fit, path: Path | str, also: Mapping[str, Any] | None = None) -> None:
+    """Write the fit as JSON at `path`, and its draws and fitted rows as Parquet beside it.
+
+    `also`: what was read off the same rows, kept under its own keys; `load_fit` passes it over.
+    A fit that was there is replaced as a whole, and its parts go unless another JSON file of the
+    folder names them. Raises Refusal where it cannot be written; what was there is then intact.
+    """
+    path = Path(path)
+    refuse_name(path)
+    save({**to_json(fit), **(also or {})}, {"draws": fit.draws, "rows": _rows(fit)}, path)
+
+
+def save(value: Mapping[str, Any], parts: Mapping[str, pd.DataFrame], path: Path) -> None:
+    """Write a fit that is plain values and two tables."""
+    data = {part: parts[part].to_parquet(index=False) for part in PARTS}
+    digests = {part: hashlib.sha256(data[part]).hexdigest() for part in PARTS}
+    names = {part: f"{path.stem}.{part}-{digests[part][:DIGITS]}.parquet" for part in PARTS}
+    with _alone(path) as alone:
+        before = _names(path)
+        for part in PARTS:
+            write_bytes(path.with_name(names[part]), data[part])
+        write_json(path, sealed({**value, **names, "digests": digests}))
+        if alone:
+            _forget(path, before)
+
+
+def load_fit(path: Path | str, law: Law | None = None) -> Fit:
+    """The fit saved at `path`, with the columns of its rows that the law uses.
+
+    `law` is needed for one that `analysis.laws.law` does not find by name. Raises Refusal for a
+    file that is no fit or has changed since it was written, for a fit that failed, and for a law
+    other than the one that was fitted.
+    """
+    path = Path(path)
+    try:
+        value, draws, rows = _saved(path)
+        fitted = _fitted_law(path, str(value["law"]), str(value["formula"]), law)
+        return from_json(value, fitted, draws, rows, source=str(path))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise _no_fit(path, f"{type(error).__name__}: {error}") from error
+
+
+def refuse_name(path: Path) -> None:
+    """Raises Refusal unless a fit may have this name: others are taken for run tables."""
+    if path.suffix != ".json":
+        raise Refusal(f"{path} is no name for a fit. Give one that ends in .json.")
+
+
+def refuse_unwritable(path: Path, remedy: str) -> None:
+    """Raises Refusal, with the remedy, if nothing can be written at `path`: before work is lost."""
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    trial = folder / f".{path.name}.{uuid4().hex}"
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise Refusal(f"cannot write {path}: {error.strerror or error}. {remedy}") from error
+
+
+# --- out --------------------------------------------------------------------------------------
+
+
+def _rows(fit: Fit) -> pd.DataFrame:
+    """The columns of its rows that answers are made from."""
+    kept = dict.fromkeys([*fit.law.features, *COUNTS, *GROUPS, fit.law.target])
+    rows = fit.table[[column for column in kept if column in fit.table]]
+    if "unique_tokens" in rows:  # of a law that does not ask for it: as it was read, text and all
+        numbers = pd.to_numeric(rows["unique_tokens"], errors="coerce")
+        rows = rows.assign(unique_tokens=numbers)
+    rows.attrs.pop("file", None)  # where they were read from is no part of them
+    return rows
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[bool]:
+    """One at a time writes the fit; false on a file system without locks, where nothing may go.
+
+    The lock's file goes too, so that whoever waited for one that is gone takes another.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX)
+                locked = True
+            except OSError:
+                locked = False
+            with suppress(FileNotFoundError):
+                if not locked or os.path.samestat(os.fstat(held), lock.stat()):
+                    break
+            os.close(held)
+    except OSError as error:
+        raise Refusal(
+            f"cannot write {path}: {error.strerror or error}. Choose another folder."
+        ) from error
+    try:
+        yield locked
+    finally:
+        if locked:
+            lock.unlink(missing_ok=True)
+        os.close(held)
+
+
+def _names(path: Path) -> set[str]:
+    """The parts that the fit at `path` names, of whatever version."""
+    try:
+        value = read_json(path)
+        return {Path(value[part]).name for part in PARTS}
+    except (Refusal, LookupError, TypeError):
+        return set()
+
+
+def _forget(path: Path, before: set[str]) -> None:
+    """Delete parts of this path's fits, `before` among them, that no JSON in the folder names.
+
+    So go the halves of files that a killed fit left: nobody else is writing one.
+    """
+    stem, temporary = re.escape(path.stem), r"\.[0-9a-f]{32}"
+    part = rf"{stem}\.({'|'.join(PARTS)})-[0-9a-f]{{{DIGITS}}}\.parquet"
+    ours = re.compile(rf"{part}|\.({part}|{stem}\.json){temporary}")
+    earlier = {name for name in before if re.fullmatch(rf"{stem}\.\w+\.parquet", name)}
+    with suppress(OSError):  # what cannot be looked at stays, and nothing is lost by it
+        files = list(path.parent.iterdir())
+        loose = [each for each in files if ours.fullmatch(each.name) or each.name in earlier]
+        for each in files if loose else []:
+            if each.suffix == ".json" and each.is_file() and each.stat().st_size <= MAX_JSON:
+                text = each.read_bytes()
+                loose = [one for one in loose if one.name.encode() not in text]
+        for one in loose:
+            one.unlink()
+
+
+# --- in ---------------------------------------------------------------------------------------
+
+
+class _Saved(NamedTuple):
+    """The three files of a fit, each as it was written."""
+
+    value: dict[str, Any]
+    draws: pd.DataFrame
+    rows: pd.DataFrame
+
+
+def _saved(path: Path) -> _Saved:
+    """Raises Refusal unless they are there and are as they were written."""
+    value = _value(path)
+    while True:
+        try:
+            return _Saved(value, *(_part(path, value, part) for part in PARTS))
+        except Refusal:
+            before, value = value, _value(path)
+            if value == before:  # and not another fit, whose parts these were not
+                raise
+
+
+def _value(path: Path) -> dict[str, Any]:
+    """What the JSON holds, which is what was written."""
+    read_json(path)  # refuses what is missing, no file, huge or no JSON
+    text = path.read_bytes()
+    value = json.loads(text)
+    fields = {"law", "formula", *PARTS}
+    if not isinstance(value, dict) or not fields <= set(value):
+        raise _no_fit(path, f"it needs {', '.join(sorted(fields))}")
+    if "digests" not in value:
+        # Nothing shows whether its three files are of one fit, and some were not.
+        raise Refusal(
+            f"{path} was written by an earlier version, whose three files cannot be checked "
+            f"against one another. Fit again: scaling fit RUNS --law {value['law']}"
+        )
+    try:
+        if value.get("sha256") is None:
+            raise ValueError("it has no sha256")
+        check_seal(value)
+        # Digits beyond those of a number, and letters in another case, change no value.
+        if json_bytes(value) != text.replace(b"\r\n", b"\n"):
+            raise ValueError("it has changed since it was written")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Refusal(
+            f"{path} is not as `scaling fit` wrote it ({error}). Restore it, or fit again."
+        ) from error
+    return value
+
+
+def _part(path: Path, value: Mapping[str, Any], part: str) -> pd.DataFrame:
+    """A table that the fit at `path` names; only of its own folder, whatever the name says."""
+    name = str(value[part])
+    found = path.with_name(Path(name).name)
+    if not found.is_file():
+        raise Refusal(
+            f"{path} names {name!r}, which is not beside it. Keep the three files together, or "
+            "fit again."
+        )
+    try:
+        with found.open("rb") as file:
+            digest = hashlib.sha256(file.read(MAX_BYTES + 1)).hexdigest()
+    except OSError as error:
+        raise Refusal(f"cannot read {found}: {error.strerror or error}.") from error
+    if digest != value["digests"][part]:
+        raise Refusal(f"{found} has changed since {path} was written. Restore it, or fit again.")
+    return load(found)
+
+
+def _no_fit(path: Path, why: str) -> Refusal:
+    return Refusal(f"{path} is not a fit ({why}). Give the JSON file that `scaling fit` wrote.")
+
+
+def _fitted_law(path: Path, name: str, formula: str, given: Law | None) -> Law:
+    """The law that was fitted, `given` or found by name; Refusal where it is not to be had."""
+    law = given
+    if law is None:
+        try:
+            law = law_named(name)
+        except Refusal as refusal:
+            raise Refusal(
+                f"{path} is a fit of {formula}, a law of someone's own. Install the package that "
+                f"declares it, or in Python give it: load_fit(path, law). ({refusal})"
+            ) from refusal
+    # A formula of another time or hand would predict other losses from these coefficients.
+    if law.formula != formula:
+        raise Refusal(
+            f"{path} is a fit of {name}, {formula}; the law given reads {law.formula}. Fit again, "
+            "or give the law that was fitted."
+        )
+    return law

@@ -1,0 +1,206 @@
+"""Whether a plan's points can tell a law's coefficients apart, and what would have to be added.
+
+A remedy is not advised but tried: sizes, tokens or budgets are added to the study, it is planned
+again, and what brings the condition number down is named.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from analysis.identifiability import condition_number, refuse_line
+from analysis.laws import law
+from analysis.units import human
+from models.count import count_params
+from models.presets import PRESETS
+from scaling.plan import Draft, Plan, draft
+from scaling.records import Refusal
+from scaling.study import IsoflopGrid, LadderGrid, ProductGrid
+
+MAX_CONDITION = 1e6  # a grid has about 1e3, a single ray 5.6e8
+BOTH = frozenset({"params", "tokens"})
+ORDINAL = {2: "second", 3: "third", 4: "fourth", 5: "fifth"}
+
+
+def identifies(made: Draft) -> float | None:
+    """The design's condition number for a law of params and tokens; null for other laws.
+
+    Raises Refusal, with what to add, for a design that cannot tell the law's coefficients apart:
+    fewer than three sizes or numbers of tokens, one ray D = kN, or a condition number above 1e6.
+    Of a law of other features only the numbers of sizes and tokens are checked; where a size has
+    no shape, which is refused, that of tokens.
+    """
+    study = made.plan.study
+    if study.law is None or not made.plan.points:
+        return None
+    features = frozenset(law(study.law).features)
+    if not _whole(made.plan):
+        made, features = _of_the_rest(made), features & {"tokens"}
+    wrong = _wrong(made.plan, features)
+    if wrong is not None:
+        found = f"condition number {_condition(made.plan):.1e}; a grid has 1e3"
+        raise Refusal(
+            f"[grid] {wrong}, so that it cannot identify law = {study.law!r} ({found}). "
+            f"{_remedy(made, features)}"
+        )
+    return _condition(made.plan) if features == BOTH else None
+
+
+def _of_the_rest(made: Draft) -> Draft:
+    """The draft without the sizes that have no shape."""
+    grid = made.plan.study.grid
+    sizes = {rung.target for rung in made.plan.rungs}
+    kept = tuple(size for size in grid.params if size in sizes)
+    if not kept:  # presets, or sizes around centers
+        return made
+    study = replace(made.plan.study, grid=replace(grid, params=kept))
+    return Draft(replace(made.plan, study=study), made.refusals)
+
+
+def _whole(plan: Plan) -> bool:
+    """Whether every size has a shape."""
+    return len(plan.rungs) >= plan.study.grid.shapes
+
+
+def _columns(plan: Plan) -> dict[str, np.ndarray]:
+    return {
+        "params": np.array([count_params(run.model).total for run in plan.points], float),
+        "tokens": np.array([run.tokens for run in plan.points], float),
+    }
+
+
+def _condition(plan: Plan) -> float:
+    columns = _columns(plan)
+    return condition_number(columns["params"], columns["tokens"])
+
+
+def _wrong(plan: Plan, features: frozenset[str]) -> str | None:
+    """What keeps the design from identifying a law of these features; null if nothing does."""
+    grid, columns = plan.study.grid, _columns(plan)
+    if isinstance(grid, LadderGrid) and features >= BOTH and len(set(grid.tokens_per_param)) == 1:
+        k = f"{grid.tokens_per_param[0]:g}"
+        return f"tokens_per_param = [{k}] puts every run on one ray D = {k} N"
+    # Two values fit any exponent and any floor, since A/N^alpha + E has three coefficients; a
+    # further feature such as unique tokens can take the place of a third number of tokens.
+    least = {"params": 3, "tokens": 3 if features <= BOTH else 2}
+    for name in sorted(features & BOTH):
+        distinct = len(np.unique(columns[name]))
+        if distinct < least[name]:
+            values = f"{distinct} distinct value{'s' * (distinct > 1)}"
+            return f"{name} has {values} and needs at least {least[name]}"
+    if features != BOTH:
+        return None
+    try:
+        refuse_line(columns)
+    except Refusal as error:
+        return str(error).split(", which")[0]
+    if _condition(plan) > MAX_CONDITION:
+        return "params and tokens vary too little, or too much together"
+    return None
+
+
+# --- what would do ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Fields of [grid] with something added to them, and how that is said."""
+
+    said: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, order=True)
+class _Mended:
+    """A changed study that would do."""
+
+    flops: float
+    condition: float
+    said: str
+
+
+def _remedy(made: Draft, features: frozenset[str]) -> str:
+    """The cheapest addition that mends the design: one, or else two together."""
+    grid = made.plan.study.grid
+    ones = list(_changes(grid))
+    for changes in (ones, _pairs(ones)):
+        mended = [each for change in changes if (each := _tried(change, made, features))]
+        if mended:
+            best = min(mended)
+            return f"Give {best.said} (condition number {best.condition:.1e}), or remove law."
+    widely = {
+        "product": "three sizes and three numbers of tokens, each over a factor of 8 and more",
+        "ladder": "three sizes and two multiples, each over a factor of 4 and more",
+        "isoflop": "three sizes at each of two budgets, a factor of 4 apart",
+    }
+    return f"Give at least {widely[grid.kind]}, or remove law."
+
+
+def _tried(change: _Change, made: Draft, features: frozenset[str]) -> _Mended | None:
+    """The study with that change, if it would do."""
+    study = made.plan.study
+    # Seeds repeat points and variants repeat grids, which tells no coefficients apart.
+    alone: dict[str, Any] = {"seeds": study.grid.seeds[:1], "replicate_seeds": ()}
+    grid = replace(study.grid, **alone, **change.fields)
+    other = draft(replace(study, grid=grid, sweep={}), made.plan.corpus)
+    if len(other.refusals) > len(made.refusals) or not other.plan.points:
+        return None
+    if not _whole(other.plan) or _wrong(other.plan, features) is not None:
+        return None
+    return _Mended(other.plan.flops_spent, _condition(other.plan), change.said)
+
+
+def _changes(grid: ProductGrid | LadderGrid | IsoflopGrid) -> Iterator[_Change]:
+    """One size, number of tokens, multiple or budget more, inside or outside those there are."""
+    nouns = {
+        "params": "size",
+        "tokens": "number of tokens",
+        "tokens_per_param": "multiple",
+        "budgets": "budget",
+    }
+    for field, noun in nouns.items():
+        values = getattr(grid, field, ())
+        for more in _more(values):
+            new = tuple(sorted({*values, more}))
+            rank = ORDINAL.get(len(new), "further")
+            yield _Change(f"a {rank} {noun}, {field} = [{_written(new)}]", {field: new})
+    for name in PRESETS:
+        family = {each.split("-")[0] for each in grid.presets}
+        if name.split("-")[0] in family and name not in grid.presets:
+            new_names = (*grid.presets, name)
+            yield _Change(f"also the preset {name!r}", {"presets": new_names})
+    if isinstance(grid, IsoflopGrid) and grid.span is not None:
+        for factor in (2, 4, 8):
+            span = float(f"{grid.span * factor:.3g}")
+            yield _Change(f"a wider span = {span:g}", {"span": span})
+
+
+def _pairs(ones: Iterable[_Change]) -> Iterator[_Change]:
+    for one, other in itertools.combinations(ones, 2):
+        if not set(one.fields) & set(other.fields):
+            yield _Change(f"{one.said} and {other.said}", {**one.fields, **other.fields})
+
+
+def _more(values: tuple[float, ...]) -> list[float]:
+    """A value in the widest gap, one above and one below, to two digits."""
+    if not values:
+        return []
+    logs = np.sort(np.log(values))
+    gaps = np.diff(logs)
+    step = max(math.log(4), float(gaps.max(initial=0.0)))
+    found = [logs[-1] + step, logs[0] - step]
+    if len(gaps):
+        widest = int(gaps.argmax())
+        found.append((logs[widest] + logs[widest + 1]) / 2)
+    return [float(f"{math.exp(each):.2g}") for each in found]
+
+
+def _written(values: tuple[float, ...]) -> str:
+    """Quantities as a study has them."""
+    return ", ".join(f"'{human(each)}'" if each < 1e15 else f"{each:.3g}" for each in values)
