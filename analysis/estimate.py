@@ -60,7 +60,7 @@ class Estimate:
     warnings: tuple[str, ...]
     draws: pd.DataFrame  # a column a coefficient, a row a draw
     data: FitData
-    rmse_log: float  # of log(predicted / observed)
+    rmse_log: float  # of log(predicted / observed), outliers counted as `analysis.outliers` says
     starts: int
     starts_at_optimum: int
     condition_number: float

@@ -42,6 +42,7 @@ def fit(
     weights: str | None = None,
     fix: Assignments = (),
     prior: Assignments = (),
+    cluster: str = "auto",
     bootstrap: int = 4000,
     level: float = 0.9,
     seed: int = 0,
@@ -51,7 +52,8 @@ def fit(
     """Fit a law to a run table: the global optimum, intervals, and what to doubt.
 
     RUNS is a results folder, a CSV or a Parquet file with columns params, tokens and loss; the
-    options below map other names. Runs that share a trunk count as one cluster. The fit is
+    options below map other names. Rows of one run, or of one trunk, count as one cluster; rows
+    that repeat another count once; columns that differ at equal N and D are named. The fit is
     written to fits/<law>.json in a results folder, else to <file>.<law>.json, or to --out.
 
     N* ∝ C^a is also read off the lower envelope (1) and isoFLOP minima (2), beside the law (3):
@@ -77,6 +79,8 @@ def fit(
         weights: Column that multiplies each row's penalty.
         fix: Coefficients held at a value, as NAME=VALUE.
         prior: What is known of coefficients, as NAME=VALUE:SD; SD is relative for amplitudes.
+        cluster: Column that names the runs whose rows share noise, or `none`; by itself it is
+            trunk_id, else a column that names runs.
         bootstrap: Resamples; 0 leaves the intervals out.
         level: Of the intervals.
         seed: Of the resampling.
@@ -120,6 +124,7 @@ def fit(
         "objective": objective,
         "delta": delta,
         "weights": weights,
+        "cluster": cluster,
         "fixed": {name: _number("--fix", text) for name, text in _pairs("--fix", fix)},
         "prior": {name: _prior(text) for name, text in _pairs("--prior", prior)},
     }

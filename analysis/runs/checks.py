@@ -44,7 +44,8 @@ def suspicious(table: pd.DataFrame, features: Collection[str]) -> tuple[str, ...
                 f"a median of {ratio:.2g} tokens per parameter: are params and tokens swapped, "
                 "or in different units?"
             )
-    if "loss" in table and table["loss"].max() > 15:
+    # The median: one loss that is too large is a slip, which the fit names by its row.
+    if "loss" in table and table["loss"].median() > 15:
         found.append(
             f"loss reaches {table['loss'].max():g}: ln V is below 13 for any vocabulary in use. "
             "Perplexity? Take its logarithm."

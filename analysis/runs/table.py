@@ -18,6 +18,7 @@ import pandas as pd
 
 from analysis.runs.filter import CONDITION, as_number, where
 from analysis.runs.load import listing, load, shown
+from analysis.runs.repeats import REPEATED, first_told, which_repeat
 from scaling.records import Refusal
 
 CORE = ("params", "tokens", "loss")
@@ -29,6 +30,7 @@ class Selection:
 
     rows: pd.DataFrame
     excluded: pd.DataFrame
+    warnings: tuple[str, ...] = ()  # which rows repeat which
 
 
 def read_runs(
@@ -124,26 +126,28 @@ def name_of(table: pd.DataFrame) -> str:
 
 
 def usable(table: pd.DataFrame) -> Selection:
-    """Rows that are ends of a completed run; a table without these columns is all usable."""
+    """Rows that are ends of a completed run, each once; a table without these columns is all
+    usable."""
     reason = pd.Series("", index=table.index, dtype=object)
     if "run_kind" in table:
         reason[table["run_kind"].eq("trunk")] = "a trunk: its learning rate had not decayed"
     if "status" in table:
         unfinished = table["status"].notna() & table["status"].ne("completed")
         reason[unfinished] = "status " + table["status"].astype(str)[unfinished]
+    told = reason.eq("")
+    first = first_told(table[told])
+    again = np.flatnonzero(told)[first != np.arange(len(first))]
+    reason.iloc[again] = REPEATED
     out = reason.ne("")
-    return Selection(table[~out].copy(), table[out].assign(reason=reason[out]))
+    said = which_repeat(table[told], first)
+    return Selection(
+        table[~out].copy(), table[out].assign(reason=reason[out]), (said,) if said else ()
+    )
 
 
 def variants(table: pd.DataFrame) -> int:
     """How many settings of a sweep the table has: values of `variant`, an empty one among them."""
     return int(table["variant"].nunique(dropna=False)) if "variant" in table else 1
-
-
-def refuse_variants(table: pd.DataFrame) -> None:
-    """Raises Refusal for a table of several variants, whose losses would be averaged as seeds'."""
-    if variants(table) > 1:
-        raise Refusal(f"{several_variants(table)}, whose losses would be averaged as if of seeds")
 
 
 def labels(table: pd.DataFrame) -> list[str]:

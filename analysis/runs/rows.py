@@ -1,0 +1,33 @@
+"""How rows of a run table are called in what a user reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+MOST = 6  # rows that a sentence lists
+
+
+def row_called(table: pd.DataFrame, at: int) -> str:
+    """The row at a position, by its label in the index: `row 5`, the first being 1."""
+    return rows_called(table, [at])
+
+
+def rows_called(table: pd.DataFrame, at: Sequence[int] | NDArray[np.intp]) -> str:
+    """Rows by their numbers: `rows 5, 17 and 33`, `rows 1, 2, 3, 4, 5, 6 and 9 more`."""
+    numbers = [_number(label) for label in table.index[list(at)]]
+    if len(numbers) > MOST + 1:
+        numbers = [*numbers[:MOST], f"{len(numbers) - MOST} more"]
+    return f"row{'s' * (len(at) > 1)} {listed(numbers)}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _number(label: object) -> str:
+    return str(int(label) + 1) if isinstance(label, int | np.integer) else str(label)
