@@ -196,7 +196,7 @@ def _more(values: tuple[float, ...]) -> list[tuple[float, ...]]:
     logs = np.sort(np.log(values))
     gaps = np.diff(logs)
     step = max(math.log(4), float(gaps.max(initial=0.0)))
-    found = [(logs[-1] + step,), (logs[0] - step,)]
+    found: list[tuple[float, ...]] = [(logs[-1] + step,), (logs[0] - step,)]
     if len(gaps):
         widest = int(gaps.argmax())
         found.append(((logs[widest] + logs[widest + 1]) / 2,))
