@@ -38,7 +38,7 @@ from analysis.optimum import (
 )
 from analysis.runs.checks import LEAST
 from analysis.uncertainty import Bounds
-from analysis.units import scientific
+from analysis.units import counted, decimal, scientific, with_interval
 from scaling.records import Refusal
 
 ENVELOPE, PARABOLA, AKIMA, LAW = "1 envelope", "2 parabola", "2 Akima", "3 law"
@@ -122,6 +122,17 @@ class Approaches:
         parts.append(f"N* at {scientific(self.flops)} FLOPs differs by a factor of {factor:.2f}")
         return "; ".join(parts) + "."
 
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """The disagreement with the law that every answer of the fit repeats, or none."""
+        *others, law = self.rows
+        read = [each for each in others if each.exponent is not None]
+        apart = [] if law.exponent is None else [e for e in read if _verdict(e, law) == "apart"]
+        if not apart:
+            return ()
+        said = ", ".join(f"{e.method} {_exponent(e)}" for e in (*apart, law))
+        return (f"ways to read a in N* ∝ C^a disagree beyond their intervals: {said}",)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values at full precision."""
         rows = [
@@ -181,9 +192,11 @@ def _tried(method: str, read: Callable[[], _Found]) -> _Reading:
 
 def _by_envelope(rows: pd.DataFrame, level: float) -> _Found:
     lower = envelope(rows)
-    used = f"{len(lower.crossings)} crossings of {len(lower.params)} sizes"
+    used = f"{counted(len(lower.crossings), 'crossing')} of {len(lower.params)} sizes"
     left_out = (
-        f"{lower.at_edge} changes of the best size where runs begin or end" if lower.at_edge else ""
+        f"{counted(lower.at_edge, 'change')} of the best size where runs begin or end"
+        if lower.at_edge
+        else ""
     )
     return _Found(lower.allocation(level), lower.crossings["flops"], used, left_out)
 
@@ -237,6 +250,11 @@ def _law(fit: Fit, flops: float) -> Approach:
 
 
 # --- the sentence -------------------------------------------------------------------------------
+
+
+def _exponent(of: Approach) -> str:
+    assert of.exponent is not None
+    return with_interval(decimal, of.exponent, of.interval)
 
 
 def _gap(one: Approach, other: Approach) -> float:

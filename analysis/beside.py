@@ -20,7 +20,7 @@ from analysis.optimum import FLOPS_PER_PARAM_TOKEN, compute_optimal
 from analysis.published import PUBLISHED, Published, published
 from analysis.recommend import convention
 from analysis.solve import Ask
-from analysis.units import Span, decimal, human, scientific
+from analysis.units import Span, decimal, human, quotient, scientific, sizes
 from analysis.valley import Valley
 from scaling.records import Refusal
 
@@ -173,9 +173,7 @@ def to_text(each: Beside) -> str:
         (
             other.name,
             other.params_convention,
-            human(other.params),
-            human(other.tokens),
-            human(other.tokens_per_param),
+            *sizes(other.params, other.tokens),
             "" if other.loss is None else decimal(other.loss),
         )
         for other in each.others
@@ -192,4 +190,5 @@ def to_text(each: Beside) -> str:
 
 
 def _factor(span: Span) -> str:
-    return f"a factor of {human(span[1] / span[0])}: {human(span[0])} … {human(span[1])}"
+    low, high = map(human, span)
+    return f"a factor of {quotient(high, low)}: {low} … {high}"

@@ -167,11 +167,15 @@ def to_json(found: Sequence[Choice]) -> list[dict[str, Any]]:
 def to_text(flops: float, found: Sequence[Choice], count: FlopCount, by: By = "law") -> str:
     """A table of the shapes within 2% of the best loss; at most nine, nearest to the best.
 
-    The losses are the law's; `by` whom they are ranked.
+    The losses are the law's. What a shape is off the best is theirs by whom N* is from, so the two
+    columns are headed by whom they are.
     """
     near = sorted((e for e in found if e.excess <= NEARLY), key=lambda e: e.excess)[:9]
     near.sort(key=lambda e: e.built.params)
-    rows = [("layers × width × heads", "params", "tokens", "exact FLOPs", "loss", "above best")]
+    heads = ("loss", "above best")
+    if by == "runs":
+        heads = ("loss by the law", "above best by the runs")
+    rows = [("layers × width × heads", "params", "tokens", "exact FLOPs", *heads)]
     for each in near:
         shape = each.built.shape
         kv = "" if shape["n_kv_heads"] == shape["n_heads"] else f"/{shape['n_kv_heads']}"

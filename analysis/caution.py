@@ -1,4 +1,7 @@
-"""What a recommendation is worth, said beside it: why its numbers may not hold."""
+"""Why the numbers of an answer may not hold, in one sentence a reason.
+
+What is doubtful about the fit itself comes first, in every answer: `source_warnings`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from analysis.fit import Fit, Status
 from analysis.laws import Law
 from analysis.limited import Limited
 from analysis.published import Published
-from analysis.units import decimal, human
+from analysis.units import count_of, decimal, factor, human
 from analysis.valley import Valley
 
 Source: TypeAlias = Fit | Published
@@ -22,36 +25,75 @@ OUTSIDE = 0.3  # decades by which N or D may lie further out than the compute do
 # × the valley's residuals. Errors of a law's form as large as the runs' own scatter leave √2 times
 # it; from twice on they are the larger part.
 MISFITS = 2.0
-
-
-def run_cautions(source: Source) -> list[str]:
-    """What is to be doubted about the fitted runs themselves, and so about every answer."""
-    return [f"Of the runs: {each}" for each in source.cautions] if isinstance(source, Fit) else []
+LACKING = 0.01  # p-value of the lack of fit, as the fit's own summary has it
 
 
 def source_warnings(source: Source) -> list[str]:
-    """What the source itself says against its coefficients and their intervals."""
+    """What the source itself says against its coefficients and their intervals.
+
+    First what is doubtful about the runs (`Fit.cautions`), then the fit's status, its lack of fit
+    and its draws. Every answer repeats them.
+    """
     if not isinstance(source, Fit):
         return []
-    said = run_cautions(source)
+    said = [f"Of the runs: {each}" for each in source.cautions]
     if source.status is Status.WEAKLY_IDENTIFIED:
         said.append(
-            "The fit is weakly identified: other coefficients fit these runs as well, and "
-            f"recommend differently. Reason: {source.reason}."
+            "The fit is weakly identified: other coefficients fit these runs as well, and answer "
+            f"differently beyond them. Reason: {source.reason}."
         )
     if source.status is Status.AT_BOUND:
         said.append(
-            "The fit is at a bound of its coefficients, and the optimum rests on that bound. "
+            "The fit is at a bound of its coefficients, and its answers rest on that bound. "
             f"Reason: {source.reason}."
         )
+    return [*said, *_lack_of_fit(source), *_few_draws(source)]
+
+
+def _lack_of_fit(source: Fit) -> list[str]:
+    test = None if source.diagnostics is None else source.diagnostics.lack_of_fit
+    if test is None or test.p_value >= LACKING:
+        return []
+    return [
+        f"The law misses the runs by {test.residual_sd:.1%} of the loss where repeated runs differ "
+        f"by {test.replicate_sd:.1%} (p = {test.p_value:.1g}): its form is wrong somewhere among "
+        "them, and no interval covers that."
+    ]
+
+
+def _few_draws(source: Fit) -> list[str]:
     count = len(source.draws)
     if source.status is Status.WEAKLY_IDENTIFIED and count == 0:
-        return said  # its reason says that no interval is to be had
+        return []  # its reason says that no interval is to be had
     if count == 0:
-        said.append("No interval: the fit has no draws. Fit with --bootstrap 4000.")
-    elif count < FEW_DRAWS:
-        said.append(f"The interval rests on {count} draws only; fit with --bootstrap 4000.")
+        return ["No interval: the fit has no draws. Fit with --bootstrap 4000."]
+    if count < FEW_DRAWS:
+        return [f"The interval rests on {count} draws only; fit with --bootstrap 4000."]
+    return []
+
+
+def assumptions(source: Source) -> str:
+    """What an answer takes for granted: what the law does not name is as in its runs."""
+    features = {*source.law.features}
+    alike = ["text, tokenizer and recipe"]
+    if source.law.target == "loss":
+        alike.append("a learning rate decayed at the end")
+    if "flops" in features and not features & {"params", "tokens"}:
+        alike.append("how compute is divided between N and D")
+    else:
+        alike += [w for w, name in (("N", "params"), ("D", "tokens")) if name not in features]
+    if "tokens" in features and "unique_tokens" not in features and not _limited(source):
+        alike.append("no token seen twice")
+    runs = "the runs fitted" if isinstance(source, Fit) else "the published runs"
+    said = f"Assumed as in {runs}: {', '.join(alike)}."
+    if "params" in features:
+        by = source.data.params_column if isinstance(source, Fit) else source.params_convention
+        said += f" N is {count_of(by.rstrip('.'))}."
     return said
+
+
+def _limited(source: Source) -> bool:
+    return isinstance(source.law, Limited)
 
 
 def repeat_warnings(law: Law, unique_tokens: float | None, tokens: float) -> list[str]:
@@ -62,7 +104,7 @@ def repeat_warnings(law: Law, unique_tokens: float | None, tokens: float) -> lis
         return []
     lent = ", ".join(f"{name} = {value:.3g}" for name, value in law.borrowed)
     return [
-        f"{tokens / unique_tokens:.2g} epochs: what a repeated token is worth ({lent}) is "
+        f"{factor(tokens / unique_tokens)} epochs: how little a repeated token adds ({lent}) is "
         "Muennighoff et al. 2023's, measured on C4, not these runs'."
     ]
 
@@ -89,8 +131,8 @@ def valley_warnings(found: Valley | None, by: By) -> list[str]:
     if found.law_misfit > MISFITS * found.misfit:
         said.append(
             f"The loss shown is the law's, which misfits the runs near the optimum: it is off by "
-            f"{found.law_misfit:.1%} of the loss there, {found.law_misfit / found.misfit:.2f} × "
-            "what a plain valley leaves."
+            f"{found.law_misfit:.1%} of the loss there, {factor(found.law_misfit / found.misfit)} "
+            "× what a plain valley leaves."
         )
     if by == "runs":
         said += found.warnings
@@ -101,9 +143,7 @@ def distance_warnings(decades: float | None, by: By) -> list[str]:
     """How far the compute lies beyond the runs, in words that grow with it."""
     if decades is None or decades < 0.05:
         return []
-    factor = 10**decades
-    times = human(factor, (0.9 * factor, 1.1 * factor))
-    beyond = f"{decades:.1f} decades ({times}× the compute of the largest run fitted)"
+    beyond = f"{decades:.1f} decades ({factor(10**decades)}× the compute of the largest run fitted)"
     if decades <= 1:
         return [f"{beyond} beyond the data."]
     if decades <= 2:

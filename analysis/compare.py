@@ -46,11 +46,31 @@ class Cut:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`best` has the lowest error averaged over cuts, among laws scored at all of them."""
+    """`best` has the lowest error averaged over cuts, among laws scored at all of them.
+
+    It is None where fewer than two were: one law is the best of nothing.
+    """
 
     cuts: tuple[Cut, ...]
-    best: str
-    warnings: tuple[str, ...] = ()  # of the table's columns
+    best: str | None
+    warnings: tuple[str, ...] = ()  # of the table's columns, and of intervals that are too narrow
+
+    @property
+    def verdict(self) -> str:
+        """Which law forecasts best, by how much and how often, in words."""
+        errors = _errors(self.cuts)
+        means = {name: float(np.mean(each)) for name, each in errors.items()}
+        if self.best is None:
+            (name,) = means
+            alone = f"{name} alone was scored at every cut ({means[name]:.2%} on average)"
+            return f"{alone}: nothing to compare it with. Name other laws with --laws."
+        others = ", ".join(f"{n} {e:.2%}" for n, e in means.items() if n != self.best)
+        least = np.min(list(errors.values()), axis=0)
+        leads = int(np.sum(np.array(errors[self.best]) == least))
+        return (
+            f"Least error above the cuts: {self.best}, {means[self.best]:.2%} on average "
+            f"({others}); the least at {leads} of {len(self.cuts)} cuts."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as plain values at full precision."""
@@ -89,12 +109,18 @@ def compare(
     columns = {column for law in laws for column in (law.target, *law.features)}
     if "tokens" in table and ("params" in table or "params_total" in table):
         columns.discard("flops")  # 6·N·D, whatever the table says
+    laws = list({law.name: law for law in laws}.values())
     selection = usable(table)
     rows = standardise(selection.rows, require=sorted(columns))
     compute = _compute(rows, laws)
     if cuts is None:
         at = np.quantile(compute, SHARES, method="lower")
         cuts = [float(c) for c in np.unique(at) if (compute > c).any()]
+        if not cuts:
+            raise Refusal(
+                f"most of the {len(rows)} runs lie at {compute.max():.3g} FLOPs and none above: "
+                "nothing is left to score. Train smaller or larger runs too, or give --cut."
+            )
     scored = []
     for flops in cuts:
         below = compute <= flops
@@ -108,8 +134,9 @@ def compare(
         scores = (_score(law, rows[below], rows[~below], settings) for law in laws)
         scored.append(Cut(float(flops), tuple(scores)))
     features = {column for law in laws for column in law.features}
-    said = (*examine(rows, features, laws[0].target).cautions, *selection.warnings)
-    return Comparison(tuple(scored), _best(scored), said)
+    doubts = (*examine(rows, features, laws[0].target).cautions, *selection.warnings)
+    warnings = (*doubts, *_too_narrow(scored, level))
+    return Comparison(tuple(scored), _best(scored), warnings)
 
 
 def _score(law: Law, seen: pd.DataFrame, later: pd.DataFrame, settings: dict[str, Any]) -> Score:
@@ -149,13 +176,38 @@ def _column(rows: pd.DataFrame, column: str) -> Array:
     return rows[column].to_numpy(dtype=float)
 
 
-def _best(cuts: Sequence[Cut]) -> str:
+def _errors(cuts: Sequence[Cut]) -> dict[str, list[float]]:
+    """The errors of each law that was scored at every cut."""
     errors: dict[str, list[float]] = {}
     for cut in cuts:
         for score in cut.laws:
             errors.setdefault(score.law, []).append(score.mean_abs_rel_error)
-    complete = {name: np.mean(e) for name, e in errors.items() if np.isfinite(e).all()}
+    return {name: each for name, each in errors.items() if np.isfinite(each).all()}
+
+
+def _best(cuts: Sequence[Cut]) -> str | None:
+    complete = _errors(cuts)
     if not complete:
-        first = cuts[0].laws[0]
-        raise Refusal(f"no law could be fitted at every cut ({first.law}: {first.reason})")
-    return min(complete, key=lambda name: float(complete[name]))
+        failed = {s.law: (c, s) for c in reversed(cuts) for s in c.laws
+                  if np.isnan(s.mean_abs_rel_error)}  # fmt: skip
+        why = [f"{name} up to {cut.flops:.3g}: {s.reason}" for name, (cut, s) in failed.items()]
+        raise Refusal("no law could be fitted at every cut. " + " ".join(why))
+    best = min(complete, key=lambda name: float(np.mean(complete[name])))
+    return best if len(complete) > 1 else None
+
+
+def _too_narrow(cuts: Sequence[Cut], level: float) -> list[str]:
+    """Laws whose intervals held clearly fewer of the later runs than they say."""
+    held: dict[str, list[float]] = {}
+    tests = sum(cut.laws[0].n_test for cut in cuts)
+    for cut in cuts:
+        for score in cut.laws:
+            held.setdefault(score.law, []).append(score.coverage * score.n_test)
+    chance = 2 * np.sqrt(level * (1 - level) / max(cut.laws[0].n_test for cut in cuts))
+    return [
+        f"the {level:.0%} interval of {name}'s curve held {sum(each) / tests:.0%} of the runs "
+        "above the cuts: it is of the coefficients alone. `scaling predict` gives a wider one, of "
+        "runs."
+        for name, each in held.items()
+        if sum(each) / tests < level - chance
+    ]

@@ -13,10 +13,12 @@ import numpy as np
 
 from analysis.expression import Array
 from analysis.laws import Law
-from analysis.model import Data, Model
+from analysis.model import Data, Model, is_floor
 from analysis.newton import Local, Mask
 from analysis.objective import Objective
 from scaling.records import Refusal
+
+NOTHING = -700.0  # the logarithm of a floor that is held at 0
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ def fixed_of(law: Law, fixed: Mapping[str, float]) -> Fixed:
     theta = np.zeros(len(law.coefficients))
     for name, value in fixed.items():
         place = _place(law, name, "fixed")
-        theta[place] = _theta(law, name, value, "fixed")
+        no_floor = value == 0 and is_floor(law, name)
+        theta[place] = NOTHING if no_floor else _theta(law, name, value, "fixed")
     return Fixed(np.array([name in fixed for name in law.coefficients]), theta)
 
 
@@ -50,7 +53,8 @@ def _theta(law: Law, name: str, value: float, what: str) -> float:
     if not allowed or (symbol.positive and not value > 0):
         raise Refusal(
             f"{what} {name} = {value} is outside what {law.name} allows "
-            f"({symbol.lower:g} to {symbol.upper:g}{', not 0' if symbol.positive else ''})."
+            f"({symbol.lower:g} to {symbol.upper:g}{', not 0' if symbol.positive else ''}). Give a "
+            "value within."
         )
     return float(np.log(value) if symbol.positive else value)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.units import human, scientific
-from scaling.records import Refusal
+from scaling.records import Refusal, did_you_mean
 
 SHIPPED = Path(__file__).with_name("devices.toml")
 FIELDS = {"peak", "memory", "source", "price", "price_source", "price_date"}
@@ -71,7 +71,8 @@ def cost(
         if not (math.isfinite(value) and value > 0):
             raise Refusal(f"{name} = {value:g} is not possible: give a positive finite number.")
     if not 0 < mfu <= 1:
-        raise Refusal(f"mfu = {mfu:g} is not a share of the peak: give e.g. 0.4.")
+        meant = f"{mfu / 100:g} for {mfu:g}%" if 1 < mfu <= 100 else "a measured one, e.g. 0.4"
+        raise Refusal(f"mfu = {mfu:g} is not a share of the peak. Give {meant}.")
     if count < 1:
         raise Refusal(f"count = {count} devices cannot train: give at least 1.")
     if dtype not in device.peak:
@@ -138,7 +139,8 @@ def device_named(name: str, own: Path | None = None) -> Device:
     known = devices() | ({} if own is None else devices(own))
     if name not in known:
         where = "analysis/devices.toml" + ("" if own is None else f" and {own}")
-        raise Refusal(f"no device {name!r} in {where}. Known: {', '.join(known)}.")
+        near = did_you_mean(name, known)
+        raise Refusal(f"no device {name!r} in {where}.{near} Known: {', '.join(known)}.")
     return known[name]
 
 

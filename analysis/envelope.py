@@ -22,6 +22,7 @@ from analysis.optimum import FLOPS_PER_PARAM_TOKEN
 from analysis.runs.settings import refuse_pooled
 from analysis.runs.table import standardise, usable
 from analysis.trend import power_law
+from analysis.units import counted
 from scaling.records import Refusal
 
 CELLS = 600  # of the grid in ln C; within a cell the curves' difference is taken as straight
@@ -56,9 +57,9 @@ class Envelope:
             )
         if len(self.crossings) < 2:
             raise Refusal(
-                f"{len(self.crossings)} crossings, {self.at_edge} changes of the best size where "
-                "runs begin or end. An exponent takes two: give the sizes overlapping ranges of "
-                "compute."
+                f"{counted(len(self.crossings), 'crossing')}, "
+                f"{counted(self.at_edge, 'change')} of the best size where runs begin or end. An "
+                "exponent takes two: give the sizes overlapping ranges of compute."
             )
         flops = self.crossings["flops"]
         return Allocation(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -72,6 +72,14 @@ class Estimate:
     table: pd.DataFrame  # rows fitted
     cautions: tuple[str, ...] = ()  # of `warnings`, what every answer from these runs repeats
     constrained: tuple[str, ...] = ()  # what shaped it beside the rows and `fixed`, in words
+
+    def doubted(self, cautions: Sequence[str]) -> Self:
+        """The same with more `cautions`, found when it was put to the test."""
+        return replace(
+            self,
+            warnings=(*self.warnings, *cautions),
+            cautions=(*self.cautions, *cautions),
+        )
 
     def predict(self, features: Mapping[str, Any]) -> Array:
         """Loss at the features, by column name (`params`, `tokens`; `flops` is 6·N·D)."""

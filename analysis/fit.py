@@ -20,7 +20,7 @@ from analysis.diagnostics import diagnose
 from analysis.evaluator import model
 from analysis.expression import Array
 from analysis.fit_file import load_fit, save_fit
-from analysis.identifiability import Design, design_at, refuse_line
+from analysis.identifiability import Design, design_at, obstacles
 from analysis.judgement import judge, no_floor, regime
 from analysis.laws import Law
 from analysis.model import Data, Model, is_floor, to_coefficients
@@ -82,6 +82,8 @@ def fit(
     rows = seen.rows
     data = _data(law, rows)
     held = fixed_of(law, fixed or {})
+    if both := sorted({*(fixed or {})} & {*(prior or {})}):
+        raise Refusal(f"{both[0]} is held and has a prior. Give one of the two.")
     weight = _weights(rows, weights)
     best = optimise(law, data, weight, goal, held.mask, held.theta)
     problem = model(law, data, goal, centred=not held.mask.any())
@@ -92,8 +94,9 @@ def fit(
     clusters = clusters_of(rows)
     draws = min(bootstrap, max(LEAST_DRAWS, MOST_WORK // data.n)) if best.converged else 0
     bound = _at_bound(law, problem, best.point, held.mask)
+    coefficients = _coefficients(law, best, bound, fixed or {})
     if on_estimate is not None and best.converged:
-        on_estimate(_coefficients(law, best, bound))
+        on_estimate(coefficients)
     design = design_at(law, data, best.theta, held.mask, _known(law, prior) | held.mask)
     # Resamples of rows that leave a direction open all stay where the search happened to stop.
     loose = design.open if not bound else ()
@@ -101,6 +104,7 @@ def fit(
         law, problem, best.point, weight, clusters,
         fixed=held.mask, draws=0 if loose else draws, level=level, seed=seed,
     )  # fmt: skip
+    spread = _held(law, spread, fixed or {})
     if 0 < len(spread.draws) < bootstrap and draws < bootstrap:
         few = f"{data.n} rows: intervals come from {len(spread.draws)} of {bootstrap} draws"
         spread = replace(spread, warnings=(*spread.warnings, few))
@@ -108,8 +112,8 @@ def fit(
     cautions = (*seen.cautions, *odd.cautions)
     notes = (*cautions, *selection.warnings, *spread.warnings, *seen.warnings)
     found = _assemble(
-        law, rows, selection.excluded, data, goal, best, spread, clusters, held, bound, design,
-        odd.rms, notes,
+        law, rows, selection.excluded, data, goal, best, coefficients, spread, clusters, held,
+        bound, design, odd.rms, notes,
     )  # fmt: skip
     found = replace(found, cautions=cautions)
     constrained = [f"weights {weights}"] if weights is not None else []
@@ -123,16 +127,15 @@ def fit(
 
 def _assemble(
     law: Law, rows: pd.DataFrame, excluded: pd.DataFrame, data: Data, goal: Objective,
-    best: Optimum, spread: Uncertainty, clusters: Index, held: Fixed,
-    bound: tuple[str, ...], design: Design, rms: float, notes: tuple[str, ...],
+    best: Optimum, coefficients: Mapping[str, float], spread: Uncertainty, clusters: Index,
+    held: Fixed, bound: tuple[str, ...], design: Design, rms: float, notes: tuple[str, ...],
 ) -> Fit:  # fmt: skip
-    coefficients = _coefficients(law, best, bound)
     smallest = float(data.scale.min())
     status, reason = judge(law, rows, best, bound, design, spread, held.mask, smallest)
     warnings = list(notes)
     if _points(law, rows) == len(law.coefficients) - held.mask.sum():
         warnings.append("as many distinct points as coefficients: nothing tests the law's form")
-    if best.converged and best.reached == 1:
+    if best.converged and best.reached == 1 < best.starts:
         warnings.append(f"only 1 of {best.starts} starts reached the optimum")
     settled = [n for n, h in zip(law.coefficients, held.mask, strict=True) if h or n in bound]
     warnings += no_floor(law, spread, settled, smallest)
@@ -161,12 +164,27 @@ def _assemble(
     )
 
 
-def _coefficients(law: Law, best: Optimum, bound: tuple[str, ...]) -> dict[str, float]:
+def _coefficients(
+    law: Law, best: Optimum, bound: tuple[str, ...], fixed: Mapping[str, float]
+) -> dict[str, float]:
     coefficients = {k: float(v) for k, v in to_coefficients(law, best.theta).items()}
     for name in bound:
         if is_floor(law, name):
             coefficients[name] = 0.0  # its share of any loss is below rounding
-    return coefficients
+    return coefficients | {name: float(value) for name, value in fixed.items()}
+
+
+def _held(law: Law, spread: Uncertainty, fixed: Mapping[str, float]) -> Uncertainty:
+    """Held coefficients at their values, to the last digit; of nothing else nothing is unsure."""
+    exactly = {name: Bounds(value, value) for name, value in fixed.items()}
+    if spread.interval.method == "none":
+        return spread
+    return Uncertainty(
+        replace(spread.interval, coefficients={**spread.interval.coefficients, **exactly}),
+        {**spread.se, **dict.fromkeys(fixed, 0.0)},
+        spread.draws.assign(**fixed),
+        () if len(fixed) == len(law.coefficients) else spread.warnings,
+    )
 
 
 def _told(law: Law, interval: Interval, bound: tuple[str, ...]) -> Interval:
@@ -191,23 +209,53 @@ def _prepare(law: Law, table: pd.DataFrame, goal: Objective, held: int = 0) -> p
     )
     if derived:
         rows["flops"] = 6 * rows["params"] * rows["tokens"]
-    # First: where D has one value, more rows of it tell no more.
-    refuse_line({column: rows[column].to_numpy() for column in law.features})
-    least = len(law.coefficients) - held + SPARE_ROWS
-    need = f"{law.name} has {least - SPARE_ROWS} free coefficients and needs at least "
-    if len(rows) < least:
-        raise Refusal(
-            f"{need}{least} usable runs; there are {len(rows)}. Train more, or fit a law with "
-            "fewer."
-        )
+    _refuse_sweep(law, rows)
+    free = len(law.coefficients) - held
+    if free:  # a law that is given whole is only set against the rows
+        _refuse_few(law, rows, free)
+    return rows
+
+
+def _refuse_few(law: Law, rows: pd.DataFrame, free: int) -> None:
+    """Raises Refusal with all that stands in the way, first what no more of the same would mend."""
+    found = obstacles({column: rows[column].to_numpy() for column in law.features})
+    need = f"{law.name} has {free} free coefficients and needs at least "
     points = _points(law, rows)
-    if points < least - SPARE_ROWS:
-        raise Refusal(
+    if len(rows) < free + SPARE_ROWS:
+        found.append(
+            f"{need}{free + SPARE_ROWS} usable runs; there are {len(rows)}. Train more"
+            f"{' there' if found else ''}, or fit a law with fewer."
+        )
+    elif points < free:
+        found.append(
             f"{need}as many distinct ({', '.join(law.features)}); the {len(rows)} runs lie at "
             f"{points}. Repeats tell the noise, not the law: train elsewhere, or fit a law with "
             "fewer."
         )
-    return rows
+    if found:
+        raise Refusal(" ".join(found))
+
+
+def _refuse_sweep(law: Law, rows: pd.DataFrame) -> None:
+    """Raises Refusal for a law of optima on rows that are not: it would give the mean of the grid.
+
+    Such a law says which rate, batch or size is best at a point; a row that is not the best of its
+    point, by its loss, says nothing of that. Seeds may each have a best of their own.
+    """
+    if law.target == "loss" or "loss" not in rows:
+        return
+    also = ("seed",) if law.target in ("params", "tokens") else ("params", "tokens", "seed")
+    point = [column for column in dict.fromkeys([*law.features, *also]) if column in rows]
+    tried = rows.groupby(point, dropna=False)[law.target].nunique()
+    if (tried > 1).any():
+        first = tried[tried > 1].index[0]
+        at = zip(point, first if isinstance(first, tuple) else (first,), strict=True)
+        where = ", ".join(f"{column} = {value:.6g}" for column, value in at if column != "seed")
+        raise Refusal(
+            f"{law.name} is a law of the best {law.target}, and these rows are all that was tried: "
+            f"{tried.max()} values of it at {where} ({(tried > 1).sum()} such points). Keep the "
+            f"row of least loss at each: --best-of {law.target}."
+        )
 
 
 def _points(law: Law, rows: pd.DataFrame) -> int:

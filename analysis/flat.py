@@ -7,6 +7,7 @@ inside these ranges is a better choice than N* itself.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 from scipy.optimize import brentq
 
 from analysis.answer import law_for
-from analysis.caution import Source
+from analysis.caution import By, Source
+from analysis.decide import WAYS
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN
 from analysis.solve import Ask, solve
 from analysis.units import Span, human, scientific
@@ -140,32 +142,51 @@ def of_runs(valley: Valley, flops: float) -> OfRuns:
     )
 
 
-def to_json(flat: FlatBottom, runs: OfRuns | None = None) -> dict[str, Any]:
-    """Plain values."""
-    return asdict(flat) | {"by_runs": None if runs is None else asdict(runs)}
+def to_json(flat: FlatBottom, runs: OfRuns | None = None, by: By = "law") -> dict[str, Any]:
+    """Plain values; `by` is the one that the answer follows."""
+    return asdict(flat) | {"by_runs": None if runs is None else asdict(runs), "by": by}
 
 
-def to_text(flat: FlatBottom, runs: OfRuns | None = None) -> str:
-    """A few lines for the terminal."""
-    at = f"{scientific(flat.flops)} FLOPs, N* = {human(flat.params)}"
-    lines = [f"{at} by the law: sizes nearly as good"]
-    lines += [
-        f"  within {each.share:.1%}  of the loss {_span(each.by_loss):<18}"
-        f"of the compute {_span(each.by_compute)}"
-        for each in flat.ranges
+def to_text(flat: FlatBottom, runs: OfRuns | None = None, by: By = "law", reason: str = "") -> str:
+    """A few lines for the terminal: first by whom the answer follows (`by`, for a `reason`), then
+    by the other."""
+    lines = [f"{scientific(flat.flops)} FLOPs: sizes nearly as good as N*"]
+    if runs is None:
+        return "\n".join([*lines, *_by_law(flat)])
+    parts = [_by_law(flat), _by_runs(runs)]
+    first, second = parts if by == "law" else reversed(parts)
+    why = f" ({reason.rstrip('.')})" if reason else ""
+    lines += textwrap.wrap(
+        f"The answer follows {WAYS[by]}{why}: so should the choice of a size. The price of another "
+        "size is, by the law, that of exponents fitted to all runs; by the runs, how steeply their "
+        "losses rise around their minima.",
+        100,
+    )
+    return "\n".join([*lines, *first, *second])
+
+
+def _by_law(flat: FlatBottom) -> list[str]:
+    return [
+        f"By the law, N* = {human(flat.params)}",
+        *(
+            f"  within {each.share:.1%}  of the loss {_span(each.by_loss):<18}"
+            f"of the compute {_span(each.by_compute)}"
+            for each in flat.ranges
+        ),
+        *(
+            f"  {each.factor:g} × N* loses {each.excess_loss:.2%} of loss, or costs "
+            f"{human(each.compute_ratio)} × the compute for the same loss"
+            for each in flat.prices
+        ),
     ]
-    lines += [
-        f"  {each.factor:g} × N* loses {each.excess_loss:.2%} of loss, or costs "
-        f"{each.compute_ratio:.3g} × the compute for the same loss"
-        for each in flat.prices
+
+
+def _by_runs(runs: OfRuns) -> list[str]:
+    return [
+        f"By the runs' own minima, N* = {human(runs.params)}",
+        *(f"  within {share:.1%}  of the loss {_span(ends)}" for share, ends in runs.by_loss),
+        *(f"  {times:g} × N* loses {more:.2%} of loss" for times, more in runs.excess_loss),
     ]
-    if runs is not None:
-        lines.append(f"By the runs' own minima, N* = {human(runs.params)}")
-        lines += [
-            f"  within {share:.1%}  of the loss {_span(ends)}" for share, ends in runs.by_loss
-        ]
-        lines += [f"  {f:g} × N* loses {excess:.2%} of loss" for f, excess in runs.excess_loss]
-    return "\n".join(lines)
 
 
 def _span(ends: Span) -> str:

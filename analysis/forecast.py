@@ -10,20 +10,31 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.caution import (
+    floor_warnings,
+    range_warnings,
+    repeat_warnings,
+    source_warnings,
+)
 from analysis.constraints import Prior
 from analysis.derived import interval_over_draws
 from analysis.expression import Array
 from analysis.fit import Fit, Status, fit
+from analysis.limited import Limited
 from analysis.published import Published
 from analysis.runs.settings import NO_SPREAD, replicates
-from analysis.units import Span, human
+from analysis.units import Span, counted, human
 from scaling.records import Refusal
 
 # Beyond the data laws err by more than their coefficients' intervals say. On nine published tables
 # fitted below a cut, the residuals above it grew like rms·(1 + decades beyond), and the intervals
 # below held 89% of 2,900 later losses at nominal 90% (68 to 100% by table), evenly over distances
 # up to 2.4 decades; those of the curve held 45% (benchmarks/forecasts.py).
+# On tables that nobody had looked at when this was set they held 78%.
 GROWTH = 1.0  # of the rms log residual, a decade of compute beyond the data
+# Draws of the fit without its largest run, and rows × draws that take no longer than the fit.
+DRAWS, FEWEST_DRAWS, MOST_WORK = 200, 25, 20_000_000
+CHECKED = 2.4  # decades beyond the data; no table reaches farther
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class Prediction:
     level: float | None  # of the intervals; null for published coefficients, which have none
     interval: Span | None  # in which a run's loss should fall
     curve: Span | None  # of the fitted curve alone: what the coefficients leave open
-    decades_beyond: float | None  # log10 of its compute over the largest fitted; 0 inside
+    decades_beyond: float | None  # see `distance`; 0 inside, None: not known
 
     @property
     def sentence(self) -> str:
@@ -44,8 +55,8 @@ class Prediction:
         if self.interval is None or self.curve is None or self.level is None:
             return f"{at}: loss {self.loss:.4f}, no interval"
         text = f"{at}: loss {self.loss:.4f}, {self.level:.0%} forecast {_written(self.interval)}"
-        if self.decades_beyond:
-            text += f", {self.decades_beyond:.1f} decades beyond the data"
+        if self.decades_beyond is not None:
+            text += f", {_far(self.decades_beyond)}"
         return f"{text} (the curve alone {_written(self.curve)})"
 
     def verdict(self, observed: float) -> str:
@@ -73,13 +84,16 @@ class Prediction:
 def predict(source: Fit | Published, rows: pd.DataFrame) -> list[Prediction]:
     """The loss at every row of `rows`, which needs the law's columns (`flops` is 6·N·D).
 
-    Raises Refusal naming a column that is missing.
+    Of more `unique_tokens` than tokens, the tokens are used: none of them repeats. Raises Refusal
+    naming a column that is missing, and `unique_tokens` that are not positive.
     """
     if {"params", "tokens"} <= set(rows.columns):
         rows = rows.assign(flops=6.0 * rows["params"] * rows["tokens"])
     missing = [name for name in source.law.features if name not in rows]
     if missing:
         raise Refusal(f"{source.law.name} needs {', '.join(missing)}. Give a --table with it.")
+    if "unique_tokens" in source.law.features:
+        rows = rows.assign(unique_tokens=_used(rows))
     features = {name: rows[name].to_numpy(dtype=float) for name in source.law.features}
     losses = np.atleast_1d(source.predict(features))
     level: float | None = None
@@ -92,10 +106,7 @@ def predict(source: Fit | Published, rows: pd.DataFrame) -> list[Prediction]:
         low, high = interval_over_draws(
             source, lambda c: to(source.law.predict(c, features)), level
         )
-        far = np.zeros(len(rows))
-        if source.data.flops_max is not None and "flops" in rows:
-            flops = rows["flops"].to_numpy(dtype=float)
-            far = np.maximum(0.0, np.log10(flops / source.data.flops_max))
+        far = distance(source, rows)
         curves = _spans(back(low), back(high))
         runs = run_spans(source, losses, back(low), back(high), far, level)
         beyond = [float(each) for each in far]
@@ -110,6 +121,74 @@ def predict(source: Fit | Published, rows: pd.DataFrame) -> list[Prediction]:
         )
         for i in range(len(rows))
     ]
+
+
+def _used(rows: pd.DataFrame) -> Array:
+    """The different tokens that each run sees: of those that exist, as many as it trains on."""
+    unique = rows["unique_tokens"].to_numpy(dtype=float)
+    if (bad := ~(unique > 0)).any():
+        place = int(np.argmax(bad))
+        raise Refusal(
+            f"unique_tokens = {unique[place]:g} in row {place + 1} of {len(rows)} is not possible: "
+            "give a positive number, or the tokens where none repeats."
+        )
+    return np.minimum(unique, rows["tokens"].to_numpy(dtype=float)) if "tokens" in rows else unique
+
+
+def distance(source: Fit, rows: pd.DataFrame) -> Array:
+    """How far each of `rows` lies beyond the fitted runs, in decades; 0 inside.
+
+    Of compute 6·N·D where rows and runs have it; else of the law's own feature that lies farthest
+    beyond its largest value, as of a law of N alone.
+    """
+    fitted = source.table
+    if "flops" in rows and source.data.flops_max is not None:
+        largest = {"flops": source.data.flops_max}
+    else:
+        largest = {
+            name: float(fitted[name].max())
+            for name in source.law.features
+            if name in fitted and name in rows and fitted[name].max() > 0
+        }
+    far = np.zeros(len(rows))
+    for name, most in largest.items():
+        with np.errstate(divide="ignore", invalid="ignore"):
+            far = np.fmax(far, np.log10(rows[name].to_numpy(dtype=float) / most))
+    return far
+
+
+def forecast_warnings(
+    source: Fit | Published, rows: pd.DataFrame, predictions: Sequence[Prediction]
+) -> list[str]:
+    """What to know before using `predictions` of `rows`: what is said against the source first."""
+    said = source_warnings(source)
+    if {"unique_tokens", "tokens"} <= {*source.law.features} & {*rows.columns}:
+        more = int((rows["unique_tokens"] > rows["tokens"]).sum())
+        if more:
+            of = "" if len(rows) == 1 else f" in {more} of {counted(len(rows), 'row')}"
+            said.append(
+                f"There are more unique tokens than tokens{of}: no token repeats, and the tokens "
+                "are used."
+            )
+    if isinstance(source.law, Limited):
+        said += repeat_warnings(source.law, source.law.unique_tokens, float(rows["tokens"].max()))
+    if not isinstance(source, Fit):
+        return said
+    far = max((each.decades_beyond or 0.0 for each in predictions), default=0.0)
+    if far > CHECKED:
+        said.append(
+            f"{_far(far).capitalize()}: such intervals were checked on published tables, up to "
+            f"{CHECKED} decades beyond."
+        )
+    if len(predictions) == 1:  # of a table each row would have its own
+        [only] = predictions
+        said += range_warnings(source, only.features, only.decades_beyond or 0.0)
+        said += floor_warnings(source, only.loss, source.interval.level)
+    return said
+
+
+def _far(decades: float) -> str:
+    return "inside the data" if decades < 0.05 else f"{decades:.1f} decades beyond the data"
 
 
 def scale_of(source: Fit) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
@@ -172,6 +251,8 @@ class LeftOut:
     features: dict[str, float]  # the law's features at the cell
     observed: float  # nats/token; the mean over seeds
     forecast: float | None  # null if the rest cannot be fitted
+    level: float  # of the interval
+    interval: Span | None  # in which its loss should have fallen; null without draws of the rest
     seed_sd: float | None  # of one run's loss, from replicate seeds; null without any
     reason: str  # why there is no forecast
 
@@ -190,18 +271,47 @@ class LeftOut:
     @property
     def sentence(self) -> str:
         """One line for the terminal."""
-        cell = ", ".join(f"{name} {human(value)}" for name, value in self.features.items())
-        if self.forecast is None or self.error is None:
-            return f"Largest run ({cell}) left out: {self.reason}"
-        off = f"off by {self.error:+.4f}"
-        if self.observed > 0:
-            off += f" ({self.error / self.observed:+.2%})"
+        if self.forecast is None:
+            return f"Largest run ({self._cell}) left out: {self.reason}"
+        off = f"off by {self._off}"
         if self.error_in_seed_sds is not None and self.seed_sd is not None:
             off += f", {self.error_in_seed_sds:+.1f} sd of a seed ({self.seed_sd:.4f})"
+        if self.interval is not None:
+            off += f", {'inside' if not self.missed else 'OUTSIDE'} its {self._forecast}"
         return (
-            f"Largest run ({cell}) left out of a second fit: forecast {self.forecast:.4f}, "
+            f"Largest run ({self._cell}) left out of a second fit: forecast {self.forecast:.4f}, "
             f"observed {self.observed:.4f}, {off}"
         )
+
+    @property
+    def missed(self) -> bool:
+        """Whether the loss lies outside the interval in which it should have fallen."""
+        return self.interval is not None and not _holds(self.interval, self.observed)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """The alarm that every answer of the fit repeats, or none."""
+        if not self.missed:
+            return ()
+        return (
+            f"a fit without the largest ({self._cell}) misses it by {self._off}, outside its "
+            f"{self._forecast}: expect larger runs to be missed by as much or more",
+        )
+
+    @property
+    def _cell(self) -> str:
+        return ", ".join(f"{name} {human(value)}" for name, value in self.features.items())
+
+    @property
+    def _off(self) -> str:
+        assert self.error is not None
+        share = f" ({self.error / self.observed:+.2%})" if self.observed > 0 else ""
+        return f"{self.error:+.4f}{share}"
+
+    @property
+    def _forecast(self) -> str:
+        assert self.interval is not None
+        return f"{self.level:.0%} forecast interval {_written(self.interval)}"
 
 
 def leave_out_largest(
@@ -221,6 +331,7 @@ def leave_out_largest(
     cell = np.logical_and.reduce([np.isclose(rows[name], at[name], rtol=1e-9) for name in at])
     observed = float(rows.loc[cell, fitted.law.target].mean())
     sd = seed_sd(rows, features, fitted.law.target)
+    level = fitted.interval.level
     try:
         again = fit(
             fitted.law,
@@ -230,13 +341,20 @@ def leave_out_largest(
             fixed={name: fitted.coefficients[name] for name in fitted.fixed},
             weights=weights,
             prior=prior,
-            bootstrap=0,
+            level=level,
+            bootstrap=min(DRAWS, len(fitted.draws), max(FEWEST_DRAWS, MOST_WORK // len(rows))),
+            checks=False,
         )
     except Refusal as error:
-        return LeftOut(at, observed, None, sd, str(error))
+        return LeftOut(at, observed, None, level, None, sd, str(error))
     if again.status is Status.FAILED:
-        return LeftOut(at, observed, None, sd, again.reason)
-    return LeftOut(at, observed, float(again.predict(at)), sd, "")
+        return LeftOut(at, observed, None, level, None, sd, again.reason)
+    [found] = predict(again, rows.loc[cell].iloc[:1])
+    interval = found.interval
+    if interval is not None and sd is not None:  # no forecast is better than a seed's scatter
+        reach = NormalDist().inv_cdf((1 + level) / 2) * sd
+        interval = min(interval[0], found.loss - reach), max(interval[1], found.loss + reach)
+    return LeftOut(at, observed, found.loss, level, interval, sd, "")
 
 
 def seed_sd(rows: pd.DataFrame, features: list[str], target: str = "loss") -> float | None:

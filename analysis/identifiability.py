@@ -103,31 +103,35 @@ def condition_number(params: Array, tokens: Array) -> float:
 
 def refuse_line(features: dict[str, Array]) -> None:
     """Raises Refusal if a feature has one value, or all points lie on one power-law line."""
-    logs = []
-    for name, values in features.items():
-        log = np.log(values)
-        if np.ptp(log) < 1e-6:
-            raise Refusal(
-                f"{name} has one distinct value ({values[0]:g}); its exponent cannot be told. "
-                f"Give runs at two or more {name}."
-            )
-        logs.append(log - log.mean())
-    if len(logs) < 2:
-        return
-    centred = np.stack(logs, axis=1)
+    if found := obstacles(features):
+        raise Refusal(" ".join(found))
+
+
+def obstacles(features: dict[str, Array]) -> list[str]:
+    """Why no number of runs like these can tell the exponents apart, each with what would."""
+    logs = {name: np.log(values) for name, values in features.items()}
+    single = [name for name, log in logs.items() if np.ptp(log) < 1e-6]
+    if single or len(logs) < 2:
+        return [
+            f"{name} has one distinct value ({features[name][0]:g}); its exponent cannot be told. "
+            f"Give runs at two or more {name}."
+            for name in single
+        ]
+    centred = np.stack([log - log.mean() for log in logs.values()], axis=1)
     decomposition = np.linalg.svd(centred / np.sqrt(len(centred)), full_matrices=False)
-    if decomposition.S[-1] < RAY_WIDTH:
-        names = list(features)
-        normal = decomposition.Vh[-1]
-        if len(names) == 2:
-            slope = -normal[0] / normal[1] if normal[1] else np.inf
-            k = np.exp(np.mean(np.log(features[names[1]]) - slope * np.log(features[names[0]])))
-            line = f"{names[1]} = {k:.3g}·{names[0]}" + (
-                "" if abs(slope - 1) < 0.02 else f"^{slope:.2f}"
-            )
-        else:
-            line = "one power-law surface of " + ", ".join(names)
-        raise Refusal(
-            f"all runs lie on one ray, {line}, which cannot separate the exponents. "
-            "Add runs with another ratio, e.g. 10, 20 and 40 tokens per parameter."
+    if decomposition.S[-1] >= RAY_WIDTH:
+        return []
+    names = list(features)
+    normal = decomposition.Vh[-1]
+    if len(names) == 2:
+        slope = -normal[0] / normal[1] if normal[1] else np.inf
+        k = np.exp(np.mean(logs[names[1]] - slope * logs[names[0]]))
+        line = f"{names[1]} = {k:.3g}·{names[0]}" + (
+            "" if abs(slope - 1) < 0.02 else f"^{slope:.2f}"
         )
+    else:
+        line = "one power-law surface of " + ", ".join(names)
+    return [
+        f"all runs lie on one ray, {line}, which cannot separate the exponents. "
+        "Add runs with another ratio, e.g. 10, 20 and 40 tokens per parameter."
+    ]

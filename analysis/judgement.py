@@ -43,6 +43,11 @@ def judge(
             f"none of {best.starts} starts came to rest; the rows may not follow {law.name}: "
             "plot them, or fit a law with fewer coefficients",
         )
+    if held.all():
+        return Verdict(
+            Status.CONVERGED,
+            "every coefficient is held: nothing was fitted, and the rows say how far off it is",
+        )
     if bound:
         names = ", ".join(bound)
         return Verdict(
@@ -59,7 +64,7 @@ def judge(
             Status.WEAKLY_IDENTIFIED,
             f"these rows leave {', '.join(vague)} open (intervals span a factor of {WIDE:g} or "
             f"more, a floor's {OPEN_FLOOR:.0%} of the smallest {law.target}): add runs that vary "
-            "N and D more, or fix a coefficient",
+            f"{' and '.join(law.features)} more, or fix a coefficient",
         )
     return Verdict(Status.CONVERGED, f"{best.reached} of {best.starts} starts reached the optimum")
 

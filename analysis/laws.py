@@ -37,7 +37,7 @@ from analysis.expression import (
     softplus,
     symbols,
 )
-from scaling.records import Refusal
+from scaling.records import Refusal, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -348,9 +348,11 @@ def law(name: str) -> Law:
             "analysis.schedule.fit.fit_schedules(curves), with columns curve, step, lr, loss."
         )
     own = "".join(f", {each}" for each in own_laws())
+    near = did_you_mean(name, (*LAWS, *own_laws()))
     raise Refusal(
-        f"no law {name!r}. Known: {', '.join(LAWS)}, separable:COLUMN,COLUMN, bnsl_1:COLUMN{own}. "
-        f"An installed package adds its own as entry points in the group {GROUP}."
+        f"no law {name!r}.{near} Known: {', '.join(LAWS)}, separable:COLUMN,COLUMN, "
+        f"bnsl_1:COLUMN{own}. An installed package adds its own as entry points in the group "
+        f"{GROUP}."
     )
 
 

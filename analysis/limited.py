@@ -60,8 +60,10 @@ def limit(law: Law, unique_tokens: float) -> Limited:
     """`law` with `unique_tokens` different tokens in all.
 
     A data-constrained law keeps its own coefficients; the Chinchilla law borrows R_D and R_N from
-    Muennighoff et al. 2023. Raises Refusal for any other law.
+    Muennighoff et al. 2023. Raises Refusal for any other law, and for no tokens at all.
     """
+    if not unique_tokens > 0:
+        raise Refusal(f"unique_tokens = {unique_tokens:g} is not possible: give a positive number.")
     constrained = LAWS["data_constrained"]
     if law.loss is constrained.loss:
         borrowed: tuple[tuple[str, float], ...] = ()

@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.expression import Array
 from analysis.laws import LAWS, Law
-from scaling.records import Refusal
+from scaling.records import Refusal, did_you_mean
 
 PF_DAY = 8.64e19  # FLOPs in a petaflop/s-day: 1e15 × 86,400
 
@@ -93,5 +93,6 @@ PUBLISHED: Mapping[str, Published] = {entry.name: entry for entry in _ENTRIES}
 def published(name: str) -> Published:
     """The published law of that name. Raises Refusal listing the names."""
     if name not in PUBLISHED:
-        raise Refusal(f"no published law {name!r}. Known: {', '.join(PUBLISHED)}.")
+        near = did_you_mean(name, PUBLISHED)
+        raise Refusal(f"no published law {name!r}.{near} Known: {', '.join(PUBLISHED)}.")
     return PUBLISHED[name]

@@ -7,20 +7,23 @@ sweeps. Each says what it was measured on, and warns outside that.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from analysis.caution import source_warnings
 from analysis.derived import interval_over_draws
 from analysis.expression import feature, log, number
 from analysis.fit import Fit, Status
 from analysis.laws import Law
 from analysis.published import published
-from analysis.units import Span, human, scientific
+from analysis.units import Span, human, quotient, scientific
 from scaling.records import Refusal
 
+APART = 3.0  # a factor between rates that no tuning range covers
 TARGETS = ("learning_rate", "batch_tokens")
 
 
@@ -46,6 +49,7 @@ class Rates:
     batch_tokens: float | None
     warnings: tuple[str, ...]
     interval: Mapping[str, Span] = field(default_factory=dict)  # by target, of a fit with draws
+    seen: Mapping[str, Span] = field(default_factory=dict)  # what the rule was measured on
 
 
 def _powers(target: str, source: str, **coefficients: float) -> tuple[Law, Mapping[str, Any]]:
@@ -147,8 +151,9 @@ def rates(rule: Rule, params: float, tokens: float, loss: float) -> Rates:
         rule.source,
         values.get("learning_rate"),
         values.get("batch_tokens"),
-        tuple(_outside(rule, at)),
+        (*(source_warnings(rule.fit) if rule.fit is not None else ()), *_outside(rule, at)),
         spans,
+        rule.seen,
     )
 
 
@@ -182,13 +187,15 @@ def _outside(rule: Rule, at: Mapping[str, float]) -> list[str]:
 def to_json(found: Sequence[Rates]) -> list[dict[str, Any]]:
     """Plain values."""
     return [
-        asdict(each) | {"interval": {name: list(span) for name, span in each.interval.items()}}
+        asdict(each)
+        | {"interval": {name: list(span) for name, span in each.interval.items()}}
+        | {"seen": {name: list(span) for name, span in each.seen.items()}}
         for each in found
     ]
 
 
 def to_text(heading: str, found: Sequence[Rates]) -> str:
-    """A table: a row a rule, then its warnings."""
+    """A table: a row a rule, then their warnings, and what to think of rates far apart."""
     rows = [("rule", "peak rate", "batch, tokens", "source")]
     rows += [
         (
@@ -204,7 +211,33 @@ def to_text(heading: str, found: Sequence[Rates]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    return "\n".join([heading, *lines, *(f"  {text}" for each in found for text in each.warnings)])
+    said = [text for each in found for text in each.warnings]
+    wrapped = [
+        textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="    ")
+        for text in (*said, *_apart(found))
+    ]
+    return "\n".join([heading, *lines, *wrapped])
+
+
+def _apart(found: Sequence[Rates]) -> list[str]:
+    """What each was measured on, where rates differ by more than `APART`."""
+    known = [each.learning_rate for each in found if each.learning_rate is not None]
+    if not known or max(known) <= APART * min(known):
+        return []
+    low, high = _short(min(known)), _short(max(known))
+    return [
+        f"The peak rates differ by a factor of {quotient(high, low)} ({low} … {high}). "
+        f"Measured on: {'; '.join(f'{each.rule}, {_measured(each)}' for each in found)}. "
+        "No rule settles this: sweep the rate at two smaller sizes first."
+    ]
+
+
+def _measured(each: Rates) -> str:
+    spans = []
+    for key, (low, high) in each.seen.items():
+        letter, write = _WRITTEN[key]
+        spans.append(f"{letter} {write(low)} … {write(high)}")
+    return " and ".join(spans) or "nothing, its file sets the rate"
 
 
 def _short(rate: float) -> str:

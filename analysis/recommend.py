@@ -7,7 +7,7 @@ is asked, `caution` what is said against it.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +19,20 @@ from analysis.fit import Fit
 from analysis.limited import Limited
 from analysis.published import Published
 from analysis.solve import Ask
-from analysis.units import Span, count_of, decimal, human, scientific, with_interval
+from analysis.units import (
+    COMPARED,
+    Sizes,
+    Span,
+    Spans,
+    count_of,
+    decimal,
+    ends,
+    human,
+    quotient,
+    scientific,
+    sizes,
+    with_interval,
+)
 from scaling.records import Refusal
 
 __all__ = [
@@ -70,6 +83,7 @@ def to_json(
         "by": recommendations[0].by if recommendations else "law",
         "params_convention": convention(source),
         "flop_count": flop_count,
+        "warnings": source_warnings(source),
         "recommendations": [_entry(each) for each in recommendations],
     }
 
@@ -136,29 +150,40 @@ def _other(each: Recommendation) -> dict[str, Any]:
 def to_text(
     source: Source, recommendations: Sequence[Recommendation], flop_count: FlopCount = "6nd"
 ) -> str:
-    """A table for the terminal: one row a question, intervals in brackets, who answered and why,
-    then the warnings."""
+    """What is said against the fit itself; a table for the terminal, one row a question, intervals
+    in brackets, who answered and why; then what is said against these answers."""
     columns = [_column(name, recommendations) for name in _columns(recommendations)]
-    lines = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
-    general = _general(source, recommendations)
-    said = [f"Warning: {text}" for text in general]
-    for each in recommendations:
-        own = [text for text in each.warnings if text not in general]
-        said += [f"Warning, {each.ask}: {text}" for text in own]
-    lines += _repeating(source, recommendations)
+    table = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+    table += _repeating(source, recommendations)
     for who in _who(source, recommendations):
-        lines += textwrap.wrap(who, 100, subsequent_indent="  ")
-    wrapped = [textwrap.fill(text, 100, subsequent_indent="  ") for text in said]
-    blank = [""] if said else []
-    return "\n".join([_title(source, recommendations, flop_count), "", *lines, *blank, *wrapped])
-
-
-def _general(source: Source, recommendations: Sequence[Recommendation]) -> list[str]:
-    """Warnings that no single question is to blame for, each once."""
-    said = source_warnings(source)
+        table += textwrap.wrap(who, 100, subsequent_indent="  ")
+    of_source = source_warnings(source)
+    of_valley = _of_valley(recommendations)
+    of_answers = [f"Warning: {text}" for text in of_valley]
     for each in recommendations:
-        if each.chosen is not None:
-            said += valley_warnings(each.chosen.valley, each.by)
+        own = [text for text in each.warnings if text not in (*of_source, *of_valley)]
+        of_answers += [f"Warning, {each.ask}: {text}" for text in own]
+    blocks = [
+        _wrapped([f"Warning: {text}" for text in of_source]),
+        [_title(source, recommendations, flop_count)],
+        table,
+        _wrapped(of_answers),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in blocks if lines)
+
+
+def _wrapped(texts: Sequence[str]) -> list[str]:
+    return [textwrap.fill(text, 100, subsequent_indent="  ") for text in texts]
+
+
+def _of_valley(recommendations: Sequence[Recommendation]) -> list[str]:
+    """What the runs near the optimum say against every answer alike, each once."""
+    said = [
+        text
+        for each in recommendations
+        if each.chosen is not None
+        for text in valley_warnings(each.chosen.valley, each.by)
+    ]
     return list(dict.fromkeys(said))
 
 
@@ -184,17 +209,12 @@ def _would(group: Sequence[Recommendation]) -> str:
     others = [(each, each.other) for each in group if each.other is not None]
     if not others:
         return ""
-    sizes = ", ".join(
-        f"{human(o.params, None if o.interval is None else o.interval.params)} "
-        f"({_times(o.params / each.params)} ×)"
-        for each, o in others
-    )
+    trained = []
+    for each, other in others:
+        size = human(other.params, _span(other, "params"), COMPARED)
+        trained.append(f"{size} ({quotient(size, _sizes(each).params)} ×)")
     by = others[0][1].by
-    return f" {WAYS[by].capitalize()} would train {sizes} (--by {by})."
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.2f}" if 0.1 <= ratio < 10 else f"{ratio:.2g}"
+    return f" {WAYS[by].capitalize()} would train {', '.join(trained)} (--by {by})."
 
 
 def _repeating(source: Source, recommendations: Sequence[Recommendation]) -> list[str]:
@@ -226,35 +246,47 @@ def _column(name: str, recommendations: Sequence[Recommendation]) -> list[str]:
     return [cell.ljust(width) for cell in cells]
 
 
-_NUMBERS: Mapping[str, tuple[str, Callable[[float, Span | None], str]]] = {
-    "FLOPs": ("flops", scientific),
-    "params N*": ("params", human),
-    "tokens D*": ("tokens", human),
-    "loss": ("loss", decimal),
-    "tokens/param": ("tokens_per_param", human),
-}
-
-
 def _cell(name: str, each: Recommendation) -> str:
-    if name == "asked":
-        return str(each.ask)
-    if name == "beyond data":
-        beyond = each.decades_beyond_data
-        if beyond is None:
-            return "unknown"
-        return "inside" if beyond < 0.05 else f"{beyond:.1f} decades"
-    if name == "× least compute":
-        return f"{each.compute_ratio:.3g}"
-    if name == "epochs":
-        return f"{each.epochs:.3g}"
-    if name == "worth of last token":
-        return f"{each.worth_of_last_token:.0%}"
-    if name == "FLOPs with serving":
-        return scientific(each.total_flops)
-    attribute, write = _NUMBERS[name]
-    found = {"loss": "run_loss"}.get(attribute, attribute)  # what to expect of the run itself
-    span = None if each.interval is None else getattr(each.interval, found)
-    return with_interval(write, getattr(each, attribute), span)
+    match name:
+        case "asked":
+            return str(each.ask)
+        case "FLOPs":
+            return with_interval(scientific, each.flops, _span(each, "flops"))
+        case "params N*":
+            return _sizes(each).params + ends(human, each.params, _span(each, "params"))
+        case "tokens D*":
+            return _sizes(each).tokens + ends(human, each.tokens, _span(each, "tokens"))
+        case "tokens/param":
+            span = _span(each, "tokens_per_param")
+            return _sizes(each).tokens_per_param + ends(human, each.tokens_per_param, span)
+        case "loss":  # of the run itself, not of the curve
+            return with_interval(decimal, each.loss, _span(each, "run_loss"))
+        case "beyond data":
+            return _distance(each.decades_beyond_data)
+        case "× least compute":
+            return human(each.compute_ratio)
+        case "epochs":
+            return human(each.epochs)
+        case "worth of last token":
+            return f"{each.worth_of_last_token:.0%}"
+        case "FLOPs with serving":
+            return scientific(each.total_flops)
+    raise KeyError(name)
+
+
+def _distance(decades: float | None) -> str:
+    if decades is None:
+        return "unknown"
+    return "inside" if decades < 0.05 else f"{decades:.1f} decades"
+
+
+def _sizes(each: Recommendation) -> Sizes:
+    names = ("params", "tokens", "tokens_per_param")
+    return sizes(each.params, each.tokens, Spans(*(_span(each, name) for name in names)))
+
+
+def _span(each: Recommendation, name: str) -> Span | None:
+    return None if each.interval is None else getattr(each.interval, name)
 
 
 def _title(source: Source, recommendations: Sequence[Recommendation], flop_count: FlopCount) -> str:
@@ -266,10 +298,13 @@ def _title(source: Source, recommendations: Sequence[Recommendation], flop_count
         worth = "no intervals" if interval is None else _worth(source, recommendations, interval)
     first = recommendations[0]
     span = None if interval is None else interval.params_exponent
-    exponents = f"N* ∝ C^{_exponent(first.params_exponent, span)}"
     if span is not None and span[1] - span[0] > 1e-6:  # some laws fix the exponent
-        exponents += f" [{span[0]:.2f} … {span[1]:.2f}]"
-    exponents += f", D* ∝ C^{_exponent(first.tokens_exponent, span)}"
+        written = decimal(first.params_exponent, span)
+    else:
+        written, span = f"{first.params_exponent:.3f}", None
+    places = len(written.partition(".")[2])  # the two exponents add up as printed
+    exponents = f"N* ∝ C^{written}{ends(decimal, first.params_exponent, span)}, "
+    exponents += f"D* ∝ C^{first.tokens_exponent:.{places}f}"
     counted = "C = 6ND" if flop_count == "6nd" else "C counted exactly, of shapes that can be built"
     title = f"{name}, {counted}, N = {count_of(convention(source))}; {worth}"
     if isinstance(source, Fit):
@@ -283,12 +318,8 @@ def _worth(source: Fit, recommendations: Sequence[Recommendation], interval: Int
     for each in recommendations:
         if each.by == "runs" and each.chosen is not None and each.chosen.valley is not None:
             said += (
-                f"of N* and D* by the runs from {len(each.chosen.valley.draws)} resamples of them, "
-                "widened by what such minima were off on published tables; all others "
+                f"of N* and D* from {len(each.chosen.valley.draws)} resamples of the runs, widened "
+                "by the errors of such minima on published tables; all others "
             )
             break
-    return f"{said}from {len(source.draws)} draws, of the loss: where the run's should fall"
-
-
-def _exponent(value: float, span: Span | None) -> str:
-    return f"{value:.3f}" if span is None or span[1] - span[0] < 0.02 else f"{value:.2f}"
+    return f"{said}from {len(source.draws)} draws; the loss is that of one run"

@@ -10,8 +10,7 @@ import pandas as pd
 
 from analysis.estimate import Estimate
 from analysis.tradeoff import flat_with
-from analysis.uncertainty import Bounds
-from analysis.units import count_of
+from analysis.units import count_of, counted, decimal, human
 
 
 def summary(fit: Estimate) -> str:
@@ -27,10 +26,10 @@ def summary(fit: Estimate) -> str:
             lines.append(f"{name:<10}{fit.coefficients[name]:>10.6g}   held")
             continue
         bounds = fit.interval.coefficients[name]
-        estimate = digits(fit.coefficients[name], bounds)
+        estimate = decimal(fit.coefficients[name], bounds)
         # Resamples that all stay at the bound say nothing of how far from it the truth may be.
         known = bounds.low < bounds.high
-        ends = f"{_end(bounds.low, bounds)} … {_end(bounds.high, bounds)}"
+        ends = f"{decimal(bounds.low, bounds)} … {decimal(bounds.high, bounds)}"
         span = ends if known else "not known"
         note = "at its bound" if name in fit.at_bound else _partner(fit, name)
         lines.append(f"{name:<10}{estimate:>10}   {span:<26}{note}".rstrip())
@@ -43,18 +42,18 @@ def summary(fit: Estimate) -> str:
         facts += f" · rms log residual {fit.rmse_log:.2g}"
     facts += f" · condition number {fit.condition_number:.1g}"
     lines.append(facts)
-    counted = f"intervals: {fit.interval.method} over {data.clusters} clusters"
+    seen = f"intervals: {fit.interval.method} over {counted(data.clusters, 'cluster')}"
     if data.params is not None and "params" in fit.law.features:
-        counted += f" · N is {count_of(data.params_column)}, "
-        counted += f"{data.params.low:.3g} to {data.params.high:.3g}"
+        seen += f" · N is {count_of(data.params_column)}, "
+        seen += f"{human(data.params.low)} to {human(data.params.high)}"
     if data.tokens is not None and "tokens" in fit.law.features:
-        counted += f" · D {data.tokens.low:.3g} to {data.tokens.high:.3g}"
-    lines.append(counted)
+        seen += f" · D {human(data.tokens.low)} to {human(data.tokens.high)}"
+    lines.append(seen)
     lines += [part for doubt in doubts(fit) for part in _wrapped(doubt)]
     if fit.status.value != "converged":
         lines += _wrapped(f"{fit.status.value}: {fit.reason}")
     for reason, rows in fit.excluded["reason"].value_counts().items():
-        lines.append(f"left out: {rows} rows, {reason}")
+        lines.append(f"left out: {counted(rows, 'row')}, {reason}")
     for warning in fit.warnings:
         lines += _wrapped(f"warning: {warning}")
     return "\n".join(lines)
@@ -95,11 +94,11 @@ def doubts(fit: Estimate) -> list[str]:
     ]
     for change, shown in large[:4]:
         parts = [
-            f"{m.name} moves from {digits(m.before, fit.interval.coefficients[m.name])} to "
-            f"{digits(m.after, fit.interval.coefficients[m.name])}"
+            f"{m.name} moves from {decimal(m.before, fit.interval.coefficients[m.name])} to "
+            f"{decimal(m.after, fit.interval.coefficients[m.name])}"
             for m in shown
         ]
-        lines.append(f"{change}: {', '.join(parts)}: decide, do not default")
+        lines.append(f"{change}: {', '.join(parts)}: decide which is right")
     if ranked and not large:
         change, all_moves = ranked[0]
         most = max(all_moves)
@@ -108,8 +107,8 @@ def doubts(fit: Estimate) -> list[str]:
     if test is not None:
         verdict = "the law misses by more than that" if test.p_value < 0.01 else "no lack of fit"
         lines.append(
-            f"{test.replicates} replicates scatter by {test.replicate_sd:.2g} in log loss, "
-            f"{verdict} (p = {test.p_value:.2g})"
+            f"{counted(test.replicates, 'repeated run')}: scatter of {test.replicate_sd:.2g} in "
+            f"log loss, {verdict} (p = {test.p_value:.2g})"
         )
     return lines
 
@@ -135,42 +134,6 @@ def _more(ratio: float) -> str:
 
 def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 92, subsequent_indent="  ")
-
-
-def digits(value: float, bounds: Bounds) -> str:
-    """The value to the decimal place its interval supports; two digits without an interval."""
-    place = _place(bounds)
-    return f"{value:.2g}" if place is None else _placed(value, place)
-
-
-def _end(value: float, bounds: Bounds) -> str:
-    place = _place(bounds)
-    if place is None or value == 0:
-        return f"{value:.2g}"
-    # A skew interval spans decades: its lower end keeps two digits of its own.
-    return _placed(value, min(place, math.floor(math.log10(abs(value))) - 1))
-
-
-def _place(bounds: Bounds) -> int | None:
-    """The last decimal place worth printing: the first of half the width, or the second where
-    the first is a 1, which would leave half a digit."""
-    half = (bounds.high - bounds.low) / 2
-    if not math.isfinite(half) or half <= 0:
-        return None
-    place = math.floor(math.log10(half))
-    return place - 1 if half < 2 * 10.0**place else place
-
-
-def _placed(value: float, place: int) -> str:
-    if value == 0:
-        return "0"
-    significant = math.floor(math.log10(abs(value))) - place
-    if significant < 0:
-        return f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
-    if place > 0 or abs(value) < 1e-3:
-        text = f"{value:.{significant}e}"
-        return text.replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
-    return f"{value:.{-place}f}"
 
 
 def _partner(fit: Estimate, name: str) -> str:

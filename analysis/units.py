@@ -1,62 +1,130 @@
 """Numbers as people write them: 1.3B parameters, 26B tokens, 1e21 FLOPs.
 
-A number is printed to the digits its interval supports and no further; it is
-always stored in full.
+The one place that decides digits. A number with an interval is printed to the digits that the
+interval supports: at least two significant ones, at least three where its ends lie within a factor
+of two, so that a reader who multiplies or divides printed numbers is not misled. No digit is
+replaced by a zero, and numbers are always stored in full.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 Span = tuple[float, float]
 
 SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+NARROW = 2.0  # high/low of an interval: closer ends differ in their third digit
+COMPARED, MOST_DIGITS = 3, 8  # of numbers that a reader divides by each other
 
 
-def human(value: float, span: Span | None = None) -> str:
+def human(value: float, span: Span | None = None, least: int = 2) -> str:
     """A count such as N or D with a suffix: 1.3B, 26B, 820k; beyond 1e16 as 2.1e17.
 
-    `span` is the interval that decides the digits; without one, three significant digits.
+    `span` is the interval that decides the digits; without one, three significant digits. `least`
+    asks for more.
     """
     if not math.isfinite(value) or value == 0:
         return f"{value:g}"
-    place = _place(value, span)
-    rounded = round(value / 10.0**place) * 10.0**place
-    if not 1e-2 <= abs(rounded) < 1e16:
-        return scientific(value, span)
-    scale, suffix = next(((s, x) for s, x in SUFFIXES if abs(rounded) >= s), (1.0, ""))
-    decimals = max(0, round(math.log10(scale)) - place)
-    text = f"{rounded / scale:.{decimals}f}"
+    span = _wide(value, span)
+    place = _place(value, span, max(3, least), least)
+    rounded = abs(float(_powers(value, place)))
+    if not 1e-2 <= rounded < 1e16:
+        return scientific(value, span, least)
+    scale, suffix = next(((s, x) for s, x in SUFFIXES if rounded >= s), (1.0, ""))
+    text = f"{value / scale:.{max(0, round(math.log10(scale)) - place)}f}"
     return (_trim(text) if span is None else text) + suffix
 
 
-def scientific(value: float, span: Span | None = None) -> str:
+def scientific(value: float, span: Span | None = None, least: int = 2) -> str:
     """A quantity such as FLOPs: 1e21, 5.76e23. Three significant digits without a `span`."""
     if not math.isfinite(value) or value == 0:
         return f"{value:g}"
-    digits = max(0, math.floor(math.log10(abs(value))) - _place(value, span))
-    mantissa, exponent = f"{value:.{digits}e}".split("e")
-    return f"{_trim(mantissa) if span is None else mantissa}e{int(exponent)}"
+    span = _wide(value, span)
+    text = _powers(value, _place(value, span, max(3, least), least))
+    return _trim(text) if span is None else text
 
 
 def decimal(value: float, span: Span | None = None) -> str:
-    """A plain number such as a loss or an exponent, four significant digits without a `span`."""
+    """A plain number such as a loss or an exponent, four significant digits without a `span`.
+
+    As a power of ten where the last digit would lie above the ones, and below a thousandth.
+    """
     if not math.isfinite(value) or value == 0:
         return f"{value:g}"
-    place = _place(value, span, without=4)
-    if span is not None and _known(span):
-        place = _last_worth_printing(span)  # a value below it is 0.0, not a digit of its own
-    return f"{round(value / 10.0**place) * 10.0**place:.{max(0, -place)}f}"
+    place = _place(value, _wide(value, span), 4)
+    if place > 0 or abs(value) < 1e-3:
+        return _powers(value, place)
+    return f"{value:.{-place}f}"
+
+
+def factor(value: float) -> str:
+    """How many times as much, to two digits: 0.92, 1.5, 140, 8.3k."""
+    return human(value, (0.5 * value, 2 * value))
 
 
 def with_interval(
     write: Callable[[float, Span | None], str], value: float, span: Span | None
 ) -> str:
     """`value [low … high]` as `write` writes numbers; `value` alone without an interval."""
-    if span is None or span[1] - span[0] <= 1e-9 * abs(value):  # given, not found
-        return write(value, None)
-    return f"{write(value, span)} [{write(span[0], span)} … {write(span[1], span)}]"
+    return write(value, span) + ends(write, value, span)
+
+
+def ends(write: Callable[[float, Span | None], str], value: float, span: Span | None) -> str:
+    """` [low … high]`, or nothing without an interval."""
+    span = _wide(value, span)
+    return "" if span is None else f" [{write(span[0], span)} … {write(span[1], span)}]"
+
+
+class Sizes(NamedTuple):
+    """A run's N, D and D/N as they are printed side by side."""
+
+    params: str
+    tokens: str
+    tokens_per_param: str
+
+
+class Spans(NamedTuple):
+    """The intervals of N, D and D/N."""
+
+    params: Span | None = None
+    tokens: Span | None = None
+    tokens_per_param: Span | None = None
+
+
+NO_SPANS = Spans()
+
+
+def sizes(params: float, tokens: float, spans: Spans = NO_SPANS) -> Sizes:
+    """N, D and D/N as they stand in one row: D/N to the digits of its interval, or two; N and D to
+    three, or to as many more as it takes for a reader who divides them to find that D/N."""
+    ratio = partial(human, span=spans.tokens_per_param) if spans.tokens_per_param else factor
+    for least in range(COMPARED, MOST_DIGITS):
+        n, d = human(params, spans.params, least), human(tokens, spans.tokens, least)
+        if ratio(value_of(d) / value_of(n)) == ratio(tokens / params):
+            break
+    return Sizes(n, d, ratio(tokens / params))
+
+
+def quotient(one: str, other: str) -> str:
+    """The factor between two printed numbers, as a reader finds it who divides them.
+
+    Of `COMPARED` digits each, for else it may say less of what is more.
+    """
+    return factor(value_of(one) / value_of(other))
+
+
+def value_of(text: str) -> float:
+    """The number that `human`, `scientific` or `decimal` printed."""
+    scale = next((scale for scale, suffix in SUFFIXES if text.endswith(suffix)), None)
+    return float(text) if scale is None else float(text[:-1]) * scale
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def count_of(convention: str) -> str:
@@ -64,26 +132,45 @@ def count_of(convention: str) -> str:
     return "column N" if convention == "N" else convention
 
 
+def _place(value: float, span: Span | None, without: int, least: int = 2) -> int:
+    """Power of ten of the last digit to print: `without` significant digits where no interval says
+    how many, else at least `least`.
+
+    Its unit is at most half the interval's half-width, so that it still carries information.
+    """
+    if span is None:
+        return _leading(value) - without + 1
+    if not all(math.isfinite(end) for end in span):
+        return _leading(value) - least + 1
+    supported = _leading(span[1] / 4 - span[0] / 4)
+    if _narrow(span):  # one place for the number and both its ends
+        return min(supported, _leading(min(map(abs, (value, *span)))) - max(3, least) + 1)
+    return min(supported, _leading(value) - least + 1)
+
+
+def _wide(value: float, span: Span | None) -> Span | None:
+    """The interval, or None where it tells no more than its value: what was given has no width."""
+    return None if span is None or span[1] - span[0] <= 1e-9 * abs(value) else span
+
+
+def _narrow(span: Span) -> bool:
+    """Whether the ends lie within a factor of two."""
+    near, far = sorted(map(abs, span))
+    return span[0] * span[1] > 0 and far <= NARROW * near
+
+
+def _leading(value: float) -> int:
+    return math.floor(math.log10(abs(value)))
+
+
+def _powers(value: float, place: int) -> str:
+    mantissa, exponent = f"{value:.{max(0, _leading(value) - place)}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
 def _trim(text: str) -> str:
     # Without an interval trailing zeros would claim a precision nobody has stated.
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _place(value: float, span: Span | None, without: int = 3) -> int:
-    """Power of ten of the last digit worth printing.
-
-    That digit's unit is at most half the interval's half-width, so that it still carries
-    information, and at least one significant digit is left.
-    """
-    leading = math.floor(math.log10(abs(value)))
-    if span is None or not _known(span):
-        return leading - without + 1
-    return min(leading, _last_worth_printing(span))
-
-
-def _known(span: Span) -> bool:
-    return all(math.isfinite(end) for end in span) and span[0] != span[1]
-
-
-def _last_worth_printing(span: Span) -> int:
-    return math.floor(math.log10(abs(span[1] - span[0]) / 4))
+    mantissa, e, exponent = text.partition("e")
+    if "." in mantissa:
+        mantissa = mantissa.rstrip("0").rstrip(".")
+    return mantissa + e + exponent

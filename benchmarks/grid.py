@@ -96,8 +96,8 @@ def measure(seeds: int) -> list[dict[str, object]]:
             "write_table(folder / 'runs.parquet', collect(folder).table)"
         )
         commands = {
-            "plan": ["-m", "experiments", "plan", str(study)],
-            "status": ["-m", "experiments", "status", str(results)],
+            "plan": ["-P", "-m", "experiments", "plan", str(study)],
+            "status": ["-P", "-m", "experiments", "status", str(results)],
             "collect": ["-c", collecting, str(results)],
         }
         rows = []

@@ -6,21 +6,34 @@ import os
 import sys
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from importlib import import_module
+from pathlib import Path
 
-from scaling.stops import stops_interrupt
+# Ours from beside this package, whatever else of their names the search path has before it.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from scaling.launch.start import import_ours
+
+import_ours()
+del sys.path[0]
+
+from scaling.stops import stops_interrupt  # noqa: E402
 
 # Before numpy is imported: these fits are thousands of tiny products, which threads slow 20-fold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# Every command by what it is for, with the module that has it; `scaling --help` lists them so.
 COMMANDS = {
-    "training": ("plan", "run", "status"),
-    "fitting": ("fit", "compare", "plot", "laws"),
-    "deciding": ("predict", "recommend"),
-    "simulating": ("simulate",),
-    "evaluating": ("eval",),
-    "emerging": ("emergence",),
-    "catalogue": ("models",),
+    "Plan a grid and train it": {
+        "plan": "training",
+        "simulate": "simulating",
+        "run": "training",
+        "status": "training",
+    },
+    "Fit a law": {"fit": "fitting", "compare": "fitting", "plot": "fitting"},
+    "Decide": {"recommend": "deciding", "predict": "deciding"},
+    "Emergence": {"eval": "evaluating", "emergence": "emerging"},
+    "Look up": {"laws": "fitting", "models": "catalogue"},
 }
+MODULES = {name: module for group in COMMANDS.values() for name, module in group.items()}
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 75
 
 
@@ -38,6 +51,8 @@ def main() -> int:
         except KeyboardInterrupt:
             say(f"scaling {command}: interrupted; the same command goes on from here", sys.stderr)
             return INTERRUPTED
+        finally:
+            output.flush()
         # Of a reader that wanted no more, such as `head`, there is nothing to say.
         if output.lost is not None and not isinstance(output.lost, BrokenPipeError):
             reason = f"{output.lost.strerror}; files that it writes are written"
@@ -48,15 +63,22 @@ def main() -> int:
 
 def _run(command: str) -> int:
     """Run a command; returns its exit code."""
-    from experiments.cli import Failed, app
+    from experiments.cli import Failed, app, overview
     from experiments.text import say
-    from scaling.records import Refusal
+    from scaling.records import Refusal, did_you_mean
 
-    # Importing a module of commands registers them, in the order that --help lists. A known
-    # command loads its own alone: an estimate should not wait for what plans a grid.
-    own = [name for name, commands in COMMANDS.items() if command in commands]
-    for name in own or COMMANDS:
+    # Importing a module of commands registers them. A known command loads its own alone: an
+    # estimate should not wait for what plans a grid.
+    for name in dict.fromkeys([MODULES[command]] if command in MODULES else MODULES.values()):
         import_module(f"experiments.{name}")
+    first = next(iter(sys.argv[1:]), "")
+    if first in ("", "-h", "--help"):
+        say(overview(COMMANDS))
+        return DONE if first else REFUSED
+    if command == first and command not in MODULES:
+        near = did_you_mean(command, MODULES) or f" Give one of {', '.join(MODULES)}."
+        say(f"scaling: error: there is no command {command!r}.{near}", sys.stderr)
+        return REFUSED
     try:
         app.cli(prog="scaling", description=app.description)
     except Refusal as error:

@@ -1,4 +1,4 @@
-"""What stands beside a recommendation: shapes, rates, other laws, costs, figures.
+"""What comes with a recommendation: shapes, rates, other laws, costs, figures.
 
 Each part is a text for the terminal and plain values for the JSON file under its own name.
 """
@@ -75,8 +75,9 @@ def flat_bottoms(source: Source, advice: Sequence[Recommendation], valley: Valle
     for each in advice:
         found = flat.flat_bottom(source, each.flops)
         runs = None if valley is None else flat.of_runs(valley, each.flops)
-        texts.append(flat.to_text(found, runs))
-        values.append(flat.to_json(found, runs))
+        reason = "" if each.chosen is None else each.chosen.reason
+        texts.append(flat.to_text(found, runs, each.by, reason))
+        values.append(flat.to_json(found, runs, each.by))
     return Part("flat_bottom", "\n\n".join(texts), values)
 
 
@@ -191,8 +192,11 @@ def _reach(source: Source, flops: Sequence[float]) -> tuple[float, float]:
 
 
 def device_asked(name: str | None, own: Path | None, mfu: float | None) -> cost.Device | None:
-    """The device named, or none. Raises Refusal for one without the share of its peak."""
+    """The device named, or none. Raises Refusal for one without the share of its peak, and for a
+    share of none."""
     if name is None:
+        if mfu is not None:
+            raise Refusal(f"--mfu {mfu:g} is a share of a device's peak. Give --device too.")
         return None
     found = cost.device_named(name, own)
     if mfu is None:

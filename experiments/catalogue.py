@@ -15,7 +15,7 @@ from experiments.cli import JsonFile, app
 from experiments.text import columns, say
 from models.count import count_params
 from models.presets import PRESETS, Preset
-from scaling.records import Refusal, write_json
+from scaling.records import Refusal, did_you_mean, write_json
 
 Prefix = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PREFIX")]
 
@@ -34,7 +34,8 @@ def models(prefix: Prefix = "", /, *, to_json: JsonFile = None) -> None:
     chosen = [each for name, each in PRESETS.items() if name.startswith(prefix.lower())]
     if not chosen:
         families = ", ".join(dict.fromkeys(each.family.name for each in PRESETS.values()))
-        raise Refusal(f"PREFIX = {prefix!r} begins no model's name. Families: {families}.")
+        near = did_you_mean(prefix, [*PRESETS, *families.split(", ")])
+        raise Refusal(f"PREFIX = {prefix!r} begins no model's name.{near} Families: {families}.")
     if to_json:
         write_json(to_json, {"models": [model_json(each) for each in chosen]})
     say(models_text(chosen))

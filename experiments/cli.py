@@ -7,6 +7,8 @@ reads them. Each command imports what it needs, so that fitting never waits for 
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,15 +29,36 @@ class Failed(Exception):
 class App(tyro.extras.SubcommandApp):
     """Collects the commands."""
 
-    description = (
-        "Train a scaling grid, fit its power laws, and get compute-optimal recommendations.\n\n"
-        "    scaling run experiments/quickstart.toml\n"
-        "    scaling fit results/quickstart --law chinchilla\n"
-        "    scaling recommend results/quickstart/fits/chinchilla.json --flops 1e15\n"
-        "    scaling plot results/quickstart\n\n"
-        "Quantities read 1e21, 300B, 1.3M or 25k. Exit codes: 0 done, 1 a run or fit failed, "
-        "2 bad input, 75 interrupted."
-    )
+    description = "Train a scaling grid, fit its power laws, get compute-optimal recommendations."
+
+
+EXAMPLES = """\
+    scaling run experiments/quickstart.toml
+    scaling fit results/quickstart --law chinchilla
+    scaling recommend results/quickstart/fits/chinchilla.json --flops 1e15
+    scaling plot results/quickstart"""
+CODES = "0 done, 1 a run or a fit failed, 2 bad input, 75 interrupted"
+
+
+def overview(groups: Mapping[str, Iterable[str]]) -> str:
+    """What `scaling --help` prints: every command in a line, by what it is for."""
+    lines = [f"usage: scaling COMMAND …    {app.description}", "", EXAMPLES]
+    for group, names in groups.items():
+        lines += ["", group]
+        lines += [f"  {name:<11}{summary(name)}" for name in names]
+    lines += [
+        "",
+        "`scaling COMMAND --help` has every option of a command. Quantities read 1e21, 300B, 1.3M "
+        "or 25k.",
+        f"Exit codes: {CODES}.",
+    ]
+    return "\n".join(lines)
+
+
+def summary(command: str) -> str:
+    """The first sentence of a command's help, without its full stop."""
+    text = inspect.getdoc(app._subcommands[command].target) or ""
+    return " ".join(text.split("\n\n")[0].split()).removesuffix(".")
 
 
 app = App()

@@ -134,20 +134,22 @@ def _remedy(made: Draft, features: frozenset[str]) -> str:
         if mended:
             best = min(mended)
             return f"Give {best.said} (condition number {best.condition:.1e}), or remove law."
-    return (
-        "Give at least three sizes and three numbers of tokens, each over a factor of 8 and more, "
-        "or remove law."
-    )
+    widely = {
+        "product": "three sizes and three numbers of tokens, each over a factor of 8 and more",
+        "ladder": "three sizes and two multiples, each over a factor of 4 and more",
+        "isoflop": "three sizes at each of two budgets, a factor of 4 apart",
+    }
+    return f"Give at least {widely[grid.kind]}, or remove law."
 
 
 def _tried(change: _Change, made: Draft, features: frozenset[str]) -> _Mended | None:
     """The study with that change, if it would do."""
     study = made.plan.study
     # Seeds repeat points and variants repeat grids, which tells no coefficients apart.
-    alone = {"seeds": study.grid.seeds[:1], "replicate_seeds": ()}
+    alone: dict[str, Any] = {"seeds": study.grid.seeds[:1], "replicate_seeds": ()}
     grid = replace(study.grid, **alone, **change.fields)
     other = draft(replace(study, grid=grid, sweep={}), made.plan.corpus)
-    if set(other.refusals) - set(made.refusals) or not other.plan.points:
+    if len(other.refusals) > len(made.refusals) or not other.plan.points:
         return None
     if not _whole(other.plan) or _wrong(other.plan, features) is not None:
         return None

@@ -101,9 +101,11 @@ def evaluate(
             say(f"{number} of {len(folders)} runs", sys.stderr)
     if not scores:
         raise lost[0][1]
-    if to_json:
-        write_json(to_json, {"scores": scores})
-    say(scores_text(scores))
+    try:
+        if to_json:
+            write_json(to_json, {"scores": scores})
+    finally:  # where a disk is full, what was computed is shown at least
+        say(scores_text(scores))
     if lost:
         for folder, reason in lost:
             say(f"{folder}: {reason}", sys.stderr)

@@ -9,8 +9,19 @@ from typing import Any
 from analysis.answer import Recommendation
 from analysis.approaches import Approaches
 from analysis.conventions import Convention, spread
-from analysis.units import decimal, human, scientific
+from analysis.fit import Fit
+from analysis.units import counted, decimal, human, scientific
 from experiments.text import columns
+
+
+def ending(fit: Fit) -> str:
+    """How the fit ended and the law with its numbers, for whoever reads the last lines alone."""
+    values = ", ".join(
+        f"{name} = {decimal(value, fit.interval.coefficients[name])}"
+        for name, value in fit.coefficients.items()
+    )
+    status = fill(f"Status: {fit.status.value}: {fit.reason}", 100, subsequent_indent="  ")
+    return f"{status}\n{fill(f'Law: {fit.law.formula}; {values}', 100, subsequent_indent='  ')}"
 
 
 def conventions_text(found: Sequence[Convention]) -> str:
@@ -62,8 +73,8 @@ def approaches_text(found: Approaches) -> str:
             rows.append([each.method, "refused", "", "", "", ""])
             continue
         ends = "not known" if span is None else " … ".join(decimal(end, span) for end in span)
-        sizes = [human(each.params), human(each.tokens)]
-        rows.append([each.method, decimal(a, span), ends, *sizes, each.used])
+        pair = [human(each.params), human(each.tokens)]
+        rows.append([each.method, decimal(a, span), ends, *pair, each.used])
     at = f"at {scientific(found.flops)}"
     header = ["approach", "N* ∝ C^", f"{found.level:.0%} interval", f"N* {at}", f"D* {at}", "from"]
     return "\n".join([columns(header, rows), *notes, told])
@@ -98,7 +109,7 @@ def shapes_text(advice: Sequence[Recommendation]) -> str:
         shape = each.shape
         built = "no shape of the ladder is near"
         if shape is not None:
-            built = f"{shape['n_layers']} layers × {shape['d_model']} wide, "
+            built = f"{counted(shape['n_layers'], 'layer')} × {shape['d_model']} wide, "
             built += f"{human(shape['params'])} parameters ({shape['error']:+.1%})"
         lines.append(f"  {scientific(each.flops)} FLOPs: {built}")
     return "\n".join(lines)

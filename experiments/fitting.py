@@ -49,6 +49,7 @@ def fit(
     bootstrap: int = 4000,
     level: float = 0.9,
     seed: int = 0,
+    out: Path | None = None,
     to_json: JsonFile = None,
 ) -> None:
     """Fit a law to a run table: the global optimum, intervals, and what to doubt.
@@ -56,7 +57,7 @@ def fit(
     RUNS is a results folder, a CSV or a Parquet file with columns params, tokens and loss; the
     options below map other names. Rows of one run, or of one trunk, count as one cluster; rows
     that repeat another count once; columns that differ at equal N and D are named. The fit is
-    written to fits/<law>.json in a results folder, else to <file>.<law>.json.
+    written to fits/<law>.json in a results folder, else to <file>.<law>.json, or to --out.
 
     N* ∝ C^a is also read off the lower envelope (1) and isoFLOP minima (2), beside the law (3):
     approach 2 where budgets are equal in 6ND of the N fitted, its interval a jackknife over sizes
@@ -86,12 +87,14 @@ def fit(
         bootstrap: Resamples; 0 leaves the intervals out.
         level: Of the intervals.
         seed: Of the resampling.
+        out: Write the fit to this file, which ends in .json.
         to_json: Write the fit to this file too.
     """
     from analysis.approaches import approaches, comparable
     from analysis.conventions import by_convention
     from analysis.fit import Status, save_fit
     from analysis.fit import fit as fit_law
+    from analysis.fit_file import refuse_name, refuse_unwritable
     from analysis.forecast import leave_out_largest
     from analysis.laws import law as law_named
     from analysis.objective import objective as objective_named
@@ -101,6 +104,7 @@ def fit(
         approaches_text,
         conventions_json,
         conventions_text,
+        ending,
         exponents_text,
     )
 
@@ -114,6 +118,11 @@ def fit(
         signed=() if objective_named(objective, delta).log else (named.target,),
         conditions=where,
     )
+    path = out or _fit_file(runs, law)
+    for option, file in {"--out": path, "--json": to_json}.items():
+        if file is not None:
+            refuse_name(file)
+            refuse_unwritable(file, f"Give a file elsewhere with {option} FILE.json.")
     settings: dict[str, Any] = {
         "objective": objective,
         "delta": delta,
@@ -133,29 +142,37 @@ def fit(
     fitted = fit_law(
         named, table, bootstrap=bootstrap, level=level, seed=seed, on_estimate=estimated, **settings
     )
-    # At once, into a pipe too: the comparisons below take as long again.
-    say(fitted.summary())
+    texts = [fitted.summary()]
     also: dict[str, Any] = {}
+    doubts: list[str] = []
     if comparable(named):
         read = approaches(fitted)
+        doubts += read.cautions
         also["approaches"] = read.to_json()
-        say(f"\n{approaches_text(read)}")
+        texts.append(approaches_text(read))
     if each:
         also["conventions"] = conventions_json(each)
-        say(f"\n{conventions_text(each)}")
-        if also:
+        texts.append(conventions_text(each))
+        if comparable(named):
             by_count = {e.column: approaches(e.fit) for e in each}
             also["approaches_by_count"] = {n: a.to_json() for n, a in by_count.items()}
-            say(f"\n{exponents_text(by_count)}")
+            texts.append(exponents_text(by_count))
     held_out = leave_out_largest(fitted, weights=weights, prior=settings["prior"])
     also["largest_left_out"] = {**asdict(held_out), "error": held_out.error}
-    say(f"\n{held_out.sentence}")
-    path = _fit_file(runs, law)
-    replaced = path.exists()
-    save_fit(fitted, path, also)
-    if to_json is not None:
-        save_fit(fitted, to_json, also)
-    say(f"\nFitted {law} → {path}{' (replaced)' if replaced else ''}")
+    texts.append(held_out.sentence)
+    doubts += held_out.cautions
+    if doubts:
+        lines = [textwrap.fill(f"warning: {each}", 92, subsequent_indent="  ") for each in doubts]
+        texts.append("\n".join(lines))
+    fitted = fitted.doubted(doubts)
+    replaced = " (replaced)" if path.exists() else ""
+    try:
+        save_fit(fitted, path, also)
+        if to_json is not None:
+            save_fit(fitted, to_json, also)
+    finally:  # where a disk is full, what was computed is shown at least
+        say("\n\n".join(texts))
+    say(f"\n{ending(fitted)}\nFitted {law} → {path}{replaced}")
     if fitted.status is Status.FAILED:
         raise Failed(f"the fit failed: {fitted.reason}")
     if {"params", "tokens"} <= set(named.features) and fitted.data.flops_max:
@@ -258,12 +275,12 @@ def compare(
         for score in each.laws
     ]
     header = ["fitted up to", "law", "runs", "scored", "mean error", "inside 90%", "fit"]
-    say(columns(header, rows))
-    say(f"\nLeast error above the cuts: {found.best}")
-    for warning in found.warnings:
-        say(textwrap.fill(f"Warning: {warning}", 100, subsequent_indent="  "))
     if to_json:
         write_json(to_json, found.to_json())
+    say(columns(header, rows))
+    say(f"\n{textwrap.fill(found.verdict, 100)}")
+    for warning in found.warnings:
+        say(textwrap.fill(f"Warning: {warning}", 100, subsequent_indent="  "))
 
 
 def _listed(laws: str) -> list[str]:
@@ -312,15 +329,16 @@ def plot(directory: Directory, /, *, law: str | None = None) -> None:
     path = _fit_to_draw(directory, law)
     if path is None and not scored:
         raise Refusal(f"{directory} has no fit. First: scaling fit {directory}")
+    drawn: list[Path] = []
     if path is not None:
         table = read_runs(directory)
-        for figure in draw(directory / "figures", load_fit(path), table, _steps(directory)):
-            say(str(figure))
+        drawn += draw(directory / "figures", load_fit(path), table, _steps(directory))
     if scored:
         from analysis.figures.emergence import draw_results
 
-        for figure in draw_results(directory):
-            say(str(figure))
+        drawn += draw_results(directory)
+    for figure in drawn:
+        say(str(figure))
 
 
 def _fit_to_draw(directory: Path, law: str | None) -> Path | None:
@@ -366,18 +384,6 @@ def laws(*, to_json: JsonFile = None) -> None:
             known.append(own_law(name))
         except Refusal as refusal:
             broken.append(str(refusal))
-    for each in known:
-        say(f"{each.name}\n    {each.formula}\n    {', '.join(each.coefficients)}; {each.source}")
-    say("\nOver columns of yours: separable:COLUMN,COLUMN and bnsl_1:COLUMN to bnsl_3:COLUMN")
-    say(
-        "Over whole learning-rate schedules, in Python: analysis.schedule.fit (the multi-power law)"
-    )
-    say("\n".join(broken) or f"Laws of yours: entry points of installed packages in {GROUP}")
-    say("\nPublished coefficients, as published:NAME\n")
-    for entry in PUBLISHED.values():
-        values = ", ".join(f"{name} = {value:g}" for name, value in entry.coefficients.items())
-        say(f"{entry.name}\n    {entry.law.name}: {values}")
-        say(f"    N counts {entry.params_convention}; {entry.source}")
     if to_json:
         write_json(
             to_json,
@@ -404,3 +410,15 @@ def laws(*, to_json: JsonFile = None) -> None:
                 ],
             },
         )
+    for each in known:
+        say(f"{each.name}\n    {each.formula}\n    {', '.join(each.coefficients)}; {each.source}")
+    say("\nOver columns of yours: separable:COLUMN,COLUMN and bnsl_1:COLUMN to bnsl_3:COLUMN")
+    say(
+        "Over whole learning-rate schedules, in Python: analysis.schedule.fit (the multi-power law)"
+    )
+    say("\n".join(broken) or f"Laws of yours: entry points of installed packages in {GROUP}")
+    say("\nPublished coefficients, as published:NAME\n")
+    for entry in PUBLISHED.values():
+        values = ", ".join(f"{name} = {value:g}" for name, value in entry.coefficients.items())
+        say(f"{entry.name}\n    {entry.law.name}: {values}")
+        say(f"    N counts {entry.params_convention}; {entry.source}")

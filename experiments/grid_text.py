@@ -9,103 +9,9 @@ from typing import Any, get_args
 import pandas as pd
 
 from analysis.units import human, scientific
-from experiments.text import MOST_ROWS, columns, duration, printable
-from scaling.data.corpus import CorpusInfo
-from scaling.plan import Plan, plan_table
+from experiments.text import MOST_ROWS, columns
 from scaling.records import Status
 from scaling.run import RunSpec, spent_flops
-
-# CPU seconds of a trunk with its branches beside its steps: a process starts, imports and compiles
-# (13 to 22 were seen on tiny studies, on a busy machine).
-JOB_SECONDS = 15.0
-
-
-def plan_text(plan: Plan, condition_number: float | None, workers: int | None) -> str:
-    """A plan on one screen: the ladder, a row a run, what it costs, what is left out.
-
-    Times are left out where no number of workers on this machine is given.
-    """
-    table = plan_table(plan)
-    left_out = table[table["refusal"].notna()].to_dict("records")
-    table = table[table["refusal"].isna()]
-    rows = [
-        [
-            run["run_kind"],
-            f"{run['n_layers']}×{run['d_model']}",
-            human(run["params_non_embedding"]),
-            human(run["params_total"]),
-            f"{run['params_error']:+.1%}",
-            human(run["tokens"]),
-            str(run["seed"]),
-            str(run["own_steps"]),
-            human(run["batch_tokens"]),
-            f"{run['learning_rate']:.2g}",
-            str(run["warmup_steps"]),
-            scientific(run["flops_6nd"]),
-            "" if pd.isna(run["hours"]) or not workers else duration(3600 * run["hours"]),
-            f"{run['memory_bytes'] / 1e9:.2g} GB",
-        ]
-        for run in table.to_dict("records")
-    ]
-    header = [
-        "kind",
-        "L×d",
-        "N non-emb",
-        "N total",
-        "to target",
-        "D",
-        "seed",
-        "steps",
-        "batch",
-        "LR",
-        "warmup",
-        "6ND",
-        "time",
-        "memory",
-    ]
-    epochs = table["tokens"] / table["unique_tokens"]
-    if (epochs > 1).any():
-        header.append("epochs")
-        for row, passes in zip(rows, epochs, strict=True):
-            row.append(f"{passes:.3g}")
-    if plan.study.sweep:
-        header.append("variant")
-        for row, run in zip(rows, table.to_dict("records"), strict=True):
-            row.append("" if pd.isna(run["variant"]) else run["variant"])
-    saved = plan.flops_unshared / plan.flops_spent
-    lines = [
-        columns(header, rows),
-        "",
-        f"{len(plan.points)} points from {len(plan.runs)} runs: {scientific(plan.flops_spent)} "
-        f"exact FLOPs{_time(table, workers)}. Shared trunks save a factor of {saved:.2f}.",
-        _corpus(plan.corpus),
-    ]
-    if condition_number is not None:
-        lines.append(
-            f"Design for {plan.study.law}: condition number {condition_number:.2g} "
-            "(1e3 identifies every coefficient, 1e8 none)."
-        )
-    lines += [
-        f"Left out: {human(cell['params_total'])} parameters on {human(cell['tokens'])} tokens, "
-        f"{cell['refusal']}."
-        for cell in left_out[:MOST_ROWS]
-    ]
-    if len(left_out) > MOST_ROWS:
-        lines.append(f"Left out: {len(left_out) - MOST_ROWS:,} more; --json FILE has them all.")
-    return "\n".join(lines)
-
-
-def _corpus(corpus: CorpusInfo) -> str:
-    if corpus.declared:
-        return (
-            f"Corpus: {printable(corpus.source)} is not on this machine; planned as declared, "
-            f"{human(corpus.train_tokens)} tokens to train on."
-        )
-    return (
-        f"Corpus: {human(corpus.train_tokens)} tokens to train on, {human(corpus.holdout_tokens)} "
-        f"held out in {corpus.holdout_documents} of "
-        f"{corpus.train_documents + corpus.holdout_documents} documents."
-    )
 
 
 def to_do_text(runs: Sequence[RunSpec]) -> str:
@@ -124,17 +30,6 @@ def to_do_text(runs: Sequence[RunSpec]) -> str:
     ]
     header = ["run", "kind", "L×d", "D", "seed", "steps", "FLOPs"]
     return columns(header, rows, "scaling plan --json FILE")
-
-
-def _time(table: pd.DataFrame, workers: int | None) -> str:
-    """How long training takes here: no less than the longest trunk with its branches."""
-    if table["hours"].isna().any() or not workers:
-        return ""
-    jobs = JOB_SECONDS + 3600 * table.groupby("trunk_id")["hours"].sum()
-    seconds = max(jobs.sum() / workers, jobs.max())
-    return (
-        f", about {duration(seconds)} of training with {workers} worker{'s' * (workers > 1)} here"
-    )
 
 
 def runs_text(table: pd.DataFrame) -> str:

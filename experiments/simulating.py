@@ -104,15 +104,17 @@ def simulate(
         watch=_progress,
     )
     plan = _plan_json(planned, design, column, largest)
-    if to_json:
-        write_json(to_json, {"plan": plan, **as_json(found)})
     drawn: tuple[Path, ...] = ()
-    if plot:
-        from analysis.figures.simulated import simulated_studies
-        from analysis.figures.style import save
+    try:
+        if to_json:
+            write_json(to_json, {"plan": plan, **as_json(found)})
+        if plot:
+            from analysis.figures.simulated import simulated_studies
+            from analysis.figures.style import save
 
-        drawn = save(simulated_studies(found), plot.with_suffix(""))
-    say(_text(plan, found, law, deviations.said))
+            drawn = save(simulated_studies(found), plot.with_suffix(""))
+    finally:  # where a disk is full, what was computed is shown at least
+        say(_text(plan, found, law, deviations.said))
     for path in drawn:
         say(str(path))
     say(f"Next: scaling run {study}")

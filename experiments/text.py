@@ -91,3 +91,8 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.0f} s"
+
+
+def gigabytes(size: float) -> str:
+    """Bytes as 0.45 GB, 12.3 GB or 1,500 GB."""
+    return f"{size / 1e9:,.0f} GB" if size >= 1e11 else f"{size / 1e9:.3g} GB"

@@ -30,52 +30,36 @@ def plan(
 ) -> None:
     """Show what a study would train, and what that costs, before anything is trained.
 
-    One row a run: shape, parameters, tokens, steps, rates, FLOPs, estimated time and memory of
-    one worker on this machine. Refuses a warmup above 20% of a run, more tokens than the corpus
-    holds, duplicate runs, and a grid that cannot identify the law the study names.
+    One row a run: shape, parameters, tokens, steps, rates, FLOPs, and the estimated time and
+    memory of one worker on this machine, or of the devices named. All that is wrong with the study
+    is refused together, with values that would do: a warmup above 20% of a run, more tokens than
+    the corpus holds, duplicate runs, a grid that cannot identify the law the study names. What
+    needs no text is checked first; then the corpus is tokenised, once.
 
         scaling plan experiments/quickstart.toml
         scaling plan experiments/accelerator.toml --device h100-sxm tpu-v5p --count 8 --mfu 0.4
 
     Args:
         study: A study file; experiments/quickstart.toml is a documented example.
-        device: Time and money of the whole grid on these devices of analysis/devices.toml.
-        count: Of devices.
+        device: Whether the largest run fits these devices of analysis/devices.toml and, with
+            --mfu, time and money of the whole grid on them.
+        count: Of devices, among which each run is divided.
         mfu: Share of the device's peak that training reaches: measured, there is no default.
         dtype: Number format of the peak.
         max_flops: Refuse a study that trains more than this.
         to_json: Write the table to this file too.
     """
-    import pandas as pd
-
-    from analysis import cost as costs
-    from experiments.grid_text import plan_text
-    from experiments.planning import grid_costs, plan_study, refuse_above
+    from experiments.plan_text import plan_json, plan_text
+    from experiments.planning import asked_devices, grid_costs, plan_study, refuse_above
     from scaling.hardware import worker_count
-    from scaling.plan import plan_table
 
+    devices = asked_devices(device, count, mfu)
     planned = plan_study(read_study(study))
     refuse_above(max_flops, planned.plan.flops_spent)
-    # Beside a device's time that of this machine's cores is no help.
-    workers = None if device else worker_count()
-    bills = grid_costs(planned.plan, device, count, mfu, dtype)
+    bills = grid_costs(planned.plan, devices, count, mfu, dtype)
     if to_json:
-        table = plan_table(planned.plan).astype(object).replace({pd.NA: None})
-        write_json(
-            to_json,
-            {
-                "runs": table[table["refusal"].isna()].to_dict("records"),
-                "left_out": table[table["refusal"].notna()].to_dict("records"),
-                "flops_spent": planned.plan.flops_spent,
-                "flops_unshared": planned.plan.flops_unshared,
-                "condition_number": planned.condition_number,
-                "cost": [costs.to_json(bill) for bill in bills],
-            },
-        )
-    print(plan_text(planned.plan, planned.condition_number, workers))
-    if bills:
-        print("\nThe whole grid, its runs one after the other on all devices:")
-        print("\n".join(map(costs.to_text, bills)))
+        write_json(to_json, plan_json(planned, devices, bills, count))
+    print(plan_text(planned, devices, bills, count, worker_count()))
     print(f"Next: scaling run {study}")
 
 

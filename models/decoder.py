@@ -26,11 +26,6 @@ Layers = Literal["unrolled", "scanned"]
 Caches = list[Cache]
 
 
-def unrolled_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.List[Block]:
-    """The blocks one by one."""
-    return nnx.List([Block(config, dtype=dtype, rngs=rngs) for _ in range(config.n_layers)])
-
-
 def scanned_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
     """One block whose every parameter has a leading axis, the layer; drawn as if one by one."""
     streams, counts = nnx.split(rngs)
@@ -44,6 +39,21 @@ def scanned_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Blo
     nnx.update(rngs, counts)
     block = nnx.eval_shape(lambda: Block(config, dtype=dtype, rngs=nnx.Rngs(0)))
     return nnx.merge(nnx.split(block)[0], params)
+
+
+def unrolled_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.List[Block]:
+    """The blocks one by one.
+
+    Drawn by the same loop as scanned ones: fast math rounds the same draws otherwise in a program
+    that holds them one after the other.
+    """
+    graph, stacked = nnx.split(scanned_blocks(config, dtype, rngs))
+    return nnx.List(
+        [
+            nnx.merge(graph, jax.tree.map(lambda leaf, layer=layer: leaf[layer], stacked))
+            for layer in range(config.n_layers)
+        ]
+    )
 
 
 BLOCKS: Mapping[str, Callable[[ModelConfig, jnp.dtype, nnx.Rngs], nnx.List[Block] | Block]] = {

@@ -163,7 +163,8 @@ def _off_center(study: Study, asked: _Sizes, small: list[float], smallest: int) 
     center = smallest * math.sqrt(grid.span)
     remedy = f"centers of at least {center:,.0f}"
     if grid.center_tokens_per_param:
-        remedy = f"budgets from {6 * grid.center_tokens_per_param * center**2:.3g} FLOPs on"
+        budget = 1.01 * 6 * grid.center_tokens_per_param * center**2  # not rounded below it
+        remedy = f"budgets from {budget:.3g} FLOPs on"
     sizes = f"{'size' if len(small) == 1 else 'sizes'} {listed(f'{n:,.0f}' for n in small)}"
     return (
         f"[grid] budgets: of {asked.budget_flops:.3g} FLOPs the {sizes} "

@@ -17,7 +17,7 @@ from scaling.grid import Cell, draft_cells
 from scaling.hardware import Estimate, estimate
 from scaling.limits import Size, refuse_beyond_corpus, refuse_warmups
 from scaling.refusals import MOST, Refusals
-from scaling.rounding import refuse_rounding
+from scaling.rounding import missed, refuse_rounding
 from scaling.run import RunSpec, run_columns, spent_flops
 from scaling.study import Study
 from scaling.sweep import Variant, variants
@@ -86,21 +86,32 @@ def draft(study: Study, corpus: CorpusInfo) -> Draft:
     left_out: list[LeftOut] = []
     rungs: dict[ModelConfig, Rung] = {}
     several: tuple[Variant, ...] = ()
+    astray = False
     with refusals.gathered():
         several = variants(study)
     for variant in several:
         if len(refusals) > MOST:  # more are not shown
             break
         made = _variant(variant.study, variant.label, corpus, refusals)
-        runs += made.runs
-        left_out += made.left_out
-        rungs |= {rung.config: rung for rung in made.rungs}
-    merged = _merge_trunks(runs, refusals)
+        runs += made.plan.runs
+        left_out += made.plan.left_out
+        rungs |= {rung.config: rung for rung in made.plan.rungs}
+        astray = astray or made.astray
+    # Tokens that are rounded too far may meet there, which is no second mistake.
+    merged = _merge_trunks(runs, Refusals() if astray else refusals)
     plan = Plan(study, merged, tuple(rungs.values()), tuple(dict.fromkeys(left_out)), corpus)
     return Draft(plan, refusals)
 
 
-def _variant(study: Study, label: str | None, corpus: CorpusInfo, refusals: Refusals) -> Plan:
+@dataclass(frozen=True)
+class _Planned:
+    """The plan of one variant, and whether tokens of it are refused, for being rounded too far."""
+
+    plan: Plan
+    astray: bool
+
+
+def _variant(study: Study, label: str | None, corpus: CorpusInfo, refusals: Refusals) -> _Planned:
     """The plan of one combination of a sweep's values."""
     grid = study.grid
     left_out: list[LeftOut] = []
@@ -110,8 +121,10 @@ def _variant(study: Study, label: str | None, corpus: CorpusInfo, refusals: Refu
     found: tuple[Cell, ...] = ()
     with refusals.gathered():
         found = draft_cells(study, corpus.vocab_size, refusals)
+    within = [cell for cell in found if cell.flops_6nd <= most]
     with refusals.gathered():
-        refuse_rounding(study, [cell for cell in found if cell.flops_6nd <= most])
+        refuse_rounding(study, within)
+    astray = missed(study, within)
     for _, group in itertools.groupby(found, lambda cell: cell.rung.config):
         cells = list(group)
         rung = cells[0].rung
@@ -129,10 +142,13 @@ def _variant(study: Study, label: str | None, corpus: CorpusInfo, refusals: Refu
             continue
         with refusals.gathered():
             sizes.append(Size(base_of(study, corpus, rung), kept))
+    # What is refused for its tokens will have others: nothing more is said of it.
+    sound = [replace(s, cells=tuple(c for c in s.cells if c not in astray)) for s in sizes]
+    sound = [size for size in sound if size.cells]
     with refusals.gathered():
-        refuse_warmups(study, sizes)
+        refuse_warmups(study, sound)
     with refusals.gathered():
-        refuse_beyond_corpus(study, corpus, sizes)
+        refuse_beyond_corpus(study, corpus, sound)
     runs: list[RunSpec] = []
     for size in sizes:
         for seed in grid.seeds:
@@ -140,7 +156,8 @@ def _variant(study: Study, label: str | None, corpus: CorpusInfo, refusals: Refu
         for seed in grid.replicate_seeds:
             runs += trajectory(study, replace(size.base, seed=seed), size.cells[:1])
     runs = [replace(run, variant=label) for run in runs]
-    return Plan(study, tuple(runs), tuple(rungs), tuple(left_out), corpus)
+    plan = Plan(study, tuple(runs), tuple(rungs), tuple(left_out), corpus)
+    return _Planned(plan, bool(astray))
 
 
 def _merge_trunks(runs: Sequence[RunSpec], refusals: Refusals) -> tuple[RunSpec, ...]:

@@ -34,26 +34,35 @@ def whole_calls(study: Study, tokens: float) -> int:
     return max(1, round(tokens / (step_tokens(study) * call))) * call
 
 
-def refuse_rounding(study: Study, cells: Sequence[Cell]) -> None:
-    """Raises Refusal that names every cell whose tokens whole calls of steps miss by too much."""
-    isoflop = isinstance(study.grid, IsoflopGrid)
-    limit = MAX_ISOFLOP_ROUNDING if isoflop else MAX_ROUNDING
+def missed(study: Study, cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    """The cells whose tokens whole calls of steps miss by too much."""
     batch, call = step_tokens(study), study.training.steps_per_call
     tokens = np.array([cell.tokens for cell in cells])
-    too_far = _missed(tokens, batch * call, limit)
-    missed = [cell for cell, far in zip(cells, too_far, strict=True) if far]
-    if not missed:
+    too_far = _missed(tokens, batch * call, _limit(study))
+    return tuple(cell for cell, far in zip(cells, too_far, strict=True) if far)
+
+
+def _limit(study: Study) -> float:
+    return MAX_ISOFLOP_ROUNDING if isinstance(study.grid, IsoflopGrid) else MAX_ROUNDING
+
+
+def refuse_rounding(study: Study, cells: Sequence[Cell]) -> None:
+    """Raises Refusal that names every cell whose tokens whole calls of steps miss by too much."""
+    astray = missed(study, cells)
+    if not astray:
         return
+    batch, call, limit = step_tokens(study), study.training.steps_per_call, _limit(study)
+    tokens = np.array([cell.tokens for cell in cells])
     # The largest call that fits all; none does where even single steps miss.
     calls = range(call - 1, 0, -1)
     fits = next((c for c in calls if not _missed(tokens, batch * c, limit).any()), None)
     lower = "a smaller batch_sequences" if fits is None else f"steps_per_call = {fits}"
-    least = at_least(study, [(cell, batch * call / (2 * limit)) for cell in missed])
+    least = at_least(study, [(cell, batch * call / (2 * limit)) for cell in astray])
     remedy = f"Give {least}, or smaller sizes, or {lower}."
-    if not isoflop:
+    if not isinstance(study.grid, IsoflopGrid):
         remedy = f"Give multiples of {call * batch:,}, or {lower}."
     raise Refusal(
-        f"[grid] {asked(study, missed)} would be rounded by more than {limit:.0%}, to "
+        f"[grid] {asked(study, astray)} would be rounded by more than {limit:.0%}, to "
         f"whole calls of {call} steps of {batch:,} tokens. {remedy}"
     )
 

@@ -1,9 +1,9 @@
-"""One process that trains the runs it is given, in order: `python -m scaling.worker RUN_DIR …`.
+"""One process that trains the runs it is given, in order.
 
-Every launcher starts this and nothing else. A run's folder says what to train (run.json); what
-became of it is written there. A run that another process trains is left to it, and a branch whose
-branch point is not there yet to whoever comes later. Exit codes: 0 nothing failed, 1 a run failed
-or diverged, 75 interrupted with a checkpoint.
+Every launcher starts this and nothing else, by scaling/launch/start.py. A run's folder says what to
+train (run.json); what became of it is written there. A run that another process trains is left to
+it, and a branch whose branch point is not there yet to whoever comes later. Exit codes: 0 nothing
+failed, 1 a run failed or diverged, 75 interrupted with a checkpoint.
 """
 
 from __future__ import annotations
@@ -209,7 +209,3 @@ def main(arguments: list[str]) -> int:
         if stopping:
             return REQUEUE
     return int(any(status in ("failed", "diverged") for status in statuses))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -27,9 +27,9 @@ from analysis.runs.load import shown
 from analysis.schedule.annealing import Terms, losses, terms_of
 from analysis.schedule.curves import after_warmup, by_curve, read, schedule_of
 from analysis.schedule.multipower import AMPLITUDES, FINE, NAMES, ROUGH, End, Problem
-from analysis.summary import digits
 from analysis.trend import student
 from analysis.uncertainty import JACKKNIFE_FROM, Bounds, Interval
+from analysis.units import decimal
 from scaling.records import Refusal
 
 FORMULA = (
@@ -93,9 +93,10 @@ class ScheduleFit:
         lines.append(f"{'':<10}{'estimate':>10}   {self.interval.level:.0%} interval")
         for name in NAMES:
             low, high = bounds = self.interval.coefficients[name]
-            ends = f"{low:.3g} … {high:.3g}" if low < high else "not known"
-            note = "open" if name in self.open else "held" if name in self.fixed else ends
-            lines.append(f"{name:<10}{digits(self.coefficients[name], bounds):>10}   {note}")
+            span = f"{decimal(low, bounds)} … {decimal(high, bounds)}"
+            found = span if low < high else "not known"
+            note = "open" if name in self.open else "held" if name in self.fixed else found
+            lines.append(f"{name:<10}{decimal(self.coefficients[name], bounds):>10}   {note}")
         goal = self.objective
         lines += ["", f"{goal.name} = {goal.value:.6g} (delta {goal.delta:g})", ""]
         lines.append(f"{'curve':<30}{'losses':>8}{'rmse':>9}{'worst':>9}{'left out: rmse':>17}")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Collection, Iterator
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,13 @@ def prepare(
         trunks.setdefault(task.spec.trunk_id, []).append(task)
     jobs = [Job(tuple(tasks)) for tasks in trunks.values()]
     return sorted(jobs, key=lambda job: -job.flops)
+
+
+def worker_command(folders: Sequence[Path]) -> list[str]:
+    """What starts a worker that trains these runs in order, whatever the working directory."""
+    # -P: neither that directory nor the one of the script is searched for modules.
+    start = Path(__file__).with_name("start.py")
+    return [sys.executable, "-P", str(start), *map(str, folders)]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -30,7 +29,7 @@ from scaling.claim import (
 from scaling.data.corpus import load
 from scaling.data.verified import check_afresh
 from scaling.hardware import cache_folder, worker_environment
-from scaling.launch.base import Job, Task
+from scaling.launch.base import Job, Task, worker_command
 from scaling.records import Refusal, checkpoint_steps, read_json, read_run
 from scaling.run import spent_flops
 from scaling.stops import STOPS, stops_interrupt
@@ -263,7 +262,7 @@ def _start(runs: Sequence[_Watched]) -> _Worker:
     except OSError as error:
         raise Refusal(f"cannot write {path}: {error.strerror}.") from error
     process = subprocess.Popen(
-        [sys.executable, "-m", "scaling.worker", *(str(run.folder) for run in runs)],
+        worker_command([run.folder for run in runs]),
         env=worker_environment(),
         stdin=subprocess.DEVNULL,
         stdout=log,

@@ -60,7 +60,7 @@ def test_a_law_that_cannot_be_fitted_is_listed_with_the_reason(runs: pd.DataFram
     by_name = {score.law: score for score in found.cuts[0].laws}
     assert np.isnan(by_name["bnsl_3"].mean_abs_rel_error)
     assert "needs at least" in by_name["bnsl_3"].reason
-    assert found.best == "kaplan_n"
+    assert found.best is None and found.verdict.startswith("kaplan_n alone was scored")
 
 
 def test_the_json_has_the_agreed_keys(runs: pd.DataFrame) -> None:
@@ -71,9 +71,31 @@ def test_the_json_has_the_agreed_keys(runs: pd.DataFrame) -> None:
     )
 
 
+def test_one_law_is_the_best_of_nothing(runs: pd.DataFrame) -> None:
+    for laws in (LAWS[:1], [*LAWS[:1], *LAWS[:1]]):
+        alone = compare(runs, laws, bootstrap=0)
+        assert alone.best is None and alone.to_json()["best"] is None
+        assert alone.verdict.startswith("chinchilla alone was scored at every cut (0.")
+
+
+def test_the_verdict_says_by_how_much_and_how_often(runs: pd.DataFrame) -> None:
+    verdict = compare(runs, LAWS[:2], bootstrap=0).verdict
+    assert "chinchilla, 0." in verdict and "(kaplan_nd " in verdict
+    assert verdict.endswith("the least at 3 of 3 cuts.")
+
+
+def test_an_interval_that_holds_too_few_of_the_later_runs_is_named(runs: pd.DataFrame) -> None:
+    said = compare(runs, LAWS[2:], bootstrap=100).warnings
+    assert any("90% interval of kaplan_n's curve held " in each for each in said)
+
+
 def test_what_cannot_be_compared_is_refused(runs: pd.DataFrame) -> None:
     with pytest.raises(Refusal, match="one side"):
         compare(runs, LAWS, cuts=[1e30])
+    with pytest.raises(Refusal, match="nothing is left to score"):
+        compare(runs.assign(tokens=1e20 / runs["params"]), LAWS)
+    with pytest.raises(Refusal, match=r"at every cut\. chinchilla up to 1e\+18: .*needs at least"):
+        compare(runs, LAWS[:1], cuts=[1e18])
     with pytest.raises(Refusal, match="different columns"):
         compare(runs, [law("chinchilla"), law("steplaw_lr")])
     with pytest.raises(Refusal, match="at least one law"):

@@ -130,3 +130,34 @@ def test_the_largest_run_is_left_out_of_the_fit_that_was_made(runs: pd.DataFrame
     again = fit(law("chinchilla"), table[size < size.max()], bootstrap=0, **made)
     assert found.forecast == pytest.approx(float(again.predict(found.features)), rel=1e-9)
     assert found.forecast != pytest.approx(leave_out_largest(fitted).forecast, rel=1e-5)
+
+
+def test_a_law_held_whole_is_set_against_the_rows(runs: pd.DataFrame) -> None:
+    held = fit(law("chinchilla"), runs, fixed=TRUTH.coefficients, bootstrap=100)
+    assert (held.status.value, held.coefficients) == ("converged", dict(TRUTH.coefficients))
+    assert "every coefficient is held" in held.reason and held.rmse_log < 0.015
+    assert set(held.se.values()) == {0.0} and len(held.draws) == 100
+    assert not any("starts" in each or "percentile" in each for each in held.warnings)
+    assert held.summary().count("held") == 5
+    one = fit(law("chinchilla"), runs.head(3), fixed=TRUTH.coefficients, bootstrap=0)
+    assert one.status.value == "converged" and one.data.n == 3
+
+
+def test_all_but_one_may_be_held(runs: pd.DataFrame) -> None:
+    for free in TRUTH.law.coefficients:
+        rest = {name: value for name, value in TRUTH.coefficients.items() if name != free}
+        found = fit(law("chinchilla"), runs, fixed=rest, bootstrap=0)
+        assert found.coefficients[free] == pytest.approx(TRUTH.coefficients[free], rel=0.02)
+
+
+def test_a_floor_may_be_held_at_nothing(runs: pd.DataFrame) -> None:
+    found = fit(law("chinchilla"), runs, fixed={"E": 0.0}, bootstrap=100, checks=False)
+    assert found.coefficients["E"] == 0.0 and set(found.draws["E"]) == {0.0}
+    assert found.status.value == "converged" and found.at_bound == ()
+    with pytest.raises(Refusal, match=r"fixed A = 0.0 is outside .* not 0\). Give a value within"):
+        fit(law("chinchilla"), runs, fixed={"A": 0.0})
+
+
+def test_what_is_held_has_no_prior_too(runs: pd.DataFrame) -> None:
+    with pytest.raises(Refusal, match=r"E is held and has a prior\. Give one of the two"):
+        fit(law("chinchilla"), runs, fixed={"E": 1.8}, prior={"E": Prior(1.8, 0.1)})

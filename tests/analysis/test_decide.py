@@ -177,7 +177,7 @@ def test_a_law_that_errs_more_than_the_runs_scatter_warns_of_its_loss(bent):
         off = replace(chosen.valley, law_misfit=share * chosen.valley.misfit)
         for by in ("law", "runs"):
             [best] = decide(bent, [ASK], chosen=replace(chosen, valley=off, by=by))
-            assert any("2.10 × what a plain valley" in text for text in best.warnings) == warned
+            assert any("2.1 × what a plain valley" in text for text in best.warnings) == warned
 
 
 def test_what_the_runs_say_against_their_own_minima_is_said_where_they_answer(bent):
@@ -202,4 +202,4 @@ def test_what_intervals_cover_is_said_of_whoever_answers(bent):
     assert "error in the law's form" not in said("runs", 3)
     assert "[90% intervals] from 100 draws" in said("law", 1.5)
     resamples = len(choose(bent).valley.draws)
-    assert f"N* and D* by the runs from {resamples} resamples" in said("runs", 1.5)
+    assert f"N* and D* from {resamples} resamples of the runs" in said("runs", 1.5)

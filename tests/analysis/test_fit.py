@@ -340,3 +340,38 @@ def test_the_summary_shows_no_digit_the_interval_does_not_support(noisy: Fit) ->
     low, high = noisy.interval.coefficients["alpha"]
     assert abs(float(row.split()[1]) - noisy.coefficients["alpha"]) <= (high - low) / 4
     assert len(row.split()[1]) <= 5
+
+
+def test_all_that_stands_in_the_way_is_said_first_what_more_runs_would_not_mend(
+    grid: pd.DataFrame,
+) -> None:
+    runs = grid.head(6).assign(loss=3.0, tokens=1e9)
+    said = (
+        r"^tokens has one distinct value \(1e\+09\).*Give runs at two or more tokens\. "
+        r"chinchilla has 5 free coefficients and needs at least 7 usable runs; there are 6\. "
+        r"Train more there"
+    )
+    with pytest.raises(Refusal, match=said):
+        fit(law("chinchilla"), runs)
+
+
+@pytest.mark.parametrize("name", ["steplaw_lr", "steplaw_batch"])
+def test_a_law_of_the_best_rate_is_fitted_to_the_best_alone(name: str, grid: pd.DataFrame) -> None:
+    column = law(name).target
+    tries = pd.concat([grid.assign(**{column: rate}) for rate in (1e3, 2e3, 4e3, 8e3)])
+    tries["loss"] = 3 + np.abs(np.log(tries[column] / 1e3) - np.log(tries["tokens"]) / 20)
+    with pytest.raises(Refusal, match=rf"4 values of it at .* \(48 such .*--best-of {column}"):
+        fit(law(name), tries, bootstrap=0)
+    best = tries.sort_values("loss").drop_duplicates(["params", "tokens"])
+    assert fit(law(name), best, bootstrap=0, checks=False).data.n == 48
+    # Each seed may have a best of its own, and where no loss is known all rows count.
+    seeds = pd.concat([best.assign(seed=0), best.assign(seed=1, **{column: best[column] * 2})])
+    assert fit(law(name), seeds, bootstrap=0, checks=False).data.n == 96
+    assert fit(law(name), tries.drop(columns="loss"), bootstrap=0, checks=False).data.n == 192
+
+
+def test_a_law_of_the_best_size_is_fitted_to_the_best_of_each_budget_alone() -> None:
+    params, flops = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e9, 7), [1e18, 1e19, 1e20]))
+    runs = pd.DataFrame({"params": params, "flops": flops, "tokens": flops / (6 * params)})
+    with pytest.raises(Refusal, match=r"7 values of it at flops = 1e\+18 \(3 .*--best-of params"):
+        fit(law("allocation_n"), runs.assign(loss=3.0))

@@ -69,7 +69,7 @@ def test_shares_and_budgets_that_are_none_are_refused():
 
 def test_the_text_names_the_ranges_in_the_users_units():
     text = to_text(flat_bottom(SOURCE, FLOPS))
-    assert text.startswith("1e21 FLOPs, N* = 2.78B")
+    assert text.startswith("1e21 FLOPs: sizes nearly as good as N*\nBy the law, N* = 2.78B")
     assert "within 1.0%  of the loss 1." in text
 
 
@@ -82,3 +82,12 @@ def test_by_a_valley_the_ends_of_a_range_lose_the_share_they_say():
     half, double = runs.excess_loss
     assert half[1] == pytest.approx(double[1])
     assert "By the runs' own minima" in to_text(flat_bottom(SOURCE, FLOPS), runs)
+
+
+def test_the_ranges_of_whom_the_answer_follows_come_first_with_the_reason():
+    valley = Valley(46.0, 21.0, 0.5, 0.03, 20, 0.01, 0.01, 48.0, np.empty((0, 2)))
+    flat = flat_bottom(SOURCE, FLOPS)
+    for by, first in (("law", "By the law"), ("runs", "By the runs")):
+        text = to_text(flat, of_runs(valley, FLOPS), by, "as asked")
+        assert text.index(first) == min(text.index("By the law"), text.index("By the runs"))
+        assert "(as asked)" in text

@@ -6,10 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.caution import assumptions
 from analysis.fit import fit
-from analysis.forecast import GROWTH, forecast_ends, predict
+from analysis.forecast import (
+    GROWTH,
+    forecast_ends,
+    forecast_warnings,
+    leave_out_largest,
+    predict,
+)
 from analysis.laws import law
 from analysis.published import published
+from scaling.records import Refusal
 
 TRUTH = published("besiroglu-2024")
 NOISE = 0.01
@@ -83,3 +91,77 @@ def test_on_hoffmanns_points_the_forecast_holds_nine_in_ten_beyond_the_data(epoc
     curve = [e.curve[0] <= y <= e.curve[1] for e, y in zip(found, later["loss"], strict=True)]
     assert 0.85 <= np.mean(held) <= 1
     assert np.mean(curve) < 0.7
+
+
+MUENNIGHOFF = published("muennighoff-2023")
+
+
+def test_more_unique_tokens_than_tokens_are_the_tokens_and_it_is_said():
+    rows = pd.DataFrame({"params": [1e9] * 2, "tokens": [2e10] * 2, "unique_tokens": [2e10, 9e11]})
+    fresh, more = predict(MUENNIGHOFF, rows)
+    assert more.loss == fresh.loss
+    [said] = forecast_warnings(MUENNIGHOFF, rows, [fresh, more])
+    assert "more unique tokens than tokens in 1 of 2 rows" in said
+
+
+@pytest.mark.parametrize("unique", [0.0, -1e9, float("nan")])
+def test_unique_tokens_that_cannot_be_are_refused(unique):
+    rows = pd.DataFrame({"params": [1e9], "tokens": [2e10], "unique_tokens": [unique]})
+    with pytest.raises(Refusal, match=r"unique_tokens = \S+ in row 1 of 1 is not possible"):
+        predict(MUENNIGHOFF, rows)
+
+
+@pytest.fixture(scope="module")
+def of_compute():
+    """A law of compute alone, fitted to 1e18 … 1e20 FLOPs; a table may have nothing else."""
+    flops = np.geomspace(1e18, 1e20, 30)
+    error = 0.005 * np.random.default_rng(0).normal(size=30)
+    table = pd.DataFrame({"flops": flops, "loss": 2 + (1e18 / flops) ** 0.2 * np.exp(error)})
+    return fit(law("separable:flops"), table, bootstrap=100, checks=False)
+
+
+def test_a_law_of_compute_says_how_far_beyond_its_runs_it_is_and_what_it_assumes(of_compute):
+    inside, far = predict(of_compute, pd.DataFrame({"flops": [1e19, 1e23]}))
+    assert (inside.decades_beyond, far.decades_beyond) == (0, pytest.approx(3))
+    assert "3.0 decades beyond the data" in far.sentence
+    assert far.interval[1] - far.interval[0] > 2 * (inside.interval[1] - inside.interval[0])
+    assert "how compute is divided between N and D" in assumptions(of_compute)
+    assert any(
+        "up to 2.4 decades" in each
+        for each in forecast_warnings(of_compute, pd.DataFrame({"flops": [1e23]}), [far])
+    )
+
+
+def test_a_law_of_size_alone_is_as_far_out_as_its_size():
+    table = runs(np.geomspace(1e8, 3e9, 12), np.array([6e10])).drop(columns="tokens")
+    fitted = fit(law("kaplan_n"), table, bootstrap=50, checks=False)
+    [each] = predict(fitted, pd.DataFrame({"params": [3e11]}))
+    assert each.decades_beyond == pytest.approx(2)
+    assert "decayed at the end, D." in assumptions(fitted)
+
+
+def test_what_is_doubtful_about_the_runs_comes_first(fitted):
+    rows = pd.DataFrame({"params": [1e14], "tokens": [1e6]})
+    doubted = fitted.doubted(["row 3 is off"])
+    first, *rest = forecast_warnings(doubted, rows, predict(doubted, rows))
+    assert first == "Of the runs: row 3 is off"
+    assert any("N = 100T lies" in each for each in rest)
+    assert "row 3 is off" in doubted.warnings
+
+
+def test_a_largest_run_that_is_missed_beyond_its_interval_is_an_alarm_and_else_none():
+    table = runs(np.geomspace(1e8, 3e9, 6), np.geomspace(2e9, 6e10, 6))
+    held = leave_out_largest(fit(law("chinchilla"), table, bootstrap=200, checks=False))
+    assert (held.missed, held.cautions) == (False, ())
+    assert "inside its 90% forecast interval" in held.sentence
+    table.loc[35, "loss"] *= 1.05  # five times the scatter
+    missed = leave_out_largest(fit(law("chinchilla"), table, bootstrap=200, checks=False))
+    assert missed.missed and "OUTSIDE its 90%" in missed.sentence
+    assert "expect larger runs to be missed" in missed.cautions[0]
+
+
+def test_no_alarm_is_raised_within_what_seeds_differ_by(fitted):
+    table = pd.concat([fitted.table] * 2, ignore_index=True)
+    table["loss"] *= np.where(np.arange(len(table)) < len(fitted.table), 0.95, 1.05)
+    held = leave_out_largest(fit(law("chinchilla"), table, bootstrap=50, checks=False))
+    assert held.interval[1] - held.interval[0] > 2 * 1.64 * held.seed_sd

@@ -74,3 +74,18 @@ def test_what_is_no_rule_is_refused(fitted):
     table = fitted.table.assign(loss=fitted.table["learning_rate"])
     with pytest.raises(Refusal, match="predicts loss"):
         rule_of(fit(law("separable:params,tokens"), table, bootstrap=0), "mine")
+
+
+def test_rates_far_apart_are_said_with_what_each_was_measured_on():
+    found = [
+        rates(rule_named(name), 8.5e9, 1.8e11, 2.1) for name in ("steplaw-2025", "kaplan-2020")
+    ]
+    said = " ".join(to_text("1e22 FLOPs", found).split())
+    assert "The peak rates differ by a factor of" in said
+    assert "steplaw-2025, N 60M … 1B and D 2B … 100B" in said
+    assert "differ" not in to_text("1e22 FLOPs", found[:1])
+
+
+def test_a_rule_of_ones_own_repeats_what_is_doubtful_about_its_fit(fitted):
+    own = rule_of(fitted.doubted(["rows are no optima"]), "mine")
+    assert "rows are no optima" in rates(own, 1e8, 1e10, 2.0).warnings[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis.caution import source_warnings
+from analysis.diagnostics import LackOfFit
 from analysis.fit import Fit, Status, fit
 from analysis.forecast import predict
 from analysis.laws import law
@@ -230,9 +232,9 @@ def test_the_table_speaks_the_users_units():
 
 def test_the_table_rounds_where_the_interval_stops(fitted):
     [best] = recommend(fitted, [1e13])
-    low, high = best.interval.params  # half-width 38k: tens of thousands are the last digit
-    tens = [f"{end / 1e4:.0f}0k" for end in (best.params, low, high)]
-    assert f"1e13   {tens[0]} [{tens[1]} … {tens[2]}]" in to_text(fitted, [best])
+    low, high = best.interval.params  # more than a factor of two apart: two digits, none made 0
+    written = [f"{end / 1e3:.0f}k" for end in (best.params, low, high)]
+    assert f"1e13   {written[0]} [{written[1]} … {written[2]}]" in to_text(fitted, [best])
 
 
 def test_an_open_design_is_said_once_and_no_bootstrap_is_advised():
@@ -261,3 +263,31 @@ def test_runs_in_other_units_are_said_beside_what_they_recommend(fitted):
     again = fit(fitted.law, small, bootstrap=100)
     assert any("likely billions" in each for each in source_warnings(again))
     assert not any("likely" in each for each in source_warnings(fitted))
+
+
+def test_what_is_doubtful_about_the_fit_is_the_first_thing_said_and_first_in_json(fitted):
+    doubted = fitted.doubted(["params from 0.01 to 1: likely billions"])
+    for by in ("law", "runs"):
+        best = recommend(doubted, [1e14], by=by)
+        assert to_text(doubted, best).startswith("Warning: Of the runs: params from 0.01 to 1")
+        assert to_text(doubted, best).count("likely billions") == 1
+        value = to_json(doubted, best)
+        for said in (value["warnings"], value["recommendations"][0]["warnings"]):
+            assert "likely billions" in said[0]
+
+
+def test_a_law_that_its_replicates_reject_is_said_in_every_answer(fitted):
+    test = LackOfFit(6, 6, 0.004, 0.02, 20.0, 1e-5)
+    misses = replace(fitted, diagnostics=replace(fitted.diagnostics, lack_of_fit=test))
+    assert any("2.0% of the loss where repeated runs differ by 0.4%" in each
+               for each in source_warnings(misses))  # fmt: skip
+    fits = replace(test, p_value=0.5)
+    assert not source_warnings(
+        replace(fitted, diagnostics=replace(fitted.diagnostics, lack_of_fit=fits))
+    )
+
+
+def test_the_printed_exponents_add_up(fitted):
+    text = to_text(fitted, recommend(fitted, [1e13]))
+    a, b = re.search(r"N\* ∝ C\^(\S+) .*D\* ∝ C\^(\S+)", text).groups()
+    assert float(a) + float(b) == pytest.approx(1, abs=1e-9)

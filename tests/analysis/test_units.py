@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
-import pytest
+import math
 
-from analysis.units import count_of, decimal, human, scientific
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.units import (
+    COMPARED,
+    Spans,
+    count_of,
+    counted,
+    decimal,
+    factor,
+    human,
+    quotient,
+    scientific,
+    sizes,
+    value_of,
+    with_interval,
+)
+
+WRITERS = [human, scientific, decimal]
+VALUES = st.floats(1e-6, 1e26)
+OFF = st.floats(1.0001, 1e4)  # how far the ends of an interval lie, as factors
 
 
 @pytest.mark.parametrize(
     ("value", "span", "text"),
     [
-        (1.317e9, (1.1e9, 1.6e9), "1.3B"),
+        (1.317e9, (1.1e9, 1.6e9), "1.32B"),
         (1.317e9, (1.316e9, 1.318e9), "1.3170B"),
-        (1.317e9, (0.1e9, 5e9), "1B"),
-        (26.34e9, (20e9, 32e9), "26B"),
-        (131e9, (20e9, 500e9), "100B"),
+        (1.317e9, (0.1e9, 5e9), "1.3B"),
+        (3.397e9, (1.2e9, 9.8e9), "3.4B"),
+        (49.07e9, (17e9, 140e9), "49B"),
+        (14.44, (1.7, 117.0), "14"),
+        (131e9, (20e9, 500e9), "131B"),
         (820_123.0, (700_000.0, 900_000.0), "820k"),
+        (999_700.0, (100_000.0, 9_000_000.0), "1.00M"),
         (1.317e9, None, "1.32B"),
         (1e6, None, "1M"),
         (23.0, None, "23"),
-        (0.31, (0.2, 0.4), "0.31"),
+        (0.31, (0.2, 0.4), "0.310"),
         (2.31e17, None, "2.31e17"),
     ],
 )
-def test_a_count_is_written_with_a_suffix_and_no_digit_its_interval_does_not_support(
-    value, span, text
-):
+def test_a_count_is_written_with_a_suffix_and_the_digits_its_interval_supports(value, span, text):
     assert human(value, span) == text
 
 
@@ -39,11 +61,14 @@ def test_flops_come_out_as_they_are_typed(value, text):
     [
         (1.81712, (1.78, 1.86), "1.82"),
         (1.81712, (1.8168, 1.8174), "1.8171"),
+        (2.27, (0.012, 9.1), "2.3"),
         (0.5, None, "0.5000"),
-        (8e-16, (8e-16, 1.6), "0.0"),
+        (8e-16, (8e-16, 1.6), "8.0e-16"),
+        (62_100.0, (1.1e-69, 2.8e78), "6.2e4"),
+        (2134.0, (float("nan"), float("nan")), "2.1e3"),
     ],
 )
-def test_a_loss_is_rounded_where_its_interval_stops(value, span, text):
+def test_a_plain_number_is_rounded_where_its_interval_stops(value, span, text):
     assert decimal(value, span) == text
 
 
@@ -53,3 +78,79 @@ def test_zero_and_what_is_not_finite_are_written_as_they_are():
 
 def test_a_column_called_n_is_said_to_be_a_column() -> None:
     assert (count_of("params_total"), count_of("N")) == ("params_total", "column N")
+
+
+def test_one_of_a_thing_is_not_many() -> None:
+    assert [counted(n, "change") for n in (0, 1, 2000)] == [
+        "0 changes",
+        "1 change",
+        "2,000 changes",
+    ]
+
+
+def unit(text: str) -> float:
+    """Of the last digit of a printed number."""
+    number = text.rstrip("TBMk")
+    mantissa, _, exponent = number.partition("e")
+    scale = value_of(text) / float(number) * 10.0 ** int(exponent or 0)
+    return scale * 10.0 ** -len(mantissa.partition(".")[2])
+
+
+def digits(text: str) -> int:
+    """How many significant digits a printed number has."""
+    return len(text.rstrip("TBMk").partition("e")[0].replace(".", "").lstrip("-0"))
+
+
+@given(value=VALUES, below=OFF, above=OFF, write=st.sampled_from(WRITERS))
+def test_a_printed_number_reads_back_to_half_a_unit_of_its_last_digit(value, below, above, write):
+    span = (value / below, value * above)
+    for number in (value, *span):
+        text = write(number, span)
+        assert abs(value_of(text) - number) <= 0.5001 * unit(text)
+
+
+@given(value=VALUES, below=OFF, above=OFF, write=st.sampled_from(WRITERS))
+def test_a_printed_number_has_two_digits_and_three_within_a_factor_of_two(
+    value, below, above, write
+):
+    span = (value / below, value * above)
+    least = 3 if span[1] <= 2 * span[0] else 2
+    assert min(digits(write(number, span)) for number in (value, *span)) >= least
+
+
+@given(params=st.floats(1e3, 1e13), ratio=st.floats(0.05, 1e4), off=OFF)
+def test_a_reader_who_divides_tokens_by_parameters_finds_the_ratio_that_is_printed(
+    params, ratio, off
+):
+    tokens = params * ratio
+    spans = Spans(*((v / off, v * off) for v in (params, tokens)), (ratio / off**2, ratio * off**2))
+    for each in (Spans(), spans):
+        n, d, printed = sizes(params, tokens, each)
+        for found in (tokens / params, value_of(d) / value_of(n)):
+            assert abs(value_of(printed) - found) <= 0.5001 * unit(printed)
+
+
+@given(params=st.floats(1e3, 1e13), ratio=st.floats(0.05, 1e4), off=OFF)
+def test_six_n_d_as_printed_is_the_budget_to_one_percent(params, ratio, off):
+    tokens = params * ratio
+    n, d, _ = sizes(params, tokens, Spans(*((v / off, v * off) for v in (params, tokens))))
+    assert 6 * value_of(n) * value_of(d) == pytest.approx(6 * params * tokens, rel=0.0101)
+
+
+@given(one=VALUES, other=VALUES)
+def test_a_printed_factor_is_that_of_the_printed_numbers_and_right_to_one_percent(one, other):
+    wide = [human(v, (v / 3, v * 3), COMPARED) for v in (one, other)]
+    printed = quotient(*wide)
+    assert printed == factor(value_of(wide[0]) / value_of(wide[1]))
+    assert abs(value_of(printed) - one / other) <= 0.5001 * unit(printed) + 0.0101 * one / other
+
+
+def test_a_size_beside_another_is_not_larger_and_a_smaller_factor_at_once():
+    own, other = (human(v, (v / 3, v * 3), COMPARED) for v in (2.9e9, 2.67e9))
+    assert (own, other, quotient(other, own)) == ("2.90B", "2.67B", "0.92")
+
+
+def test_an_interval_is_written_with_one_place_where_it_is_narrow():
+    assert with_interval(decimal, 0.998, (0.92, 1.13)) == "0.998 [0.920 … 1.130]"
+    assert with_interval(human, 2e9, (2e9, 2e9)) == "2B"
+    assert math.isclose(value_of("1.3170B"), 1.317e9)

@@ -97,7 +97,7 @@ def test_predict_says_that_the_fit_is_in_another_unit(runs_csv, monkeypatch, cap
     fit = runs_csv.with_suffix(".chinchilla.json")
     capsys.readouterr()
     assert scaling(monkeypatch, "predict", fit, "--params", "2", "--tokens", "100") == 0
-    assert "warning: Of the runs: params from" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("Warning: Of the runs: params from")
 
 
 def test_predict_reads_every_row_of_a_table(runs_csv, monkeypatch, capsys, tmp_path):
@@ -145,11 +145,15 @@ def test_max_flops_refuses_a_grid_that_costs_more_and_a_dry_run_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_device_needs_the_share_of_its_peak(monkeypatch, capsys):
-    assert scaling(monkeypatch, "plan", SMOKE, "--device", "h100-sxm") == 2
-    assert "--device needs --mfu" in capsys.readouterr().err
-    assert scaling(monkeypatch, "plan", SMOKE, "--device", "abacus", "--mfu", "0.4") == 2
-    assert "no device 'abacus'" in capsys.readouterr().err
+def test_time_on_a_device_needs_the_share_of_its_peak(monkeypatch, capsys):
+    assert scaling(monkeypatch, "plan", SMOKE, "--device", "h100-sxm") == 0
+    said = capsys.readouterr().out
+    assert "No time: give --mfu" in said and "It fits." in said and "$" not in said
+    assert scaling(monkeypatch, "plan", SMOKE, "--device", "h100-sxm", "--mfu", "40") == 2
+    refused = capsys.readouterr()
+    assert "--mfu 40 is not a share" in refused.err and not refused.out
+    assert scaling(monkeypatch, "plan", SMOKE, "--device", "h100sxm", "--mfu", "0.4") == 2
+    assert "no device 'h100sxm' in analysis/devices.toml. Did you" in capsys.readouterr().err
 
 
 def study_with(tmp_path: Path, old: str, new: str) -> Path:
@@ -255,7 +259,7 @@ def test_a_full_disk_loses_nothing(runs_csv, monkeypatch, capsys):
     )
     assert done.returncode == 2, done.stderr
     assert "cannot write" in done.stderr
-    assert "converged" in done.stdout, "the fit is shown before it is written"
+    assert "converged" in done.stdout, "what was computed is shown though it cannot be written"
     assert runs_csv.with_suffix(".chinchilla.json").read_bytes() == saved
 
 
@@ -316,14 +320,34 @@ def test_the_python_of_the_readme_runs(runs_csv):
 
 
 def test_every_command_is_known_to_the_entry_point_and_loads_its_own_module_alone():
-    from experiments.__main__ import COMMANDS
+    from experiments.__main__ import MODULES
     from experiments.cli import app
 
-    for name in COMMANDS:
+    for name in MODULES.values():
         import_module(f"experiments.{name}")
 
-    known = [command for commands in COMMANDS.values() for command in commands]
-    assert sorted(known) == sorted(app._subcommands)
+    assert sorted(MODULES) == sorted(app._subcommands)
+    for name, module in MODULES.items():
+        target = app._subcommands[name].target
+        assert getattr(target, "__module__", None) == f"experiments.{module}"
+
+
+def test_help_is_one_screen_with_a_line_for_every_command(monkeypatch, capsys):
+    from experiments.__main__ import COMMANDS
+
+    assert scaling(monkeypatch, "--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 110
+    for group, commands in COMMANDS.items():
+        at = lines.index(group)
+        assert [line.split()[0] for line in lines[at + 1 : at + 1 + len(commands)]] == [*commands]
+    assert scaling(monkeypatch) == 2
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_a_misspelt_command_is_answered_with_the_one_that_was_meant(monkeypatch, capsys):
+    assert scaling(monkeypatch, "simulat", SMOKE) == 2
+    assert "no command 'simulat'. Did you mean simulate?" in capsys.readouterr().err
 
 
 def test_fitting_loads_neither_jax_nor_what_plans_a_grid(runs_csv):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fit import fit, save_fit
+from analysis.fit import fit, load_fit, save_fit
 from analysis.laws import law
 from analysis.published import published
 from analysis.recommend import recommend
@@ -160,13 +160,17 @@ def test_other_laws_on_the_same_runs_stand_beside_without_being_named(
         (("--beside", "--unique-tokens", "1B"), "without --unique-tokens 1B"),
         (("--rules", "nobody"), "no rule 'nobody'"),
         (("--device", "h100-sxm"), "--device needs --mfu"),
+        (("--device", "h100-sxm", "--mfu", "40"), "Give 0.4 for 40%"),
+        (("--mfu", "0.4"), "Give --device too"),
         (("--device", "abacus", "--mfu", "0.4"), "no device 'abacus'"),
         (("--device", "l4", "--mfu", "0.4"), "Give at least 2 devices"),
     ],
 )
 def test_what_cannot_be_joined_is_refused_with_the_remedy(monkeypatch, capsys, options, words):
     assert scaling(monkeypatch, "recommend", BESIROGLU, "--flops", "1e21", *options) == 2
-    assert words in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert words in said.err
+    assert said.out == ""  # no answer before all that was asked is known to be possible
 
 
 @pytest.mark.parametrize("part", ["--beside", "--flat-bottom"])
@@ -189,3 +193,54 @@ def test_figures_of_an_answer_are_written_for_published_laws_and_limited_data(
         assert scaling(monkeypatch, "recommend", *source, "--flops", "1e22", "--plot", folder) == 0
         names = {path.stem for path in folder.glob("*.png")}
         assert names == {"frontier", "tokens_per_param", "landscape"}
+
+
+@pytest.fixture
+def doubted(saved, tmp_path) -> Path:
+    """The same fit with a doubt about its runs."""
+    path = tmp_path / "doubted.json"
+    save_fit(load_fit(saved).doubted(["params from 0.01 to 1: likely billions"]), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        ("predict", "--params", "1e9", "--tokens", "2e10"),
+        ("recommend", "--flops", "1e21"),
+        ("recommend", "--flops", "1e21", "--flat-bottom", "--beside"),
+        ("recommend", "--flops", "1e20", "--study", STUDY, "--flop-count", "exact"),
+        ("recommend", "--loss", "2.5"),
+        ("recommend", "--flops", "1e21", "--unique-tokens", "5B"),
+    ],
+)
+def test_every_answer_begins_with_what_is_doubtful_about_its_runs(
+    monkeypatch, capsys, tmp_path, doubted, ask
+):
+    command, *options = ask
+    out = tmp_path / "answer.json"
+    assert scaling(monkeypatch, command, doubted, *options, "--json", out) == 0
+    assert capsys.readouterr().out.startswith("Warning: Of the runs: params from 0.01 to 1")
+    assert "likely billions" in json.loads(out.read_text())["warnings"][0]
+
+
+def test_predict_says_what_it_assumes_and_takes_unique_tokens(monkeypatch, capsys, saved):
+    run = ("predict", "published:muennighoff-2023", "--params", "1B", "--tokens", "20B")
+    said = []
+    for unique in ("20B", "300B", "2B"):
+        assert scaling(monkeypatch, *run, "--unique-tokens", unique) == 0
+        said.append(capsys.readouterr().out)
+        assert "Assumed as in the published runs: text, tokenizer and recipe" in said[-1]
+    fresh, more, few = (re.search(r"loss (\S+),", each).group(1) for each in said)
+    assert fresh == more < few
+    assert "no token repeats" in said[1]
+    assert scaling(monkeypatch, *run, "--unique-tokens", "0") == 2
+    assert scaling(monkeypatch, "predict", saved, *run[2:], "--unique-tokens", "2B") == 0
+    assert "10 epochs" in capsys.readouterr().out
+
+
+def test_shapes_are_headed_by_whom_their_losses_are(monkeypatch, capsys, saved):
+    for by, heads in (("law", "loss"), ("runs", "loss by the law  above best by the runs")):
+        ask = ("--flops", "1e20", "--study", STUDY, "--flop-count", "exact", "--by", by)
+        assert scaling(monkeypatch, "recommend", saved, *ask) == 0
+        assert heads in capsys.readouterr().out

@@ -96,6 +96,41 @@ def test_the_estimate_is_told_before_it_is_resampled(
     assert "follow" not in capsys.readouterr().out
 
 
+def test_a_fit_goes_where_it_is_told(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = runs_csv.parent / "elsewhere/mine.json"
+    assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 100, "--out", out) == 0
+    assert f"Fitted chinchilla → {out}\n" in capsys.readouterr().out
+    assert json.loads(out.read_text())["law"] == "chinchilla"
+    assert not runs_csv.with_suffix(".chinchilla.json").exists()
+
+
+def test_where_nothing_can_be_written_is_said_before_anything_is_computed(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("experiments.fitting._fit_file", lambda runs, law: Path("/proc/fit.json"))
+    assert scaling(monkeypatch, "fit", runs_csv) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "cannot write /proc/fit.json: " in said.err
+    assert "Give a file elsewhere with --out FILE.json." in said.err
+    out = runs_csv.parent / "fit.json"
+    assert scaling(monkeypatch, "fit", runs_csv, "--out", out, "--json", "/proc/fit.json") == 2
+    assert "elsewhere with --json FILE.json." in capsys.readouterr().err and not out.exists()
+    assert scaling(monkeypatch, "fit", runs_csv, "--out", "fit.csv") == 2
+    assert "Give one that ends in .json." in capsys.readouterr().err
+
+
+def test_the_last_lines_say_how_it_ended_what_the_law_is_and_where(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 0) == 0
+    status, law, where, after = capsys.readouterr().out.splitlines()[-4:]
+    assert status.startswith("Status: converged: ")
+    assert law.startswith("Law: L = E + A/N^alpha + B/D^beta; E = 1.8, A = 4.8e+02")
+    assert where.startswith("Fitted chinchilla → ") and after.startswith("Next: scaling recommend")
+
+
 MILLION = """
 import resource
 import numpy as np, pandas as pd

@@ -1,8 +1,11 @@
-"""A plan refuses tasks that every one of its runs would fail on."""
+"""What a plan refuses before and after it reads its text, and what it says of the rest."""
 
 from __future__ import annotations
 
 import json
+import re
+import threading
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments import preparing
+from experiments.design import MAX_CONDITION
+from experiments.doubts import doubts
+from experiments.plan_text import plan_text
 from experiments.planning import Planned, plan_study
+from scaling.data import tokenizer
+from scaling.data.progress import Step
 from scaling.records import Refusal
-from scaling.study import parse_study
+from scaling.study import Study, parse_study
 from scaling.tasks.jsonl import read_items
 
 COPY = {"task": "copy", "length": 26}
@@ -45,6 +54,137 @@ def planned(tmp_path: Path, cache: Path) -> Callable[..., Planned]:
         return plan_study(parse_study(raw, "tiny.toml"))
 
     return make
+
+
+STUDY = """
+name = "mine"
+law = "chinchilla"
+[model]
+head_dim = 8
+aspect_ratio = 16
+[data]
+source = "{source}"
+tokenizer = "bpe:270"
+sequence_length = 16
+holdout_fraction = 0.2
+allow_repeats = true
+[training]
+schedule = "cosine"
+batch_sequences = 4
+learning_rate = 0.01
+warmup_tokens = 128
+weight_decay = 0.1
+beta1 = 0.9
+beta2 = 0.95
+clip_norm = 1.0
+steps_per_call = 4
+[grid]
+{grid}
+[evaluation]
+tokens = 400
+every_tokens = 1024
+"""
+PRODUCT = """kind = "product"
+params = ["3.4k", "13k", "52k"]
+tokens = [1024, 4096, 16384]"""
+ISOFLOP = """kind = "isoflop"
+budgets = [1e10]
+flop_count = "6nd"
+params = ["3.4k", "6.9k", "13k"]"""
+LADDER = """kind = "ladder"
+params = ["3.4k", "13k", "52k"]
+tokens_per_param = [2]"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, cache: Path) -> Callable[..., Study]:
+    """A study of a text of its own, tokenised by a BPE that is not trained yet."""
+    for number in range(8):
+        (tmp_path / f"{number}.txt").write_text("the union of the people " * (20 + number))
+
+    def make(grid: str = PRODUCT, **replaced: str) -> Study:
+        text = STUDY.replace("{source}", str(tmp_path / "*.txt")).replace("{grid}", grid)
+        for name, value in replaced.items():
+            text = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text)
+        return parse_study(tomllib.loads(text), "mine.toml")
+
+    return make
+
+
+def test_what_needs_no_text_is_refused_together_before_any_is_read(
+    mine: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "train_bpe", lambda *_: pytest.fail("a BPE was trained"))
+    with pytest.raises(Refusal) as caught:
+        grid = PRODUCT.replace("4096, 16384", "8192").replace('"3.4k"', "5")
+        plan_study(mine(grid, warmup_tokens='"1k"'))
+    lines = str(caught.value).splitlines()
+    for words in ("params = 5 is less", "warmup_tokens", "tokens has 2 distinct values"):
+        assert sum(words in line for line in lines) == 1, words
+    with pytest.raises(Refusal, match="names no file") as caught:
+        plan_study(mine(source='"away.txt"', warmup_tokens='"1k"'))
+    assert "warmup_tokens" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "grid, words",
+    [
+        (PRODUCT.replace(", 16384", ""), "a third number of tokens"),
+        (PRODUCT.replace(', "52k"', ""), "a third size"),
+        (LADDER, r"tokens_per_param = \[2\] puts every run on one ray .* a second multiple"),
+        (ISOFLOP, "a second budget"),
+        (
+            PRODUCT.replace(', "52k"', "").replace(", 16384", ""),
+            "a third size.* and a third number",
+        ),
+    ],
+)
+def test_a_design_is_refused_with_an_addition_that_identifies_the_law(
+    mine: Callable[..., Study], grid: str, words: str
+) -> None:
+    with pytest.raises(Refusal, match=words) as caught:
+        plan_study(mine(grid))
+    fields = dict(re.findall(r"(\w+) = (\[[^]]*\])(?= \(| and)", str(caught.value)))
+    assert fields
+    for name, values in fields.items():
+        grid = re.sub(rf"(?m)^{name} = .*$", f"{name} = {values}", grid)
+    assert plan_study(mine(grid)).condition_number < MAX_CONDITION  # type: ignore[operator]
+
+
+def test_a_plan_says_on_what_its_runs_are_judged(mine: Callable[..., Study]) -> None:
+    planned = plan_study(mine())
+    (judged,) = planned.judged
+    info = planned.plan.corpus
+    assert (judged.held_out, judged.held_out_tokens) == (
+        info.holdout_documents,
+        info.holdout_tokens,
+    )
+    text = plan_text(planned, [], [], 1, 1)
+    assert f"in all {judged.documents} held-out documents, windows of 16" in text
+    assert f"the held-out loss is over {judged.documents} of 8 documents" in " ".join(text.split())
+
+
+def test_a_size_that_is_mostly_embedding_is_said(mine: Callable[..., Study]) -> None:
+    elsewhere = '"away.txt"\ntrain_tokens = "1B"'
+    grid = PRODUCT.replace('"3.4k"', '"850", "3.4k"')
+    declared = mine(grid, source=elsewhere, tokenizer='"bpe:8k"')
+    said = " ".join(doubts(plan_study(declared)))
+    assert re.search(r"N total, .* varies by a factor \S+ alone .* embedding and head are", said)
+    bytes_only = mine(tokenizer='"bytes"', head_dim="32", params='["25k", "443k", "1M"]')
+    assert not any("N total" in each for each in doubts(plan_study(bytes_only)))
+
+
+def test_a_log_has_a_line_now_and_then_while_a_corpus_is_prepared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines: list[str] = []
+    told = threading.Event()
+    monkeypatch.setattr(preparing, "LOG_SECONDS", 0.001)
+    monkeypatch.setattr(preparing, "say", lambda text, _: (lines.append(text), told.set()))
+    with preparing.Preparation() as watch:
+        watch(Step("learning the 8,000 tokens of bpe:8k", 3_000_000, 12_000_000))
+        assert told.wait(60)
+    assert lines[0].startswith("learning the 8,000 tokens of bpe:8k: 3M (25%), ")
 
 
 def test_tasks_that_fit_are_planned(planned: Callable[..., Planned]) -> None:

@@ -25,7 +25,7 @@ from scaling import train as training
 from scaling.attempt import checkpoint_folders
 from scaling.claim import Observer
 from scaling.hardware import worker_environment
-from scaling.launch.base import publish_table
+from scaling.launch.base import publish_table, worker_command
 from scaling.records import Refusal, checkpoint_steps, read_json, run_folders
 from scaling.worker import train_run
 
@@ -74,7 +74,7 @@ WITH_TASKS = (
 
 def worker(folders: list[Path], **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "scaling.worker", *map(str, folders)],
+        worker_command(folders),
         cwd=ROOT,
         env={**worker_environment(), **environment},
         stderr=subprocess.PIPE,

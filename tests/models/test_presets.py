@@ -11,6 +11,7 @@ import jax
 import pytest
 from flax import nnx
 
+from analysis.landmarks import landmarks
 from models.count import count_params
 from models.decoder import Decoder
 from models.presets import PRESETS, ROUNDING, preset
@@ -127,6 +128,21 @@ def test_chinchilla_components_equal_the_recomputed_columns() -> None:
         assert attention == int(row["Total Attn Params"])
         assert plain.block_matrices - attention == int(row["Total FFN Params"])
         assert gated.block_matrices - attention == int(row["Total Gated Params"])
+
+
+# Landmarks that are presets by another name.
+ALSO = {"GPT-2": "gpt2-xl", "GPT-3": "gpt3-175b", "Llama-3.1-405B": "llama-3-405b"}
+
+
+def test_landmarks_of_the_analysis_have_the_sizes_of_their_presets() -> None:
+    sizes = {each.name: each.params for each in landmarks()}
+    both = {name: ALSO.get(name, name.lower()) for name in sizes}
+    both = {name: preset_name for name, preset_name in both.items() if preset_name in PRESETS}
+    assert len(both) >= 13
+    for name, preset_name in both.items():
+        printed = f"{sizes[name]:.12g}".rstrip("0")  # its digits, to which the count must round
+        rounded = float(f"{preset(preset_name).published:.{len(printed)}g}")
+        assert rounded == sizes[name], name
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_ones() -> None:

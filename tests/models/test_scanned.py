@@ -119,9 +119,8 @@ def test_the_program_of_scanned_layers_does_not_grow_with_depth(
 
     step, born, deep_step, deep_born = sizes(layers="scanned", remat=remat)
     assert (step, born) == (deep_step, deep_born)
-    step, born, deep_step, deep_born = sizes(remat=remat)
+    step, _, deep_step, _ = sizes(remat=remat)
     assert deep_step > 2 * step
-    assert deep_born > 2 * born
 
 
 @pytest.mark.parametrize("layers", ["unrolled", "scanned"])

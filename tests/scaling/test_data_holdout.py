@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from scaling.data.holdout import (
     HoldoutWindows,
     holdout_windows,
     iterate_windows,
+    judged,
     summarise_holdout,
 )
 from scaling.data.prepare import prepare
@@ -48,8 +50,30 @@ def test_many_short_documents_are_not_all_read_at_every_evaluation(
 
 
 def test_held_out_documents_shorter_than_a_sequence_are_refused(corpus: Corpus) -> None:
-    with pytest.raises(Refusal, match=r"every held-out document of .* is shorter"):
+    with pytest.raises(Refusal, match=r"every held-out document of .* is shorter") as caught:
         holdout_windows(corpus, 100_000, 1000)
+    assert "hold out more" not in str(caught.value)  # no text is long enough
+    fits = re.search(r"Give sequence_length = (\d+)\.$", str(caught.value))
+    assert fits is not None and len(holdout_windows(corpus, int(fits[1]), 1000).tokens)
+
+
+def test_to_hold_out_more_is_advised_where_texts_are_long_enough(
+    section: Section, tmp_path: Path
+) -> None:
+    texts = [b"%03d " % i * (40 if i % 10 else 400) for i in range(100)]
+    (tmp_path / "texts.txt").write_bytes(b"\0".join(texts))
+    corpus = prepare(section(tmp_path / "texts.txt", 0.04), tmp_path / "cache")
+    lengths = sorted(map(len, corpus.holdout))
+    longer = int((np.diff(np.flatnonzero(corpus.train == 0), prepend=-1) > lengths[-1]).sum())
+    with pytest.raises(Refusal, match=rf"or hold out more: {longer} of the documents"):
+        holdout_windows(corpus, lengths[-1], 1000)
+
+
+def test_what_is_judged_is_counted(corpus: Corpus) -> None:
+    whole, some = (judged(corpus, 16, tokens) for tokens in (10**9, 600))
+    assert whole.documents == whole.held_out == corpus.info.holdout_documents
+    assert whole.short == 0 and whole.tokens < whole.held_out_tokens == corpus.info.holdout_tokens
+    assert some.tokens == holdout_windows(corpus, 16, 600).tokens[:, 1:].size < whole.tokens
 
 
 def test_batches_of_windows_have_one_size_and_lose_none(corpus: Corpus) -> None:

@@ -21,7 +21,7 @@ from scaling import checkpoint, worker
 from scaling.attempt import attempt, checkpoint_folders
 from scaling.data.corpus import Corpus
 from scaling.hardware import worker_environment
-from scaling.launch.base import prepare
+from scaling.launch.base import prepare, worker_command
 from scaling.plan import Plan
 from scaling.records import checkpoint_steps, read_json, read_steps, write_json
 from scaling.run import RunSpec
@@ -35,7 +35,7 @@ CLOCK = ["tokens_per_s", "mfu"]
 LIMITED = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
-os.execv(sys.executable, [sys.executable, "-m", "scaling.worker", *sys.argv[2:]])
+os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
@@ -44,7 +44,7 @@ def start(folders: list[Path], limit: int = -1) -> subprocess.Popen[str]:
     environment = worker_environment()
     flags = environment["XLA_FLAGS"].replace("--xla_backend_optimization_level=0", "")
     return subprocess.Popen(
-        [sys.executable, "-c", LIMITED, str(limit), *map(str, folders)],
+        [sys.executable, "-c", LIMITED, str(limit), *worker_command(folders)],
         env={**environment, "XLA_FLAGS": flags},
         stderr=subprocess.PIPE,
         text=True,

@@ -1,0 +1,93 @@
+"""What a plan is told to doubt before it is paid for: sizes that hardly vary, texts too few."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+
+from analysis.units import human
+from experiments.planning import Planned
+from experiments.text import gigabytes
+from models.count import count_params
+from models.ladder import Rung
+from scaling.data.holdout import Judged
+from scaling.hardware import estimate
+from scaling.plan import Plan
+
+# Of the range of sizes that was asked for, in log: below half of it the exponent of N is read off
+# half the lever, and its interval is about twice as wide as the grid was drawn up for.
+NARROW = 0.5
+# Standard deviation of the loss between held-out documents, relative to it: .062 to .070 in the
+# quickstart, isoflop, repeat and learning-rate studies of results/reference (`loss_stderr` times
+# the root of their 14 documents); other texts differ more or less.
+DOCUMENT_SPREAD = 0.065
+SEED_SPREAD = 0.0066  # of the loss between seeds, in results/reference/isoflop
+# So many documents bring the first down to the second: (.065 / .0066)² = 97.
+ENOUGH_DOCUMENTS = 100
+MOST_HELD_OUT = 0.2  # of the text; more is better trained on
+FEW_PIECES = 9  # a large text is cut into four to eight of them, whatever its share
+
+
+def too_large(plan: Plan) -> Iterator[str]:
+    """What is said where a worker needs more memory than this machine has."""
+    need = max(estimate(run, 0.0).memory_bytes for run in plan.runs)
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > has:
+        yield (
+            f"a worker needs {gigabytes(need)} and this machine has {gigabytes(has)}: it cannot "
+            "train the largest runs. --device NAME --count K says whether they fit elsewhere."
+        )
+
+
+def doubts(planned: Planned) -> list[str]:
+    """A sentence or two for each thing to doubt."""
+    return [
+        *_narrow(planned.plan),
+        *(said for each in planned.judged for said in _few(planned, each)),
+    ]
+
+
+def _narrow(plan: Plan) -> Iterator[str]:
+    rungs = sorted(plan.rungs, key=lambda rung: rung.target)
+    if plan.study.grid.params_convention == "total" or len(rungs) < 2:
+        return
+    least, most = rungs[0], rungs[-1]
+    wanted = math.log(most.target / least.target)
+    totals = sorted(count_params(rung.config).total for rung in rungs)
+    if math.log(totals[-1] / totals[0]) >= NARROW * wanted:
+        return
+    yield (
+        f"N total, which a fit uses unless it is told otherwise, varies by a factor "
+        f"{totals[-1] / totals[0]:.2g} alone ({human(totals[0])} to {human(totals[-1])}), where "
+        f"sizes by a factor {most.target / least.target:.2g} were asked for: embedding and head "
+        f"are {_embedded(least):.0%} of the smallest model, {_embedded(most):.0%} of the largest. "
+        "Take a smaller vocabulary, a tied head or larger sizes, or fit with --params-column "
+        f"params_{plan.study.grid.params_convention}."
+    )
+
+
+def _embedded(rung: Rung) -> float:
+    params = count_params(rung.config)
+    return 1 - params.non_embedding / params.total
+
+
+def _few(planned: Planned, judged: Judged) -> Iterator[str]:
+    if judged.documents >= ENOUGH_DOCUMENTS:
+        return
+    error = DOCUMENT_SPREAD / math.sqrt(judged.documents)
+    corpus = planned.plan.corpus
+    every = corpus.train_documents + corpus.holdout_documents
+    fraction = planned.plan.study.data.holdout_fraction * ENOUGH_DOCUMENTS / judged.documents
+    remedy = "Give the text as more documents (JSON lines, or NUL bytes between them)"
+    if judged.documents < judged.held_out - judged.short:
+        tokens = ENOUGH_DOCUMENTS * judged.sequence_length
+        remedy = f"Give [evaluation] tokens = {tokens} to judge {ENOUGH_DOCUMENTS} of them"
+    elif fraction <= MOST_HELD_OUT and judged.held_out >= FEW_PIECES:
+        remedy = f"[data] holdout_fraction = {fraction:.2g} would hold out about as many"
+    yield (
+        f"the held-out loss is over {judged.documents} of {every:,} documents, and will carry "
+        f"± {error:.1%} or more, above what seeds make ({SEED_SPREAD:.1%}): documents differ by "
+        f"some {DOCUMENT_SPREAD:.1%}, and {ENOUGH_DOCUMENTS} bring the ± down to that. All runs "
+        f"are judged on the same text, so that their order is told better than this ±. {remedy}."
+    )

@@ -1,0 +1,205 @@
+"""What is shown of a plan: a row a run, what it costs, what it is judged on, what to doubt."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from analysis import cost
+from analysis.cost import Cost, Device
+from analysis.units import human, scientific
+from experiments import placing
+from experiments.doubts import doubts, too_large
+from experiments.placing import Placed, placed
+from experiments.planning import Planned
+from experiments.text import MOST_ROWS, columns, duration, gigabytes, printable
+from scaling.data.corpus import CorpusInfo
+from scaling.data.holdout import Judged
+from scaling.memory import step_memory
+from scaling.plan import Plan, plan_table
+from scaling.run import spent_flops
+
+# CPU seconds of a trunk with its branches beside its steps: a process starts, imports and compiles
+# (13 to 22 were seen on tiny studies, on a busy machine).
+JOB_SECONDS = 15.0
+WIDTH = 100  # columns of a sentence
+
+
+def plan_text(
+    planned: Planned, devices: Sequence[Device], bills: Sequence[Cost], count: int, workers: int
+) -> str:
+    """A plan on one screen: the ladder, a row a run, what it costs, what to doubt.
+
+    Time and memory are those of one worker on this machine, of which `workers` run at once; where
+    devices are named, those of each run on `count` of them, its time only if there is a bill.
+    """
+    plan = planned.plan
+    table = plan_table(plan)
+    costs = _device_columns(plan, devices, bills, count) if devices else _machine_columns(table)
+    left_out = table[table["refusal"].notna()].to_dict("records")
+    table = table[table["refusal"].isna()]
+    rows = [
+        [
+            run["run_kind"],
+            f"{run['n_layers']}×{run['d_model']}",
+            human(run["params_non_embedding"]),
+            human(run["params_total"]),
+            f"{run['params_error']:+.1%}",
+            human(run["tokens"]),
+            str(run["seed"]),
+            str(run["own_steps"]),
+            human(run["batch_tokens"]),
+            f"{run['learning_rate']:.2g}",
+            str(run["warmup_steps"]),
+            scientific(run["flops_6nd"]),
+            *cells,
+        ]
+        for run, cells in zip(
+            table.to_dict("records"), zip(*costs.values(), strict=True), strict=True
+        )
+    ]
+    header = [
+        "kind",
+        "L×d",
+        "N non-emb",
+        "N total",
+        "to target",
+        "D",
+        "seed",
+        "steps",
+        "batch",
+        "LR",
+        "warmup",
+        "6ND",
+        *costs,
+    ]
+    epochs = table["tokens"] / table["unique_tokens"]
+    if (epochs > 1).any():
+        header.append("epochs")
+        for row, passes in zip(rows, epochs, strict=True):
+            row.append(f"{passes:.3g}")
+    if plan.study.sweep:
+        header.append("variant")
+        for row, run in zip(rows, table.to_dict("records"), strict=True):
+            row.append("" if pd.isna(run["variant"]) else run["variant"])
+    saved = plan.flops_unshared / plan.flops_spent
+    lines = [
+        columns(header, rows),
+        "",
+        f"{len(plan.points)} points from {len(plan.runs)} runs: {scientific(plan.flops_spent)} "
+        f"exact FLOPs{'' if devices else _time(table, workers)}. Shared trunks save a factor of "
+        f"{saved:.2f}.",
+        _corpus(plan.corpus),
+        *map(_judged, planned.judged),
+    ]
+    if planned.condition_number is not None:
+        lines.append(
+            f"Design for {plan.study.law}: condition number {planned.condition_number:.2g} "
+            "(1e3 identifies every coefficient, 1e8 none)."
+        )
+    lines += [
+        f"Left out: {human(cell['params_total'])} parameters on {human(cell['tokens'])} tokens, "
+        f"{cell['refusal']}."
+        for cell in left_out[:MOST_ROWS]
+    ]
+    if len(left_out) > MOST_ROWS:
+        lines.append(f"Left out: {len(left_out) - MOST_ROWS:,} more; --json FILE has them all.")
+    if bills:
+        lines += ["", "The whole grid, its runs one after the other on all devices:"]
+        lines += map(cost.to_text, bills)
+    if devices and not bills:
+        lines.append("No time: give --mfu, the share of its peak that you measured, e.g. 0.4.")
+    said = [placing.to_text(placed(plan, device, count)) for device in devices]
+    here = () if devices else too_large(plan)
+    said += [f"warning: {each}" for each in (*doubts(planned), *here)]
+    lines += [textwrap.fill(each, WIDTH, subsequent_indent="  ") for each in said]
+    return "\n".join(lines)
+
+
+def plan_json(
+    planned: Planned, devices: Sequence[Device], bills: Sequence[Cost], count: int
+) -> dict[str, Any]:
+    """A plan as JSON values; hours are of a worker here, null where devices are named."""
+    plan = planned.plan
+    table = plan_table(plan).astype(object).replace({pd.NA: None})
+    if devices:
+        table["hours"] = None
+    return {
+        "runs": table[table["refusal"].isna()].to_dict("records"),
+        "left_out": table[table["refusal"].notna()].to_dict("records"),
+        "flops_spent": plan.flops_spent,
+        "flops_unshared": plan.flops_unshared,
+        "condition_number": planned.condition_number,
+        "judged": [asdict(each) for each in planned.judged],
+        "warnings": doubts(planned),
+        "memory": [placing.to_json(placed(plan, device, count)) for device in devices],
+        "cost": [cost.to_json(bill) for bill in bills],
+    }
+
+
+def _machine_columns(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Time and memory of one worker on this machine; no time where nothing was measured."""
+    table = table[table["refusal"].isna()]
+    hours = table["hours"]
+    return {
+        "time": ["" if pd.isna(each) else duration(3600 * each) for each in hours],
+        "memory": [gigabytes(each) for each in table["memory_bytes"]],
+    }
+
+
+def _device_columns(
+    plan: Plan, devices: Sequence[Device], bills: Sequence[Cost], count: int
+) -> dict[str, list[str]]:
+    """Memory of each run on each of `count` devices, and the time that its FLOPs take there."""
+    # What a run needs on each of so many is the same whichever they are.
+    needs = (Placed(run, devices[0], count, step_memory(run, count)) for run in plan.runs)
+    found = {"on each": [gigabytes(each.needed) for each in needs]}
+    for bill in bills:
+        shares = [spent_flops(run) / plan.flops_spent for run in plan.runs]
+        found[f"time on {count} {bill.device.name}"] = [duration(bill.seconds * s) for s in shares]
+    return found
+
+
+def _judged(judged: Judged) -> str:
+    """Which held-out text the runs of a sequence length are judged on."""
+    n = judged.sequence_length
+    size = "" if judged.bytes is None else f" (about {human(judged.bytes)} bytes)"
+    all_of = judged.tokens >= judged.held_out_tokens - n * judged.held_out
+    spaced = "one after another" if all_of else "evenly spaced"
+    docs = f"{judged.documents} of the {judged.held_out} held-out documents"
+    if judged.documents == judged.held_out:
+        docs = f"all {judged.held_out} held-out documents"
+    short = f"; {judged.short} of no more than {n} tokens are left out" if judged.short else ""
+    return (
+        f"Held-out loss: over {human(judged.tokens)} of {human(judged.held_out_tokens)} tokens"
+        f"{size} in {docs}, windows of {n} {spaced} in each{short}; the same for every run."
+    )
+
+
+def _corpus(corpus: CorpusInfo) -> str:
+    if corpus.declared:
+        return (
+            f"Corpus: {printable(corpus.source)} is not on this machine; planned as declared, "
+            f"{human(corpus.train_tokens)} tokens to train on."
+        )
+    return (
+        f"Corpus: {human(corpus.train_tokens)} tokens to train on, {human(corpus.holdout_tokens)} "
+        f"held out in {corpus.holdout_documents} of "
+        f"{corpus.train_documents + corpus.holdout_documents} documents; {corpus.vocab_size:,} "
+        "different tokens."
+    )
+
+
+def _time(table: pd.DataFrame, workers: int) -> str:
+    """How long training takes here: no less than the longest trunk with its branches."""
+    if table["hours"].isna().any():
+        return ""
+    jobs = JOB_SECONDS + 3600 * table.groupby("trunk_id")["hours"].sum()
+    seconds = max(jobs.sum() / workers, jobs.max())
+    return (
+        f", about {duration(seconds)} of training with {workers} worker{'s' * (workers > 1)} here"
+    )
