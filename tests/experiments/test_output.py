@@ -18,7 +18,7 @@ import pytest
 
 from analysis.published import published
 from experiments import evaluating, training
-from experiments.__main__ import COMMANDS, main
+from experiments.__main__ import MODULES, main
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = "published:besiroglu-2024"
@@ -40,14 +40,14 @@ WRITES: dict[str, tuple[list[str], list[str]]] = {
                   "--noise", "0.01", "--json", "out.json", "--plot", "p"], ["out.json", "p.png"]),
     "eval": (["run", "--json", "out.json"], ["out.json"]),
     "emergence": (["scores.csv", "--scale", "params", "--json", "out.json", "--plot", "figures",
-                   "--bootstrap", "5"], ["out.json", "figures/emergence.png"]),
+                   "--bootstrap", "19"], ["out.json", "figures/emergence.png"]),
     "models": (["gpt2", "--json", "out.json"], ["out.json"]),
 }  # fmt: skip
 
 
 def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
     """Every command with its definition."""
-    for module in COMMANDS:
+    for module in dict.fromkeys(MODULES.values()):
         tree = ast.parse(inspect.getsource(import_module(f"experiments.{module}")))
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and any(
