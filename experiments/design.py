@@ -196,12 +196,12 @@ def _more(values: tuple[float, ...]) -> list[tuple[float, ...]]:
     logs = np.sort(np.log(values))
     gaps = np.diff(logs)
     step = max(math.log(4), float(gaps.max(initial=0.0)))
-    found = [(logs[-1] + step,), (logs[0] - step,)]
+    found: list[tuple[float, ...]] = [(logs[-1] + step,), (logs[0] - step,)]
     if len(gaps):
         widest = int(gaps.argmax())
         found.append(((logs[widest] + logs[widest + 1]) / 2,))
     else:
-        found += [(logs[0] + step, logs[0] + 2 * step), (logs[0] - step, logs[0] + step)]
+        found += [tuple(logs[0] + k * step for k in two) for two in ((1, 2), (-1, 1), (-2, -1))]
     return [tuple(float(f"{math.exp(each):.2g}") for each in more) for more in found]
 
 
