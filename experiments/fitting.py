@@ -40,6 +40,7 @@ def fit(
     fix: Assignments = (),
     prior: Assignments = (),
     cluster: str = "auto",
+    best_of: str | None = None,
     bootstrap: int = 4000,
     level: float = 0.9,
     seed: int = 0,
@@ -62,6 +63,7 @@ def fit(
         scaling fit results/quickstart --law chinchilla
         scaling fit my_runs.csv --loss-column val_loss --where 'tokens>=5e8'
         scaling fit results/sweep --where 'variant==training.learning_rate_factor=0.5'
+        scaling fit results/sweep --best-of learning_rate
         scaling fit my_runs.csv --fix alpha=0.34 --prior E=1.8:0.1
 
     Args:
@@ -76,6 +78,8 @@ def fit(
         prior: What is known of coefficients, as NAME=VALUE:SD; SD is relative for amplitudes.
         cluster: Column that names the runs whose rows share noise, or `none`; by itself it is
             trunk_id, else a column that names runs.
+        best_of: Column that was swept, such as learning_rate: print its best value at each N and
+            D, and fit only the runs at it; a law of that column is fitted to the optima.
         bootstrap: Resamples; 0 leaves the intervals out.
         level: Of the intervals.
         seed: Of the resampling.
@@ -90,6 +94,8 @@ def fit(
     from analysis.forecast import leave_out_largest
     from analysis.laws import law as law_named
     from analysis.objective import objective as objective_named
+    from analysis.runs.sweep import best_rows, optima, sweep
+    from analysis.runs.sweep import to_json as sweep_json
     from analysis.units import scientific
     from experiments.fit_text import (
         approaches_text,
@@ -97,15 +103,22 @@ def fit(
         conventions_text,
         ending,
         exponents_text,
+        sweep_text,
     )
 
     named = law_named(law)
     every_count = run_table.params_column == "all"
     table = (replace(run_table, params_column=None) if every_count else run_table).read(
         runs,
-        require=(*named.features, named.target, *([weights] if weights else [])),
+        require=(*named.features, named.target, *filter(None, [weights, best_of])),
         signed=() if objective_named(objective, delta).log else (named.target,),
     )
+    also: dict[str, Any] = {}
+    if best_of is not None:
+        swept = sweep(table, best_of, level=level)
+        say(sweep_text(swept, table.attrs["params_column"]) + "\n")  # whatever becomes of the law
+        also["best_of"] = sweep_json(swept)
+        table = (optima if named.target == best_of else best_rows)(table, swept)
     path = out or _fit_file(runs, law)
     for option, file in {"--out": path, "--json": to_json}.items():
         if file is not None:
@@ -131,7 +144,6 @@ def fit(
         named, table, bootstrap=bootstrap, level=level, seed=seed, on_estimate=estimated, **settings
     )
     texts = [fitted.summary()]
-    also: dict[str, Any] = {}
     doubts: list[str] = []
     if comparable(named):
         read = approaches(fitted)

@@ -7,15 +7,17 @@ from typing import Literal
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.fitted import LABELS, LOSS
-from analysis.figures.style import INK, Palette, figure, levels, log_axis, set_caption
+from analysis.figures.fitted import LABELS
+from analysis.figures.style import FAINT, Palette, figure, levels, log_axis, set_caption
 from analysis.runs.sweep import Sweep
 from analysis.units import count_of, decimal, human
 
 STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 
 
-def sweep_curves(swept: Sweep, params_column: str = "params") -> Figure:
+def sweep_curves(
+    swept: Sweep, params_column: str = "params", loss_unit: str = "nats/token"
+) -> Figure:
     """Left: loss at each value tried, a curve an N and D. Right: the best value against N.
 
     Bars are intervals of the optimum. A best that is an end of its sweep is hollow.
@@ -24,7 +26,7 @@ def sweep_curves(swept: Sweep, params_column: str = "params") -> Figure:
     palette = Palette(sizes)
     budgets = levels([each.tokens for each in swept.cells])
     name = swept.column.replace("_", " ")
-    with figure(9.6, 4.9) as made:
+    with figure(9.6, 5.2, f"Sweep of the {name}") as made:
         left, right = made.subplots(1, 2)
         for each in swept.cells:
             colour = palette(each.params)
@@ -44,19 +46,16 @@ def sweep_curves(swept: Sweep, params_column: str = "params") -> Figure:
                 right.plot([each.params] * 2, list(each.interval), color=colour, linewidth=1.2)
             right.plot(each.params, best, markersize=5.5, **mark)
         log_axis(left.xaxis, name, "flops")
-        log_axis(left.yaxis, LOSS, "loss")
+        log_axis(left.yaxis, f"loss, {loss_unit}", "loss")
         log_axis(right.xaxis, LABELS["params"], "count")
         log_axis(right.yaxis, f"best {name}", "flops")
         left.set_title("Loss at each value tried")
         right.set_title("The best value at each size")
         several = [
-            Line2D([], [], color=INK, linestyle=STYLES[k % len(STYLES)], label=f"D = {human(d)}")
+            Line2D([], [], color=FAINT, linestyle=STYLES[k % len(STYLES)], label=f"D = {human(d)}")
             for k, d in enumerate(map(float, budgets))
         ]
-        palette.key(
-            made, [left], sizes, "N", LABELS["params"],
-            loc="upper left", also=several if len(several) > 1 else (),
-        )  # fmt: skip
+        palette.key(made, left, "N", LABELS["params"], also=several if len(several) > 1 else ())
         set_caption(made, _caption(swept, params_column))
     return made
 

@@ -29,7 +29,7 @@ def rows_called(table: pd.DataFrame, at: Sequence[int] | NDArray[np.intp]) -> st
 
 def listed(parts: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
 def _number(label: object, first: int) -> str:

@@ -8,17 +8,22 @@ optimum may lie anywhere beyond.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.expression import Array
-from analysis.runs.table import Selection, name_of, standardise, usable
+from analysis.runs.settings import settings
+from analysis.runs.status import LEFT_OUT
+from analysis.runs.table import name_of, standardise, usable
 from analysis.uncertainty import Bounds
 from scaling.records import Refusal
 
+CORE = ("params", "tokens", "loss")
 Edge = Literal["lowest", "highest"]
 
 NEIGHBOURS = 2  # on each side of the best
@@ -76,11 +81,12 @@ def sweep(table: pd.DataFrame, column: str, *, level: float = 0.9, seed: int = 0
 
     The noise of a run's loss is taken from seeds where a value has several, else from what the
     curves leave. Raises Refusal if the column is missing or holds no positive numbers, and
-    where no N and D has three values of it.
+    where no N and D has three values of it, or another setting varies beside it.
     """
     if not 0 < level < 1:
         raise Refusal(f"level = {level} is not between 0 and 1. Give e.g. 0.9.")
-    rows = standardise(usable(table).rows, require=["params", "tokens", "loss", column])
+    rows = standardise(usable(table).rows, require=(*CORE, column))
+    _refuse_other_axes(rows, column)
     means = rows.groupby(["params", "tokens", column])["loss"].agg(["mean", "size"]).reset_index()
     cells = [cell for _, cell in means.groupby(["params", "tokens"])]
     if max(map(len, cells)) < 3:
@@ -104,42 +110,71 @@ def sweep(table: pd.DataFrame, column: str, *, level: float = 0.9, seed: int = 0
     return Sweep(column, level, None if noise is None else noise.sd, tuple(found))
 
 
-def best_rows(table: pd.DataFrame, swept: Sweep) -> Selection:
-    """The runs at the best value tried of each N and D; the others are excluded with the reason."""
-    kept = usable(table)
-    value = pd.Series({(each.params, each.tokens): each.value for each in swept.cells})
-    rows = standardise(kept.rows, require=["params", "tokens", "loss", swept.column])
-    at = pd.MultiIndex.from_frame(rows[["params", "tokens"]])
-    chosen = (rows[swept.column] == value.reindex(at).to_numpy()).to_numpy()
-    reason = f"another {swept.column} is better at this N and D"
-    others = kept.rows[~chosen].assign(reason=reason)
-    return Selection(kept.rows[chosen].copy(), pd.concat([kept.excluded, others]))
+def best_rows(table: pd.DataFrame, swept: Sweep) -> pd.DataFrame:
+    """The table with all rows but those at the best value of each N and D set aside.
 
-
-def optima(swept: Sweep) -> pd.DataFrame:
-    """A row an N and D with the optimum inside the sweep: params, tokens, loss and the column.
-
-    What a law of optima is fitted to. The loss is that of the best value tried. Raises Refusal
-    where every best is an end of its sweep.
+    A fit then names them among the rows left out, and carries the sweep's warnings.
     """
-    inside = [each for each in swept.cells if each.optimum is not None]
-    if not inside:
-        raise Refusal(
-            f"{swept.column}: at every N and D the best is an end of the values tried, which "
-            "bounds the optimum and does not give it. Widen the sweep."
-        )
-    return pd.DataFrame(
-        {
-            "params": [each.params for each in inside],
-            "tokens": [each.tokens for each in inside],
-            "loss": [each.loss for each in inside],
-            swept.column: [each.optimum for each in inside],
-        }
+    numbers = standardise(table, require=(*CORE, swept.column))
+    value = pd.Series({(each.params, each.tokens): each.value for each in swept.cells})
+    at = pd.MultiIndex.from_frame(numbers[["params", "tokens"]])
+    worse = numbers[swept.column].to_numpy() != value.reindex(at).to_numpy()
+    reason = f"another {swept.column} is better at this N and D"
+    return _doubted(_set_aside(numbers, worse, reason), swept)
+
+
+def optima(table: pd.DataFrame, swept: Sweep) -> pd.DataFrame:
+    """A row an N and D with the optimum of the column: what a law of optima is fitted to.
+
+    Where the best is an end of the sweep it only bounds the optimum, and the row is set aside.
+    The loss is that of the best value tried.
+    """
+    rows = pd.DataFrame(
+        [
+            {
+                "params": each.params,
+                "tokens": each.tokens,
+                "loss": each.loss,
+                swept.column: each.value if each.optimum is None else each.optimum,
+            }
+            for each in swept.cells
+        ]
     )
+    rows.attrs["notes"] = []
+    for name in ("file", "params_column", "loss_unit"):
+        if name in table.attrs:
+            rows.attrs[name] = table.attrs[name]
+    bound = np.array([each.optimum is None for each in swept.cells])
+    reason = f"the best {swept.column} is an end of its sweep: a bound, no optimum"
+    return _doubted(_set_aside(rows, bound, reason), swept)
+
+
+def _set_aside(table: pd.DataFrame, rows: NDArray[np.bool_], reason: str) -> pd.DataFrame:
+    # The settings of a swept study are what was chosen among: they tell no rows apart any more.
+    result = table.drop(columns="variant", errors="ignore")
+    result.attrs = dict(table.attrs)
+    known = table[LEFT_OUT] if LEFT_OUT in table else pd.Series("", index=table.index)
+    result[LEFT_OUT] = known.where(known.ne("") | ~rows, reason)
+    return result
+
+
+def _doubted(table: pd.DataFrame, swept: Sweep) -> pd.DataFrame:
+    table.attrs["doubts"] = [*table.attrs.get("doubts", []), *swept.warnings]
+    return table
+
+
+def _refuse_other_axes(rows: pd.DataFrame, column: str) -> None:
+    """Raises Refusal where the best of the column would be the best of other settings too."""
+    for each in settings(rows, ("params", "tokens", column)):
+        raise Refusal(
+            f"{name_of(rows)}: {each.column} varies too at equal params, tokens and {column} "
+            f"({each.count} values), so that the best {column} is one for each of them. "
+            f"Select one: {each.remedy}."
+        )
 
 
 def to_json(swept: Sweep) -> dict[str, Any]:
-    """Plain values for a file."""
+    """Plain values for a file, from which `from_json` has the sweep again."""
     return {
         "column": swept.column,
         "level": swept.level,
@@ -147,6 +182,22 @@ def to_json(swept: Sweep) -> dict[str, Any]:
         "cells": [asdict(each) for each in swept.cells],
         "warnings": list(swept.warnings),
     }
+
+
+def from_json(value: Mapping[str, Any]) -> Sweep:
+    """The sweep that `to_json` wrote."""
+    cells = tuple(
+        Best(
+            **{
+                **each,
+                "tried": tuple(each["tried"]),
+                "losses": tuple(each["losses"]),
+                "interval": None if each["interval"] is None else Bounds(*each["interval"]),
+            }
+        )
+        for each in value["cells"]
+    )
+    return Sweep(value["column"], value["level"], value["noise"], cells)
 
 
 # --- curves --------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The best rate of a sweep: recovered where it is known, a bound where it is an end."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.runs.sweep import Sweep, best_rows, optima, sweep
-from analysis.runs.table import read_runs
+from analysis.fit import fit
+from analysis.laws import law
+from analysis.runs.sweep import Sweep, best_rows, from_json, optima, sweep, to_json
+from analysis.runs.table import read_runs, usable
 from scaling.records import Refusal
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "learning_rate"
@@ -84,22 +87,23 @@ def test_a_best_at_the_end_of_the_sweep_is_a_bound_and_said(keep: slice, edge: s
     assert [each.edge for each in found.bounds] == [edge]
     assert found.bounds[0].optimum is None and found.bounds[0].interval is None
     assert f"the {edge} learning_rate tried is the best at 1 of 1" in found.warnings[0]
-    with pytest.raises(Refusal, match="Widen the sweep"):
-        optima(found)
+    with pytest.raises(Refusal, match="1 with the best learning_rate is an end of its sweep"):
+        usable(optima(table, found))
 
 
 def test_the_rows_of_the_best_value_stay_with_all_their_seeds() -> None:
     table = swept(parabola, 0.001, seeds=3)
     found = sweep(table, "learning_rate")
-    chosen = best_rows(table, found)
+    chosen = usable(best_rows(table, found))
     assert len(chosen.rows) == 9 and len(chosen.excluded) == len(table) - 9
     assert set(chosen.rows["learning_rate"]) == {each.value for each in found.cells}
     assert set(chosen.excluded["reason"]) == {"another learning_rate is better at this N and D"}
 
 
 def test_optima_are_the_bottoms_and_no_rates_of_the_grid() -> None:
-    table = optima(sweep(swept(parabola), "learning_rate"))
-    assert list(table["learning_rate"]) == pytest.approx([best_rate(n) for n in SIZES], rel=1e-6)
+    table = swept(parabola)
+    rows = usable(optima(table, sweep(table, "learning_rate"))).rows
+    assert list(rows["learning_rate"]) == pytest.approx([best_rate(n) for n in SIZES], rel=1e-6)
 
 
 def test_the_shipped_sweep_gives_the_rates_its_study_states() -> None:
@@ -113,6 +117,29 @@ def test_the_shipped_sweep_gives_the_rates_its_study_states() -> None:
 
 def reference() -> Sweep:
     return sweep(read_runs(REFERENCE, params_column="params_non_embedding"), "learning_rate")
+
+
+def test_a_sweep_is_read_back_from_its_file() -> None:
+    found = sweep(swept(parabola, 0.002), "learning_rate")
+    assert from_json(json.loads(json.dumps(to_json(found)))) == found
+
+
+def test_a_fit_of_the_best_names_what_was_left_out_and_what_is_only_a_bound() -> None:
+    table = swept(parabola, 0.001)
+    table = table[table["learning_rate"] <= 1.2e-3]  # the best of 1e7 and 1e8 lie above
+    grid = pd.concat(
+        [table.assign(tokens=d, loss=table["loss"] + 50 / d**0.3) for d in (1e9, 4e9, 2e10)]
+    )
+    found = fit(law("chinchilla"), best_rows(grid, sweep(grid, "learning_rate")), bootstrap=0)
+    assert found.data.n == 9 and len(found.excluded) == len(grid) - 9
+    assert "highest learning_rate tried is the best at 6 of 9" in found.cautions[0]
+
+
+def test_another_axis_of_the_sweep_is_named() -> None:
+    table = swept(parabola)
+    both = pd.concat([table.assign(warmup=w, loss=table["loss"] + w / 100) for w in (1, 2)])
+    with pytest.raises(Refusal, match=r"warmup varies too .* \(2 values\).*--where 'warmup=="):
+        sweep(both, "learning_rate")
 
 
 def test_what_is_no_sweep_is_refused() -> None:

@@ -31,7 +31,7 @@ def said(file: Path) -> list[str]:
 
 
 def test_every_option_that_is_named_is_one_of_a_command(advised) -> None:
-    known = set().union(*map(advised.of, MODULES)) | {"--best-of"}  # of learning-rate sweeps
+    known = set().union(*map(advised.of, MODULES))
     for package in ("analysis", "experiments", "scaling"):
         for file in (ROOT / package).rglob("*.py"):
             for text in said(file):
