@@ -15,7 +15,6 @@ import pytest
 from experiments import text as words
 from experiments.__main__ import MODULES
 
-MODULES = {name: module for group in COMMANDS.values() for name, module in group.items()}
 _OPTION = r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*"
 
 
