@@ -201,7 +201,7 @@ def _more(values: tuple[float, ...]) -> list[tuple[float, ...]]:
         widest = int(gaps.argmax())
         found.append(((logs[widest] + logs[widest + 1]) / 2,))
     else:
-        found += [(logs[0] + step, logs[0] + 2 * step), (logs[0] - step, logs[0] + step)]
+        found += [tuple(logs[0] + k * step for k in two) for two in ((1, 2), (-1, 1), (-2, -1))]
     return [tuple(float(f"{math.exp(each):.2g}") for each in more) for more in found]
 
 

@@ -78,7 +78,7 @@ def test_a_swept_table_is_fitted_with_a_warning_and_one_variant_without(
     assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 100) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "mine.csv has 2 variants" in printed and f"--where 'variant=={names[0]}'" in printed
-    assert "Only the law gives an exponent here (approach 1: " in printed
+    assert "Only the law gives an exponent here (approaches 1 and 2: " in printed
     one = ("fit", runs_csv, "--bootstrap", 100, "--where", f"variant=={names[0]}")
     assert scaling(monkeypatch, *one) == 0
     printed = capsys.readouterr().out
