@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.__main__ import COMMANDS
+from experiments.__main__ import MODULES
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = {name: module for group in COMMANDS.values() for name, module in group.items()}
 
 
 def said(file: Path) -> list[str]:
