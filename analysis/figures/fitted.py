@@ -32,7 +32,6 @@ Name = Literal["params", "tokens"]
 
 SHOWN_LEVELS = 6  # curves drawn where the runs have more levels than a legend can name
 REACH = 3.0  # how far beyond the data the dashed curves run
-LOSS = "loss, nats/token"
 LETTERS = {"params": "N", "tokens": "D", "flops": "C"}
 LABELS = {
     "params": "parameters N",
@@ -101,9 +100,14 @@ def _panel(made: Figure, axes: Axes, fit: Fit, table: pd.DataFrame, x: Name, by:
             low, high = _band(fit, everywhere)
             axes.fill_between(grid, low, high, color=colour, alpha=0.13, linewidth=0)
     log_axis(axes.xaxis, LABELS[x], "count")
-    log_axis(axes.yaxis, LOSS, "loss")
+    log_axis(axes.yaxis, loss_label(fit), "loss")
     axes.set_xlim(grid[0], grid[-1])
     palette.key(made, [axes], distinct, LETTERS[by], LABELS[by], loc="above")
+
+
+def loss_label(fit: Fit) -> str:
+    """An axis of losses, in the unit of the fit's own."""
+    return f"loss, {fit.data.loss_unit}"
 
 
 def _band(fit: Fit, features: dict[str, Array]) -> tuple[Array, Array]:
@@ -169,9 +173,9 @@ def residuals(fit: Fit) -> Figure:
         below.set_ylim(-largest, largest)
         below.set_ylabel("residual, %")
         log_axis(above.xaxis, "", "loss")
-        log_axis(above.yaxis, f"observed {LOSS}", "loss")
+        log_axis(above.yaxis, f"observed {loss_label(fit)}", "loss")
         above.tick_params(labelbottom=False)
-        log_axis(below.xaxis, f"fitted {LOSS}", "loss")
+        log_axis(below.xaxis, f"fitted {loss_label(fit)}", "loss")
         above.set(xlim=ends, ylim=ends)
         palette.key(
             made,

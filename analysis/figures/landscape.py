@@ -27,6 +27,7 @@ from analysis.landmarks import Landmark
 from analysis.laws import Law
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN, compute_optimal
 from analysis.recommend import convention
+from analysis.runs.columns import TOKEN
 from analysis.solve import Ask
 from analysis.units import count_of
 from scaling.records import Refusal
@@ -82,10 +83,11 @@ def landscape(
             if isinstance(source, Fit)
             else (f"{source.name}, {source.source}")
         )
+        unit = source.data.loss_unit if isinstance(source, Fit) else TOKEN
         missing = [each.name for each in landmarks if each.flops is None and placed]
         set_caption(
             made,
-            f"Loss in nats/token by {name}; N = {count_of(convention(source).rstrip('.'))}. "
+            f"Loss in {unit} by {name}; N = {count_of(convention(source).rstrip('.'))}. "
             "Diagonals: equal C = 6ND, FLOPs. Band: sizes within "
             f"{WITHIN:.0%} of the best loss at their compute."
             + (

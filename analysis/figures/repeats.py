@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.fitted import LABELS, LOSS, rows_of
+from analysis.figures.fitted import LABELS, loss_label, rows_of
 from analysis.figures.style import (
     DASHED,
     INK,
@@ -56,7 +56,7 @@ def repeat_curves(fit: Fit) -> Figure:
                 some["unique_tokens"] = np.full_like(beyond, unique)
                 axes.plot(beyond, fit.predict(some), color=colour, linewidth=1.5)
         log_axis(axes.xaxis, LABELS["tokens"], "count")
-        log_axis(axes.yaxis, LOSS, "loss")
+        log_axis(axes.yaxis, loss_label(fit), "loss")
         hollow: dict[str, Any] = {"marker": "o", "markerfacecolor": "white", "markeredgecolor": INK}
         also = [
             Line2D([], [], color=INK, linestyle=DASHED, marker="o", markersize=4, label="fresh"),

@@ -183,3 +183,20 @@ def test_which_of_several_fits_to_draw_is_asked_by_name(
     assert "has fits of chinchilla, chinchilla_tied. Give --law" in capsys.readouterr().err
     assert scaling(monkeypatch, "plot", folder, "--law", "m1") == 2
     assert "fits/m1.json is missing. First: scaling fit" in capsys.readouterr().err
+
+
+def test_a_missed_largest_run_is_a_warning_of_the_fit_and_of_every_answer(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.read_csv(runs_csv)
+    table["loss"] *= np.exp(0.002 * np.random.default_rng(0).normal(size=len(table)))
+    last = (table["params_total"] * table["tokens"]).idxmax()
+    table.loc[last, "loss"] *= 0.97  # a finding, not a typing error
+    table.to_csv(runs_csv, index=False)
+    assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 200) == 0
+    assert "warning: a fit without the largest" in capsys.readouterr().out
+    fit = runs_csv.with_suffix(".chinchilla.json")
+    for ask in (("predict", "--params", "1e9", "--tokens", "2e10"), ("recommend", "--flops", 1e21)):
+        assert scaling(monkeypatch, ask[0], fit, *ask[1:]) == 0
+        said = capsys.readouterr().out.split("\n\n")[0]
+        assert "Warning: Of the runs: a fit without the largest" in said
