@@ -201,7 +201,8 @@ def _more(values: tuple[float, ...]) -> list[tuple[float, ...]]:
         widest = int(gaps.argmax())
         found.append(((logs[widest] + logs[widest + 1]) / 2,))
     else:
-        found += [tuple(logs[0] + k * step for k in two) for two in ((1, 2), (-1, 1), (-2, -1))]
+        near = math.log(3)
+        found += [tuple(logs[0] + k * near for k in two) for two in ((1, 2), (-1, 1), (-2, -1))]
     return [tuple(float(f"{math.exp(each):.2g}") for each in more) for more in found]
 
 
