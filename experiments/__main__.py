@@ -28,7 +28,7 @@ COMMANDS = {
         "run": "training",
         "status": "training",
     },
-    "Fit a law": {"fit": "fitting", "compare": "fitting", "plot": "fitting"},
+    "Fit a law": {"fit": "fitting", "compare": "fitting", "plot": "plotting"},
     "Decide": {"recommend": "deciding", "predict": "deciding"},
     "Emergence": {"eval": "evaluating", "emergence": "emerging"},
     "Look up": {"laws": "fitting", "models": "catalogue"},

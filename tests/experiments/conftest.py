@@ -26,7 +26,7 @@ class Options:
     def of(command: str) -> set[str]:
         from experiments.cli import app
 
-        for module in MODULES.values():
+        for module in dict.fromkeys(MODULES.values()):
             import_module(f"experiments.{module}")
         helped = io.StringIO()
         with contextlib.suppress(SystemExit), contextlib.redirect_stdout(helped):
