@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fit import fit
+from analysis.fit import fit, load_fit, save_fit
 from analysis.laws import law
-from analysis.result import load_fit, save_fit
 from analysis.runs.columns import candidates, loss_unit_of, unit_words
 from analysis.runs.table import read_runs, standardise, usable
 from scaling.records import Refusal
