@@ -173,7 +173,8 @@ def recommend(
         mfu: Share of the device's peak that training reaches: measured, there is no default.
         dtype: Number format of the peak.
         level: Of the intervals.
-        plot: Draw the frontier, tokens per parameter and the map of the loss into this folder.
+        plot: Draw the loss, N* and D*, and tokens per parameter against compute, and the map of the
+            loss, into this folder, with the runs recommended marked.
         to_json: Write the recommendations to this file too.
     """
     from analysis.buildable import answer_exactly

@@ -1,4 +1,4 @@
-"""`scaling fit`, `plot` and `laws`: from a run table to a law."""
+"""`scaling fit`, `compare` and `laws`: from a run table to a law."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.cli import (
     Assignments,
-    Directory,
     Failed,
     JsonFile,
     Numbers,
@@ -22,11 +21,9 @@ from experiments.cli import (
 )
 from experiments.tables import AS_NAMED, Options, say_left_out
 from experiments.text import columns, say
-from scaling.records import Refusal, run_folders, write_json
+from scaling.records import Refusal, write_json
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from analysis.constraints import Prior
 
 
@@ -276,76 +273,6 @@ def _listed(laws: str) -> list[str]:
         else:
             names.append(word)
     return names
-
-
-@app.command
-def plot(directory: Directory, /, *, law: str | None = None) -> None:
-    """Draw the figures of a study, as PNG and SVG into its folder figures.
-
-    `residuals` always. For a law of params and tokens also `loss` (the fit through the runs),
-    `frontier` (N* and D* against compute), `isoflop` (approach 2, where a budget has its minimum
-    inside its sizes) and `envelope` (approach 1, where it gives an exponent); for a law of
-    unique tokens `repeats` (what repeating data costs). `training` (curves against compute) where
-    the step records are there. Of a study with tasks also `emergence` (exact match against size),
-    fitted or not.
-
-        scaling plot results/quickstart
-        scaling plot results/reference/isoflop --law chinchilla
-
-    Args:
-        directory: A folder with a run table that `scaling fit` read.
-        law: The fitted law to draw; the only one there is if not given.
-    """
-    from analysis.fit import load_fit
-    from analysis.plots import draw
-    from analysis.runs.table import read_runs
-
-    if not any((directory / name).is_file() for name in ("runs.parquet", "runs.csv")):
-        raise Refusal(
-            f"{directory} is no results folder, with a runs.parquet or runs.csv. For a table of "
-            "your own call analysis.plots.draw in Python."
-        )
-    scored = (directory / "scores.parquet").is_file()
-    path = _fit_to_draw(directory, law)
-    if path is None and not scored:
-        raise Refusal(f"{directory} has no fit. First: scaling fit {directory}")
-    drawn: list[Path] = []
-    if path is not None:
-        table = read_runs(directory)
-        drawn += draw(directory / "figures", load_fit(path), table, _steps(directory))
-    if scored:
-        from analysis.figures.emergence import draw_results
-
-        drawn += draw_results(directory)
-    for figure in drawn:
-        say(str(figure))
-
-
-def _fit_to_draw(directory: Path, law: str | None) -> Path | None:
-    """The fit of the law asked for, else the only one there is; null where there is none."""
-    if law is not None:
-        path = _fit_file(directory, law)
-        if not path.exists():
-            raise Refusal(f"{path} is missing. First: scaling fit {directory} --law {law}")
-        return path
-    found = sorted((directory / "fits").glob("*.json"))
-    if len(found) > 1:
-        names = [each.stem for each in found]
-        raise Refusal(f"{directory} has fits of {', '.join(names)}. Give --law {names[0]}, say.")
-    return found[0] if found else None
-
-
-def _steps(results: Path) -> pd.DataFrame | None:
-    """The step records of all runs with their run_id; null where there are none."""
-    import pandas as pd
-
-    from scaling.records import read_steps
-
-    if not (results / "runs").is_dir():
-        return None
-    parts = [read_steps(folder).assign(run_id=folder.name) for folder in run_folders(results)]
-    parts = [part for part in parts if len(part)]
-    return pd.concat(parts, ignore_index=True) if parts else None
 
 
 @app.command

@@ -88,11 +88,11 @@ def draw(
     return [path for name, made in figures.items() for path in save(made, folder / name)]
 
 
-def draw_results(directory: Path) -> list[Path]:
-    """Exact match of a results folder against N, drawn into its folder figures."""
+def draw_results(directory: Path, folder: Path) -> list[Path]:
+    """Exact match of a results folder against N, drawn into `folder`."""
     found = read_scores(directory, Ask("params", metrics=(STRICT,)))
     curves = [analyse(each) for each in found.series]
-    return draw(directory / "figures", curves, tables=found.tables)
+    return draw(folder, curves, tables=found.tables)
 
 
 def _file_name(label: str) -> str:

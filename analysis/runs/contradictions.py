@@ -9,9 +9,11 @@ from analysis.runs.columns import candidates
 from analysis.runs.limits import shown
 from analysis.runs.numbers import Unreadable, read
 from analysis.runs.rows import row_called
+from analysis.runs.vocabulary import is_number
 
 # Counts of compute in use differ by less: attention, embeddings, 6 or 8 a parameter and token.
 MOST_APART = 2.0
+ALIKE = 1.1  # of 6ND and a budget that was cut by it: whole batches and the head's share
 
 
 def contradictions(table: pd.DataFrame) -> list[str]:
@@ -22,8 +24,9 @@ def contradictions(table: pd.DataFrame) -> list[str]:
     if not (numeric(table["params"]) and numeric(table["tokens"])):
         return []
     names = [str(name) for name in table.columns]
+    declared = [*candidates("flops", names), *candidates("budget_flops", names)]
     counted = 6.0 * table["params"] * table["tokens"]
-    said = [_compute(table, name, counted) for name in candidates("flops", names)]
+    said = [_compute(table, name, counted) for name in dict.fromkeys(declared)]
     return [*filter(None, said), *_unique(table)]
 
 
@@ -39,12 +42,28 @@ def _compute(table: pd.DataFrame, name: str, counted: pd.Series) -> str:
     if not count:
         return ""
     at = int(np.argmax(apart))
+    agreeing = _agreeing(table, declared)
+    remedy = f"--flops-column {shown(name)} takes D = C / (6 N) from it"
+    if agreeing is not None:
+        remedy = f"{shown(agreeing)} agrees with it: --tokens-column {shown(agreeing)}"
     return (
         f"6 N D is not {shown(name)} in {count} of {len(table)} rows, by a factor of up to "
         f"{np.exp(apart[at]):.3g} ({row_called(table, at)}: {counted.iloc[at]:.3g} and "
-        f"{declared.iloc[at]:.3g}). If {shown(name)} is right, --flops-column {shown(name)} takes "
-        "D = C / (6 N) from it"
+        f"{declared.iloc[at]:.3g}). If {shown(name)} is right, N*, D* and the exponents are "
+        f"wrong; {remedy}"
     )
+
+
+def _agreeing(table: pd.DataFrame, declared: pd.Series) -> str | None:
+    """Another column of tokens by which 6·N·D is what was declared."""
+    for name in map(str, table.columns):
+        if name == "tokens" or "tokens" not in name or not is_number(table[name]):
+            continue
+        with np.errstate(all="ignore"):
+            apart = np.abs(np.log(6.0 * table["params"] * table[name] / declared))
+        if (apart <= np.log(ALIKE)).all():
+            return name
+    return None
 
 
 def _unique(table: pd.DataFrame) -> list[str]:

@@ -150,6 +150,15 @@ def test_the_sentence_says_who_disagrees_which_way_and_why(
     assert said in Approaches(1e20, 0.9, rows).sentence
 
 
+def test_a_reading_apart_from_the_law_is_a_caution_and_agreement_none() -> None:
+    law_row = approach("3 law", 0.5)
+    alike, apart = (
+        Approaches(1e20, 0.9, (approach("1 envelope", a), law_row)) for a in (0.51, 0.6)
+    )
+    assert alike.cautions == ()
+    assert "1 envelope 0.600 [0.580 … 0.620], 3 law 0.500" in apart.cautions[0]
+
+
 @pytest.mark.parametrize(
     ("akima", "said"),
     [

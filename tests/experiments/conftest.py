@@ -13,7 +13,7 @@ from typing import TextIO
 import pytest
 
 from experiments import text as words
-from experiments.__main__ import COMMANDS
+from experiments.__main__ import MODULES
 
 _OPTION = r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*"
 
@@ -26,7 +26,7 @@ class Options:
     def of(command: str) -> set[str]:
         from experiments.cli import app
 
-        for module in COMMANDS:
+        for module in dict.fromkeys(MODULES.values()):
             import_module(f"experiments.{module}")
         helped = io.StringIO()
         with contextlib.suppress(SystemExit), contextlib.redirect_stdout(helped):
@@ -42,8 +42,7 @@ class Options:
         found = set()
         for part in re.split(r"(?=\bscaling [a-z]+)", text):
             other = re.match(r"scaling ([a-z]+)", part)
-            known = [name for names in COMMANDS.values() for name in names]
-            theirs = self.of(other[1]) if other and other[1] in known else set()
+            theirs = self.of(other[1]) if other and other[1] in MODULES else set()
             found |= self.named(part) - own - theirs
         return found
 

@@ -131,6 +131,7 @@ def test_what_needs_no_text_is_refused_together_before_any_is_read(
     [
         (PRODUCT.replace(", 16384", ""), "a third number of tokens"),
         (PRODUCT.replace(', "52k"', ""), "a third size"),
+        (PRODUCT.replace("1024, 4096, ", ""), "2 more of tokens"),
         (LADDER, r"tokens_per_param = \[2\] puts every run on one ray .* a second multiple"),
         (ISOFLOP, "a second budget"),
         (
