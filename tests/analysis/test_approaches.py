@@ -138,7 +138,7 @@ def approach(method: str, exponent: float | None, width: float | None = 0.02) ->
         ((0.51, 0.56, 0.50, 0.5), "a parabola is biased where alpha and beta differ"),
         ((0.51, 0.49, 0.40, 0.5), "2 Akima disagrees: a lies 0.1 below"),
         ((0.51, 0.49, 0.40, 0.5), "assumes no form of the loss"),
-        ((None, None, None, 0.5), "Only the law gives an exponent here (approach 1: there was"),
+        ((None, None, None, 0.5), "Only the law gives an exponent here (approaches 1 and 2: there"),
         ((0.51, 0.49, 0.50, None), "The law has no exponent to compare with: there was nothing"),
     ],
 )
