@@ -241,12 +241,13 @@ def _columns(recommendations: Sequence[Recommendation]) -> list[str]:
 
 
 def _column(name: str, recommendations: Sequence[Recommendation]) -> list[str]:
-    cells = [name, *(_cell(name, each) for each in recommendations)]
+    cells = [name, *(cell(name, each) for each in recommendations)]
     width = max(len(cell) for cell in cells)
     return [cell.ljust(width) for cell in cells]
 
 
-def _cell(name: str, each: Recommendation) -> str:
+def cell(name: str, each: Recommendation) -> str:
+    """How a column of the table prints an answer."""
     match name:
         case "asked":
             return str(each.ask)

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from analysis.answer import Recommendation
 from analysis.decide import WAYS
-from analysis.figures.answers import STAR, Answers, draw_asked, draw_ways, limits, span_of
+from analysis.figures.answers import STAR, Answers, draw_asked, draw_ways, limits
 from analysis.figures.fitted import NEAR, floor_text
 from analysis.figures.style import (
     INK,
@@ -20,7 +20,7 @@ from analysis.figures.style import (
     points,
     set_caption,
 )
-from analysis.units import decimal, human, with_interval
+from analysis.recommend import cell
 
 
 def loss_by_compute(found: Answers, *, ax: Axes | None = None) -> Figure:
@@ -56,10 +56,8 @@ def loss_by_compute(found: Answers, *, ax: Axes | None = None) -> Figure:
 
 
 def _numbers(each: Recommendation) -> str:
-    """What `recommend` prints of it."""
-    params = with_interval(human, each.params, span_of(each, "params"))
-    tokens = with_interval(human, each.tokens, span_of(each, "tokens"))
-    loss = with_interval(decimal, each.loss, span_of(each, "loss"))
+    """The answer as `recommend` prints it."""
+    params, tokens, loss = (cell(name, each) for name in ("params N*", "tokens D*", "loss"))
     return f"{each.ask}: N* {params}, D* {tokens}, loss {loss}"
 
 
