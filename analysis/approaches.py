@@ -83,7 +83,10 @@ class Approaches:
         if law.exponent is None:
             return f"The law has no exponent to compare with: {law.reason}."
         if not read:
-            why = f"approach 1: {others[0].reason}; approach 2: {others[1].reason}"
+            first, second = others[0].reason, others[1].reason
+            why = f"approach 1: {first}; approach 2: {second}"
+            if first == second:
+                why = f"approaches 1 and 2: {first}"
             return f"Only the law gives an exponent here ({why})."
         same, vague, apart, unsure = (
             [each for each in read if _verdict(each, law) == verdict]

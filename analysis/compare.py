@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.expression import Array
 from analysis.fit import Status, fit
 from analysis.laws import Law
-from analysis.runs.checks import suspicious
+from analysis.runs.examine import examine
 from analysis.runs.table import name_of, standardise, usable
 from scaling.records import Refusal
 
@@ -110,7 +110,8 @@ def compare(
     if "tokens" in table and ("params" in table or "params_total" in table):
         columns.discard("flops")  # 6·N·D, whatever the table says
     laws = list({law.name: law for law in laws}.values())
-    rows = standardise(usable(table).rows, require=sorted(columns))
+    selection = usable(table)
+    rows = standardise(selection.rows, require=sorted(columns))
     compute = _compute(rows, laws)
     if cuts is None:
         at = np.quantile(compute, SHARES, method="lower")
@@ -133,7 +134,8 @@ def compare(
         scores = (_score(law, rows[below], rows[~below], settings) for law in laws)
         scored.append(Cut(float(flops), tuple(scores)))
     features = {column for law in laws for column in law.features}
-    warnings = (*suspicious(rows, features), *_too_narrow(scored, level))
+    doubts = (*examine(rows, features, laws[0].target).cautions, *selection.warnings)
+    warnings = (*doubts, *_too_narrow(scored, level))
     return Comparison(tuple(scored), _best(scored), warnings)
 
 

@@ -5,11 +5,11 @@ Every refit starts from the optimum, so a screen of them costs little more than 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.evaluator import model
 from analysis.expression import Array
@@ -17,6 +17,7 @@ from analysis.laws import Law
 from analysis.model import Data, Model, is_floor, to_coefficients
 from analysis.newton import Mask
 from analysis.objective import Objective, objective
+from analysis.runs.settings import NO_SPREAD, replicates
 from analysis.search import descend, optimise
 
 LARGEST = 5  # rows, as Besiroglu et al. 2024 dropped
@@ -61,10 +62,10 @@ def diagnose(
         profile=_profile(law, data, weights, problem, point, fixed),
         sensitivity=_sensitivity(law, rows, data, weights, goal, problem, point, fixed),
         lack_of_fit=lack_of_fit(
-            data.features,
             data.observed,
             predicted,
             len(law.coefficients) - int(fixed.sum()),
+            replicates(rows, law.features, law.target),
         )
         if relative
         else None,
@@ -72,16 +73,17 @@ def diagnose(
 
 
 def lack_of_fit(
-    features: Mapping[str, Array], observed: Array, predicted: Array, coefficients: int
+    observed: Array, predicted: Array, coefficients: int, cell: NDArray[np.intp]
 ) -> LackOfFit | None:
-    """The classical F test; None without replicates or without spare points."""
-    point = pd.DataFrame(features).round(12).groupby(list(features)).ngroup().to_numpy()
+    """The classical F test, rows of one `cell` being replicates; None without replicates that
+    differ, or without spare points."""
+    point = pd.factorize(cell)[0]
     residual = np.log(observed / predicted)
     count = np.bincount(point)
     mean = np.bincount(point, residual) / count
     pure, replicates = float(np.sum((residual - mean[point]) ** 2)), int(np.sum(count - 1))
     freedom = len(count) - coefficients
-    if replicates == 0 or freedom <= 0 or pure == 0:
+    if replicates == 0 or freedom <= 0 or pure <= replicates * NO_SPREAD**2:
         return None
     lack = max(float(np.sum(residual**2)) - pure, 0.0)
     f = (lack / freedom) / (pure / replicates)

@@ -19,7 +19,8 @@ from analysis.cubic import Cubic, pchip
 from analysis.expression import Array
 from analysis.isoflop import SAME_SIZE, Allocation, chained, mean_by
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN
-from analysis.runs.table import refuse_variants, standardise, usable
+from analysis.runs.settings import refuse_pooled
+from analysis.runs.table import standardise, usable
 from analysis.trend import power_law
 from analysis.units import counted
 from scaling.records import Refusal
@@ -75,9 +76,9 @@ def envelope(table: pd.DataFrame) -> Envelope:
     edge of what is known, and is no optimum. Raises Refusal for a table in which fewer than two
     sizes have two budgets, and for one of several variants of a study.
     """
-    rows = usable(table).rows
-    refuse_variants(rows)
-    params, curves = _curves(standardise(rows))
+    rows = standardise(usable(table).rows)
+    refuse_pooled(rows)
+    params, curves = _curves(rows)
     if len(curves) < 2:
         raise Refusal(
             f"{len(curves)} sizes have two or more budgets. Train several budgets a size."

@@ -13,6 +13,7 @@ import pandas as pd
 from analysis.diagnostics import Diagnostics
 from analysis.expression import Array
 from analysis.laws import Law
+from analysis.runs.columns import TOKEN
 from analysis.uncertainty import Bounds, Interval
 from scaling.records import Refusal
 
@@ -44,6 +45,7 @@ class FitData:
     tokens: Bounds | None
     flops_max: float | None  # largest 6·N·D
     sha256: str  # of the fitted columns
+    loss_unit: str = TOKEN
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Estimate:
     warnings: tuple[str, ...]
     draws: pd.DataFrame  # a column a coefficient, a row a draw
     data: FitData
-    rmse_log: float  # of log(predicted / observed)
+    rmse_log: float  # of log(predicted / observed), outliers counted as `analysis.outliers` says
     starts: int
     starts_at_optimum: int
     condition_number: float

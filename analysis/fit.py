@@ -27,9 +27,11 @@ from analysis.model import Data, Model, is_floor, to_coefficients
 from analysis.newton import Mask
 from analysis.objective import Objective
 from analysis.objective import objective as objective_named
+from analysis.outliers import outliers
 from analysis.result import Fit, FitData, Minimised, Status, to_json
-from analysis.runs.checks import suspicious
-from analysis.runs.table import standardise, usable
+from analysis.runs.examine import examine
+from analysis.runs.table import loss_unit_of, standardise, usable
+from analysis.runs.trajectories import AUTO
 from analysis.search import Optimum, optimise
 from analysis.uncertainty import Bounds, Index, Interval, Uncertainty, clusters_of, uncertainty
 from scaling.records import Refusal
@@ -50,7 +52,7 @@ def fit(
     bootstrap: int = 4000,
     level: float = 0.9,
     seed: int = 0,
-    cluster: str | None = "trunk_id",
+    cluster: str = AUTO,
     weights: str | None = None,
     fixed: Mapping[str, float] | None = None,
     prior: Mapping[str, Prior] | None = None,
@@ -61,7 +63,8 @@ def fit(
 
     objective: see `analysis.objective`; delta is the Huber threshold on log residuals.
     bootstrap: draws (0: the estimate alone, without intervals or diagnostics).
-    cluster: column that names the runs that share noise.
+    cluster: column that names the runs whose rows share noise; `auto` finds it, see
+    `analysis.runs.trajectories`; `none`: every row is independent.
     weights: column that multiplies each row's penalty. fixed: coefficients held at a value.
     prior: what is known of others. checks: whether to compute the diagnostics.
     on_estimate: told the coefficients before the resampling, which takes longer than they did.
@@ -73,7 +76,10 @@ def fit(
         raise Refusal(f"bootstrap = {bootstrap} is negative. 0 leaves intervals out.")
     goal = objective_named(objective, delta)
     selection = usable(table)
-    rows = _prepare(law, selection.rows, goal, len(fixed or {}))
+    seen = examine(
+        _prepare(law, selection.rows, goal, len(fixed or {})), law.features, law.target, cluster
+    )
+    rows = seen.rows
     data = _data(law, rows)
     held = fixed_of(law, fixed or {})
     if both := sorted({*(fixed or {})} & {*(prior or {})}):
@@ -85,7 +91,7 @@ def fit(
         noise = scatter(problem, best.point, data, weight, goal)
         problem = Regularised(law, problem, prior, noise)
         best = optimise(law, data, weight, goal, held.mask, held.theta, problem)
-    clusters = clusters_of(rows, cluster)
+    clusters = clusters_of(rows)
     draws = min(bootstrap, max(LEAST_DRAWS, MOST_WORK // data.n)) if best.converged else 0
     bound = _at_bound(law, problem, best.point, held.mask)
     coefficients = _coefficients(law, best, bound, fixed or {})
@@ -102,34 +108,31 @@ def fit(
     if 0 < len(spread.draws) < bootstrap and draws < bootstrap:
         few = f"{data.n} rows: intervals come from {len(spread.draws)} of {bootstrap} draws"
         spread = replace(spread, warnings=(*spread.warnings, few))
+    odd = outliers(law, rows, data, weight, problem, best.point, held.mask, spread.se)
+    cautions = (*seen.cautions, *odd.cautions)
+    notes = (*cautions, *selection.warnings, *spread.warnings, *seen.warnings)
     found = _assemble(
         law, rows, selection.excluded, data, goal, best, coefficients, spread, clusters, held,
-        bound, design,
+        bound, design, odd.rms, notes,
     )  # fmt: skip
+    found = replace(found, cautions=cautions)
     constrained = [f"weights {weights}"] if weights is not None else []
     constrained += [f"a prior of {name}" for name in prior or ()]
     found = replace(found, constrained=tuple(constrained))
     if not checks or bootstrap == 0 or found.status is Status.FAILED:
         return found
-    seen = diagnose(law, rows, data, weight, goal, problem, best.point, held.mask)
-    return replace(found, diagnostics=seen)
+    checked = diagnose(law, rows, data, weight, goal, problem, best.point, held.mask)
+    return replace(found, diagnostics=checked)
 
 
 def _assemble(
     law: Law, rows: pd.DataFrame, excluded: pd.DataFrame, data: Data, goal: Objective,
     best: Optimum, coefficients: Mapping[str, float], spread: Uncertainty, clusters: Index,
-    held: Fixed, bound: tuple[str, ...], design: Design,
+    held: Fixed, bound: tuple[str, ...], design: Design, rms: float, notes: tuple[str, ...],
 ) -> Fit:  # fmt: skip
-    predicted = law.predict(coefficients, {s.column: data.features[n]
-        for n, s in law.symbols.items() if s.feature})  # fmt: skip
-    with np.errstate(all="ignore"):
-        rmse = float(np.sqrt(np.mean(np.log(predicted / data.observed) ** 2)))
     smallest = float(data.scale.min())
     status, reason = judge(law, rows, best, bound, design, spread, held.mask, smallest)
-    cautions = suspicious(rows, law.features)
-    warnings = [*cautions, *spread.warnings]
-    if "trunk_id" not in rows or rows["trunk_id"].isna().all():
-        warnings.append("no trunk_id column: every row counts as independent")
+    warnings = list(notes)
     if _points(law, rows) == len(law.coefficients) - held.mask.sum():
         warnings.append("as many distinct points as coefficients: nothing tests the law's form")
     if best.converged and best.reached == 1 < best.starts:
@@ -146,10 +149,9 @@ def _assemble(
         status=status,
         reason=reason,
         warnings=tuple(warnings),
-        cautions=cautions,
         draws=spread.draws,
         data=_describe(law, rows, clusters),
-        rmse_log=rmse,
+        rmse_log=rms,
         starts=best.starts,
         starts_at_optimum=best.reached,
         condition_number=design.condition,
@@ -309,4 +311,5 @@ def _describe(law: Law, rows: pd.DataFrame, clusters: Index) -> FitData:
         if params is None or tokens is None
         else float((6 * rows["params"] * rows["tokens"]).max()),
         sha256=digest.hexdigest(),
+        loss_unit=loss_unit_of(rows),
     )

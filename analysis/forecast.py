@@ -22,6 +22,7 @@ from analysis.expression import Array
 from analysis.fit import Fit, Status, fit
 from analysis.limited import Limited
 from analysis.published import Published
+from analysis.runs.settings import NO_SPREAD, replicates
 from analysis.units import Span, counted, human
 from scaling.records import Refusal
 
@@ -357,12 +358,13 @@ def leave_out_largest(
 
 
 def seed_sd(rows: pd.DataFrame, features: list[str], target: str = "loss") -> float | None:
-    """Standard deviation of the loss between runs equal in all features, pooled over cells.
+    """Standard deviation of the loss between replicate runs, pooled over their cells.
 
-    Null where no cell was run twice.
+    Null where no run was repeated, and where repeats differ by nothing.
     """
-    cells = rows.groupby(features)[target]
+    cells = rows[target].groupby(replicates(rows, features, target))
     freedom = (cells.size() - 1).sum()
     if freedom == 0:
         return None
-    return float(np.sqrt(((rows[target] - cells.transform("mean")) ** 2).sum() / freedom))
+    sd = float(np.sqrt(((rows[target] - cells.transform("mean")) ** 2).sum() / freedom))
+    return sd if sd > NO_SPREAD * float(rows[target].abs().mean()) else None

@@ -19,7 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from analysis.cubic import akima
 from analysis.expression import Array
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN
-from analysis.runs.table import refuse_variants, standardise, usable
+from analysis.runs.settings import refuse_pooled
+from analysis.runs.table import standardise, usable
 from analysis.trend import PowerLaw, jackknifed, power_law, slope
 from analysis.units import scientific
 from scaling.records import Refusal
@@ -103,12 +104,12 @@ def budgets(table: pd.DataFrame, tolerance: float = 0.01) -> list[Budget]:
     for one of several variants of a study.
     """
     rows = usable(table).rows
-    refuse_variants(rows)
     compute = "flops" if "flops" in rows else None
     if LABEL in rows and rows[LABEL].notna().any():
         rows, compute = rows[rows[LABEL].notna()], LABEL
     known = [compute] if compute else ["tokens"]
     rows = standardise(rows, require=[*known, "params", "loss"])
+    refuse_pooled(rows)
     if compute is None:
         rows[compute := "flops"] = FLOPS_PER_PARAM_TOKEN * rows["params"] * rows["tokens"]
     if "tokens" not in rows:

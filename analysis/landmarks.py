@@ -12,7 +12,10 @@ from typing import Any
 from scaling.records import Refusal
 
 SHIPPED = Path(__file__).with_name("landmarks.toml")
-FIELDS = {"name", "year", "params", "params_active", "tokens", "source", "undisclosed"}
+FIELDS = {
+    "name", "year", "params", "params_active", "tokens", "source", "undisclosed", "architecture",
+}  # fmt: skip
+ARCHITECTURES = ("decoder", "encoder", "encoder-decoder")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,12 @@ class Landmark:
     tokens: float | None
     source: str
     undisclosed: str  # what was not printed, in words; empty if nothing
+    architecture: str = "decoder"  # one of ARCHITECTURES
+
+    @property
+    def decoder(self) -> bool:
+        """Whether it predicts every next token, as the runs of the laws here do."""
+        return self.architecture == "decoder"
 
     @property
     def flops(self) -> float | None:
@@ -66,6 +75,12 @@ def _landmark(entry: dict[str, Any], path: Path) -> Landmark:
     hidden = entry.get("undisclosed", "")
     if not hidden and ("params" not in entry or "tokens" not in entry):
         raise Refusal(f"{path}: {name} leaves out params or tokens; say so in `undisclosed`.")
+    architecture = entry.get("architecture", "decoder")
+    if architecture not in ARCHITECTURES:
+        raise Refusal(
+            f"{path}: {name} has architecture = {architecture!r}. Give one of "
+            f"{', '.join(ARCHITECTURES)}."
+        )
     params = entry.get("params")
     active = entry.get("params_active", None if "active" in hidden else params)
     return Landmark(
@@ -76,4 +91,5 @@ def _landmark(entry: dict[str, Any], path: Path) -> Landmark:
         tokens=None if entry.get("tokens") is None else float(entry["tokens"]),
         source=str(entry["source"]),
         undisclosed=str(hidden),
+        architecture=architecture,
     )

@@ -6,34 +6,44 @@ Importing this module loads matplotlib (half a second): import it only where som
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from analysis.answer import NoOptimum, Recommendation
+from analysis.caution import Source
+from analysis.figures.answers import Answers, answers
 from analysis.figures.fitted import loss_curves, residuals
+from analysis.figures.forecast import loss_by_compute
 from analysis.figures.frontier import frontier, tokens_per_param
 from analysis.figures.isoflop import optima_figures
 from analysis.figures.landscape import landscape
 from analysis.figures.repeats import repeat_curves
 from analysis.figures.style import save
+from analysis.figures.sweep import sweep_curves
 from analysis.figures.training import training_curves
 from analysis.fit import Fit
-from analysis.runs.table import usable
-from scaling.records import Refusal
+from analysis.landmarks import landmarks
 
 __all__ = [
+    "Answers",
+    "answers",
     "draw",
+    "draw_recommended",
     "frontier",
     "landscape",
+    "loss_by_compute",
     "loss_curves",
     "optima_figures",
     "repeat_curves",
     "residuals",
     "save",
+    "sweep_curves",
     "tokens_per_param",
     "training_curves",
-    "with_runs",
 ]
 
 
@@ -47,41 +57,39 @@ def draw(
 ) -> list[Path]:
     """Write every figure that the inputs allow into `folder`; returns the files' paths.
 
-    `runs` is a run table as `read_runs` gives it; a fit loaded from a file takes its points from
-    there. A law of other features than params and tokens gets the residuals, and one of repeated
-    data what repeating costs; without `steps` there are no training curves. Raises Refusal if a
-    file cannot be written.
+    A law of other features than params and tokens gets the residuals, and one of repeated data
+    what repeating costs. Training curves need `steps`, and `runs` for each run's size. Raises
+    Refusal for a failed fit and if a file cannot be written.
     """
-    if fit.table.empty and runs is not None:
-        fit = with_runs(fit, runs)
     figures = {"residuals": residuals(fit)}
     if {"params", "tokens"} == set(fit.law.features):
-        figures |= {"loss": loss_curves(fit), "frontier": frontier(fit)}
+        figures["loss"] = loss_curves(fit)
+        with suppress(NoOptimum):  # a law without one has no frontier
+            found = answers(fit)
+            figures |= {"loss_by_compute": loss_by_compute(found), "frontier": frontier(found)}
         figures |= optima_figures(fit)
     if {"params", "tokens", "unique_tokens"} == set(fit.law.features):
         figures["repeats"] = repeat_curves(fit)
     if runs is not None and steps is not None:
         figures["training"] = training_curves(runs, steps, params_column=params_column)
-    return [path for name, made in figures.items() for path in save(made, folder / name)]
+    return _saved(figures, folder)
 
 
-def with_runs(fit: Fit, runs: pd.DataFrame) -> Fit:
-    """A fit loaded from a file together with the runs to draw it against.
+def draw_recommended(folder: Path, source: Source, asked: Sequence[Recommendation]) -> list[Path]:
+    """Write the figures that show what was `asked` of `source`: loss_by_compute, frontier,
+    tokens_per_param and landscape; returns the files' paths.
 
-    The file says how many runs were fitted, not which: where some were left out by --where, all
-    completed ones are drawn and `data.n` in the caption stays the number fitted. Raises Refusal
-    if the table lacks the column the fit counted its parameters in.
+    Raises Refusal as `answers` does, and if a file cannot be written.
     """
-    rows = usable(runs).rows
-    column = fit.data.params_column
-    if "params" in fit.law.features and column not in rows:
-        raise Refusal(
-            f"the fit counted N in {column}, which the run table does not have. "
-            "Draw it against the table it was fitted on."
-        )
-    columns = {"params": rows[column]} if column in rows else {}
-    rows = rows.assign(**columns)
-    if {"params", "tokens"} <= set(rows.columns):
-        rows["flops"] = 6.0 * rows["params"] * rows["tokens"]  # as a fit defines it
-    needed = [*fit.law.features, fit.law.target]
-    return replace(fit, table=rows.astype(dict.fromkeys(needed, "float64")))
+    found, known = answers(source, asked), landmarks()
+    figures = {
+        "loss_by_compute": loss_by_compute(found),
+        "frontier": frontier(found, landmarks=known),
+        "tokens_per_param": tokens_per_param(found, landmarks=known),
+        "landscape": landscape(found, landmarks=known),
+    }
+    return _saved(figures, folder)
+
+
+def _saved(figures: dict[str, Figure], folder: Path) -> list[Path]:
+    return [path for name, made in figures.items() for path in save(made, folder / name)]

@@ -26,6 +26,7 @@ from analysis.fit import Fit, Status, fit
 from analysis.laws import Law
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN, require_params_and_tokens
 from analysis.published import Published
+from analysis.runs.settings import NO_SPREAD, replicates
 from analysis.solve import Ask
 from analysis.uncertainty import Index, clusters_of
 from analysis.units import scientific
@@ -92,17 +93,16 @@ class Measured(NamedTuple):
 
 
 def noise_of(table: pd.DataFrame, power: float = 0.0) -> Measured:
-    """The noise between seeds of equal N and D (U, variant) in `table`, split by `trunk_id`.
+    """The noise between replicates in `table`, rows that differ in seed alone, by `trunk_id`.
 
     By moments: the mean square of log loss within cells is shared² + own²; the mean product over
     branches of one trunk, each less its cell's mean, is shared². With `power`, at the largest
     loss. Raises Refusal where no cell was run twice.
     """
-    alike = [c for c in ("params", "tokens", "unique_tokens", "variant") if c in table]
-    cell = table.groupby(alike, dropna=False).ngroup().to_numpy()
+    cell = pd.factorize(replicates(table))[0]
     size = np.bincount(cell)[cell].astype(float)
-    replicates = len(cell) - int(cell.max()) - 1
-    if replicates < 1:
+    repeated = len(cell) - int(cell.max()) - 1
+    if repeated < 1:
         raise Refusal(
             "no N and D was trained with two seeds, so the runs do not tell noise from law. Give "
             "--noise and --seed-noise, or a study with replicate_seeds."
@@ -112,6 +112,11 @@ def noise_of(table: pd.DataFrame, power: float = 0.0) -> Measured:
     mean = np.bincount(cell, np.log(losses)) / np.bincount(cell)
     deviation = (np.log(losses) - mean[cell]) / (losses / losses.max()) ** power
     total = float(np.sum(deviation**2)) / float(np.sum(1 - 1 / size))
+    if total <= NO_SPREAD**2:
+        raise Refusal(
+            "runs of equal N and D have equal losses: they are one run, or were not trained. Give "
+            "--noise and --seed-noise."
+        )
     products, factors, pairs = 0.0, 0.0, 0
     members = [np.flatnonzero((trunks == trunk) & (size > 1)) for trunk in np.unique(trunks)]
     for rows in members:
@@ -125,7 +130,7 @@ def noise_of(table: pd.DataFrame, power: float = 0.0) -> Measured:
     share = products / factors / total if pairs else variance[0] / sum(variance)
     share = min(max(share, 0.0), MOST_ALIKE)
     noise = Noise(math.sqrt(share * total), math.sqrt((1 - share) * total), power)
-    return Measured(noise, replicates, pairs)
+    return Measured(noise, repeated, pairs)
 
 
 # --- what is simulated ------------------------------------------------------------------------

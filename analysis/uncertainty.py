@@ -20,6 +20,7 @@ from analysis.expression import Array
 from analysis.laws import Law
 from analysis.model import Model, is_floor, to_coefficients
 from analysis.newton import Mask
+from analysis.runs.trajectories import COLUMN
 from analysis.search import descend
 
 BOOTSTRAP_FROM = 12  # clusters
@@ -66,12 +67,12 @@ class Uncertainty:
     warnings: tuple[str, ...]
 
 
-def clusters_of(table: pd.DataFrame, column: str | None = "trunk_id") -> Index:
-    """The number of the cluster of each row; a row without a cluster is its own."""
-    if column is None or column not in table or table[column].isna().all():
+def clusters_of(table: pd.DataFrame) -> Index:
+    """The number of the cluster of each row, by `trunk_id`; a row without one is its own."""
+    if COLUMN not in table or table[COLUMN].isna().all():
         return np.arange(len(table))
-    own = table[column].isna().to_numpy()
-    codes = pd.factorize(table[column])[0]
+    own = table[COLUMN].isna().to_numpy()
+    codes = pd.factorize(table[COLUMN])[0]
     codes[own] = codes.max() + 1 + np.arange(int(own.sum()))
     return codes.astype(np.intp)
 

@@ -34,7 +34,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import expit
 
-from analysis.emergence.series import Series, metric
+from analysis.emergence.metrics import metric
+from analysis.emergence.series import Series
 from analysis.emergence.thresholds import Estimate
 from analysis.emergence.verdict import FEWEST_FOR_SHARP, analyse
 

@@ -1,4 +1,4 @@
-"""How well are the scores of larger models foretold, and do the intervals hold them?
+"""How well are the scores of larger models forecast, and do the intervals hold them?
 
     python benchmarks/scores_ahead.py [--json FILE] [--data DIR]
 
@@ -29,7 +29,8 @@ import pandas as pd
 from decisions import DATA
 
 from analysis.emergence.foresee import foresee
-from analysis.emergence.series import Metric, Series
+from analysis.emergence.metrics import Metric
+from analysis.emergence.series import Series
 
 LOW = 0.85
 CUT = 84e21  # of Ruan et al. 2024: 44 of 73 models with known FLOPs lie at or below it

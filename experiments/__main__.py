@@ -28,11 +28,12 @@ COMMANDS = {
         "run": "training",
         "status": "training",
     },
-    "Fit a law": {"fit": "fitting", "compare": "fitting", "plot": "fitting"},
+    "Fit a law": {"fit": "fitting", "compare": "fitting", "plot": "plotting"},
     "Decide": {"recommend": "deciding", "predict": "deciding"},
     "Emergence": {"eval": "evaluating", "emergence": "emerging"},
     "Look up": {"laws": "fitting", "models": "catalogue"},
 }
+MODULES = {name: module for group in COMMANDS.values() for name, module in group.items()}
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 75
 
 
@@ -66,17 +67,16 @@ def _run(command: str) -> int:
     from experiments.text import say
     from scaling.records import Refusal, did_you_mean
 
-    modules = {name: module for group in COMMANDS.values() for name, module in group.items()}
     # Importing a module of commands registers them. A known command loads its own alone: an
     # estimate should not wait for what plans a grid.
-    for name in dict.fromkeys([modules[command]] if command in modules else modules.values()):
+    for name in dict.fromkeys([MODULES[command]] if command in MODULES else MODULES.values()):
         import_module(f"experiments.{name}")
     first = next(iter(sys.argv[1:]), "")
     if first in ("", "-h", "--help"):
         say(overview(COMMANDS))
         return DONE if first else REFUSED
-    if command == first and command not in modules:
-        near = did_you_mean(command, modules) or f" Give one of {', '.join(modules)}."
+    if command == first and command not in MODULES:
+        near = did_you_mean(command, MODULES) or f" Give one of {', '.join(MODULES)}."
         say(f"scaling: error: there is no command {command!r}.{near}", sys.stderr)
         return REFUSED
     try:

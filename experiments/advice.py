@@ -6,17 +6,16 @@ Each part is a text for the terminal and plain values for the JSON file under it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis import beside, buildable, cost, flat, rates
-from analysis.answer import Recommendation, law_for
+from analysis.answer import Recommendation
 from analysis.caution import Source
 from analysis.fit import Fit, load_fit
-from analysis.published import Published
 from analysis.recommend import convention
-from analysis.units import human, scientific
+from analysis.units import scientific
 from analysis.valley import Valley
 from experiments.fit_text import shapes_text
 from experiments.shapes import Shapes
@@ -157,35 +156,13 @@ def _count(source: Source, each: Recommendation, column: str) -> tuple[float, bo
 
 
 def draw(source: Source, advice: Sequence[Recommendation], folder: Path) -> list[Path]:
-    """frontier, tokens_per_param and landscape as PNG and SVG, from the runs to past the answers.
+    """The figures of the answers as PNG and SVG, from the runs to past the largest of them.
 
     Raises Refusal where a file cannot be written.
     """
-    from analysis.figures.style import save
-    from analysis.landmarks import landmarks
-    from analysis.plots import frontier, landscape, tokens_per_param
+    from analysis.plots import draw_recommended
 
-    law, unique = law_for(source, advice[0].ask), advice[0].ask.unique_tokens
-    told = "" if unique is None else f", {human(unique)} unique tokens"
-    drawn: Source = replace(source, law=replace(law, name=law.name + told))
-    if isinstance(drawn, Published):
-        drawn = replace(drawn, name=drawn.name + told)
-    reach = _reach(drawn, [each.flops for each in advice])
-    known = landmarks()
-    figures = {
-        "frontier": frontier(drawn, flops=reach, landmarks=known),
-        "tokens_per_param": tokens_per_param(drawn, flops=reach, landmarks=known),
-        "landscape": landscape(drawn, reach, landmarks=known),
-    }
-    return [path for name, made in figures.items() for path in save(made, folder / name)]
-
-
-def _reach(source: Source, flops: Sequence[float]) -> tuple[float, float]:
-    low, high = min(flops), max(flops)
-    if isinstance(source, Published) or source.table.empty:
-        return low / 100, high * 100
-    runs = 6 * source.table["params"] * source.table["tokens"]
-    return min(low, float(runs.min())) / 3, max(high, float(runs.max())) * 3
+    return draw_recommended(folder, source, advice)
 
 
 # --- what is asked ------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,17 +11,20 @@ import tyro
 
 from experiments.cli import Conditions, JsonFile, Number, Numbers, app, number, numbers
 from experiments.text import say
+from scaling.quantity import parse_quantity
 from scaling.records import Refusal, write_json
 
 if TYPE_CHECKING:
     from analysis.emergence.curve import Curve
     from analysis.emergence.foresee import Forecast
-    from analysis.emergence.scores import Scores
+    from analysis.emergence.scores import Assumed, Scores
+    from analysis.emergence.tidy import PerTask
 
+Method = Literal["auto", "logistic", "power_log_prob", "two_step"]
 ScoresPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SCORES")]
 Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME …")]
 Columns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN …")]
-Chances = Annotated[tuple[str, ...], tyro.conf.arg(metavar="LEVEL|TASK=LEVEL …")]
+PerTaskWords = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NUMBER|TASK=NUMBER …")]
 Range = Annotated[str | None, tyro.conf.arg(name="range", metavar="WORST,BEST")]
 
 
@@ -32,8 +37,8 @@ def emergence(
     metric: Names = (),
     task: Names = (),
     where: Conditions = (),
-    chance: Chances = (),
-    n: Number = None,
+    chance: PerTaskWords = (),
+    n: PerTaskWords = (),
     span: Range = None,
     value_columns: Columns = (),
     task_column: str | None = None,
@@ -52,7 +57,7 @@ def emergence(
     answer_tokens: Number = None,
     cut: Number = None,
     at: Numbers = (),
-    method: Literal["auto", "logistic", "power_log_prob", "two_step"] = "auto",
+    method: Method | None = None,
     level: float = 0.9,
     bootstrap: int = 400,
     seed: int = 0,
@@ -61,29 +66,31 @@ def emergence(
 ) -> None:
     """Find the scale at which a task's score rises, and say whether the rise is sharp.
 
-    SCORES has a row a score: task, metric, value, the scale, and if known n (questions), stderr,
-    chance (what guessing scores), group (models that share their noise), seed. Or a column a task
-    (--value-columns). Or it is a results folder. A curve is `sharp` if a smooth one is rejected
-    and 10-90% of the rise takes under half a decade; `smooth`; `none`; or `undetermined`, which is
-    what few or noisy scores are.
+    SCORES has one row per score: task, metric, value, the scale, and if known n (questions),
+    stderr, chance (the score of guessing), group (models that share their noise), seed. Or one
+    column per task (--value-columns). Or it is a results folder, or what `scaling eval --json`
+    wrote. The threshold is the scale at which the fitted curve is half-way from chance to its
+    highest level. A curve is `sharp` if a smooth one is rejected and 10-90% of the rise takes under
+    half a decade; `smooth`; `none`; or `undetermined`: too few or too noisy scores.
 
-    With --cut, scores above it are foretold from those below, beside a constant and (of shares) a
-    logistic. Metrics pass@1, pass@2 and so on of one task: thresholds by attempts, pass@k by a
-    power law, and size against attempts at one price.
+    With --cut, scores above it are forecast from those below, and compared with the scores seen
+    and with two baselines: a constant and (of shares) a logistic. Metrics pass@1, pass@2 and so on
+    of one task give thresholds by attempts, pass@k by a power law, and size against attempts at one
+    price.
 
         scaling emergence results/emergence --scale params --metric exact_match
         scaling emergence scores.csv --scale flops --metric acc --chance 0.25 --cut 1e22
         scaling emergence wide.csv --join models.csv --on Model --scale 'FLOPs (1E21)' \\
-            --value-columns addition spelling --metric exact_match --n 1000
+            --value-columns addition spelling --metric exact_match --n 1000 spelling=500
 
     Args:
-        scores: A CSV or Parquet file, or a results folder.
+        scores: A CSV or Parquet file, a results folder, or the JSON of `scaling eval`.
         scale: params, tokens, flops, loss, or a column's name. Of loss, less is more.
-        metric: Which metrics, a curve each; two of one task are set side by side.
+        metric: Which metrics, a curve each; two of one task are compared.
         task: Which tasks; all, if none is named.
         where: Only rows that meet these; column, operator, literal.
-        chance: The score of guessing, for all tasks or as TASK=LEVEL; 0 where answers are written.
-        n: Questions behind each score, if no column says.
+        chance: Chance level, for all tasks or as TASK=LEVEL; 0 for answers written out.
+        n: Questions behind each score, if no column says; for all tasks or as TASK=NUMBER.
         span: The metric's worst and best value, such as 0,100 for percent.
         value_columns: Columns of scores, a task each.
         task_column: If it is not `task`; so for the next seven.
@@ -98,14 +105,14 @@ def emergence(
         on: The column that both tables have.
         steps: Of runs, the ends of a decay, or all evaluations.
         reach: Also the scales at which these scores are reached.
-        answer_length: Tokens an answer, to foretell exact match from a per-token metric.
+        answer_length: Tokens an answer, to predict exact match from a per-token metric.
         answer_tokens: Tokens read and written an attempt: FLOPs a question, not a token (pass@k).
-        cut: Fit up to this scale, foretell above.
-        at: Foretell at these scales too (without --cut from all scores).
-        method: Of the forecast; see analysis/emergence/foresee.py.
+        cut: Fit up to this scale, forecast above.
+        at: Forecast at these scales too (without --cut from all scores).
+        method: Of the forecast, auto if none is named; see analysis/emergence/foresee.py.
         level: Of the intervals.
-        bootstrap: Simulated tables behind a p-value.
-        seed: Of what is random.
+        bootstrap: Simulated tables behind a p-value, at least 19.
+        seed: Random seed.
         plot: Draw the figures into this folder.
         to_json: Write the results to this file too.
     """
@@ -115,10 +122,10 @@ def emergence(
     from experiments.emerging_text import (
         attempts_part,
         curves_text,
-        forecasts_text,
-        foretold_of,
         pairs_part,
+        predicted_of,
     )
+    from experiments.forecasting_text import forecasts_text
 
     if not 0 < level < 1:
         raise Refusal(f"--level {level:g} is no share between 0 and 1, such as 0.9.")
@@ -127,12 +134,16 @@ def emergence(
         "stderr": stderr_column, "chance": chance_column, "group": group_column,
         "seed": seed_column,
     }  # fmt: skip
-    everywhere, single = _chances(chance)
+    cut_at, scales = number("--cut", cut), numbers("--at", at)
+    if method is not None and cut_at is None and not scales:
+        raise Refusal(f"--method {method} is of a forecast. Give --cut SCALE or --at SCALE.")
+    if on is not None and join is None:
+        raise Refusal(f"--on {on!r} names a column of two tables. Give --join FILE.")
     ask = Ask(
         scale=scale, metrics=metric, tasks=task, value_columns=value_columns, conditions=where,
         columns={wanted: column for wanted, column in given.items() if column is not None},
-        chance=everywhere, chances=single, n=number("--n", n), span=_span(span),
-        join=join, on=on, steps=steps,
+        chance=_per_task("--chance", chance, float), n=_per_task("--n", n, parse_quantity),
+        span=_span(span), join=join, on=on, steps=steps,
     )  # fmt: skip
     found = read_scores(scores, ask)
     reached = numbers("--reach", reach)
@@ -140,24 +151,32 @@ def emergence(
         analyse(each, level=level, reach=reached, bootstrap=bootstrap, seed=seed)
         for each in found.series
     ]
+    length = number("--answer-length", answer_length)
+    predicted = predicted_of(curves, found.table, length)
+    if length is not None and not any(each.length_from == "given" for each in predicted):
+        raise Refusal(
+            "--answer-length is of exact_match that a metric of tokens predicts, and no task has "
+            "both. Name them with --metric, or leave it out."
+        )
+    lines = [curves_text(curves, found.assumed), *found.left_out(), *found.notes]
+    texts = ["\n".join(lines)]
     result: dict[str, Any] = {
-        "curves": [_curve_json(each) for each in curves],
+        "curves": [
+            _curve_json(curve, assumed)
+            for curve, assumed in zip(curves, found.assumed, strict=True)
+        ],
         "scale": scale,
         "level": level,
         "excluded": found.left_out(),
     }
-    length = number("--answer-length", answer_length)
-    texts = ["\n".join([curves_text(curves), *found.left_out(), *found.notes])]
-    for part in (
-        pairs_part(curves, found.table, length),
-        attempts_part(curves, number("--answer-tokens", answer_tokens)),
-    ):
+    tokens = number("--answer-tokens", answer_tokens)
+    for part in (pairs_part(curves, predicted), attempts_part(curves, tokens)):
         if part is not None:
             texts.append(part.text)
             result |= part.json
-    forecasts = _forecasts(found, number("--cut", cut), numbers("--at", at), method, level, seed)
+    forecasts = _forecasts(found, curves, cut_at, scales, method or "auto", level, seed)
     if forecasts:
-        texts.append(forecasts_text(forecasts))
+        texts.append(forecasts_text(forecasts, curves))
         result["forecasts"] = [each.to_json() for each in forecasts]
     if to_json:
         write_json(to_json, result)
@@ -165,26 +184,30 @@ def emergence(
     if plot is not None:
         from analysis.figures.emergence import draw
 
-        beside = foretold_of(curves, found.table, length)
-        drawn = draw(plot, curves, forecasts, found.tables, beside)
+        drawn = draw(plot, curves, forecasts, found.tables, predicted, group_column)
     say("\n\n".join(texts))
     for path in drawn:
         say(str(path))
 
 
-def _chances(words: tuple[str, ...]) -> tuple[float | None, dict[str, float]]:
+def _per_task(option: str, words: tuple[str, ...], read: Callable[[str], float]) -> PerTask:
+    """NUMBER for all tasks, TASK=NUMBER for one. Raises Refusal for what `read` refuses."""
+    from analysis.emergence.tidy import PerTask
+
     everywhere, single = None, {}
     for word in words:
         name, found, text = word.rpartition("=")
         try:
-            value = float(text)
+            value = read(text)
         except ValueError:
-            raise Refusal(f"--chance {word!r} is not LEVEL or TASK=LEVEL, such as 0.25.") from None
+            raise Refusal(
+                f"{option} {word!r} is not NUMBER or TASK=NUMBER, such as 0.25 or addition=0.25."
+            ) from None
         if found:
             single[name] = value
         else:
             everywhere = value
-    return everywhere, single
+    return PerTask(everywhere, single)
 
 
 def _span(text: str | None) -> tuple[float, float] | None:
@@ -197,12 +220,13 @@ def _span(text: str | None) -> tuple[float, float] | None:
     return worst, best
 
 
-def _curve_json(curve: Curve) -> dict[str, Any]:
+def _curve_json(curve: Curve, assumed: Assumed) -> dict[str, Any]:
     from analysis.emergence.pairs import breakthroughness, linearity, resolution
 
     series = curve.series
     return {
         **curve.to_json(),
+        "assumed": asdict(assumed),
         "breakthroughness": breakthroughness(series.t, series.unit),
         "linearity": linearity(series.t, series.unit),
         "resolution": resolution(series.n),
@@ -211,9 +235,10 @@ def _curve_json(curve: Curve) -> dict[str, Any]:
 
 def _forecasts(
     found: Scores,
+    curves: list[Curve],
     cut: float | None,
     at: list[float],
-    method: Literal["auto", "logistic", "power_log_prob", "two_step"],
+    method: Method,
     level: float,
     seed: int,
 ) -> list[Forecast]:
@@ -223,11 +248,15 @@ def _forecasts(
     if cut is None and not at:
         return []
     forecasts = []
-    for series, rows in zip(found.series, found.tables, strict=True):
+    for curve, rows in zip(curves, found.tables, strict=True):
+        series = curve.series
         last = series.x.min() if series.falling else series.x.max()
         upto = last if cut is None else cut
-        beside = losses(rows) if method == "two_step" else None
+        loss = losses(rows) if method == "two_step" else None
         forecasts.append(
-            foresee(series, upto, at=at, method=method, loss=beside, level=level, seed=seed)
-        )
+            foresee(
+                series, upto, at=at, method=method, loss=loss, level=level, seed=seed,
+                cautions=curve.cautions,
+            )
+        )  # fmt: skip
     return forecasts

@@ -1,12 +1,12 @@
-"""What `scaling emergence` says on one screen: curves, pairs of metrics, attempts, forecasts."""
+"""What `scaling emergence` says on one screen of curves: thresholds, pairs of metrics, attempts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.emergence.attempts import (
@@ -17,16 +17,23 @@ from analysis.emergence.attempts import (
     equal_compute,
     tries,
 )
-from analysis.emergence.pairs import CAUTION, Foretold, apart, foretell
-from analysis.units import decimal, human, scientific
+from analysis.emergence.pairs import CAUTION, Predicted, apart, predict_exact_match
+from analysis.emergence.series import write_scale
+from analysis.units import Span, decimal, human, scientific, with_interval
 from experiments.text import columns
 from scaling.records import Refusal
 
 if TYPE_CHECKING:
     from analysis.emergence.curve import Curve, Estimate
-    from analysis.emergence.foresee import Forecast
+    from analysis.emergence.scores import Assumed
 
 MOST_LINES = 12  # of verdicts or of cautions on a screen
+MOST_TASKS = 3  # named where several are assumed the same of
+OPEN = "?"
+OPEN_END = (
+    f"{OPEN}: this end of the interval is open: the scores do not bound it near the scales seen."
+)
+Writer = Callable[[float, Span | None], str]
 
 
 @dataclass(frozen=True)
@@ -37,61 +44,96 @@ class Part:
     json: dict[str, Any]
 
 
-def writer(scale: str) -> Callable[[float], str]:
-    """How numbers of this scale are written: 1.3B, 5.8e21, 2.31."""
-    if scale in ("params", "tokens"):
-        return human
-    if scale == "loss":
-        return decimal
-    return lambda value: scientific(value) if value >= 1e4 else f"{value:.3g}"
-
-
-def curves_text(curves: Sequence[Curve]) -> str:
-    """A row a curve, then what to doubt of each."""
+def curves_text(curves: Sequence[Curve], assumed: Sequence[Assumed]) -> str:
+    """A row a curve, what was assumed of it, and what to doubt of each."""
     rows = []
     for curve in curves:
         series = curve.series
-        write = writer(series.scale)
         rows.append(
             (
                 series.task, series.metric.name, str(len(series.x)), str(series.scales),
-                curve.verdict, estimate(curve.threshold, write),
-                estimate(curve.width_decades, lambda value: f"{value:.2g}"),
+                curve.verdict, estimate(curve.threshold, series.write),
+                estimate(curve.width_decades, decimal_width),
                 share(curve.p_rise), share(curve.p_value),
             )
         )  # fmt: skip
     scale = curves[0].series.scale
     level = f"{curves[0].level:.0%}"
     header = (
-        "task", "metric", "scores", "scales", "verdict", f"half-rise in {scale} [{level}]",
-        "10-90% width, decades", "p rise", "p break",
+        "task", "metric", "scores", "scales", "verdict", f"threshold in {scale} [{level}]",
+        f"10-90% width, decades [{level}]", "p trend", "p sharp",
     )  # fmt: skip
+    table = columns(header, rows)
+    notes = [
+        "threshold: where the fitted curve is half-way from its lowest level (chance, if known) to "
+        "its highest. p trend: of no rise; p sharp: of a smooth rise."
+    ]
+    if any(OPEN in cell for row in rows for cell in row[5:7]):
+        notes.append(OPEN_END)
     said = [_in_words(each) for each in curves]
     cautions: list[str] = []
     for curve in curves:
-        label, write = curve.series.label, writer(curve.series.scale)
         for name, found in curve.thresholds.items():
             if name.startswith("reaches"):
-                said.append(f"{label}: {name.replace('_', ' ')} at {estimate(found, write)}")
-        cautions += [f"{label}: {warning}" for warning in curve.warnings]
-    said = [*_first(said), *_first(cautions)]
-    return columns(header, rows) + "\n\n" + "\n".join(said)
+                words = f"{name.replace('_', ' ')} at {estimate(found, curve.series.write)}"
+                said.append(f"{curve.series.label}: {words}")
+        cautions += [f"{curve.series.label}: {warning}" for warning in curve.warnings]
+    # What is doubted of the scores themselves comes before what is doubted of the curve.
+    own = [f"{each.series.label}: {caution}" for each in curves for caution in each.cautions]
+    cautions = [*own, *(each for each in cautions if each not in own)]
+    parts = [
+        "\n".join([table, *notes]), assumed_text(curves, assumed),
+        "\n".join([*_first(said), *_first(cautions)]),
+    ]  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def assumed_text(curves: Sequence[Curve], assumed: Sequence[Assumed]) -> str:
+    """Range, chance level and questions that were taken for granted, and where they came from."""
+    groups: dict[tuple[str, str, str, str], list[str]] = {}
+    for curve, each in zip(curves, assumed, strict=True):
+        series = curve.series
+        low, high = series.metric.range
+        lowest = float(series.from_unit(curve.fitted.floor[0]))
+        chance = f"{lowest:.3g} fitted" if series.chance is None else f"{series.chance:.3g}"
+        questions = series.n if series.n is not None else series.questions
+        least, most = float(questions.min()), float(questions.max())
+        count = f"{least:,.0f}" if round(least) == round(most) else f"{least:,.0f} to {most:,.0f}"
+        key = (
+            series.metric.name, f"{low:g} to {high:g} ({each.span})", f"{chance} ({each.chance})",
+            each.n if least == float("inf") else f"{count} ({each.n})",
+        )  # fmt: skip
+        groups.setdefault(key, []).append(series.task)
+    rows = []
+    for (name, span, chance, count), tasks in groups.items():
+        more = len(tasks) - MOST_TASKS
+        named = "; ".join(tasks[:MOST_TASKS]) + (f" and {more} more" if more > 0 else "")
+        rows.append((named, name, span, chance, count))
+    header = ("assumed of", "metric", "range", "chance level", "questions a score")
+    more = len(rows) - MOST_LINES
+    left = f"\n… {more} more; --json FILE has all" if more > 0 else ""
+    return columns(header, rows[:MOST_LINES]) + left
+
+
+def decimal_width(value: float, span: Span | None) -> str:
+    """A number of decades."""
+    return f"{value:.2g}" if span is None else decimal(value, span)
 
 
 def _in_words(curve: Curve) -> str:
-    """Why this verdict, where the score leaves guessing, and what single seeds say."""
+    """Why this verdict, where the score leaves chance, and what single seeds say."""
     said = f"{curve.series.label}: {curve.verdict}: {curve.reason}"
     leaves = curve.thresholds.get("leaves_chance")
     if leaves is not None and leaves.value is not None:
-        said += f"; leaves guessing at {estimate(leaves, writer(curve.series.scale))}"
+        said += f"; a tenth of the rise is done at {estimate(leaves, curve.series.write)}"
     if curve.seeds is None:
         return said
-    write, seeds = writer(curve.series.scale), curve.seeds
+    seeds = curve.seeds
     ends = [seeds.quantiles.get(name) for name in ("0.1", "0.5", "0.9")]
-    low, middle, high = ("?" if end is None else write(end) for end in ends)
+    low, middle, high = ("beyond" if end is None else curve.series.write(end) for end in ends)
     return (
-        f"{said}; half-rise of {seeds.found} of {seeds.seeds} seeds found, median {middle}, "
-        f"10 to 90% of them {low} … {high}; {seeds.words}"
+        f"{said}; the threshold of {seeds.found} of {seeds.seeds} single seeds lies among the "
+        f"scales, median {middle}, 10 to 90% of them {low} … {high}; {seeds.words}"
     )
 
 
@@ -101,14 +143,22 @@ def _first(lines: list[str]) -> list[str]:
     return lines if more <= 0 else [*lines[:MOST_LINES], f"… {more} more; --json FILE has all"]
 
 
-def estimate(found: Estimate, write: Callable[[float], str]) -> str:
-    """`value [low … high]`, an end that the data leave open as "…", or why there is none."""
+def estimate(found: Estimate, write: Writer) -> str:
+    """`value [low … high]`, an open end as "?", or why there is no value."""
     if found.value is None:
         return found.reason.partition(":")[0] or "cannot be told"
-    if found.interval is None:
-        return write(found.value)
-    ends = ["?" if end is None else write(end) for end in found.interval]
-    return f"{write(found.value)} [{ends[0]} … {ends[1]}]"
+    return between(found.value, found.interval, write)
+
+
+def between(value: float, interval: tuple[float | None, float | None] | None, write: Writer) -> str:
+    """`value [low … high]`, an open end as "?"."""
+    if interval is None:
+        return write(value, None)
+    low, high = interval
+    if low is not None and high is not None:
+        return with_interval(write, value, (low, high))
+    ends = [OPEN if end is None else write(end, None) for end in interval]
+    return f"{write(value, None)} [{ends[0]} … {ends[1]}]"
 
 
 def share(value: float | None) -> str:
@@ -119,23 +169,22 @@ def share(value: float | None) -> str:
 # --- pairs and attempts ------------------------------------------------------------------------
 
 
-def foretold_of(
+def predicted_of(
     curves: Sequence[Curve], table: pd.DataFrame, length: float | None
-) -> list[Foretold]:
-    """Exact match as another metric foretells it, of each task that has the two."""
-    tasks = list(dict.fromkeys(each.series.task for each in curves))
-    return [each for each in (foretell(table, task, length) for task in tasks) if each is not None]
+) -> list[Predicted]:
+    """Exact match as another metric predicts it, of each task that has the two."""
+    tasks = dict.fromkeys(each.series.task for each in curves)
+    found = (predict_exact_match(table, task, length) for task in tasks)
+    return [each for each in found if each is not None]
 
 
-def pairs_part(curves: Sequence[Curve], table: pd.DataFrame, length: float | None) -> Part | None:
+def pairs_part(curves: Sequence[Curve], predicted: Sequence[Predicted]) -> Part | None:
     """Metrics of one task side by side; None if every task has one."""
     single = [each for each in curves if attempts_of(each.series.metric.name) is None]
-    lines = apart(single)
-    found = foretold_of(curves, table, length)
-    lines += [each.sentence for each in found] + [CAUTION] * bool(found)
+    lines = [*apart(single), *(each.sentence for each in predicted), *[CAUTION] * bool(predicted)]
     if not lines:
         return None
-    kept = {"apart": apart(single), "foretold": [each.to_json() for each in found]}
+    kept = {"apart": apart(single), "predicted": [each.to_json() for each in predicted]}
     return Part("\n".join(lines), {"pairs": kept})
 
 
@@ -143,9 +192,14 @@ def attempts_part(curves: Sequence[Curve], tokens: float | None) -> Part | None:
     """Thresholds by number of attempts, and size against attempts; None without pass@k.
 
     `tokens` are read and written an attempt; without them FLOPs are given a token. Raises Refusal
-    for `tokens` with another scale than params.
+    for `tokens` with another scale than params, or without pass@k.
     """
     found = tries(curves)
+    if tokens is not None and not found:
+        raise Refusal(
+            "--answer-tokens is the price of an attempt, and there are no metrics pass@1, pass@2 "
+            "and so on of one task. Name them with --metric, or leave it out."
+        )
     if not found:
         return None
     if tokens is not None and found[0].scale != "params":
@@ -155,11 +209,11 @@ def attempts_part(curves: Sequence[Curve], tokens: float | None) -> Part | None:
         )
     lines, kept = [], []
     for each in found:
-        write = writer(each.scale)
-        lines.append(f"{each.task}: half-rise by attempts")
+        write = partial(write_scale, each.scale)
+        lines.append(f"{each.task}: threshold by attempts")
         lines.append(
             columns(
-                ("k", f"half-rise in {each.scale}"),
+                ("k", f"threshold in {each.scale}"),
                 [(str(k), estimate(at, write)) for k, at in each.thresholds.items()],
             )
         )
@@ -167,8 +221,8 @@ def attempts_part(curves: Sequence[Curve], tokens: float | None) -> Part | None:
             lines.append(each.moved.sentence)
         lines += _first(
             [
-                f"at {each.scale} {write(x)}, pass@k = exp(-{law.a:.3g}·k^-{law.b:.2g}), to within "
-                f"{law.error:.3f} up to k = {law.most}"
+                f"at {each.scale} {write(x)}, pass@k = exp(-{law.a:.3g}·"
+                f"k^-{law.b:.2g}), to within {law.error:.3f} up to k = {law.most}"
                 for x, law in each.laws.items()
             ]
         )
@@ -202,73 +256,3 @@ def _against_size(found: Tries, tokens: float | None) -> tuple[str, list[dict[st
     table = columns((price, "best N", "k", "solved", ""), rows[:MOST_LINES])
     title = f"size against attempts at {FLOPS_PER_TOKEN:g}·N FLOPs a token"
     return "\n".join([title, table, *more]), kept
-
-
-# --- forecasts ---------------------------------------------------------------------------------
-
-
-def forecasts_text(forecasts: Sequence[Forecast]) -> str:
-    """Where each task emerges, how the forecast did beside the baselines, and what is asked."""
-    # Log-probabilities are judged in e-folds and by fewer baselines: a table of their own.
-    kinds = [
-        [each for each in forecasts if each.series.metric.bounded is bounded]
-        for bounded in (True, False)
-    ]
-    return "\n\n".join(_of_one_kind(kind) for kind in kinds if kind)
-
-
-def _of_one_kind(forecasts: Sequence[Forecast]) -> str:
-    first = forecasts[0]
-    unit = "unit score" if first.series.metric.bounded else "e-folds of nats"
-    write = writer(first.series.scale)
-    compared = [each for each in forecasts if each.judged]
-    lines = [
-        f"Forecast of single new models, fitted up to {first.series.scale} = {write(first.cut)}"
-    ]
-    rows = []
-    for each in forecasts:
-        span = ["?" if end is None else write(end) for end in each.emergence_interval]
-        middle = "not foreseen" if each.emergence is None else write(each.emergence)
-        half_way = f"{middle} [{span[0]} … {span[1]}]" if each.series.metric.bounded else "none"
-        cells = [each.series.label, str(each.n), half_way]
-        for how in each.judged:
-            cells += [f"{how.error:.3f} {how.crps:.3f}"]
-        if each.judged:
-            cells.append(f"{each.judged[0].coverage:.0%} of {each.judged[0].n}")
-        rows.append(cells)
-    header = ["task / metric", "fitted", f"half-way at {first.series.scale} [{first.level:.0%}]"]
-    if compared:
-        header += [how.method for how in compared[0].judged] + ["inside"]
-        rows = [row + [""] * (len(header) - len(row)) for row in rows]
-        lines.append(f"Above the cut: mean absolute error of the median and CRPS, in {unit}")
-    lines.append(columns(header, rows))
-    if len(compared) > 1:
-        lines.append(_average(compared))
-    lines += [line for each in forecasts for line in _asked(each)]
-    lines += [f"{each.series.label}: {caution}" for each in forecasts for caution in each.warnings]
-    return "\n".join(lines)
-
-
-def _average(compared: Sequence[Forecast]) -> str:
-    said = []
-    for index, how in enumerate(compared[0].judged):
-        errors = [each.judged[index] for each in compared]
-        said.append(
-            f"{how.method} {np.mean([e.error for e in errors]):.3f} "
-            f"{np.mean([e.crps for e in errors]):.3f}"
-        )
-    inside = sum((each.judged[0].coverage or 0.0) * each.judged[0].n for each in compared)
-    total = sum(each.judged[0].n for each in compared)
-    return f"mean over {len(compared)}: {', '.join(said)}; {inside / total:.0%} inside"
-
-
-def _asked(each: Forecast) -> list[str]:
-    """The predictions at scales that no score was seen at."""
-    write = writer(each.series.scale)
-    seen = each.judged[0].n if each.judged else 0
-    return [
-        f"{each.series.label} at {write(float(x))}: {median:.3g} [{low:.3g} … {high:.3g}]"
-        for x, median, low, high in zip(
-            each.x[seen:], each.median[seen:], each.low[seen:], each.high[seen:], strict=True
-        )
-    ]

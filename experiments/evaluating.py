@@ -37,6 +37,14 @@ class Ask:
     items: int
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a run answers: a row a task, number of shots and metric."""
+
+    rows: list[dict[str, Any]]
+    judged: tuple[str, ...] = ()  # which of the held-out text was judged, in words
+
+
 @app.command(name="eval")
 def evaluate(
     runs: RunPaths,
@@ -50,13 +58,15 @@ def evaluate(
 ) -> None:
     """Ask finished runs questions whose answers are known, and score what they say.
 
-    A task is a name with its parameters, as results show it, or a file with a JSON object a line:
-    prompt, answer and, if there are, choices. Of its items those are asked that are held out for
-    evaluation, by a hash of their content; examples are drawn from the others. The task `context`,
-    or `position`, asks nothing: it is the held-out loss by how much stands before a token, and its
-    fall from early to late in a window, the in-context learning score.
+    A task is a name with its parameters, as results show it, or a file with one JSON object per
+    line: prompt, answer and, if there are, choices. Only its held-out items are asked, chosen by a
+    hash of their content; examples are drawn from the others. The task `context`, or `position`,
+    asks nothing: it is the held-out loss by the number of tokens before, and the in-context
+    learning score, the loss late in a window minus that early in it. `scaling emergence` reads the
+    JSON file.
 
-        scaling eval results/emergence --task 'addition digits=2' context --shots 0 4
+        scaling eval results/emergence --task 'addition digits=2' --shots 0 4 --json scores.json
+        scaling emergence scores.json --scale params --metric exact_match
         scaling eval results/emergence/runs/0123456789ab --task mine.jsonl --samples 16
 
     Args:
@@ -90,20 +100,29 @@ def evaluate(
     )
     refuse_twice(ask.tasks, "--task")
     scores: list[dict[str, Any]] = []
+    judged: dict[str, None] = {}  # what was judged on, in words, each once
     lost: list[tuple[Path, Refusal]] = []
     folders = list(_completed(runs))
     for number, folder in enumerate(folders, start=1):
         try:
-            scores += _scores(folder, ask)
+            answers = _scores(folder, ask)
+            scores += answers.rows
+            judged |= dict.fromkeys(answers.judged)
         except Refusal as error:
             lost.append((folder, error))
         if number < len(folders):
             say(f"{number} of {len(folders)} runs", sys.stderr)
     if not scores:
         raise lost[0][1]
+    lines = [scores_text(scores), *judged]
     if to_json:
-        write_json(to_json, {"scores": scores})
-    say(scores_text(scores))
+        metrics = " ".join(dict.fromkeys(row["metric"] for row in scores))
+        lines.append(f"Next: scaling emergence {to_json} --scale params --metric … (of {metrics})")
+    try:
+        if to_json:
+            write_json(to_json, {"scores": scores})
+    finally:  # where a disk is full, what was computed is shown at least
+        say("\n".join(lines))
     if lost:
         for folder, reason in lost:
             say(f"{folder}: {reason}", sys.stderr)
@@ -155,8 +174,7 @@ def _is_completed(folder: Path) -> bool:
         return True
 
 
-def _scores(folder: Path, ask: Ask) -> list[dict[str, Any]]:
-    """What a run answers, a row a task, number of shots and metric."""
+def _scores(folder: Path, ask: Ask) -> Answers:
     from scaling.finished import finished
 
     run = finished(folder)
@@ -172,9 +190,8 @@ def _scores(folder: Path, ask: Ask) -> list[dict[str, Any]]:
         "loss": (record["result"] or {}).get("loss"),
     }
     rows = [] if ask.context and not ask.tasks else _answers(folder, run, ask)
-    if ask.context:
-        rows += _in_context(run)
-    return [{**common, **row} for row in rows]
+    context = _in_context(run) if ask.context else Answers([])
+    return Answers([{**common, **row} for row in [*rows, *context.rows]], context.judged)
 
 
 def _answers(folder: Path, run: Finished, ask: Ask) -> list[dict[str, Any]]:
@@ -189,8 +206,8 @@ def _answers(folder: Path, run: Finished, ask: Ask) -> list[dict[str, Any]]:
     return asked.scores(run.params)
 
 
-def _in_context(run: Finished) -> list[dict[str, Any]]:
-    """The held-out loss by position."""
+def _in_context(run: Finished) -> Answers:
+    """The held-out loss by position, and on which documents."""
     import numpy as np
 
     from scaling.data.holdout import holdout_windows, iterate_windows
@@ -203,7 +220,14 @@ def _in_context(run: Finished) -> list[dict[str, Any]]:
         for part in iterate_windows(windows, spec.microbatch_sequences)
     ]
     kept = np.concatenate(losses)[: len(windows.tokens)]
-    return [{**row, "shots": None, "chance": None} for row in context_scores(kept, windows)]
+    held_out = sum(len(part.holdout) for part in run.corpus.parts)
+    judged = (
+        f"context: {len(windows.tokens)} windows of {spec.sequence_length} tokens, from "
+        f"{len(np.unique(windows.document))} of the {held_out} held-out documents of "
+        f"{run.corpus.info.source!r}; documents shorter than a window are not judged"
+    )
+    rows = [{**row, "shots": None, "chance": None} for row in context_scores(kept, windows)]
+    return Answers(rows, (judged,))
 
 
 def scores_text(scores: Sequence[dict[str, Any]]) -> str:

@@ -78,7 +78,19 @@ def runs_text(table: pd.DataFrame) -> str:
         "bits/byte",
         "status",
     ]
+    for name in _hidden(points):
+        header.append(name)
+        for row, cell in zip(rows, points[name], strict=True):
+            row.append("" if pd.isna(cell) else str(cell))
     return columns(header, rows, "runs.parquet")
+
+
+def _hidden(points: pd.DataFrame) -> list[str]:
+    """The first setting that is not shown and tells runs apart which would print the same."""
+    shown = ["n_layers", "d_model", "params_total", "tokens", "seed", "learning_rate"]
+    some = [name for name in ("variant", "unique_tokens", "task_share") if name in points]
+    kinds = len(points.drop_duplicates(shown))
+    return [name for name in some if len(points.drop_duplicates([*shown, name])) > kinds][:1]
 
 
 def _loss(loss: Any, stderr: Any) -> str:

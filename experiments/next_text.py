@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from analysis.laws import Law, law
 
 # What a fit takes from a study's run table for a law's features.
 COLUMNS = {"params": "params_total", "flops": "flops_6nd"}
+
+
+RATE = "learning_rate"
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,24 @@ def next_text(folder: Path, table: pd.DataFrame, name: str) -> str:
             f"{coefficients + SPARE_ROWS} runs at {coefficients} or more different "
             f"({', '.join(wanted.features)}); the {best.runs} completed runs{of_one} lie at "
             f"{best.points}."
+            + f" The best rates: scaling fit {folder} --best-of {RATE}"
+            * _is_sweep(completed)
         )
     fit = f"Next: scaling fit {folder} --law {name}"
     if not of_one:
         return fit
+    if _is_sweep(completed):
+        return f"{fit} --best-of {RATE} (the best rate at each N and D, and the law through those)"
     return f"{fit} --where {shlex.quote(f'variant=={best.variant}')} (each variant has its own law)"
+
+
+def _is_sweep(completed: pd.DataFrame) -> bool:
+    """Whether the variants are learning rates and nothing else, three or more at a point."""
+    if RATE not in completed or completed.empty:
+        return False
+    tried = int(completed.groupby(["params_total", "tokens"])[RATE].nunique().max())
+    rates = [re.fullmatch(rf"training\.{RATE}\S*", str(each)) for each in completed["variant"]]
+    return tried >= 3 and all(rates)
 
 
 def _points(runs: pd.DataFrame, columns: list[str]) -> int:

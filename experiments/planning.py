@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from analysis.cost import Cost, Device, cost, device_named
@@ -19,7 +19,7 @@ from scaling.hardware import cache_folder
 from scaling.plan import Plan, draft
 from scaling.records import Refusal
 from scaling.refusals import Refusals
-from scaling.study import Study
+from scaling.study import DataSection, Study
 from scaling.tasks.mix import TaskMix
 
 
@@ -42,30 +42,24 @@ def plan_study(study: Study) -> Planned:
     where it names a law that its grid cannot identify (`design.identifies`).
     """
     data, cache = study.data, cache_folder() / "corpora"
-    refusals = Refusals()
-    corpus, missing = None, False
-    with refusals.gathered():
-        try:
-            corpus = remembered(data, cache)
-        except SourceMissing:
-            missing = data.train_tokens is not None
-            if not missing:
-                raise
+    refusals, corpus = Refusals(), None
+    try:
+        corpus = remembered(data, cache)
+    except SourceMissing as error:
+        if data.train_tokens is not None:
+            return _without_text(study, declared, refusals)
+        refusals.add(str(error))
+    except Refusal as error:
+        refusals.add(str(error))
     if corpus is None:
-        with refusals.gathered():
-            made = _checked(study, declared(data) if missing else unread(data), refusals)
-        refusals.raise_any()
-        if missing:
-            return made
+        _without_text(study, unread, refusals)
         try:
             with Preparation() as watch:
                 corpus = prepare(data, cache, watch)
         except SourceMissing:  # another library looked for it
             if data.train_tokens is None:
                 raise
-            made = _checked(study, declared(data), refusals)
-            refusals.raise_any()
-            return made
+            return _without_text(study, declared, refusals)
     made = _checked(study, corpus.info, refusals)
     judges = []
     for length in sorted({run.sequence_length for run in made.plan.runs}):
@@ -75,6 +69,16 @@ def plan_study(study: Study) -> Planned:
         _refuse_tasks(made.plan, corpus)
     refusals.raise_any()
     return replace(made, judged=tuple(judges))
+
+
+def _without_text(
+    study: Study, sized: Callable[[DataSection], CorpusInfo], refusals: Refusals
+) -> Planned:
+    """The plan on a corpus of a size. Raises Refusal for all that is wrong, before and in it."""
+    with refusals.gathered():
+        made = _checked(study, sized(study.data), refusals)
+    refusals.raise_any()
+    return made
 
 
 def _checked(study: Study, info: CorpusInfo, refusals: Refusals) -> Planned:
@@ -114,9 +118,7 @@ def refuse_above(max_flops: str | None, flops: float) -> None:
 
 
 def asked_devices(names: tuple[str, ...], count: int, mfu: float | None) -> list[Device]:
-    """The devices of --device. Raises Refusal for an unknown one, and for a --count or --mfu of
-    none.
-    """
+    """The devices of --device. Raises Refusal for unknown ones, a --count or an --mfu of none."""
     if mfu is not None and not 0 < mfu <= 1:
         raise Refusal(f"--mfu {mfu:g} is not a share of the peak: give e.g. 0.4.")
     if count < 1:

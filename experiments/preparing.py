@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from analysis.units import human
-from experiments.text import duration, say
+from experiments.text import duration, printable, say
 from scaling.data.progress import Step
 
 LOG_SECONDS = 20.0  # between lines where there is no terminal
@@ -23,7 +23,7 @@ class Preparation:
     def __init__(self) -> None:
         self.console = Console(stderr=True)
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # a glob has brackets
             BarColumn(),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
@@ -46,7 +46,8 @@ class Preparation:
         trace: TracebackType | None,
     ) -> None:
         self.over.set()
-        self.bar.stop()
+        if self.console.is_terminal:  # elsewhere it would print an empty line
+            self.bar.stop()
         if self.clock.is_alive():
             self.clock.join()
 
@@ -61,7 +62,7 @@ class Preparation:
             if fresh:
                 for task in self.bar.task_ids:
                     self.bar.remove_task(task)
-                self.bar.add_task(step.doing, total=step.of, note="")
+                self.bar.add_task(printable(step.doing), total=step.of, note="")
             self.bar.update(self.bar.task_ids[-1], completed=step.done, note=_note(step))
         elif first:
             self.clock.start()

@@ -109,7 +109,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         raise Refusal(
             f"cannot write {path}: {error.strerror or error}. Free space or choose another "
-            "folder with --results; what was written before is intact."
+            "folder; what was written before is intact."
         ) from error
 
 

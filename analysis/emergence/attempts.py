@@ -147,7 +147,7 @@ class Tries:
     task: str
     scale: str
     solved: pd.DataFrame  # columns k, x, value: mean pass@k at each scale
-    thresholds: Mapping[int, Estimate]  # half-rise by k
+    thresholds: Mapping[int, Estimate]  # by k
     moved: Shift | None
     laws: Mapping[float, Attempts]  # by scale, where pass@k is neither 0 nor 1 at two k
 
@@ -156,7 +156,7 @@ class Tries:
         return {
             "task": self.task,
             "thresholds": None if self.moved is None else self.moved.to_json(),
-            "half_rise": {str(k): each.to_json() for k, each in self.thresholds.items()},
+            "threshold_by_k": {str(k): each.to_json() for k, each in self.thresholds.items()},
             "laws": [{"scale": x, **law.__dict__} for x, law in self.laws.items()],
         }
 

@@ -84,14 +84,15 @@ class Curve:
     reason: str  # one sentence: why this verdict
     p_value: float | None  # of no break; None where there is no rise to break
     p_rise: float  # of no rise
-    threshold: Estimate  # half-rise, in units of x
-    thresholds: Mapping[str, Estimate]  # leaves_chance, half_rise, reaches_<level>
+    threshold: Estimate  # half-way from the curve's floor to its ceiling, in units of x
+    thresholds: Mapping[str, Estimate]  # leaves_chance, half_way, reaches_<level>
     width_decades: Estimate
     fitted: FittedCurve
     forms: tuple[FormFit, ...]
     dispersion: float  # ρ between models; of unbounded metrics the residual variance, unit scale
     seeds: SeedThresholds | None
     level: float
+    cautions: tuple[str, ...]  # those of `warnings` about the scores, which forecasts repeat
     warnings: tuple[str, ...]
 
     @property
@@ -131,6 +132,8 @@ class Curve:
             "scales": self.scales,
             "level": self.level,
             "chance": self.series.chance,
+            "range": list(self.series.metric.range),
+            "cautions": list(self.cautions),
             "warnings": list(self.warnings),
         }
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from analysis.emergence.ability import FORMS, Posterior, Seen, posterior
 from analysis.emergence.breaks import intraclass, standardised
-from analysis.emergence.line import Line, fit_line
+from analysis.emergence.line import fit_line
+from analysis.emergence.loss_step import loss_step
 from analysis.emergence.series import Series
 from analysis.emergence.worth import DRAWS, Judged, constant, judge, plain_logistic
 from scaling.records import Refusal
@@ -26,7 +27,7 @@ Floats = NDArray[np.float64]
 Method = Literal["auto", "logistic", "power_log_prob", "two_step"]
 
 HARDLY = 0.05  # of the way from guessing to the best
-STEPS = 30  # of a figure's line
+STEPS = 40  # of a figure's line on either side of the cut
 LOG_PROBABILITY = -math.inf, 0.0
 LEAST_NATS = 1e-6  # of -log p: nearer to certainty nothing is told
 ENOUGH = 8  # scores: 4 and 6 held .98 where models differ by .5 logits, less where by more
@@ -43,7 +44,7 @@ MEMBERS = {
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """The forecast on even steps from the cut to the largest scale asked for."""
+    """The fit up to the cut and the forecast beyond it, on even steps: one of them is the cut."""
 
     x: Floats
     median: Floats
@@ -61,6 +62,7 @@ class Forecast:
     n: int  # scores fitted
     level: float
     x: Floats
+    observed: Floats  # NaN where no score was seen
     median: Floats
     mean: Floats
     low: Floats
@@ -72,6 +74,26 @@ class Forecast:
     judged: tuple[Judged, ...]  # this, constant and logistic; empty without scores above the cut
     warnings: tuple[str, ...]
 
+    @property
+    def half_way(self) -> float:
+        """The score half-way from chance to the best possible, in the metric's units."""
+        metric = self.series.metric
+        return (
+            (metric.worst if self.series.chance is None else self.series.chance) + metric.best
+        ) / 2
+
+    @property
+    def threshold_ahead(self) -> float | None:
+        """Where `half_way` is forecast, infinite for never; None where it is not beyond the cut.
+
+        Short of the cut the curve's threshold is known, and the one to read.
+        """
+        if not self.series.metric.bounded:
+            return None
+        at = self.series.to_x(math.inf) if self.emergence is None else self.emergence
+        to_t = self.series.to_t
+        return at if to_t(at) > to_t(self.cut) else None
+
     def to_json(self) -> dict[str, Any]:
         """The forecast, its predictions and how it did."""
         return {
@@ -79,9 +101,10 @@ class Forecast:
             "method": self.method, "n": self.n, "level": self.level, "forms": self.weights,
             "emergence": {"value": self.emergence, "interval": list(self.emergence_interval)},
             "predictions": [
-                {"scale": x, "median": median, "mean": mean, "interval": [low, high]}
-                for x, median, mean, low, high in zip(
-                    *(each.tolist() for each in (self.x, self.median, self.mean)),
+                {"scale": x, "observed": None if math.isnan(seen) else seen, "median": median,
+                 "mean": mean, "interval": [low, high]}
+                for x, seen, median, mean, low, high in zip(
+                    *(each.tolist() for each in (self.x, self.observed, self.median, self.mean)),
                     self.low.tolist(), self.high.tolist(), strict=True,
                 )
             ],
@@ -99,15 +122,16 @@ def foresee(
     loss: Floats | None = None,
     level: float = 0.9,
     seed: int = 0,
+    cautions: Sequence[str] = (),
 ) -> Forecast:
     """The scores of larger models than `cut`, from those up to it.
 
     Predictions are at the scales above the cut that `series` has, where they are judged, and at
-    `at`. `two_step` goes over the loss (one value a score, in the order of `series`): a power law
-    of scale in loss, then the same curves over loss (Bhagia et al. 2024, arXiv:2412.04403; Gadre
-    et al. 2024, arXiv:2403.08540). Raises Refusal with fewer than four scores, or one scale, below
-    the cut, and for metrics without bounds that are no log-probabilities. Where `series` has
-    groups, the scores of one count for less the more alike they are.
+    `at`. `two_step` goes over the loss (one value a score, in the order of `series`).
+    `cautions` are what is doubted of the scores themselves (`Curve.cautions`). Raises Refusal with
+    fewer than four scores, or one scale, below the cut, and for metrics without bounds that are no
+    log-probabilities. Where `series` has groups, the scores of one count for less the more alike
+    they are.
     """
     if not series.metric.bounded and series.metric.range != LOG_PROBABILITY:
         raise Refusal(
@@ -123,42 +147,53 @@ def foresee(
         )
     rng = np.random.default_rng(seed)
     x = np.concatenate([series.x[~below], np.asarray(at, float)])
-    grid = _grid(series, cut, x)
-    ahead = np.concatenate([x, grid])
     if series.metric.bounded:
-        found = _shares(series, below, ahead, method, loss, level, rng)
+        found = _shares(series, below, method, loss, level, rng)
     else:
-        found = _log_probabilities(series, below, ahead, method, rng)
-    samples = found.samples
-    tail = 100 * (1 - level) / 2
-    low, median, high = found.in_units(np.percentile(samples, [tail, 50, 100 - tail], axis=0))
-    if not series.metric.higher_is_better:
-        low, high = high, low
-    mean, k = found.in_units(samples.mean(axis=0)), len(x)
+        found = _log_probabilities(series, below, method)
+    n = _questions(series, below, len(x))
+    samples = found.draw(x, n[:-1], rng)
+    median, low, high = _bands(series, found, samples, level)
+    grid = _grid(series, cut, x)
+    # Each column from the same random numbers: the line of a figure is not to shake.
+    steps = [found.draw(at[None], n[-1:], np.random.default_rng(seed)) for at in grid]
+    track = Track(grid, *_bands(series, found, np.hstack(steps), level))
     judged: tuple[Judged, ...] = ()
     if (~below).any():
         held_out = found.seen[~below]
         width = len(held_out)
-        methods = {method: samples, **found.baselines}
+        methods = {method: samples, **found.baselines(x, rng)}
         judged = tuple(
             judge(name, drawn[:, :width], held_out, level) for name, drawn in methods.items()
         )
+    observed = np.concatenate([series.value[~below], np.full(len(at), np.nan)])
     return Forecast(
-        series, cut, method, int(below.sum()), level, x, median[:k], mean[:k], low[:k], high[:k],
-        found.emergence, found.emergence_interval, found.weights,
-        Track(grid, median[k:], low[k:], high[k:]), judged,
-        (*_cautions(series, below, x), *found.cautions),
+        series, cut, method, int(below.sum()), level, x, observed, median,
+        found.in_units(samples.mean(axis=0)), low, high,
+        found.emergence, found.emergence_interval, found.weights, track, judged,
+        (*cautions, *_cautions(series, below, x), *found.cautions),
     )  # fmt: skip
+
+
+def _bands(
+    series: Series, found: _Found, samples: Floats, level: float
+) -> tuple[Floats, Floats, Floats]:
+    """Median, low and high of each column, in the metric's units."""
+    tail = 100 * (1 - level) / 2
+    low, median, high = found.in_units(np.percentile(samples, [tail, 50, 100 - tail], axis=0))
+    if not series.metric.higher_is_better:
+        low, high = high, low
+    return median, low, high
 
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """Scores of new models, a row a draw and a column a scale, as they are judged."""
+    """What was fitted; scores are drawn a row a draw and a column a scale, as they are judged."""
 
-    samples: Floats
-    seen: Floats  # all scores of the series, on the scale of the samples
+    draw: Callable[[Floats, Floats, np.random.Generator], Floats]  # at scales, on n questions
+    seen: Floats  # all scores of the series, on the scale of the draws
     in_units: Callable[[Floats], Floats]  # to the metric's
-    baselines: dict[str, Floats]
+    baselines: Callable[[Floats, np.random.Generator], dict[str, Floats]]  # draws at scales
     emergence: float | None
     emergence_interval: tuple[float | None, float | None]
     weights: dict[str, float]
@@ -168,19 +203,14 @@ class _Found:
 def _shares(
     series: Series,
     below: NDArray[np.bool_],
-    ahead: Floats,
     method: Method,
     loss: Floats | None,
     level: float,
     rng: np.random.Generator,
 ) -> _Found:
     """Metrics with a worst and a best value, on the unit scale."""
-    n = series.questions
-    later = np.full(len(ahead) - int((~below).sum()), np.median(n))
-    asked = np.concatenate([n[~below], later])
-    asked = np.where(np.isfinite(asked), asked, 1e6)
     seen = _seen(series, below)
-    step = None if method != "two_step" else _loss_step(series, below, loss)
+    step = None if method != "two_step" else loss_step(series, below, loss)
     if step is not None:
         seen = replace(seen, t=step.own)
     fitted, weights = _mixture(seen, MEMBERS[method], rng)
@@ -188,25 +218,25 @@ def _shares(
         alone = _independent(fitted, seen, series.group[below], rng)
         seen = replace(seen, weight=alone)
         fitted, weights = _mixture(seen, MEMBERS[method], rng)
-    t = series.to_t(ahead)
-    drawn = [
-        each.scores(t, asked, rng) if step is None else step.scores(each, t, asked, rng)
-        for each in fitted
-    ]
+
+    def draw(x: Floats, n: Floats, rng: np.random.Generator) -> Floats:
+        t = series.to_t(x)
+        return np.concatenate([
+            each.scores(t, n, rng) if step is None else step.scores(each, t, n, rng)
+            for each in fitted
+        ])  # fmt: skip
+
+    def baselines(x: Floats, rng: np.random.Generator) -> dict[str, Floats]:
+        return {
+            "constant": np.broadcast_to(constant(seen), (len(seen.t), len(x))),
+            "plain logistic": plain_logistic(seen, series.to_t(x), rng),
+        }
+
     origin = 0.0 if step is None else step.line.zero
     emergence, span = _emergence(fitted, origin, series, level, rng)
+    cautions = (*_doubts(series, below, fitted), *_unlike(fitted, seen))
     return _Found(
-        np.concatenate(drawn),
-        series.unit,
-        series.from_unit,
-        {
-            "constant": np.broadcast_to(constant(seen), (len(seen.t), len(ahead))),
-            "plain logistic": plain_logistic(seen, t, rng),
-        },
-        emergence,
-        span,
-        weights,
-        (*_doubts(series, below, fitted), *_unlike(fitted, seen)),
+        draw, series.unit, series.from_unit, baselines, emergence, span, weights, cautions
     )
 
 
@@ -228,13 +258,7 @@ def _unlike(fitted: Sequence[Posterior], seen: Seen) -> list[str]:
     ]
 
 
-def _log_probabilities(
-    series: Series,
-    below: NDArray[np.bool_],
-    ahead: Floats,
-    method: Method,
-    rng: np.random.Generator,
-) -> _Found:
+def _log_probabilities(series: Series, below: NDArray[np.bool_], method: Method) -> _Found:
     """-log p falls as a power law of scale (arXiv:2512.08894), models scattered about it.
 
     Judged in e-folds of nats, since what is Student's t there has no mean in nats. There is no
@@ -243,7 +267,7 @@ def _log_probabilities(
     if method not in ("auto", "power_log_prob"):
         raise Refusal(
             f"{series.label}: --method {method} is of scores between a worst and a best value; a "
-            "log-probability is foretold by a power law. Use --method power_log_prob."
+            "log-probability is forecast by a power law. Use --method power_log_prob."
         )
     t, value = series.t[below], series.value[below]
     y = np.log(np.maximum(-value, LEAST_NATS))
@@ -252,13 +276,15 @@ def _log_probabilities(
     if series.group is not None:
         weight = _weights(y - line.start - line.slope * (t - line.centre), series.group[below])
         line = fit_line(t, y, weight)
-    new = line.draws(series.to_t(ahead), DRAWS, rng)
-    same = np.broadcast_to(-y[:, None], (len(y), len(ahead)))
     seen = -np.log(np.maximum(-series.value, LEAST_NATS))
-    return _Found(
-        -new, seen, _nats, {"constant": same}, None, (None, None),
-        {"power_log_prob": 1.0}, (),
-    )  # fmt: skip
+
+    def draw(x: Floats, n: Floats, rng: np.random.Generator) -> Floats:
+        return -line.draws(series.to_t(x), DRAWS, rng)
+
+    def baselines(x: Floats, rng: np.random.Generator) -> dict[str, Floats]:
+        return {"constant": np.broadcast_to(-y[:, None], (len(y), len(x)))}
+
+    return _Found(draw, seen, _nats, baselines, None, (None, None), {"power_log_prob": 1.0}, ())
 
 
 def _nats(better: Floats) -> Floats:
@@ -282,12 +308,20 @@ def _weights(deviation: Floats, group: NDArray[Any]) -> Floats:
     return np.asarray(1 / (1 + (np.bincount(codes)[codes] - 1) * alike), np.float64)
 
 
+def _questions(series: Series, below: NDArray[np.bool_], count: int) -> Floats:
+    """Questions behind each of `count` scores ahead and one more: their own, or what is usual."""
+    n = series.questions
+    asked = np.full(count + 1, np.median(n))
+    asked[: int((~below).sum())] = n[~below]
+    return np.where(np.isfinite(asked), asked, 1e6)
+
+
 def _grid(series: Series, cut: float, x: Floats) -> Floats:
-    """Scales from the cut to the furthest asked for, in progress; none if none was."""
-    if not len(x):
-        return np.zeros(0)
-    furthest = float(series.to_x(float(series.to_t(x).max())))
-    return np.geomspace(cut, furthest, STEPS)
+    """Scales from the smallest seen to the cut, and from there to the furthest asked for."""
+    first, last = float(series.t.min()), float(series.to_t(np.append(x, cut)).max())
+    middle = float(series.to_t(np.array(cut)))
+    seen, ahead = np.linspace(first, middle, STEPS), np.linspace(middle, last, STEPS)
+    return np.array([series.to_x(t) for t in (*seen, *ahead[1:])])
 
 
 def _seen(series: Series, below: NDArray[np.bool_]) -> Seen:
@@ -350,59 +384,24 @@ def _doubts(
 ) -> tuple[str, ...]:
     """What to doubt of these curves."""
     said = []
+    if series.chance is None:
+        said.append(
+            f"the chance level is not known: the forecast takes it as {series.metric.worst:g}, "
+            "the worst; give the right one with --chance"
+        )
     last = np.array([series.t[below].max()])
     risen = [np.median(each.form.link(each.ability(last))) for each in fitted]
     if max(risen) < HARDLY:
         said.append(
-            f"has hardly left guessing at the cut ({max(risen):.0%} of the way): that it will "
-            "rise, and where, is what other tasks did"
+            f"is hardly above chance at the cut ({max(risen):.0%} of the way to the best): that it "
+            "will rise, and where, is taken from other tasks, not from these scores"
         )
     if below.sum() < ENOUGH:
         said.append(
             f"from {int(below.sum())} scores the spread between models is mostly the prior's: "
-            "where models of one scale differ by 1 to 1.6 logits, 90% intervals from 4 or 6 scores "
-            "held .77 to .91 of simulated new ones"
+            "where models of one scale differ by 1 to 1.6 logits, intervals at a level of 90% from "
+            "4 or 6 scores held 77% to 91% of simulated new ones"
         )
     if all(each.effective < 50 for each in fitted):
         said.append("the posterior is far from normal: intervals are rough")
     return tuple(said)
-
-
-# --- the loss in between -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _LossStep:
-    """log loss as a line in t, with the scatter of models about it.
-
-    Progress is minus the log loss in units of the line's fall a decade, so that a decade of scale
-    is one of progress and the priors keep their meaning.
-    """
-
-    line: Line
-    own: Floats  # the progress of each score seen, by its own loss
-
-    def scores(self, each: Posterior, t: Floats, n: Floats, rng: np.random.Generator) -> Floats:
-        """Scores at the losses that models of scale `t` may have: a row a draw."""
-        progress = self.line.draws(t, len(each.draws), rng) / self.line.slope
-        rows = [
-            replace(each, draws=each.draws[i : i + 1]).scores(progress[i], n, rng)
-            for i in range(len(each.draws))
-        ]
-        return np.concatenate(rows)
-
-
-def _loss_step(series: Series, below: NDArray[np.bool_], loss: Floats | None) -> _LossStep:
-    if loss is None or not np.all(np.isfinite(loss[below]) & (loss[below] > 0)):
-        raise Refusal(
-            f"{series.label}: --method two_step goes over the loss, which not every score below "
-            "the cut has. Give a table with a column `loss`, or another method."
-        )
-    y = np.log(loss[below])
-    line = fit_line(series.t[below], y, np.ones(len(y)))
-    if line.slope >= 0:
-        raise Refusal(
-            f"{series.label}: the loss does not fall with {series.scale} below the cut, so scores "
-            "cannot be foretold from it. Use --method auto."
-        )
-    return _LossStep(line, y / line.slope)

@@ -37,7 +37,7 @@ class Rows:
     """Curves, one a row: which shape, where, how wide, between which levels (unit scale)."""
 
     shape: Which  # index into `shapes`
-    midpoint: Array  # t of the half-rise
+    midpoint: Array  # t of the threshold
     width: Array  # decades from 10% to 90% of the rise
     floor: Array  # NaN: solved for each table
     ceiling: Array

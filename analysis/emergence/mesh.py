@@ -136,7 +136,7 @@ def judged(data: Data, mesh: Mesh, tables: Tables) -> Array:
 
 
 def midpoint_limits(data: Data) -> tuple[float, float]:
-    """t between which half-rises are looked for."""
+    """t between which thresholds are looked for."""
     low, high = float(data.at[0]), float(data.at[-1])
     beyond = max(1.0, 0.75 * (high - low))
     return low - beyond, high + beyond

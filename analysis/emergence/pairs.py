@@ -2,7 +2,7 @@
 
 An answer of L tokens is an exact match when all are right, so that a per-token accuracy p that
 rises smoothly gives p^L, which stays near zero and then rises fast (Schaeffer et al. 2023,
-arXiv:2304.15004). What p^L foretells is set beside what was seen.
+arXiv:2304.15004). What p^L predicts is compared with what was seen.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 
+from analysis.emergence.metrics import METRICS, usual
 from scaling.records import Refusal
 
 Floats = NDArray[np.float64]
 
-# How a metric's mean is turned into a probability per token, or of the whole answer.
-PER_TOKEN = {"token_accuracy": "accuracy", "token_probability": "accuracy", "token_logprob": "log"}
-WHOLE = {"answer_logprob": "log", "answer_probability": "accuracy"}
 STRICT = "exact_match"
+# Metrics from which exact match may be predicted, the first that a table has.
+PROBABILITIES = tuple(name for name, each in METRICS.items() if each.probability_of)
 TOGETHER = 0.005  # decades: nothing at the digits printed
 LONGEST = 1000.0  # tokens: an answer beyond it is no answer
 
@@ -42,38 +42,38 @@ def all_right(token_probability: ArrayLike, length: ArrayLike) -> Floats:
 
 
 CAUTION = (
-    "Foretold from means over questions, so only approximate: where questions differ in difficulty "
-    "more are right than the mean says (Jensen)."
+    "Predicted from means over questions, so only approximate: where questions differ in "
+    "difficulty more are right than the mean says (Jensen)."
 )
 
 
 @dataclass(frozen=True, eq=False)
-class Foretold:
-    """Exact match beside what a per-token metric foretells of it, a point a score."""
+class Predicted:
+    """Exact match and what a per-token metric predicts of it, a point a score."""
 
     task: str
-    source: str  # the metric it was foretold from
+    source: str  # the metric it was predicted from
     length: float | None  # tokens an answer; None where the metric is of whole answers
     length_from: Literal["given", "fitted", "whole answers"]
     x: Floats
     observed: Floats
-    foretold: Floats
+    predicted: Floats
 
     @property
     def explained(self) -> float | None:
-        """Share of the variance of exact match over scales that is foretold; None if it has none.
+        """Share of the variance of exact match over scales that is predicted; None if it has none.
 
         Negative where the mean of the scores would have been nearer.
         """
         total = float(np.sum((self.observed - self.observed.mean()) ** 2))
         if total == 0:
             return None
-        return 1 - float(np.sum((self.observed - self.foretold) ** 2)) / total
+        return 1 - float(np.sum((self.observed - self.predicted) ** 2)) / total
 
     @property
     def error(self) -> float:
-        """Root mean square of foretold less observed, in score."""
-        return float(np.sqrt(np.mean((self.foretold - self.observed) ** 2)))
+        """Root mean square of predicted less observed, in score."""
+        return float(np.sqrt(np.mean((self.predicted - self.observed) ** 2)))
 
     @property
     def sentence(self) -> str:
@@ -86,7 +86,7 @@ class Foretold:
             "whole answers": f"the mean {self.source}",
         }[self.length_from]
         share = "" if self.explained is None else f", {self.explained:.0%} of its variance"
-        return f"{self.task}: {how} foretells exact match to within {self.error:.3f}{share}"
+        return f"{self.task}: {how} predicts exact match to within {self.error:.3f}{share}"
 
     def to_json(self) -> dict[str, Any]:
         """The comparison, with its points."""
@@ -94,12 +94,14 @@ class Foretold:
             "task": self.task, "from": self.source, "length": self.length,
             "length_from": self.length_from, "approximate": True, "error": self.error,
             "explained": self.explained, "x": self.x.tolist(),
-            "observed": self.observed.tolist(), "foretold": self.foretold.tolist(),
+            "observed": self.observed.tolist(), "predicted": self.predicted.tolist(),
         }  # fmt: skip
 
 
-def foretell(table: pd.DataFrame, task: str, length: float | None = None) -> Foretold | None:
-    """Exact match of `task` foretold from the best other metric in `table`; None without one.
+def predict_exact_match(
+    table: pd.DataFrame, task: str, length: float | None = None
+) -> Predicted | None:
+    """Exact match of `task` predicted from the best other metric in `table`; None without one.
 
     `table` has columns task, metric, value, x and those that identify an evaluation (run_id, model,
     step, seed), by which the two metrics are matched. `length` is tokens an answer; without it
@@ -107,8 +109,8 @@ def foretell(table: pd.DataFrame, task: str, length: float | None = None) -> For
     """
     rows = table[table["task"].eq(task)]
     keys = [c for c in ("run_id", "model", "Model", "step", "seed", "shots", "x") if c in rows]
-    found = {str(name): each for name, each in rows.groupby("metric")}
-    source = next((name for name in (*PER_TOKEN, *WHOLE) if name in found), None)
+    found = {usual(str(name)): each for name, each in rows.groupby("metric")}
+    source = next((name for name in PROBABILITIES if name in found), None)
     if STRICT not in found or source is None:
         return None
     # Repeats without a name of their own are averaged: joined as they are, each would meet all.
@@ -121,16 +123,15 @@ def foretell(table: pd.DataFrame, task: str, length: float | None = None) -> For
         return None
     both = both.sort_values("x")
     mean = both["value_token"].to_numpy(float)
-    kind = PER_TOKEN.get(source) or WHOLE[source]
-    p = np.exp(np.minimum(mean, 0.0)) if kind == "log" else mean
+    p = mean if METRICS[source].bounded else np.exp(np.minimum(mean, 0.0))
     observed = both["value"].to_numpy(float)
     x = both["x"].to_numpy(float)
-    if source in WHOLE:
-        return Foretold(task, source, None, "whole answers", x, observed, p)
+    if METRICS[source].probability_of == "answer":
+        return Predicted(task, source, None, "whole answers", x, observed, p)
     if length is not None:
-        return Foretold(task, source, length, "given", x, observed, all_right(p, length))
+        return Predicted(task, source, length, "given", x, observed, all_right(p, length))
     fitted = fitted_length(p, observed)
-    return Foretold(task, source, fitted, "fitted", x, observed, all_right(p, fitted))
+    return Predicted(task, source, fitted, "fitted", x, observed, all_right(p, fitted))
 
 
 def fitted_length(token_probability: ArrayLike, observed: ArrayLike) -> float:
@@ -203,15 +204,15 @@ def apart(curves: Sequence[Any]) -> list[str]:
         for one, other in ((same[0], each) for each in same[1:]):
             names = one.series.metric.name, other.series.metric.name
             here, there = one.threshold.value, other.threshold.value
-            where = "the half-rise of one of them is not known"
+            where = "the threshold of one of them is not known"
             if here and there:
                 decades = abs(np.log10(here / there))
                 first = names[0] if here < there else names[1]
                 if one.series.falling:
                     first = names[1] if first == names[0] else names[0]
-                where = f"{first} reaches its half-rise {decades:.2f} decades earlier"
+                where = f"{first} reaches its threshold {decades:.2f} decades earlier"
                 if decades < TOGETHER:
-                    where = "both reach their half-rise together"
+                    where = "both reach their threshold together"
             widths = [_width(each.width_decades) for each in (one, other)]
             said.append(
                 f"{task}: {where}; 10-90% widths {widths[0]} ({names[0]}) "

@@ -7,42 +7,51 @@ refused with the remedy.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from analysis.emergence.series import Metric, Series, metric
-from analysis.emergence.tidy import Ask, folder_rows, joined, listing, long_rows, named, numbers
+from analysis.emergence.metrics import Metric, metric
+from analysis.emergence.series import Series
+from analysis.emergence.tidy import (
+    Ask,
+    PerTask,
+    folder_rows,
+    joined,
+    long_rows,
+    named,
+    numbers,
+)
 from analysis.runs.filter import where
-from analysis.runs.load import load
-from scaling.records import Refusal
+from analysis.runs.load import listing, load
+from scaling.records import Refusal, read_json
 
+T = TypeVar("T")
 FALLING = ("loss", "val_loss", "loss_final", "bits_per_byte")  # scales whose progress is downwards
-# Multiple choice: somebody who guesses scores above zero, and how much is not in the score.
-CHOICES = ("acc", "acc_norm", "accuracy", "choice_accuracy", "mc", "multiple_choice_grade")
-WRITTEN = ("exact_match", "em", "bleu", "pass@", "rouge", "f1")  # guessing scores 0
-# Metrics of the trainer's own evaluations that the statistics do not know by name.
-OWN = {
-    "choice_accuracy": (0.0, 1.0),
-    "token_accuracy": (0.0, 1.0),
-    "edit_distance": (1.0, 0.0),  # by the longer text
-    "answer_logprob": (-math.inf, 0.0),
-    "token_logprob": (-math.inf, 0.0),
-}
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """Where the numbers that a curve takes for granted came from, in words."""
+
+    span: str  # the metric's worst and best value
+    chance: str
+    n: str
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """`series`, one a curve, with its rows in `tables`; `excluded` the others and a `reason`."""
+    """`series`, one a curve; `assumed` of each; its rows in `tables`; `excluded` the others."""
 
     series: tuple[Series, ...]
+    assumed: tuple[Assumed, ...]
     tables: tuple[pd.DataFrame, ...]
     table: pd.DataFrame  # all rows used
-    excluded: pd.DataFrame
+    excluded: pd.DataFrame  # with a `reason`
     notes: tuple[str, ...]
 
     def left_out(self) -> list[str]:
@@ -57,7 +66,7 @@ def read_scores(path: Path, ask: Ask) -> Scores:
 
     Raises Refusal naming column, value and remedy.
     """
-    raw = folder_rows(path) if path.is_dir() else load(path)
+    raw = folder_rows(path) if path.is_dir() else _file_rows(path)
     if ask.join is not None:
         raw = joined(raw, load(ask.join), ask)
     return scores(raw, ask, str(path))
@@ -68,22 +77,31 @@ def scores(raw: pd.DataFrame, ask: Ask, name: str = "the table") -> Scores:
     if len(raw) == 0:
         raise Refusal(f"{name} has no rows. Give a table with a row a score.")
     table = named(long_rows(where(raw, ask.conditions), ask, name), name)
+    notes: list[str] = list(table.attrs.get("notes", []))
+    tasks = table["task"].unique()
     table = _chosen(table, ask, name)
+    for option, given in (("--chance", ask.chance), ("--n", ask.n)):
+        _refuse_unknown(option, given, [*tasks, *table["task"].unique()], name)
     table, excluded = _usable(table, ask, name)
     if len(table) == 0:
         reasons = "; ".join(excluded["reason"].unique())
         raise Refusal(f"{name}: no score is left ({reasons}).")
-    notes: list[str] = []
     parts = list(table.groupby(["task", "metric"], sort=False))
-    found = [_series(str(task), str(each), rows, ask, notes) for (task, each), rows in parts]
-    tables = tuple(rows for _, rows in parts)
-    return Scores(tuple(found), tables, table, excluded, tuple(dict.fromkeys(notes)))
+    found = [_read(str(task), str(each), rows, ask, notes) for (task, each), rows in parts]
+    return Scores(
+        tuple(each.series for each in found),
+        tuple(each.assumed for each in found),
+        tuple(rows for _, rows in parts),
+        table,
+        excluded,
+        tuple(dict.fromkeys(notes)),
+    )
 
 
 def losses(rows: pd.DataFrame) -> np.ndarray | None:
     """The loss beside each score, NaN where there is none; None without such a column."""
     column = next((each for each in ("val_loss", "loss", "loss_final") if each in rows), None)
-    return None if column is None else numbers(rows[column], "the scores").to_numpy(float)
+    return None if column is None else numbers(rows, column, "the scores").to_numpy(float)
 
 
 # --- rows --------------------------------------------------------------------------------------
@@ -119,10 +137,10 @@ def _chosen(table: pd.DataFrame, ask: Ask, name: str) -> pd.DataFrame:
 
 
 def _usable(table: pd.DataFrame, ask: Ask, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    table = table.assign(value=numbers(table["value"], name))
+    table = table.assign(value=numbers(table, "value", name))
     for column in ("n", "stderr", "chance"):
         if column in table:
-            table[column] = numbers(table[column], name)
+            table[column] = numbers(table, column, name)
     reason = pd.Series("", index=table.index, dtype=object)
     if ask.steps == "ends":
         if "final" in table:
@@ -141,11 +159,23 @@ def _usable(table: pd.DataFrame, ask: Ask, name: str) -> tuple[pd.DataFrame, pd.
 # --- series ------------------------------------------------------------------------------------
 
 
-def _series(task: str, name: str, rows: pd.DataFrame, ask: Ask, notes: list[str]) -> Series:
-    measure = meaning(name, ask.span)
+class _Read(NamedTuple):
+    series: Series
+    assumed: Assumed
+
+
+class _Given(NamedTuple, Generic[T]):
+    """A number that a curve takes for granted, and where it came from, in words."""
+
+    value: T
+    source: str
+
+
+def _read(task: str, name: str, rows: pd.DataFrame, ask: Ask, notes: list[str]) -> _Read:
+    measure = metric(name, ask.span)
     label = f"{task} / {name}"
     value = rows["value"].to_numpy(float)
-    low, high = sorted((measure.worst, measure.best))
+    low, high = measure.range
     outside = (value < low) | (value > high)
     if outside.any():
         bad = value[int(np.argmax(outside))]
@@ -164,73 +194,93 @@ def _series(task: str, name: str, rows: pd.DataFrame, ask: Ask, notes: list[str]
     repeated = int(rows.astype(str).duplicated().sum())  # lists, too, can be compared so
     if repeated:
         notes.append(f"{label}: {repeated} rows are the same as another, and counted as evidence")
-    return Series(
+    chance, n = _chance(task, measure, rows, ask), _questions(task, measure, rows, ask)
+    series = Series(
         task=task,
         metric=measure,
         scale=ask.scale,
         x=rows["x"].to_numpy(float),
         value=value,
-        n=_questions(rows, ask),
+        n=n.value,
         stderr=_all_there(rows, "stderr"),
-        chance=chance_level(task, name, rows, ask),
+        chance=chance.value,
         ceiling=None,
         group=_labels(rows, "group"),
         seed=_labels(rows, "seed"),
         falling=ask.scale in FALLING,
     )
+    span = "by its name" if ask.span is None else "--range"
+    return _Read(series, Assumed(span, chance.source, n.source))
 
 
-def meaning(name: str, span: tuple[float, float] | None) -> Metric:
-    """What a number of this metric means; `span` gives its worst and best value, in that order."""
-    if span is not None:
-        return Metric(name, *span)
-    if name.startswith("pass@"):
-        return Metric(name, 0.0, 1.0)
-    return Metric(name, *OWN[name]) if name in OWN else _known(name)
-
-
-def _known(name: str) -> Metric:
-    try:
-        return metric(name)
-    except Refusal as refusal:
+def _refuse_unknown(option: str, given: PerTask, tasks: list[str], name: str) -> None:
+    known = {*tasks, *(each.rpartition(", ")[0] for each in tasks)} - {""}
+    unknown = [each for each in given.single if each not in known]
+    if unknown:
         raise Refusal(
-            f"--metric {name!r} is none whose worst and best value are known. Give them with "
-            "--range WORST,BEST, e.g. --range 0,1."
-        ) from refusal
+            f"{option} {unknown[0]}={given.single[unknown[0]]:g}: {name} has no such task; it has "
+            f"{listing(list(dict.fromkeys(tasks)))}."
+        )
 
 
-def chance_level(task: str, name: str, rows: pd.DataFrame, ask: Ask) -> float | None:
-    """The expected score of guessing, in the metric's units; None for a metric that has none.
+def _chance(task: str, measure: Metric, rows: pd.DataFrame, ask: Ask) -> _Given[float | None]:
+    """The expected score of guessing, in the metric's units, and where it is from; None: fitted.
 
     Raises Refusal for multiple choice without one, and for a task with several.
     """
-    if task in ask.chances:
-        return ask.chances[task]
-    plain = task.rpartition(", ")[0]  # without its shots
-    if plain in ask.chances:
-        return ask.chances[plain]
-    if ask.chance is not None:
-        return ask.chance
+    given = ask.chance.of(task)
+    if given is not None:
+        return _Given(given, "--chance")
+    column = ask.columns.get("chance", "chance")
     known = rows["chance"].dropna().unique() if "chance" in rows else np.array([])
     if len(known) > 1:
         raise Refusal(
-            f"{task} / {name} has {len(known)} levels of chance ({known[0]:g} and {known[1]:g}). "
-            "A curve has one: select rows with --where, or give --chance."
+            f"{task} / {measure.name} has {len(known)} levels of chance ({known[0]:g} and "
+            f"{known[1]:g}). A curve has one: select rows with --where, or give --chance."
         )
     if len(known):
-        return float(known[0])
-    if name in CHOICES:
+        return _Given(float(known[0]), f"column {column}")
+    if measure.guessing == "choice":
         raise Refusal(
-            f"{task} / {name} has no chance level, and multiple choice is not at 0 when it knows "
-            f"nothing. Give --chance {task}=0.25 (0 if answers are written), or a column `chance`."
+            f"{task} / {measure.name} has no chance level, and multiple choice is not at 0 when it "
+            f"knows nothing. Give --chance {task}=0.25 (0 if answers are written), or a column "
+            "`chance`."
         )
-    return 0.0 if name.startswith(WRITTEN) else None
+    if measure.guessing == "written":
+        return _Given(measure.worst, "answers are written")
+    return _Given(None, "not known")
 
 
-def _questions(rows: pd.DataFrame, ask: Ask) -> np.ndarray | None:
-    if ask.n is not None:
-        return np.full(len(rows), float(ask.n))
-    return _all_there(rows, "n")
+def _questions(
+    task: str, measure: Metric, rows: pd.DataFrame, ask: Ask
+) -> _Given[np.ndarray | None]:
+    """The questions behind each score, and where their number is from; None: not known."""
+    given = ask.n.of(task)
+    if given is not None:
+        return _Given(np.full(len(rows), float(given)), "--n")
+    column = ask.columns.get("n", "n")
+    found = _all_there(rows, "n")
+    if found is not None:
+        return _Given(found, f"column {column}")
+    some = int(rows["n"].notna().sum()) if "n" in rows else 0
+    lacking = f"column {column} has it for {some} of {len(rows)} rows only; " if some else ""
+    if _all_there(rows, "stderr") is not None and measure.bounded:
+        return _Given(None, f"{lacking}as many as its standard error says")
+    return _Given(None, f"{lacking}not known: all spread is taken for models that differ")
+
+
+def _file_rows(path: Path) -> pd.DataFrame:
+    """The rows of a table, or of what `scaling eval --json` wrote."""
+    if path.suffix.lower() != ".json":
+        return load(path)
+    found = read_json(path)
+    rows = found.get("scores") if isinstance(found, dict) else None
+    if not (isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)):
+        raise Refusal(
+            f"{path} has no list `scores` of rows, which `scaling eval --json` writes. Give that "
+            "file, a CSV or Parquet table, or a results folder."
+        )
+    return pd.DataFrame(rows)
 
 
 def _all_there(rows: pd.DataFrame, column: str) -> np.ndarray | None:

@@ -1,10 +1,10 @@
-"""Over seeds a threshold is a distribution: each seed's own, and whether its scores come in heaps.
+"""Over seeds a threshold is a distribution: each seed's own, and whether scores have two modes.
 
 Every seed is given the shape, width and levels of all seeds' curve, and its own midpoint.
-Scores of one scale come in two heaps where models of the same size either have the ability or do
+Scores of one scale have two modes where models of the same size either have the ability or do
 not (Zhao et al. 2025, arXiv:2502.17356); whether they do is Silverman's test (1981, J. R.
-Statist. Soc. B 43:97): the smoothing that makes them one heap, against its distribution over
-tables drawn from that heap.
+Statist. Soc. B 43:97): the smoothing that leaves one mode, against its distribution over
+tables drawn from that smooth density.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from analysis.emergence.series import Series
 from analysis.expression import Array
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-FEW = 10  # seeds below which heaps are not told apart
+FEW = 10  # seeds below which modes are not told apart
 DRAWS = 400
 
 
 @dataclass(frozen=True)
 class SeedThresholds:
-    """The half-rise of each seed."""
+    """The threshold of each seed."""
 
     seeds: int
-    found: int  # seeds whose half-rise lies among their scales
+    found: int  # seeds whose threshold lies among their scales
     quantiles: Mapping[str, float | None]  # in units of x; None: beyond the scales
     words: str
 
@@ -81,28 +81,28 @@ def seed_thresholds(
 
 
 def _words(series: Series, rng: np.random.Generator) -> str:
-    """Whether the scores of the scale where seeds differ most come in two heaps."""
+    """Whether the scores of the scale where seeds differ most have two modes."""
     enough = [x for x in np.unique(series.x) if (series.x == x).sum() >= FEW]
     if not enough:
-        return f"fewer than {FEW} seeds a scale: whether scores come in two heaps cannot be told"
+        return f"fewer than {FEW} seeds a scale: whether scores have two modes cannot be told"
     x = max(enough, key=lambda x: float(series.value[series.x == x].var()))
     values = series.value[series.x == x]
-    p_value, (low, high) = two_heaps(values, rng) if np.ptp(values) > 0 else (1.0, (0.0, 0.0))
-    at = f"at {series.scale} {x:.3g} the {len(values)} scores come in"
+    p_value, (low, high) = two_modes(values, rng) if np.ptp(values) > 0 else (1.0, (0.0, 0.0))
+    at = f"the {len(values)} scores at {series.scale} = {series.write(x)}"
     if p_value > 0.05:
-        return f"{at} one heap, as far as can be told (p = {p_value:.2g})"
-    return f"{at} two heaps, near {low:.3g} and {high:.3g} (p = {p_value:.2g})"
+        return f"{at} show no second mode (p = {p_value:.2g})"
+    return f"{at} have two modes, near {low:.3g} and {high:.3g} (p = {p_value:.2g})"
 
 
-def two_heaps(values: Array, rng: np.random.Generator) -> tuple[float, tuple[float, float]]:
-    """Silverman's p-value of one heap, and the middle of either heap were there two."""
+def two_modes(values: Array, rng: np.random.Generator) -> tuple[float, tuple[float, float]]:
+    """Silverman's p-value of one mode, and the middle of either group were there two."""
     values = np.sort(values)
-    width = _one_heap(values)
+    width = _one_mode(values)
     spread = float(values.var())
     shrink = 1 / np.sqrt(1 + width**2 / max(spread, 1e-300))
     drawn = rng.choice(values, (DRAWS, len(values))) + width * rng.normal(size=(DRAWS, len(values)))
     drawn = values.mean() + shrink * (drawn - values.mean())
-    wider = sum(_heaps(each, width) > 1 for each in drawn)
+    wider = sum(_modes(each, width) > 1 for each in drawn)
     # The two halves with the least scatter about their own means.
     cuts = range(1, len(values))
     at = min(cuts, key=lambda i: values[:i].var() * i + values[i:].var() * (len(values) - i))
@@ -110,16 +110,16 @@ def two_heaps(values: Array, rng: np.random.Generator) -> tuple[float, tuple[flo
     return (1 + wider) / (DRAWS + 1), middles
 
 
-def _one_heap(values: Array) -> float:
-    """The least smoothing (standard deviation of a normal kernel) that leaves one heap."""
+def _one_mode(values: Array) -> float:
+    """The least smoothing (standard deviation of a normal kernel) that leaves one mode."""
     low, high = 0.0, float(values[-1] - values[0])
     for _ in range(24):
         middle = (low + high) / 2
-        low, high = (middle, high) if _heaps(values, middle) > 1 else (low, middle)
+        low, high = (middle, high) if _modes(values, middle) > 1 else (low, middle)
     return high
 
 
-def _heaps(values: Array, width: float) -> int:
+def _modes(values: Array, width: float) -> int:
     grid = np.linspace(values.min() - 2 * width, values.max() + 2 * width, 256)
     density = np.exp(-0.5 * ((grid[:, None] - values) / max(width, 1e-300)) ** 2).sum(1)
     rising = np.diff(density) > 0

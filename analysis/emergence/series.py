@@ -1,6 +1,5 @@
 """What is asked about: the scores of one task by one metric against one scale.
 
-A metric is two numbers, what is worst and what is best; everything else follows from them.
 Bounded metrics are read as a share of the way from worst to best, so that accuracy, BLEU from
 0 to 100 and a Brier score that falls are one thing to the statistics; unbounded ones
 (log-probabilities, losses, perplexities) as a share of the range seen.
@@ -9,89 +8,15 @@ Bounded metrics are read as a share of the way from worst to best, so that accur
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from analysis.emergence.metrics import Metric
 from analysis.expression import Array
+from analysis.units import Span, decimal, human, scientific
 from scaling.records import Refusal
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a number of this metric means."""
-
-    name: str
-    worst: float  # accuracy 0, Brier score 1, log-probability -inf, cross-entropy inf
-    best: float
-
-    def __post_init__(self) -> None:
-        if math.isnan(self.worst) or math.isnan(self.best) or self.worst == self.best:
-            raise Refusal(
-                f"metric {self.name!r}: worst {self.worst:g} and best {self.best:g} must be two "
-                "different numbers, e.g. 0 and 1 for an accuracy"
-            )
-
-    @property
-    def higher_is_better(self) -> bool:
-        return self.best > self.worst
-
-    @property
-    def bounded(self) -> bool:
-        return math.isfinite(self.worst) and math.isfinite(self.best)
-
-    @property
-    def range(self) -> tuple[float, float]:
-        return min(self.worst, self.best), max(self.worst, self.best)
-
-
-METRICS: Mapping[str, Metric] = {
-    each.name: each
-    for each in (
-        *(
-            Metric(name, 0.0, 1.0)
-            for name in (
-                "acc",
-                "acc_norm",
-                "accuracy",
-                "exact_match",
-                "em",
-                "f1",
-                "rouge",
-                "pass_at_k",
-                "pass@1",
-                "score",
-                "token_prob",
-                "multiple_choice_grade",
-            )
-        ),
-        Metric("bleu", 0.0, 100.0),
-        # The sum over choices of squared errors lies in 0..2; the mean over two of them in 0..1.
-        Metric("brier", 2.0, 0.0),
-        Metric("edit_distance", math.inf, 0.0),
-        Metric("normalized_edit_distance", 1.0, 0.0),
-        Metric("error", 1.0, 0.0),
-        Metric("loss", math.inf, 0.0),
-        Metric("cross_entropy", math.inf, 0.0),
-        Metric("bits_per_byte", math.inf, 0.0),
-        Metric("ppl", math.inf, 1.0),
-        Metric("perplexity", math.inf, 1.0),
-        Metric("log_prob", -math.inf, 0.0),
-        Metric("log_likelihood", -math.inf, 0.0),
-    )
-}
-
-
-def metric(name: str) -> Metric:
-    """The metric of that name. Raises Refusal for one whose range is not known."""
-    known = METRICS.get(name.lower())
-    if known is None:
-        raise Refusal(
-            f"metric {name!r}: its range is not known; declare its worst and best value, or use "
-            f"one of {', '.join(METRICS)}"
-        )
-    return Metric(name, known.worst, known.best)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +56,7 @@ class Series:
         """log10 of the scale, its sign such that progress goes up."""
         return self.to_t(self.x)
 
-    def to_t(self, x: Array) -> Array:
+    def to_t(self, x: ArrayLike) -> Array:
         """log10 of scales, its sign such that progress goes up."""
         logs: Array = np.log10(np.asarray(x, dtype=np.float64))
         return -logs if self.falling else logs
@@ -140,6 +65,10 @@ class Series:
         """The scale at `t`."""
         exponent = -t if self.falling else t
         return 10.0**exponent if exponent < 308 else math.inf
+
+    def write(self, x: float, span: Span | None = None) -> str:
+        """A number of this scale as people write it; `span` is its interval."""
+        return write_scale(self.scale, x, span)
 
     @property
     def scales(self) -> int:
@@ -182,6 +111,13 @@ class Series:
         share = np.clip(self.unit, 0.01, 0.99)
         implied = np.maximum(share * (1 - share) / error**2, 1.0)
         return np.where(np.isfinite(implied), implied, np.inf)
+
+
+def write_scale(scale: str, x: float, span: Span | None = None) -> str:
+    """A number of `scale` as people write it: 1.3B parameters, 5.8e21 FLOPs, a loss of 2.31."""
+    if scale == "loss":
+        return decimal(x, span)
+    return scientific(x, span) if scale == "flops" else human(x, span)
 
 
 def _check(series: Series) -> None:

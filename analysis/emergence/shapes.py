@@ -2,7 +2,7 @@
 
 A shape rises from 0 to 1. Its own coordinate is scaled so that it passes one half at z = 0 and
 takes one unit of z from 10% to 90% of the rise; with z = (t − midpoint) / width the midpoint is
-the half-rise and the width is the 10–90% width, in decades, whatever the shape. A score is
+the threshold and the width is the 10–90% width, in decades, whatever the shape. A score is
 floor + (ceiling − floor)·shape(z).
 """
 
@@ -30,7 +30,7 @@ class Shape:
     inverse: Callable[[float], float]
     searched: int = 0  # parameters beyond midpoint and width, tried at a few values
     smooth: bool = False  # belongs to the null of no break
-    floored: bool = True  # levels off towards small scales; without that it has no half-rise
+    floored: bool = True  # levels off towards small scales; without that it has no threshold
 
     @cached_property
     def middle(self) -> float:

@@ -9,11 +9,12 @@ not say, and neither do we.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from analysis.emergence.breaks import Scatter, break_test, scatter_of
+from analysis.emergence.checks import doubts, off_the_curve
 from analysis.emergence.curve import (
     Curve,
     FittedCurve,
@@ -51,6 +52,8 @@ from analysis.expression import Array
 from scaling.records import Refusal
 
 SIGNIFICANT = 0.05
+FALLS = 0.02
+FEWEST_TABLES = 19  # simulated: with fewer no p-value can be as low as SIGNIFICANT
 LEVEL = 0.9  # of intervals
 FEWEST_FOR_SHARP = 8  # distinct scales
 FEWEST_TO_COVER = 16  # of fewer, intervals do not always hold what they say
@@ -69,9 +72,16 @@ def analyse(
     """Verdict, thresholds and width of one task and metric.
 
     `reach` are levels in the metric's units whose scale is wanted; `bootstrap` is the number of
-    tables simulated under the smooth null. Raises Refusal for a level of no interval.
+    tables simulated under the smooth null. Raises Refusal for a level of no interval, and
+    for too few tables.
     """
     _check(series, level, reach)
+    if bootstrap < FEWEST_TABLES:
+        raise Refusal(
+            f"--bootstrap {bootstrap}: of fewer than {FEWEST_TABLES} simulated tables no p-value "
+            f"can be {SIGNIFICANT:g}, so no rise could be called sharp. Give {FEWEST_TABLES} or "
+            "more; 400 are usual."
+        )
     rng = np.random.default_rng(seed)
     data, mesh, scatter = _searched(data_of(series), rng)
     rise = rise_test(data, rng)
@@ -96,6 +106,7 @@ def analyse(
         verdict, reason = verdict_of(rise, p_break, decades, series.scales)
     fitted = _refitted(series, profile, chosen.name, row)
     levels_of = float(fitted.floor[0]), float(fitted.ceiling[0])
+    cautions = _cautions(series, rise, fitted)
     one = mesh.rows[np.array([chosen.row])]
     seeds = seed_thresholds(series, data, one, levels_of, rng)
     return Curve(
@@ -104,7 +115,7 @@ def analyse(
         reason=reason,
         p_value=p_break,
         p_rise=rise.p_value,
-        threshold=thresholds["half_rise"],
+        threshold=thresholds["half_way"],
         thresholds=thresholds,
         width_decades=decades,
         fitted=fitted,
@@ -112,7 +123,8 @@ def analyse(
         dispersion=scatter.noise.spread,
         seeds=seeds,
         level=level,
-        warnings=_warnings(series, data, rise, chosen, mesh, scatter),
+        cautions=cautions,
+        warnings=(*cautions, *_warnings(series, data, chosen, mesh, scatter)),
     )
 
 
@@ -192,7 +204,7 @@ def _thresholds(
 
     found = {
         "leaves_chance": estimate(rows.reaches(LOW)),
-        "half_rise": estimate(rows.reaches(0.5)),
+        "half_way": estimate(rows.reaches(0.5)),
     }
     if reach:
         floor, ceiling = rows.floor, rows.ceiling
@@ -254,10 +266,9 @@ def _no_rise(
             f"(p at least {rise.least_p:.2g})"
         )
         absent = Estimate(None, None, f"{CANNOT_BE_TOLD}: too few scales to show a rise")
-    names = ["leaves_chance", "half_rise", *(f"reaches_{value:g}" for value in reach)]
-    warnings = _below_chance(series, data)
-    if rise.p_dip <= 0.02:
-        warnings.append("the score falls with scale before any rise")
+    names = ["leaves_chance", "half_way", *(f"reaches_{value:g}" for value in reach)]
+    fitted = _constant(series, data, rng)
+    cautions = _cautions(series, rise, fitted)
     return Curve(
         series=series,
         verdict=verdict,
@@ -267,16 +278,18 @@ def _no_rise(
         threshold=absent,
         thresholds=dict.fromkeys(names, absent),
         width_decades=absent,
-        fitted=_constant(series, data, rng),
+        fitted=fitted,
         forms=fits,
         dispersion=scatter.noise.spread,
         seeds=None,
         level=level,
-        warnings=tuple(warnings),
+        cautions=cautions,
+        warnings=cautions,
     )
 
 
-def _coefficients(series: Series, data: Data, mesh: Mesh):  # type: ignore[no-untyped-def]
+def _coefficients(series: Series, data: Data, mesh: Mesh) -> Callable[[int], Mapping[str, float]]:
+    """The coefficients of a row of the mesh by name; of no row (-1), the mean."""
     a = b = None
     if not data.bounded:
         a, b = levels(data, basis(data, mesh.rows), data.tables(data.unit[None]))
@@ -311,38 +324,30 @@ def _check(series: Series, level: float, reach: Sequence[float]) -> None:
             )
 
 
-def _below_chance(series: Series, data: Data) -> list[str]:
-    """A test that models fail worse than by guessing asks for another look at its chance."""
-    if data.chance is None or len(data.unit) < 4:
-        return []
-    early = data.unit[data.t <= np.quantile(data.t, 0.5)]
-    error = float(early.std(ddof=1)) / math.sqrt(len(early))
-    if series.n is not None:  # a few scores may be equal by chance
-        asked = float(series.n[series.t <= np.quantile(series.t, 0.5)].sum())
-        error = max(error, math.sqrt(data.chance * (1 - data.chance) / asked))
-    if float(early.mean()) + 3 * error >= data.chance:
-        return []
-    mean = float(series.from_unit(early.mean()))
-    return [
-        f"the smaller models score {mean:.3g} on average, worse than chance {series.chance:g}: is "
-        "that the chance level of this metric?"
-    ]
+def _cautions(series: Series, rise: Rise, fitted: FittedCurve) -> tuple[str, ...]:
+    """What to doubt of the scores themselves, and so of every answer from them."""
+    found = [*off_the_curve(series, fitted.predict(series.x)), *doubts(series)]
+    if rise.p_dip <= FALLS:
+        found.append(
+            f"the score falls with scale (p = {rise.p_dip:.2g}) before any rise: curves and "
+            "forecasts that only rise do not describe it"
+        )
+    return tuple(found)
 
 
 def _warnings(
-    series: Series, data: Data, rise: Rise, chosen: FormFit, mesh: Mesh, scatter: Scatter
+    series: Series, data: Data, chosen: FormFit, mesh: Mesh, scatter: Scatter
 ) -> tuple[str, ...]:
-    found = _below_chance(series, data)
+    """What to doubt of this curve."""
+    found = []
     if series.scales < FEWEST_FOR_SHARP:
         found.append(
             f"{series.scales} distinct scales: below {FEWEST_FOR_SHARP} no rise is called sharp"
         )
-    if rise.p_dip <= 0.02:
-        found.append("the score falls before it rises: curves that only rise do not describe it")
     midpoints = mesh.rows.midpoint
     if midpoints[chosen.row] + 0.5 * mesh.rows.width[chosen.row] > data.t.max():
         found.append(
-            "the rise is not complete at the largest scale: half-rise and width depend on the "
+            "the rise is not complete at the largest scale: threshold and width depend on the "
             "ceiling assumed or extrapolated"
         )
     if data.bounded and scatter.noise.spread > 0.02:
@@ -352,8 +357,9 @@ def _warnings(
         )
     if series.scales < FEWEST_TO_COVER:
         found.append(
-            f"{series.scales} scales: 90% intervals of the half-rise cover .78 to 1.0 of simulated "
-            "tables, by curve, and least where models differ beyond their questions"
+            f"{series.scales} scales: in simulated tables of so few, intervals of the threshold at "
+            "a level of 90% held it in 78% to 100%, by curve, and least where models differ beyond "
+            "their questions"
         )  # benchmarks/results/emergence.json
     if not math.isfinite(chosen.aicc):
         found.append("too few points for the information criterion of this curve")

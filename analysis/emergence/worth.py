@@ -28,7 +28,7 @@ class Judged:
     error: float  # mean absolute error of the median
     brier: float  # mean squared error of the mean: a question's Brier score, above the least
     crps: float  # of the whole distribution
-    coverage: float | None  # of the interval; None where the method has none
+    coverage: float  # of the interval: the share of scores inside
 
     def to_json(self) -> dict[str, Any]:
         """As DESIGN's tables: plain values."""

@@ -39,7 +39,7 @@ def attempts_panels(found: Sequence[Tries], label: str) -> Figure:
         set_caption(
             made,
             "Points: pass@k, means over questions and runs. Lines: exp(-a·k^-b) of each scale, "
-            f"dashed beyond the attempts seen.{price} Bars: intervals of the half-rise.{more}",
+            f"dashed beyond the attempts seen.{price} Bars: intervals of the threshold.{more}",
         )
     return made
 
@@ -76,9 +76,9 @@ def _law(axes: Axes, found: Tries, x: float, cost: float, palette: Palette) -> N
 def _threshold(axes: Axes, found: Tries, label: str) -> None:
     known = {k: each for k, each in found.thresholds.items() if each.value is not None}
     log_axis(axes.xaxis, "attempts k", "count")
-    axes.set_ylabel("half-rise")
+    axes.set_ylabel("threshold")
     if not known:
-        axes.text(0.5, 0.5, "no half-rise in range", transform=axes.transAxes, ha="center")
+        axes.text(0.5, 0.5, "no threshold in range", transform=axes.transAxes, ha="center")
         return
     for k, each in known.items():
         low, high = each.interval or (None, None)
@@ -86,4 +86,4 @@ def _threshold(axes: Axes, found: Tries, label: str) -> None:
             axes.plot([k, k], [low, high], color=OWN, linewidth=1.6, alpha=0.45)
     axes.plot(list(known), [each.value or 0.0 for each in known.values()], "o", color=INK,
               markersize=4)  # fmt: skip
-    log_axis(axes.yaxis, f"half-rise, {label}", "count" if found.scale != "flops" else "flops")
+    log_axis(axes.yaxis, f"threshold, {label}", "count" if found.scale != "flops" else "flops")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -9,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.caution import Source
 from analysis.derived import interval_over_draws
 from analysis.expression import Array
 from analysis.figures.style import (
@@ -25,14 +28,14 @@ from analysis.figures.style import (
 )
 from analysis.fit import Fit
 from analysis.optimum import require_params_and_tokens
-from analysis.units import Span, count_of, decimal, with_interval
+from analysis.units import count_of, decimal, with_interval
 from scaling.records import Refusal
 
 Name = Literal["params", "tokens"]
 
 SHOWN_LEVELS = 6  # curves drawn where the runs have more levels than a legend can name
 REACH = 3.0  # how far beyond the data the dashed curves run
-LOSS = "loss, nats/token"
+NEAR = 0.35  # of the panel's height: how far below all else the floor may lie and be drawn
 LETTERS = {"params": "N", "tokens": "D", "flops": "C"}
 LABELS = {
     "params": "parameters N",
@@ -44,66 +47,96 @@ LABELS = {
 def loss_curves(fit: Fit) -> Figure:
     """Loss against N at each D, and against D at each N: runs as points, the fit as curves.
 
-    Solid inside the runs of that level, dashed outside, the band an interval of the fitted
-    curve from the fit's draws, the floor E dotted. Raises Refusal unless the law predicts from
-    params and tokens.
+    Solid inside the runs of that level, dashed outside; the bands of the least and the largest
+    level are intervals of the fitted curve from the fit's draws (more of them would hide each
+    other), the floor E dotted where it is near. Raises Refusal unless the law predicts from params
+    and tokens.
     """
     require_params_and_tokens(fit.law)
     table = rows_of(fit)
-    with figure(10.0, 4.9) as made:
+    with figure(
+        10.0, 5.2, f"Loss against size and data: {fit.law.name} fitted to {fit.data.n} runs"
+    ) as made:
         left, right = made.subplots(1, 2, sharey=True)
-        _panel(made, left, fit, table, "params", "tokens")
-        _panel(made, right, fit, table, "tokens", "params")
-        _floor(fit, table, (left, right))
-        right.set_ylabel("")
+        curves = [
+            *_panel(made, left, fit, table, "params", "tokens"),
+            *_panel(made, right, fit, table, "tokens", "params"),
+        ]
         right.tick_params(labelleft=True)
-        text = f"Fit of {fit.law.name}: solid inside the runs of each level, dashed outside"
+        text = "Curves: the fit, solid inside the runs of each level, dashed outside."
         if not fit.draws.empty:
-            text += f"; bands and shaded floor: {100 * fit.interval.level:.0f}% intervals"
+            text += (
+                f" Bands, at the least and the largest level: {100 * fit.interval.level:.0f}% "
+                "intervals of the curve."
+            )
         if len(levels(table["tokens"])) > MANY or len(levels(table["params"])) > MANY:
-            text += f". Curves at {SHOWN_LEVELS} levels where there are more than {MANY}"
-        _caption(made, fit, text + ".")
+            text += f" Of more than {MANY} levels, curves at the ticks of the bar."
+        _caption(made, fit, f"{text} {_floor(fit, table, (left, right), curves)}")
     return made
 
 
 def rows_of(fit: Fit) -> pd.DataFrame:
-    """The rows fitted. Raises Refusal for a fit loaded from a file, which has none."""
+    """The rows fitted. Raises Refusal for a fit that holds none, and for losses that no
+    logarithmic axis can show."""
     if fit.table.empty:
         raise Refusal(
-            f"the fit of {fit.law.name} was loaded from a file and holds no runs to draw. "
-            "Fit again from the run table and draw that."
+            f"the fit of {fit.law.name} holds no runs to draw. Fit again from the run table and "
+            "draw that."
+        )
+    least = fit.table[fit.law.target].min()
+    if not least > 0:
+        raise Refusal(
+            f"{fit.law.target} = {least:g} has no place on a logarithmic axis. To draw, fit the "
+            f"rows above 0 alone: scaling fit RUNS --where '{fit.law.target}>0'."
         )
     return fit.table
 
 
-def _panel(made: Figure, axes: Axes, fit: Fit, table: pd.DataFrame, x: Name, by: Name) -> None:
-    """One panel: loss against `x`, a curve at each level of `by`."""
-    palette = Palette(table[by], "viridis" if by == "params" else "magma")
+def _panel(
+    made: Figure, axes: Axes, fit: Fit, table: pd.DataFrame, x: Name, by: Name
+) -> list[Array]:
+    """One panel: loss against `x`, a curve at each level of `by`; returns the curves' losses."""
+    palette = Palette(table[by], "crest" if by == "params" else "flare")
     points(axes, table[x], table[fit.law.target], table[by], palette)
-    distinct = levels(table[by])
-    shown = distinct
-    if len(distinct) > MANY:
-        even = np.geomspace(distinct[0], distinct[-1], SHOWN_LEVELS)
-        shown = distinct[np.unique(np.abs(np.log(distinct[:, None] / even)).argmin(axis=0))]
+    shown = palette.levels if palette.few else _some(palette.levels)
     grid = np.geomspace(float(table[x].min()) / REACH, float(table[x].max()) * REACH, 120)
     # Runs nearest to a level (in ratio) are its own; their range is where its curve is solid.
     nearest = np.abs(np.log(table[by].to_numpy()[:, None] / shown)).argmin(axis=1)
+    curves = []
     for index, at in enumerate(shown):
         own = table[x][nearest == index]
         colour = palette(float(at))
         everywhere: dict[str, Array] = {x: grid, by: np.full_like(grid, at)}
-        axes.plot(grid, fit.predict(everywhere), color=colour, linestyle=DASHED, linewidth=1.0)
+        curves.append(fit.predict(everywhere))
+        axes.plot(grid, curves[-1], color=colour, linestyle=DASHED, linewidth=1.0)
         if len(own):
             inside = np.geomspace(own.min(), own.max(), 60)
             curve = fit.predict({x: inside, by: np.full_like(inside, at)})
             axes.plot(inside, curve, color=colour, linewidth=1.7)
-        if not fit.draws.empty:
+        if not fit.draws.empty and index in (0, len(shown) - 1):
             low, high = _band(fit, everywhere)
-            axes.fill_between(grid, low, high, color=colour, alpha=0.13, linewidth=0)
+            axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
     log_axis(axes.xaxis, LABELS[x], "count")
-    log_axis(axes.yaxis, LOSS, "loss")
+    log_axis(axes.yaxis, loss_label(fit), "loss")
     axes.set_xlim(grid[0], grid[-1])
-    palette.key(made, [axes], distinct, LETTERS[by], LABELS[by], loc="above")
+    palette.key(made, axes, LETTERS[by], LABELS[by], marked=shown)
+    return curves
+
+
+def _some(distinct: Array) -> Array:
+    """SHOWN_LEVELS of the levels, both ends among them, or fewer where those would be near."""
+    even = np.geomspace(distinct[0], distinct[-1], SHOWN_LEVELS)
+    apart = math.log(even[1] / even[0]) / 2
+    found = [float(distinct[0])]
+    for each in distinct[np.abs(np.log(distinct[:, None] / even[1:-1])).argmin(axis=0)]:
+        if min(math.log(each / found[-1]), math.log(distinct[-1] / each)) > apart:
+            found.append(float(each))
+    return np.array([*found, distinct[-1]])
+
+
+def loss_label(fit: Fit) -> str:
+    """An axis of losses, in the unit of the fit's own."""
+    return f"loss, {fit.data.loss_unit}"
 
 
 def _band(fit: Fit, features: dict[str, Array]) -> tuple[Array, Array]:
@@ -114,33 +147,37 @@ def _band(fit: Fit, features: dict[str, Array]) -> tuple[Array, Array]:
     return np.exp(low), np.exp(high)
 
 
-def _floor(fit: Fit, table: pd.DataFrame, panels: tuple[Axes, ...]) -> None:
-    """The floor E as a dotted line, if it lies near enough to be drawn to scale."""
+def _floor(
+    fit: Fit, table: pd.DataFrame, panels: tuple[Axes, Axes], curves: Sequence[Array]
+) -> str:
+    """Limits that hold the runs and the curves; the floor E as a dotted line where it is near
+    them, and what to say of it."""
     loss = table[fit.law.target]
-    low, high = 0.94 * float(loss.min()), 1.1 * float(loss.max())
+    low = min(float(loss.min()), *(float(curve.min()) for curve in curves)) * 0.98
+    high = 1.1 * float(loss.max())
     floor = fit.coefficients.get("E", 0.0)
-    shown = floor > low / 3
-    span: Span | None = None
-    if shown and not fit.draws.empty:
-        span = fit.interval.coefficients["E"]
-    # An interval that reaches the runs is told in the label; shading would hide what it covers.
-    shaded = span if span is not None and span[1] < float(loss.min()) else None
-    bottom = floor * 0.95 if shaded is None else max(shaded[0] * 0.97, floor * 0.8)
+    near = floor > low * (low / high) ** NEAR
+    panels[0].set_ylim(min(low, floor * 0.98) if near else low, high)  # shared
+    if floor <= 0:
+        return ""
+    said = floor_text(fit)
+    if not near:
+        return f"The {said} lies below."
     for axes in panels:
-        axes.set_ylim(min(bottom, low) if shown else low, high)
-        if not shown:
-            continue
         axes.axhline(floor, color=INK, linestyle=(0, (1, 2)), linewidth=1.2)
-        if shaded is not None:
-            axes.axhspan(max(shaded[0], bottom), shaded[1], color=INK, alpha=0.07, linewidth=0)
-        axes.annotate(
-            f"floor E = {with_interval(decimal, floor, span)}",
-            (0.01, floor),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 3),
-            textcoords="offset points",
-            fontsize=8.5,
-        )
+    panels[0].annotate(
+        said, (0.01, floor), xytext=(0, 3), fontsize=8.5,
+        xycoords=("axes fraction", "data"), textcoords="offset points",
+    )  # fmt: skip
+    return "Dotted: the floor E."
+
+
+def floor_text(source: Source) -> str:
+    """The floor E with its interval, if it has one."""
+    span = None
+    if isinstance(source, Fit) and not source.draws.empty:
+        span = source.interval.coefficients.get("E")
+    return f"floor E = {with_interval(decimal, source.coefficients['E'], span)}"
 
 
 def residuals(fit: Fit) -> Figure:
@@ -155,7 +192,8 @@ def residuals(fit: Fit) -> Figure:
     observed = table[fit.law.target].to_numpy(dtype=np.float64)
     percent = 100 * np.log(observed / fitted)
     palette = Palette(table[by])
-    with figure(6.4, 6.0) as made:
+    title = f"Residuals: {fit.law.name} fitted to {fit.data.n} runs"
+    with figure(6.4, 6.4, title) as made:
         grid = made.add_gridspec(2, 1, height_ratios=(2.4, 1))
         above = made.add_subplot(grid[0])
         below = made.add_subplot(grid[1], sharex=above)
@@ -169,28 +207,20 @@ def residuals(fit: Fit) -> Figure:
         below.set_ylim(-largest, largest)
         below.set_ylabel("residual, %")
         log_axis(above.xaxis, "", "loss")
-        log_axis(above.yaxis, f"observed {LOSS}", "loss")
+        log_axis(above.yaxis, f"observed {loss_label(fit)}", "loss")
         above.tick_params(labelbottom=False)
-        log_axis(below.xaxis, f"fitted {LOSS}", "loss")
+        log_axis(below.xaxis, f"fitted {loss_label(fit)}", "loss")
         above.set(xlim=ends, ylim=ends)
-        palette.key(
-            made,
-            [above, below],
-            table[by],
-            LETTERS[by],
-            LABELS[by],
-            loc="upper left",
-            line=False,
-        )
+        palette.key(made, above, LETTERS.get(by, by), LABELS.get(by, by), line=False)
         _caption(
             made,
             fit,
-            f"Fit of {fit.law.name}; residual = 100·ln(observed/fitted), RMSE "
-            f"{100 * fit.rmse_log:.2g}%. Line: observed = fitted.",
+            f"Residual: 100·ln(observed/fitted), RMSE {100 * fit.rmse_log:.2g}%. Line: observed "
+            "= fitted.",
         )
     return made
 
 
 def _caption(made: Figure, fit: Fit, text: str) -> None:
-    counted = f"; N = {count_of(fit.data.params_column)}" if fit.data.params is not None else ""
-    set_caption(made, f"n = {fit.data.n} runs{counted}. {text}")
+    counted = f" N = {count_of(fit.data.params_column)}." if fit.data.params is not None else ""
+    set_caption(made, f"n = {fit.data.n} runs.{counted} {text.strip()}")

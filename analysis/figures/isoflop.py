@@ -9,34 +9,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.envelope import Envelope, envelope
 from analysis.expression import Array
-from analysis.figures.fitted import LOSS, rows_of
+from analysis.figures.fitted import loss_label, rows_of
 from analysis.figures.style import (
     INK,
-    MANY,
     OTHERS,
     OWN,
     Palette,
     figure,
+    figure_of,
     legend_above,
     log_axis,
+    panel,
     points,
     set_caption,
 )
 from analysis.fit import Fit, Status
-from analysis.isoflop import FEWEST, Budget, Method, allocation, budgets, optima, tally
+from analysis.isoflop import FEWEST, SAME_SIZE, Budget, Method, allocation, budgets, optima, tally
 from analysis.optimum import compute_optimal
 from analysis.units import count_of, scientific
 from scaling.records import Refusal
 
 MARKS: dict[Method, tuple[str, str]] = {"parabola": ("o", OTHERS[0]), "akima": ("s", OTHERS[1])}
 EDGE = 0.02  # of compute, left off both ends of a drawn envelope
-ABOVE = 0.35  # of the span of the minima: how far above the highest one a panel reaches
+ABOVE = 1.0  # of the span of the minima: how far above the highest one a panel reaches
 
 
 def optima_figures(fit: Fit) -> dict[str, Figure]:
@@ -66,14 +66,16 @@ def isoflop_curves(
     Parabolas end with the sizes; a budget without a minimum inside has points only. The right
     panel puts C = 6·N*·D* below both methods' minima, their power laws and the fit's own N*.
     """
-    palette = Palette([each.flops for each in shown], "magma")
-    with figure(10.0, 4.9) as made:
+    palette = Palette([each.flops for each in shown], "flare")
+    title = f"Best size at each of {len(shown)} budgets (approach 2), beside {fit.law.name}"
+    with figure(10.0, 5.2, title) as made:
         left, right = made.subplots(1, 2)
         for budget in shown:
             _curve(left, budget, palette)
         log_axis(left.xaxis, "parameters N", "count")
-        log_axis(left.yaxis, LOSS, "loss")
-        _trim(left, np.array([each.loss.min() for each in shown]))
+        log_axis(left.yaxis, loss_label(fit), "loss")
+        least = np.array([each.loss.min() for each in shown])
+        above = _trim(left, least, np.concatenate([each.loss for each in shown]))
         spans = []
         for method, (mark, colour) in MARKS.items():
             seen = found[method].dropna(subset="params")
@@ -90,7 +92,8 @@ def isoflop_curves(
         if fit.status is not Status.FAILED:
             grid = np.geomspace(min(spans), max(spans), 40)
             best = [float(compute_optimal(fit.law, fit.coefficients, c).params) for c in grid]
-            right.plot(grid, best, color=OWN, linewidth=1.4, zorder=1, label=fit.law.name)
+            right.plot(grid, best, color=OWN, linewidth=1.4, zorder=1,
+                       label="the fitted law")  # fmt: skip
         log_axis(right.xaxis, "training compute C = 6ND, FLOPs", "flops")
         log_axis(right.yaxis, "best size N* of a budget", "count")
         legend_above(right, right.get_legend_handles_labels()[0], columns=3)
@@ -98,19 +101,18 @@ def isoflop_curves(
         kept = ", ".join(f"{method} {tally(table).used}" for method, table in found.items())
         set_caption(
             made,
-            f"n = {sum(len(each.params) for each in shown)} points at {len(shown)} budgets; "
-            f"N = {count_of(fit.data.params_column)}. Left: points are runs, seeds averaged; "
-            "parabolas in log N only within the sizes they were fitted to, diamonds their minima; "
-            f"the largest losses may lie above the panel. Minima inside the sizes: {kept}.",
+            f"{_points(fit, sum(len(each.params) for each in shown))} at {len(shown)} budgets. "
+            f"N = {count_of(fit.data.params_column)}. Left: parabolas in log N within the sizes "
+            f"they were fitted to, diamonds at their minima.{above} Right: the minima of both "
+            f"methods, and power laws through them. Minima inside the sizes: {kept}.",
         )
     return made
 
 
-def envelope_curves(fit: Fit, lower: Envelope) -> Figure:
+def envelope_curves(fit: Fit, lower: Envelope, *, ax: Axes | None = None) -> Figure:
     """Loss against compute, a monotone curve a size, their envelope and its crossings."""
     palette = Palette(lower.params)
-    with figure(7.5, 4.9) as made:
-        axes = made.add_subplot()
+    with panel(ax, 7.5, 5.2, f"Lower envelope (approach 1): {len(lower.params)} sizes") as axes:
         # Runs of one budget differ by a rounding of their compute: not every size reaches its ends.
         shown = slice(*np.searchsorted(lower.flops, lower.flops[[0, -1]] * [1 + EDGE, 1 - EDGE]))
         axes.plot(lower.flops[shown], lower.loss[shown], color="#c4c4c4", linewidth=5.0, zorder=1)
@@ -119,33 +121,36 @@ def envelope_curves(fit: Fit, lower: Envelope) -> Figure:
             colour = palette(float(params))
             axes.plot(np.exp(inside), curve(inside), color=colour, linewidth=1.1, zorder=2)
             points(axes, np.exp(curve.x), curve.y, np.full(len(curve.x), params), palette)
-        _trim(axes, lower.loss[np.isfinite(lower.loss)])
+        every = np.concatenate([curve.y for curve in lower.curves])
+        above = _trim(axes, lower.loss[np.isfinite(lower.loss)], every)
         found = lower.crossings
         diamond: dict[str, Any] = {"marker": "D", "linestyle": "", "color": INK, "markersize": 4.5}
         axes.plot(found["flops"], found["loss"], zorder=5, markeredgecolor="white", **diamond)
         log_axis(axes.xaxis, "training compute C = 6ND, FLOPs", "flops")
-        log_axis(axes.yaxis, LOSS, "loss")
+        log_axis(axes.yaxis, loss_label(fit), "loss")
         also = [
             Line2D([], [], color="#c4c4c4", linewidth=5.0, label="lower envelope"),
             Line2D([], [], label="crossing", **diamond),
         ]
-        palette.key(
-            made, [axes], lower.params, "N", f"N ({count_of(fit.data.params_column)})",
-            loc="above", also=also,
-        )  # fmt: skip
-        set_caption(
-            made,
-            f"n = {sum(len(curve.x) for curve in lower.curves)} points (seeds averaged) of "
-            f"{len(lower.params)} sizes; N = {count_of(fit.data.params_column)}. Curves: PCHIP "
-            "through the ends of decays of one size. Diamonds: where the best size changes"
-            + (
-                f", not counting {lower.at_edge} places where runs begin or end"
-                if lower.at_edge
-                else ""
+        made = figure_of(axes)
+        palette.key(made, axes, "N", f"N ({count_of(fit.data.params_column)})", also=also)
+        edges = f", not counting {lower.at_edge} where runs begin or end" if lower.at_edge else ""
+        if ax is None:
+            set_caption(
+                made,
+                f"{_points(fit, len(every))} of {len(lower.params)} sizes. "
+                f"N = {count_of(fit.data.params_column)}. Curves: PCHIP through the runs of one "
+                f"size. Diamonds: where the best size changes{edges}.{above}",
             )
-            + ". The largest losses may lie above the panel.",
-        )
     return made
+
+
+def _points(fit: Fit, count: int) -> str:
+    """How many points are drawn, and whether some are means of several runs."""
+    rows = rows_of(fit)
+    places = {name: np.round(np.log(rows[name]) / SAME_SIZE) for name in ("params", "tokens")}
+    means = pd.DataFrame(places).duplicated().any()
+    return f"n = {count} points" + (", runs of equal N and D averaged," if means else "")
 
 
 def _curve(axes: Axes, budget: Budget, palette: Palette) -> None:
@@ -164,18 +169,19 @@ def _curve(axes: Axes, budget: Budget, palette: Palette) -> None:
     )  # fmt: skip
 
 
-def _trim(axes: Axes, least: Array) -> None:
-    """Cut the losses of sizes far off the best, which would flatten every valley."""
+def _trim(axes: Axes, least: Array, every: Array) -> str:
+    """Cut the losses of sizes far off the best, which would flatten every valley; says how many."""
     low, high = float(least.min()), float(least.max())
     top = high + ABOVE * max(high - low, 0.05 * high)
-    axes.set_ylim(low * 0.985, min(top, axes.get_ylim()[1]))
+    top = min(top, float(every.max()) * 1.01)
+    axes.set_ylim(low * 0.985, top)
+    above = int((every > top).sum())
+    return f" {above} points lie above the panel." if above else ""
 
 
 def _budget_key(made: Figure, axes: Axes, palette: Palette, shown: Sequence[Budget]) -> None:
-    if len(shown) > MANY:
-        bar = made.colorbar(ScalarMappable(palette.norm, palette.map), ax=axes, pad=0.01, aspect=30)
-        log_axis(bar.ax.yaxis, "budget C, FLOPs", "flops")
-        bar.outline.set_visible(False)
+    if not palette.few:
+        palette.bar(made, [axes], "budget C, FLOPs", "top", kind="flops")
         return
     handles = [
         Line2D([], [], color=palette(each.flops), marker="o", markersize=4,

@@ -6,99 +6,104 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.answer import law_for
-from analysis.caution import Source
 from analysis.expression import Array
+from analysis.figures.answers import COLOURS, STAR, Answers, drawn_at, ends, line_label
 from analysis.figures.style import (
+    DASHED,
     FAINT,
     INK,
-    OWN,
-    figure,
+    figure_of,
+    legend_above,
     log_axis,
+    panel,
     place_landmarks,
     set_caption,
 )
-from analysis.fit import Fit
 from analysis.landmarks import Landmark
 from analysis.laws import Law
-from analysis.optimum import FLOPS_PER_PARAM_TOKEN, compute_optimal
-from analysis.recommend import convention
-from analysis.solve import Ask
-from analysis.units import count_of
-from scaling.records import Refusal
+from analysis.optimum import FLOPS_PER_PARAM_TOKEN
 
 POINTS = 160
-CONTOURS = 12
+CONTOURS = 16
 REACH = 6.0  # nats of N on either side of N* in which the flat bottom is looked for
 WITHIN = 0.01  # the flat bottom drawn: sizes within 1% of the best loss of their compute
+NAMED = 1.5  # contours are named so many times below the upper edge
 
 
 def landscape(
-    source: Source,
-    flops: tuple[float, float],
-    *,
-    landmarks: Sequence[Landmark] = (),
+    found: Answers, *, landmarks: Sequence[Landmark] = (), ax: Axes | None = None
 ) -> Figure:
-    """Contours of the loss (nats/token) over N and D, for compute-optimal runs of `flops`.
+    """Contours of the law's loss (nats/token) over N and D, at the budgets of `found`.
 
-    Diagonals are equal compute, the thick line the compute-optimal frontier, the band around it
-    the sizes within 1% of the best loss at their compute. `landmarks` that have both numbers are
-    placed by their active N and D; runs of a fit are small points. Raises Refusal as `recommend`.
+    Diagonals are equal compute; thick lines what is recommended at each, the band around the
+    law's the sizes within 1% of its best loss. Stars are the runs asked for, with the interval of
+    N* along their budget; `landmarks` are placed by their active N and D; runs are small points.
     """
-    low, high = flops
-    if not 0 < low < high < math.inf:
-        raise Refusal(f"flops = {flops} is no range: give two budgets, the smaller one first.")
-    law = law_for(source, Ask(flops=low))
-    budgets = np.geomspace(low, high, POINTS)
-    best = [compute_optimal(law, source.coefficients, float(c)) for c in budgets]
-    sizes = np.array([float(each.params) for each in best])
-    tokens = np.array([float(each.tokens) for each in best])
-    placed = [each for each in landmarks if each.flops is not None and low <= each.flops <= high]
-    runs = source.table if isinstance(source, Fit) else pd.DataFrame()
-    left, right = _reach(sizes, [each.params_active for each in placed], runs.get("params", []))
-    bottom, top = _reach(tokens, [each.tokens for each in placed], runs.get("tokens", []))
+    low, high = found.flops
+    law = law_for(found.source, found.along[0].ask)
+    placed = [
+        each
+        for each in landmarks
+        if each.decoder and each.flops is not None and low <= each.flops <= high
+    ]
+    every = [*found.along, *found.asked]
+    left, right = _reach(
+        [each.params for each in every],
+        [end for each in found.asked for end in ends(each, "params")],
+        [each.params_active for each in placed],
+        found.runs.get("params", []),
+    )
+    bottom, top = _reach(
+        [each.tokens for each in every],
+        [end for each in found.asked for end in ends(each, "tokens")],
+        [each.tokens for each in placed],
+        found.runs.get("tokens", []),
+    )
     n, d = np.geomspace(left, right, POINTS), np.geomspace(bottom, top, POINTS)
-    loss = law.predict(source.coefficients, {"params": n[None, :], "tokens": d[:, None]})
-    with figure(7.8, 6.4) as made:
-        axes = made.add_subplot()
+    loss = law.predict(found.source.coefficients, {"params": n[None, :], "tokens": d[:, None]})
+    with panel(ax, 7.8, 6.8, f"Loss over N and D: {found.name}") as axes:
         # First, since a contour's label makes its gap in the axes as they stand.
         axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, top))
-        _contours(axes, n, d, loss)
+        _contours(axes, n, d, loss, max(each.loss for each in every))
         _diagonals(axes, n, d)
-        _flat_bottom(axes, law, source, budgets, sizes)
-        axes.plot(sizes, tokens, color=OWN, linewidth=2.4, label="compute-optimal", zorder=4)
-        if not runs.empty:
-            axes.plot(runs["params"], runs["tokens"], "o", color=INK, markersize=3, label="runs")
+        _flat_bottom(axes, law, found)
+        _ways(axes, found)
+        if not found.runs.empty:
+            axes.plot(
+                found.runs["params"], found.runs["tokens"], "o", color="#555555", markersize=2.8,
+                markeredgewidth=0, label="runs", zorder=3,
+            )  # fmt: skip
+        _asked(axes, found)
         log_axis(axes.xaxis, "parameters N", "count")
         log_axis(axes.yaxis, "training tokens D", "count")
         axes.set(xlim=(left, right), ylim=(bottom, top))
-        axes.legend(loc="upper left", frameon=True, framealpha=0.9, edgecolor="none")
-        name = (
-            f"fit of {law.name}, n = {source.data.n} runs"
-            if isinstance(source, Fit)
-            else (f"{source.name}, {source.source}")
-        )
-        missing = [each.name for each in landmarks if each.flops is None and placed]
-        set_caption(
-            made,
-            f"Loss in nats/token by {name}; N = {count_of(convention(source).rstrip('.'))}. "
-            "Diagonals: equal C = 6ND, FLOPs. Band: sizes within "
-            f"{WITHIN:.0%} of the best loss at their compute."
-            + (
-                f" Models by their active parameters; not drawn, for want of printed numbers: "
-                f"{', '.join(missing)}."
-                if missing
-                else ""
-            ),
-        )
+        legend_above(axes, axes.get_legend_handles_labels()[0])
+        if ax is None:
+            set_caption(figure_of(axes), _caption(found, placed))
         if placed:
-            made.draw_without_rendering()  # names are set by the map's final size
-        place_landmarks(axes, [(e.name, e.params_active, e.tokens) for e in placed])
-    return made
+            figure_of(axes).draw_without_rendering()  # names are set by the map's final size
+        models = [(each.name, each.params_active, each.tokens) for each in placed]
+        place_landmarks(axes, models, drawn_at(found, "params", "tokens"))
+    return figure_of(axes)
+
+
+def _caption(found: Answers, placed: Sequence[Landmark]) -> str:
+    said = [
+        found.counted,
+        f"Contours: loss by the law, {found.loss_unit}. Diagonals: equal C, FLOPs.",
+    ]
+    said.append(f"Band: sizes within {WITHIN:.0%} of the law's best loss at their compute.")
+    if found.asked:
+        level = "" if found.level is None else f", with the {found.level:.0%} interval of N*"
+        said.append(f"Star: the run recommended{level}.")
+    if placed:
+        said.append("Diamonds: published models, by active parameters.")
+    return " ".join(said)
 
 
 def _reach(*values: Iterable[float | None]) -> tuple[float, float]:
@@ -106,14 +111,23 @@ def _reach(*values: Iterable[float | None]) -> tuple[float, float]:
     return float(min(known)) / 2.2, float(max(known)) * 2.2
 
 
-def _contours(axes: Axes, n: Array, d: Array, loss: Array) -> None:
-    """Dense near the best: even steps of the logarithm of what is left to gain, rounded."""
-    low, high = float(loss.min()), float(np.quantile(loss, 0.98))
-    gaps = np.geomspace(0.04 * (high - low), high - low, CONTOURS)
-    places = 1 - np.floor(np.log10(gaps)).astype(int)
-    levels = [round(low + gap, place) for gap, place in zip(gaps, places, strict=True)]
-    drawn = axes.contour(n, d, loss, levels=np.unique(levels), colors=FAINT, linewidths=0.7)
-    axes.clabel(drawn, fontsize=7.5, fmt=lambda value: f"{value:.{places[0]}f}".rstrip("0"))
+def _contours(axes: Axes, n: Array, d: Array, loss: Array, high: float) -> None:
+    """Even steps of the loss up to `high`, so that lines are dense where it is steep; named along
+    the top."""
+    levels = np.asarray(
+        MaxNLocator(CONTOURS, steps=[1, 2, 5, 10]).tick_values(float(loss.min()), high)
+    )
+    levels = levels[(levels > loss.min()) & (levels <= high)]
+    drawn = axes.contour(n, d, loss, levels=levels, colors=FAINT, linewidths=0.7)
+    row = int(np.searchsorted(d, d[-1] / NAMED))
+    edge = loss[row]  # falls with N
+    places = [
+        (float(n[np.argmax(edge <= level)]), float(d[row]))
+        for level in levels
+        if edge.min() < level < edge[0]
+    ]
+    if places:
+        axes.clabel(drawn, fontsize=7.5, fmt=lambda value: f"{value:.4g}", manual=places)
 
 
 def _diagonals(axes: Axes, n: Array, d: Array) -> None:
@@ -131,12 +145,41 @@ def _diagonals(axes: Axes, n: Array, d: Array) -> None:
             )  # fmt: skip
 
 
-def _flat_bottom(axes: Axes, law: Law, source: Source, budgets: Array, sizes: Array) -> None:
+def _ways(axes: Axes, found: Answers) -> None:
+    """What each way recommends, solid inside the runs' compute."""
+    seen = found.seen or found.flops
+    for way, colour in COLOURS.items():
+        said = found.by(way)
+        inside = [each for each in said if seen[0] * 0.999 <= each.flops <= seen[1] * 1.001]
+        for drawn, style in ((said, DASHED), (inside, "-")):
+            axes.plot(
+                [each.params for each in drawn], [each.tokens for each in drawn], color=colour,
+                linestyle=style, linewidth=2.2 if style == "-" else 1.3, zorder=4,
+                label=line_label(found, way) if style == "-" and drawn else "_",
+            )  # fmt: skip
+
+
+def _asked(axes: Axes, found: Answers) -> None:
+    for each in found.asked:
+        if each.interval is not None:
+            low, high = each.interval.params
+            n = np.geomspace(max(low, 1.0), min(high, 1e300), 40)
+            product = each.params * each.tokens
+            axes.plot(n, product / n, color=INK, linewidth=1.6, zorder=6)
+        label = "recommended" if each is found.asked[0] else "_"
+        axes.plot(each.params, each.tokens, zorder=7, label=label, **STAR)
+
+
+def _flat_bottom(axes: Axes, law: Law, found: Answers) -> None:
     """The band of sizes within WITHIN of the best loss, its ends found along each equal compute."""
+    best = found.by("law")
+    if not best:
+        return
+    budgets, sizes = (np.array([getattr(e, name) for e in best]) for name in ("flops", "params"))
     shift = np.linspace(-REACH, REACH, 4001)
     n = sizes[:, None] * np.exp(shift)
     d = budgets[:, None] / FLOPS_PER_PARAM_TOKEN / n
-    loss = law.predict(source.coefficients, {"params": n, "tokens": d})
+    loss = law.predict(found.source.coefficients, {"params": n, "tokens": d})
     middle = len(shift) // 2
     near = loss <= loss[:, middle, None] * (1 + WITHIN)
     # The first size on each side that is not near; the far end where all are.
@@ -148,5 +191,6 @@ def _flat_bottom(axes: Axes, law: Law, source: Source, budgets: Array, sizes: Ar
     edge = np.concatenate([n[rows, left], n[rows, right][::-1]])
     compute = np.concatenate([budgets, budgets[::-1]])
     axes.fill(
-        edge, compute / FLOPS_PER_PARAM_TOKEN / edge, color=OWN, alpha=0.16, linewidth=0, zorder=2
-    )
+        edge, compute / FLOPS_PER_PARAM_TOKEN / edge, color=COLOURS["law"], alpha=0.12,
+        linewidth=0, zorder=2,
+    )  # fmt: skip

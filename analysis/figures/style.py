@@ -1,5 +1,5 @@
-"""How every figure looks: log axes that always show readable ticks, one palette by size,
-a caption that says what was counted, and files that are the same bytes each time.
+"""How every figure looks: log axes that always show readable ticks, colours that can be told apart,
+a title, a caption that says what was counted, and files that are the same bytes each time.
 """
 
 from __future__ import annotations
@@ -14,17 +14,23 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    Locator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.units import human
@@ -32,7 +38,6 @@ from scaling.records import write_bytes
 
 Colour = tuple[float, float, float, float]
 Kind = Literal["count", "flops", "loss"]
-Corner = Literal["upper left", "upper right", "lower left", "above"]
 
 INK = "#222222"
 FAINT = "#8a8a8a"
@@ -51,6 +56,7 @@ _RC: Any = {
     "axes.labelcolor": INK,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
+    "figure.titlesize": 11,
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
@@ -63,20 +69,38 @@ _RC: Any = {
 
 
 @contextmanager
-def figure(width: float = 7.5, height: float = 4.6, caption: str = "") -> Iterator[Figure]:
-    """A Figure outside pyplot's state, in the house style, its caption below the axes."""
+def figure(width: float = 7.5, height: float = 4.6, title: str = "") -> Iterator[Figure]:
+    """A Figure outside pyplot's state, in the house style, under its title."""
     with mpl.rc_context(_RC):
         made = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(made)
+        if title:
+            made.suptitle(title, x=0.012, ha="left")
         yield made
-        if caption:
-            set_caption(made, caption)
+
+
+@contextmanager
+def panel(ax: Axes | None, width: float, height: float, title: str) -> Iterator[Axes]:
+    """One panel in the house style: `ax`, or the only axes of a Figure under its title."""
+    if ax is None:
+        with figure(width, height, title) as made:
+            yield made.add_subplot()
+    else:
+        with mpl.rc_context(_RC):
+            yield ax
+
+
+def figure_of(axes: Axes) -> Figure:
+    """The Figure that holds the axes, at whatever depth."""
+    made = axes.get_figure(root=True)
+    assert made is not None
+    return made
 
 
 def set_caption(made: Figure, caption: str) -> None:
     """Put `caption`, wrapped to the figure's width, below the axes."""
     characters = int(made.get_figwidth() * 15.5)
-    text = "\n".join(textwrap.wrap(caption, characters))
+    text = "\n".join(textwrap.wrap(caption, characters, break_on_hyphens=False))
     made.supxlabel(text, x=0.012, ha="left", fontsize=8, color="#555555", linespacing=1.35)
 
 
@@ -164,73 +188,91 @@ _FORMATS: dict[Kind, Callable[[float, int | None], str]] = {
 
 
 class Palette:
-    """A colour-blind-safe sequential colour for each value of a positive quantity, by its log."""
+    """A colour for each value of a positive quantity, the darker the larger.
 
-    def __init__(self, values: ArrayLike, name: Literal["viridis", "magma"] = "viridis") -> None:
-        known = np.asarray(values, dtype=np.float64)
-        low, high = float(known.min()), float(known.max())
-        if high <= low * 1.001:
-            low, high = low / 2, high * 2
-        # The lightest end is clipped: it does not show on white.
-        ends = (0.02, 0.84) if name == "viridis" else (0.12, 0.78)
-        self.map = ListedColormap(colormaps[name](np.linspace(*ends, 256)))
-        self.norm = LogNorm(low, high)
+    Up to MANY levels have colours evenly apart, however near their values lie; more are coloured
+    by their logarithm. The palettes are seaborn's for marks on white paper.
+    """
+
+    def __init__(self, values: ArrayLike, name: Literal["crest", "flare"] = "crest") -> None:
+        import seaborn  # here, since it takes a second
+
+        self.levels = levels(values)
+        self.map: Colormap = seaborn.color_palette(name, as_cmap=True)
+        low, high = float(self.levels[0]), float(self.levels[-1])
+        self.norm = LogNorm(low, high) if high > low else LogNorm(low / 2, high * 2)
+
+    @property
+    def few(self) -> bool:
+        """Whether a legend can name every level."""
+        return len(self.levels) <= MANY
 
     def __call__(self, value: float) -> Colour:
-        return self.map(self.norm(value))
+        at = float(self.norm(value))
+        if self.few and len(self.levels) > 1:
+            places = np.linspace(0, 1, len(self.levels))
+            at = float(np.interp(math.log(value), np.log(self.levels), places))
+        return self.map(at)
 
     def key(
         self,
         made: Figure,
-        axes: Sequence[Axes],
-        values: ArrayLike,
+        axes: Axes,
         letter: str,
         label: str,
         *,
-        loc: Corner,
         line: bool = True,
         also: Sequence[Artist] = (),
+        marked: ArrayLike | None = None,
     ) -> None:
-        """Say what the colours mean: a legend on the first of `axes`, a bar if it grew too long.
+        """Say above `axes` what the colours mean: a legend, or a bar if it grew too long.
 
-        `loc` is a corner, or "above" the axes where curves fill every corner.
-        `line` draws the legend's samples as lines; `also` are further entries for the legend.
+        `line` draws the legend's samples as lines. `also` are further entries for the legend;
+        with any, a bar stands to the right. `marked` are the values at a bar's ticks.
         """
-        named = levels(values)
         handles: list[Artist] = list(also)
-        if len(named) > MANY:
-            self.bar(made, axes, label)
+        if not self.few:
+            self.bar(made, [axes], label, "right" if also else "top", marked)
         else:
+            style: dict[str, Any] = {"marker": "o", "markersize": 4, "linestyle": "-" * line}
             handles[:0] = [
-                Line2D(
-                    [],
-                    [],
-                    color=self(float(value)),
-                    marker="o",
-                    markersize=4,
-                    linestyle="-" if line else "",
-                    label=f"{letter} = {human(float(value))}",
-                )
-                for value in named
+                Line2D([], [], color=self(each), label=f"{letter} = {human(each)}", **style)
+                for each in self.levels
             ]
-        if not handles:
-            return
-        if loc == "above":
-            legend_above(axes[0], handles)
-        else:
-            axes[0].legend(handles=handles, loc=loc)
+        if handles:
+            legend_above(axes, handles)
 
-    def bar(self, made: Figure, axes: Sequence[Axes], label: str) -> None:
-        """A colour bar beside `axes`."""
-        bar = made.colorbar(ScalarMappable(self.norm, self.map), ax=list(axes), pad=0.01, aspect=30)
-        log_axis(bar.ax.yaxis, label, "count")
+    def bar(
+        self,
+        made: Figure,
+        axes: Sequence[Axes],
+        label: str,
+        location: Literal["right", "top"] = "right",
+        marked: ArrayLike | None = None,
+        kind: Kind = "count",
+    ) -> None:
+        """A colour bar beside `axes`; a step for each level where they are few."""
+        place: dict[str, Any] = {"ax": list(axes), "location": location, "pad": 0.02, "aspect": 30}
+        if self.few:
+            count = len(self.levels)
+            steps = ListedColormap([self(float(each)) for each in self.levels])
+            shades = ScalarMappable(BoundaryNorm(np.arange(count + 1) - 0.5, count), steps)
+            bar = made.colorbar(shades, ticks=range(count), label=label, **place)
+            bar.set_ticklabels([human(each) for each in self.levels])
+            bar.minorticks_off()
+        else:
+            bar = made.colorbar(ScalarMappable(self.norm, self.map), **place)
+            axis = bar.ax.xaxis if location == "top" else bar.ax.yaxis
+            log_axis(axis, label, kind)
+            if marked is not None:
+                axis.set_major_locator(FixedLocator(np.asarray(marked, dtype=np.float64).tolist()))
         bar.outline.set_visible(False)
 
 
 def legend_above(axes: Axes, handles: Sequence[Artist], columns: int = 4) -> None:
     """A legend that no curve can reach, with room for a line that ends at the top of the axes."""
     axes.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=(0, 1.02), ncols=columns,
+        handles=handles, loc="lower left", bbox_to_anchor=(0, 1.03), ncols=columns,
         borderaxespad=0, borderpad=0.2, columnspacing=1.2, handlelength=1.6,
     )  # fmt: skip
 
@@ -245,30 +287,40 @@ def points(
 
 
 def levels(values: ArrayLike, tolerance: float = 0.02) -> NDArray[np.float64]:
-    """The distinct values, those within `tolerance` of each other (relative) taken as one."""
+    """The distinct values, rising; those within `tolerance` of a smaller one count as it."""
     known = np.unique(np.asarray(values, dtype=np.float64))
-    group = np.concatenate([[0], np.cumsum(np.diff(np.log(known)) > tolerance)])
-    return np.array([known[group == each].mean() for each in range(group[-1] + 1)])
+    found: list[float] = []
+    while len(known):
+        near = known <= known[0] * (1 + tolerance)
+        found.append(float(known[near].mean()))
+        known = known[~near]
+    return np.array(found)
 
 
 # --- named points -----------------------------------------------------------------------------
 
 
-def place_landmarks(axes: Axes, models: Iterable[tuple[str, float | None, float | None]]) -> None:
+def place_landmarks(
+    axes: Axes,
+    models: Iterable[tuple[str, float | None, float | None]],
+    avoid: Iterable[tuple[float, float]] = (),
+) -> None:
     """Draw named points (name, x, y) and set each name where it covers no other, if any place is.
 
-    The axes' limits must be set. Sizes are estimated in points; the layout may still shift.
+    Nor does a name cover the points `avoid`. The axes' limits must be set. Sizes are estimated in
+    points; the layout may still shift, unless the figure was laid out before.
     """
     scale = 72 / axes.figure.dpi
     width, height = axes.bbox.width * scale, axes.bbox.height * scale
     (left, right), (low, high) = np.log(axes.get_xlim()), np.log(axes.get_ylim())
-    known = [
-        (name, x, y, (math.log(x) - left) / (right - left) * width,
-         (math.log(y) - low) / (high - low) * height)
-        for name, x, y in models
-        if x is not None and y is not None
-    ]  # fmt: skip
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across, up = (math.log(x) - left) / (right - left), (math.log(y) - low) / (high - low)
+        return across * width, up * height
+
+    known = [(name, x, y, *place(x, y)) for name, x, y in models if x is not None and y is not None]
     taken = [(px - 3, py - 3, px + 3, py + 3) for *_, px, py in known]
+    taken += [(px - 4, py - 4, px + 4, py + 4) for px, py in (place(x, y) for x, y in avoid)]
     for name, x, y, px, py in known:
         axes.plot(
             x, y, marker="D", markersize=4.2, linestyle="", color="#444444",
@@ -291,7 +343,7 @@ def place_landmarks(axes: Axes, models: Iterable[tuple[str, float | None, float 
         )  # fmt: skip
 
 
-_AROUND = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1), (0, 2), (0, -2))
+_AROUND = ((1, 0), (-1, 0), (0, 1), (0, -1))  # farther off it might be another's name
 _Box = tuple[float, float, float, float]
 
 

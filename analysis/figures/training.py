@@ -1,14 +1,17 @@
-"""Loss against compute while training: every run, coloured by size, and their lower envelope."""
+"""Loss against compute while training: every run, coloured by size, and the least so far."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.expression import Array
-from analysis.figures.style import Palette, figure, log_axis, set_caption
+from analysis.figures.style import INK, Palette, figure_of, log_axis, panel, set_caption
 from analysis.units import count_of
 from scaling.records import Refusal
 
@@ -17,13 +20,17 @@ ENVELOPE = "#c4c4c4"
 
 
 def training_curves(
-    runs: pd.DataFrame, steps: pd.DataFrame, *, params_column: str = "params_total"
+    runs: pd.DataFrame,
+    steps: pd.DataFrame,
+    *,
+    params_column: str = "params_total",
+    ax: Axes | None = None,
 ) -> Figure:
     """Loss (nats/token) against cumulative exact FLOPs for every run in `steps`.
 
     Lines are the training loss, lightly smoothed; points the validation loss, larger where a
     run ends (a trunk does not: its learning rate has not decayed); the grey line is the least
-    smoothed loss any run had reached by that compute.
+    smoothed training loss that any run had reached by that compute.
     `runs` gives each run's size by `run_id`. Raises Refusal when nothing can be drawn.
     """
     for name, table, columns in (
@@ -47,8 +54,7 @@ def training_curves(
     trunks = set(runs.loc[runs["run_kind"] == "trunk", "run_id"]) if "run_kind" in runs else set()
     validated: list[Array] = []
     smoothed: list[tuple[Array, Array]] = []
-    with figure(7.5, 4.9) as made:
-        axes = made.add_subplot()
+    with panel(ax, 7.5, 5.4, f"Loss while training: {len(set(curves) - trunks)} runs") as axes:
         for run, rows in curves.items():
             colour = palette(float(sizes.loc[run]))
             flops = rows["flops"].to_numpy(dtype=np.float64)
@@ -79,24 +85,23 @@ def training_curves(
         axes.set_xlim(left * 0.9, float(max(flops[-1] for flops, _ in smoothed)) * 1.2)
         log_axis(axes.xaxis, "training compute C, FLOPs (counted exactly)", "flops")
         log_axis(axes.yaxis, "loss, nats/token", "loss")
-        lowest = Line2D([], [], color=ENVELOPE, linewidth=4.5, label="lower envelope")
-        palette.key(
+        style: dict[str, Any] = {"marker": "o", "linestyle": "", "markeredgecolor": "white"}
+        also = [
+            Line2D([], [], color=INK, linewidth=1.0, label="training loss"),
+            Line2D([], [], color=ENVELOPE, linewidth=4.5, label="least training loss so far"),
+        ]
+        if validated:
+            also.append(Line2D([], [], color=INK, label="validation loss", **style))
+        made = figure_of(axes)
+        palette.key(made, axes, "N", f"N ({count_of(params_column)})", also=also)
+    branched = f" branched off {len(trunks & set(curves))} trunks" if trunks & set(curves) else ""
+    if ax is None:
+        set_caption(
             made,
-            [axes],
-            sizes.loc[list(curves)],
-            "N",
-            f"N ({count_of(params_column)})",
-            loc="lower left",
-            also=[lowest],
+            f"n = {len(set(curves) - trunks)} runs{branched}. N = {count_of(params_column)}. "
+            f"Training loss smoothed over {100 * (SMOOTHING - 1):.0f}% of compute. Validation "
+            "loss is of other text, so it may lie above or below; large points end a run.",
         )
-    set_caption(
-        made,
-        f"n = {len(set(curves) - trunks)} runs"
-        + (f" branched off {len(trunks & set(curves))} trunks" if trunks & set(curves) else "")
-        + f"; N = {count_of(params_column)}. Lines: training loss, smoothed over "
-        f"{100 * (SMOOTHING - 1):.0f}% of compute. Points: validation loss, large at the "
-        "end of a run. Grey: least smoothed training loss reached by that compute.",
-    )
     return made
 
 

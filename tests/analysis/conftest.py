@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.fit import Fit, fit
+from analysis.laws import law
 from analysis.published import Published
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -56,3 +58,32 @@ def simulate() -> Callable[..., pd.DataFrame]:
         return design.assign(loss=truth.predict(features) * np.exp(error))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def grid_fit() -> Fit:
+    """A fit with draws to a grid of four sizes and four token counts, with .4% noise."""
+    sizes, budgets = (25e3, 98e3, 332e3, 786e3), (0.5e6, 1e6, 2e6, 4e6)
+    table = pd.DataFrame([(n, d) for n in sizes for d in budgets], columns=["params", "tokens"])
+    exact = 0.8 + 12 / table["params"] ** 0.31 + 620 / table["tokens"] ** 0.53
+    noise = np.exp(0.004 * np.random.default_rng(0).normal(size=len(table)))
+    return fit(law("chinchilla"), table.assign(loss=exact * noise), bootstrap=200)
+
+
+@pytest.fixture(scope="session")
+def trained() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A trunk and a cooldown branch for each of two sizes; one branch diverges at its end."""
+    runs, steps = [], []
+    for size in (25e3, 98e3):
+        for run, first, last in ((f"trunk{size:.0f}", 1, 800), (f"branch{size:.0f}", 640, 800)):
+            step = np.arange(first, last + 1)
+            loss = 1.2 + 3 / step**0.3 - (run < "c") * 0.1 * (step - first) / 160
+            if run == "branch98000":
+                loss[-5:] = np.nan
+            validated = np.where(step % 400 == 0, loss, np.nan)
+            flops = 6.5 * size * 1024 * step
+            columns = {"step": step, "flops": flops, "loss": loss, "val_loss": validated}
+            steps.append(pd.DataFrame({"run_id": run, **columns}))
+            kind = "trunk" if run.startswith("trunk") else "cooldown"
+            runs.append({"run_id": run, "params_total": size, "run_kind": kind})
+    return pd.DataFrame(runs), pd.concat(steps, ignore_index=True)

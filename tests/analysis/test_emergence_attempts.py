@@ -19,7 +19,8 @@ from analysis.emergence.attempts import (
     shift,
     tries,
 )
-from analysis.emergence.series import Metric, Series
+from analysis.emergence.metrics import Metric
+from analysis.emergence.series import Series
 from analysis.emergence.thresholds import Estimate
 from analysis.figures.attempts import attempts_panels
 from scaling.records import Refusal

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from scipy.special import expit
 
 from analysis.emergence.foresee import foresee
-from analysis.emergence.pairs import foretell
+from analysis.emergence.metrics import Metric, metric
+from analysis.emergence.pairs import predict_exact_match
 from analysis.emergence.plane import plane
-from analysis.emergence.series import Metric, Series
+from analysis.emergence.series import Series
 from analysis.emergence.verdict import analyse
+from analysis.figures.emergence import draw, small_multiples
+from analysis.figures.panels import panels, score_axes
+from analysis.figures.score_forecast import forecast_panels
+from analysis.figures.score_map import score_map
+
+X = np.array([1e7, 1e8, 1e9])
+MANY = np.geomspace(1e6, 1e10, 12)
+
+
+def caption(made: Figure) -> str:
+    return made.get_supxlabel().replace("\n", " ")
 
 
 def runs() -> pd.DataFrame:
@@ -39,35 +51,98 @@ def test_scores_on_one_ray_or_without_tokens_have_no_plane() -> None:
     assert plane(rows.head(6), 0.0, 1.0) is None
 
 
-def test_seeds_of_one_size_and_length_stand_side_by_side() -> None:
-    from analysis.figures.emergence import plane_map
-
-    rows = pd.concat([runs()] * 3)
-    over = plane(rows, 0.0, 1.0)
+def test_every_score_of_a_map_lies_at_its_own_size_and_tokens() -> None:
+    rows = runs()
+    seeds = pd.concat([rows.assign(value=rows["value"] * share) for share in (1.0, 0.5, 0.25)])
+    over = plane(seeds, 0.0, 1.0)
     assert over is not None
-    x = rows["params"].to_numpy()
-    curve = SimpleNamespace(series=Series("add", Metric("em", 0.0, 1.0), "params", x, over.value))
-    drawn = plane_map(curve, over).axes[0].collections[0].get_offsets()  # type: ignore[arg-type]
-    assert len(np.unique(np.asarray(drawn).round(3), axis=0)) == len(rows)
+    (drawn,) = (each for each in score_map("add", "em", over).axes[0].collections)
+    places = {tuple(each) for each in np.asarray(drawn.get_offsets()).tolist()}
+    assert places == set(zip(rows["params"], rows["tokens"], strict=True))
+    assert len(drawn.get_offsets()) == len(seeds)  # a ring each: seeds that differ are all seen
 
 
-def test_sizes_of_a_fine_ladder_stay_near_their_places() -> None:
-    from analysis.figures.emergence import plane_map
+def test_a_name_on_a_map_covers_no_score_and_is_not_cut_off() -> None:
+    made = score_map("add", "em", plane(runs(), 0.0, 1.0))  # type: ignore[arg-type]
+    axes = made.axes[0]
+    made.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    points = axes.transData.transform(axes.collections[0].get_offsets())
+    assert boxes and all(box.x1 <= axes.bbox.x1 and box.y1 <= axes.bbox.y1 for box in boxes)
+    assert not any(box.contains(*point) for box in boxes for point in points)
 
-    n, d = (e.ravel() for e in np.meshgrid(1e7 * 2 ** (np.arange(15) / 2), [1e9, 1e10, 1e11]))
-    rows = pd.DataFrame({"params": n, "tokens": d})
-    rows["value"] = expit(2 * np.log(n / 1e8) + np.log(d / 1e10))
-    over = plane(rows, 0.0, 1.0)
-    assert over is not None
-    curve = SimpleNamespace(series=Series("add", Metric("em", 0.0, 1.0), "params", n, over.value))
-    drawn = plane_map(curve, over).axes[0].collections[0].get_offsets()  # type: ignore[arg-type]
-    assert np.abs(np.log(np.asarray(drawn)[:, 0] / n)).max() < np.log(1.5)
+
+@pytest.mark.parametrize("count", [1, 4, 5, 7, 11])
+def test_panels_fill_the_page(count: int) -> None:
+    with panels(count) as (made, grid):
+        made.draw_without_rendering()
+        right = max(axes.get_position().x1 for axes in grid)
+        last = [axes for axes in grid if axes.get_position().y0 == grid[-1].get_position().y0]
+    assert len(grid) == count and last[-1].get_position().x1 == pytest.approx(right)
+
+
+def test_panels_of_one_metric_write_their_ticks_alike() -> None:
+    with panels(2) as (made, grid):
+        series = []
+        for axes, top in zip(grid, (0.65, 1.0), strict=True):
+            series.append(Series("t", metric("acc"), "params", X, np.array([0.25, 0.5, top])))
+            axes.plot(X, series[-1].value)
+        score_axes(grid, series)
+        made.draw_without_rendering()
+        labels = [each.get_text() for axes in grid for each in axes.get_yticklabels()]
+    assert len({len(label.partition(".")[2]) for label in labels}) == 1
+
+
+def test_the_caption_names_no_line_that_is_not_drawn() -> None:
+    value = expit(2.0 * np.log10(MANY / 1e8))
+    few, many = (
+        analyse(Series("t", metric("acc"), "params", MANY, value, np.full(12, n), chance=0.0),
+                bootstrap=19)
+        for n in (20.0, 5000.0)
+    )  # fmt: skip
+    assert "Dotted" in caption(small_multiples([few]))
+    assert "Dotted" not in caption(small_multiples([many]))
+
+
+def test_groups_have_colours_of_their_own_and_a_legend() -> None:
+    value, family = expit(2.0 * np.log10(MANY / 1e8)), np.repeat(["OPT", "Pythia", "Llama"], 4)
+    series = Series("t", metric("acc"), "params", MANY, value, np.full(12, 100.0), group=family)
+    made = small_multiples([analyse(series, bootstrap=19)], "family")
+    (legend,) = made.legends
+    assert [each.get_text() for each in legend.get_texts()] == ["Llama", "OPT", "Pythia"]
+    assert legend.get_title().get_text() == "family"
+    points = [line for line in made.axes[0].lines if line.get_linestyle() == "None"]
+    assert len({line.get_color() for line in points if len(line.get_xdata())}) == 3  # type: ignore[arg-type]
+
+
+def test_the_forecast_panel_has_the_fit_below_the_cut_within_its_band() -> None:
+    value = expit(2.0 * np.log10(MANY / 1e8))
+    found = foresee(Series("t", metric("acc"), "params", MANY, value, chance=0.0), 1e8)
+    path = found.track
+    assert path.x[0] == pytest.approx(MANY[0]) and path.x[-1] == pytest.approx(MANY[-1])
+    assert 1e8 in path.x.round()
+    assert np.all((path.low <= path.median) & (path.median <= path.high))
+    below = path.x <= 1e8
+    assert np.interp(np.log(MANY[:4]), np.log(path.x[below]), path.median[below]) == pytest.approx(
+        value[:4], abs=0.1
+    )
+    drawn = [line.get_xdata() for line in forecast_panels([found]).axes[0].lines]
+    assert min(float(np.min(x)) for x in drawn if len(x) > 30) < 2e6  # type: ignore[arg-type]
+
+
+def test_two_labels_of_one_file_name_are_two_files(tmp_path: Path) -> None:
+    value = np.array([0.1, 0.2, 0.4])
+    curves = [
+        analyse(Series(task, metric(name), "params", X, value), bootstrap=19)
+        for task in ("add 2", "add-2")
+        for name in ("em", "token_accuracy")
+    ]
+    stems = [path.stem for path in draw(tmp_path, curves) if path.suffix == ".png"]
+    assert len(stems) == len(set(stems)) == 3
 
 
 @pytest.mark.slow
 def test_every_figure_that_the_scores_allow_is_written(tmp_path: Path) -> None:
-    from analysis.figures.emergence import draw
-
     rows = runs().iloc[::2]
     x = (6 * rows["params"] * rows["tokens"]).to_numpy()
     n = np.full(len(x), 200.0)
@@ -77,10 +152,10 @@ def test_every_figure_that_the_scores_allow_is_written(tmp_path: Path) -> None:
     curves = [analyse(each, bootstrap=20) for each in (exact, smooth)]
     long = pd.concat([rows.assign(task="add", metric="exact_match", x=x, value=token**4),
                       rows.assign(task="add", metric="token_accuracy", x=x)])  # fmt: skip
-    foretold = foretell(long, "add", 4)
-    assert foretold is not None
+    predicted = predict_exact_match(long, "add", 4)
+    assert predicted is not None
     forecasts = [foresee(exact, float(np.median(x)))]
     names = {"emergence", "pair-add", "map-add-exact-match", "map-add-token-accuracy", "forecast"}
-    written = draw(tmp_path, curves, forecasts, [rows, rows], [foretold])
+    written = draw(tmp_path, curves, forecasts, [rows, rows], [predicted])
     assert {path.stem for path in written} == names and len(written) == 10
     assert all(path.stat().st_size > 5000 for path in written)

@@ -1,4 +1,4 @@
-"""Scores above a cut are foretold from those below, with intervals that hold them."""
+"""Scores above a cut are forecast from those below, with intervals that hold them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from scipy.stats import t as student_t
 from analysis.emergence.ability import FORMS, Posterior, Seen
 from analysis.emergence.foresee import foresee
 from analysis.emergence.line import fit_line
-from analysis.emergence.series import Metric, Series
+from analysis.emergence.metrics import Metric
+from analysis.emergence.series import Series
 from analysis.emergence.worth import crps, judge
 from scaling.records import Refusal
 

@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from analysis.emergence.likelihood import Data, Noise, Rows, basis, data_of, deviances, simulate
-from analysis.emergence.series import Series, metric
+from analysis.emergence.metrics import metric
+from analysis.emergence.series import Series
 
 X = np.geomspace(1e7, 1e10, 7)
 HITS = np.array([1, 3, 10, 40, 70, 88, 99])

@@ -1,4 +1,4 @@
-"""What a per-token metric foretells of exact match, and two heuristics of BIG-bench."""
+"""What a per-token metric predicts of exact match, and two heuristics of BIG-bench."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from analysis.emergence.pairs import (
     all_right,
     breakthroughness,
     fitted_length,
-    foretell,
     linearity,
+    predict_exact_match,
     resolution,
 )
 from scaling.records import Refusal
@@ -31,16 +31,16 @@ def test_independent_tokens_give_the_power_of_the_length() -> None:
 
 def test_exact_match_that_is_the_power_of_token_accuracy_is_foretold_whole() -> None:
     token = np.linspace(0.1, 0.99, 12)
-    found = foretell(table(token, token**5), "add", length=5)
+    found = predict_exact_match(table(token, token**5), "add", length=5)
     assert found is not None and found.explained == pytest.approx(1.0)
     assert found.error == pytest.approx(0.0, abs=1e-12)
-    assert found.length_from == "given" and "token_accuracy^5 foretells" in found.sentence
+    assert found.length_from == "given" and "token_accuracy^5 predicts" in found.sentence
 
 
 def test_the_length_is_recovered_where_it_is_not_given() -> None:
     token = np.linspace(0.3, 0.99, 20)
     assert fitted_length(token, token**7) == pytest.approx(7, rel=1e-3)
-    found = foretell(table(token, token**7), "add")
+    found = predict_exact_match(table(token, token**7), "add")
     assert found is not None and found.length == pytest.approx(7, rel=1e-3)
     assert "fitted" in found.sentence
 
@@ -52,21 +52,21 @@ def test_the_mean_over_questions_foretells_too_little() -> None:
 
 def test_repeats_without_names_are_averaged_and_not_crossed() -> None:
     token = np.linspace(0.3, 0.99, 8)
-    one = foretell(table(token, token**3), "add", length=3)
+    one = predict_exact_match(table(token, token**3), "add", length=3)
     twice = pd.concat([table(token - 0.01, token**3), table(token + 0.01, token**3)])
-    two = foretell(twice, "add", length=3)
+    two = predict_exact_match(twice, "add", length=3)
     assert one is not None and two is not None
-    assert np.allclose(one.foretold, two.foretold)
+    assert np.allclose(one.predicted, two.predicted)
 
 
 def test_log_probabilities_of_whole_answers_need_no_length() -> None:
     log = np.log(np.linspace(0.05, 0.9, 10))
-    found = foretell(table(log, np.exp(log), "answer_logprob"), "add")
+    found = predict_exact_match(table(log, np.exp(log), "answer_logprob"), "add")
     assert found is not None and found.length is None and found.error == pytest.approx(0)
 
 
 def test_a_task_with_one_metric_has_no_pair() -> None:
-    assert foretell(table(np.ones(3), np.ones(3), "bleu"), "add") is None
+    assert predict_exact_match(table(np.ones(3), np.ones(3), "bleu"), "add") is None
 
 
 def test_a_straight_line_is_linear_and_one_jump_is_a_breakthrough() -> None:

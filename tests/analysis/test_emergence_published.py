@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from analysis.emergence.curve import Curve
-from analysis.emergence.series import Series, metric
+from analysis.emergence.metrics import metric
+from analysis.emergence.series import Series
 from analysis.emergence.verdict import analyse, fit_curve
 
 # Columns of Ruan et al. 2024 with the verdict and the half-rise (FLOPs) measured here.

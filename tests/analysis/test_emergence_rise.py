@@ -7,8 +7,9 @@ import pytest
 from scipy.optimize import isotonic_regression
 
 from analysis.emergence.likelihood import data_of
+from analysis.emergence.metrics import metric
 from analysis.emergence.rise import _rising_errors, rise_test
-from analysis.emergence.series import Series, metric
+from analysis.emergence.series import Series
 
 X = np.geomspace(1e7, 1e11, 8)
 

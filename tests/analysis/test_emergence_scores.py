@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.emergence.scores import Scores, read_scores, scores
-from analysis.emergence.tidy import Ask
+from analysis.emergence.scores import Assumed, Scores, read_scores, scores
+from analysis.emergence.tidy import Ask, PerTask
 from scaling.records import Refusal
 
 PARAMS = [1e7, 1e8, 1e9]
@@ -48,7 +49,7 @@ def test_columns_of_other_names_and_a_table_of_models_are_joined(tmp_path: Path)
     rows = pd.DataFrame({"Model": ["a", "b", "c", "d"], "Task": "add", "acc": [0.2, 0.3, 0.9, 0.5]})
     rows.to_csv(tmp_path / "mine.csv", index=False)
     ask = Ask(
-        "N", metrics=("acc",), columns={"task": "Task", "value": "acc"}, chance=0.25,
+        "N", metrics=("acc",), columns={"task": "Task", "value": "acc"}, chance=PerTask(0.25),
         join=tmp_path / "models.csv",
     )  # fmt: skip
     found = read_scores(tmp_path / "mine.csv", ask)
@@ -96,10 +97,33 @@ def test_shots_are_curves_of_their_own() -> None:
 
 def test_a_level_of_guessing_may_differ_by_task() -> None:
     table = pd.concat([long(metric="acc"), long(metric="acc", task="two")])
-    found = asked(table, chance=0.25, chances={"two": 0.5})
+    found = asked(table, chance=PerTask(0.25, {"two": 0.5}))
     assert [each.chance for each in found.series] == [0.25, 0.5]
     by_column = asked(long(metric="acc", chance=0.2)).series[0]
     assert by_column.chance == 0.2
+
+
+def test_questions_may_differ_by_task_and_every_source_is_said() -> None:
+    found = asked(pd.concat([long(), long(task="two", n=7)]), n=PerTask(None, {"add": 1000.0}))
+    assert found.assumed[0] == Assumed("by its name", "answers are written", "--n")
+    assert found.series[0].n is not None and found.series[0].n.tolist() == [1000.0] * 3
+    assert found.assumed[1].n == "column n"
+    percent = asked(long(chance=0.0, hits=9.0), span=(0.0, 1.0), columns={"n": "hits"})
+    assert percent.assumed[0] == Assumed("--range", "column chance", "column hits")
+
+
+def test_a_column_n_that_is_known_of_some_rows_only_is_said_not_to_be_used() -> None:
+    found = asked(long(n=[10, None, 10]))
+    assert found.series[0].n is None and "for 2 of 3 rows only" in found.assumed[0].n
+
+
+def test_what_scaling_eval_writes_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "scores.json"
+    file.write_text(json.dumps({"scores": long(shots=0, n=64).to_dict("records")}))
+    assert read_scores(file, Ask("params")).series[0].value.tolist() == [0.0, 0.1, 0.9]
+    file.write_text(json.dumps({"runs": []}))
+    with pytest.raises(Refusal, match="scaling eval --json"):
+        read_scores(file, Ask("params"))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +134,8 @@ def test_a_level_of_guessing_may_differ_by_task() -> None:
         (long(params=1e8), {}, "all 3 scores are at one scale, params = 1e+08"),
         (long(metric=["acc", "bleu", "acc"]), {}, "mixes 2 metrics"),
         (long(metric="acc"), {}, "no chance level"),
+        (long(metric="Accuracy"), {}, "no chance level"),
+        (long(), {"chance": PerTask(None, {"typo": 0.25})}, "typo=0.25: the table has no such"),
         (long(chance=[0.25, 0.25, 0.5]), {}, "2 levels of chance"),
         (long(), {"scale": "flop"}, "'flop' is no column"),
         (long(), {"metrics": ("bleu",)}, "it has exact_match"),
@@ -119,7 +145,7 @@ def test_a_level_of_guessing_may_differ_by_task() -> None:
         (long(metric="zeal"), {}, "--range WORST,BEST"),
         (long(value=None), {}, "no score is left"),
         (long(task=["a", None, "a"]), {}, "no task in row 2"),
-        (long(value=[True, False, True]), {}, "holds bool, not numbers"),
+        (long(value=[True, False, True]), {}, "holds true and false, not numbers"),
         (long(value=[0.1, 0.2, 10**400]), {}, "no number|not a finite number"),
         (long(params=pd.to_datetime(["2020", "2021", "2022"])), {}, "not numbers"),
         (long(), {"value_columns": ("x",), "metrics": ("exact_match",)}, "no column 'x'"),

@@ -1,23 +1,24 @@
-"""Thresholds over seeds, and scores that come in two heaps."""
+"""Thresholds over seeds, and scores that have two modes."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from analysis.emergence.seeds import two_heaps
-from analysis.emergence.series import Series, metric
+from analysis.emergence.metrics import metric
+from analysis.emergence.seeds import two_modes
+from analysis.emergence.series import Series
 from analysis.emergence.verdict import analyse
 
 X = np.geomspace(1e7, 1e11, 8)
 
 
-def test_two_heaps_are_told_from_one():
+def test_two_modes_are_told_from_one():
     rng = np.random.default_rng(0)
     one = rng.normal(0.5, 0.1, 20)
     two = np.concatenate([rng.normal(0.1, 0.03, 10), rng.normal(0.8, 0.03, 10)])
-    assert two_heaps(one, rng)[0] > 0.05
-    p_value, middles = two_heaps(two, rng)
+    assert two_modes(one, rng)[0] > 0.05
+    p_value, middles = two_modes(two, rng)
     assert p_value < 0.05
     assert middles == pytest.approx((0.1, 0.8), abs=0.05)
 
@@ -37,11 +38,11 @@ def test_each_seed_has_a_threshold_of_its_own():
     assert np.log10(curve.seeds.quantiles["0.9"]) == pytest.approx(midpoints[10], abs=0.2)
 
 
-def test_abilities_that_a_seed_has_or_has_not_are_said_to_come_in_two_heaps():
+def test_abilities_that_a_seed_has_or_has_not_are_said_to_have_two_modes():
     rng = np.random.default_rng(0)
     t, midpoint = np.repeat(np.log10(X), 20), np.tile(rng.normal(9.0, 0.5, 20), 8)
     value = np.clip((t > midpoint) * 0.8 + rng.normal(0.1, 0.02, len(t)), 0, 1)
     seed = np.tile(np.arange(20), 8)
     series = Series("t", metric("acc"), "params", 10**t, value, chance=0.0, seed=seed)
     words = analyse(series, bootstrap=99).seeds.words
-    assert "20 scores come in two heaps, near 0.09" in words
+    assert "have two modes, near 0.09" in words

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from analysis.emergence.series import Metric, Series, metric
+from analysis.emergence.metrics import Metric, metric
+from analysis.emergence.series import Series
 from scaling.records import Refusal
 
 X = np.geomspace(1e7, 1e10, 4)
@@ -63,7 +64,7 @@ def test_what_cannot_be_a_score_is_refused(value, more, message):
 
 
 def test_a_metric_of_unknown_range_is_refused_with_the_remedy():
-    with pytest.raises(Refusal, match="declare its worst and best"):
+    with pytest.raises(Refusal, match="--range WORST,BEST"):
         metric("vibes")
     with pytest.raises(Refusal, match="two different numbers"):
         Metric("flat", 1.0, 1.0)

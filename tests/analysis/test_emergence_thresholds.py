@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from analysis.emergence.series import Metric, Series, metric
+from analysis.emergence.metrics import Metric, metric
+from analysis.emergence.series import Series
 from analysis.emergence.verdict import analyse, fit_curve
 from scaling.records import Refusal
 
@@ -41,7 +42,7 @@ def test_midpoint_and_width_are_recovered_with_intervals_that_hold_them(measured
 
 
 def test_leaving_chance_and_a_level_are_where_the_curve_says(measured):
-    leaves, half = measured.thresholds["leaves_chance"], measured.thresholds["half_rise"]
+    leaves, half = measured.thresholds["leaves_chance"], measured.thresholds["half_way"]
     assert np.log10(leaves.value) == pytest.approx(9.0 - 0.75, abs=0.15)
     reached = measured.thresholds["reaches_0.5"].value
     assert measured.predict([leaves.value, half.value, reached]) == pytest.approx(
@@ -87,7 +88,7 @@ def test_without_a_rise_there_is_no_threshold():
     found = curve(value, n=np.full(16, 100), chance=0.25, reach=[0.5])
     assert found.verdict == "none"
     assert {each.value for each in found.thresholds.values()} == {None}
-    assert set(found.thresholds) == {"leaves_chance", "half_rise", "reaches_0.5"}
+    assert set(found.thresholds) == {"leaves_chance", "half_way", "reaches_0.5"}
 
 
 def test_a_power_law_without_a_floor_has_no_half_rise_to_tell():

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.contour import ContourSet
 
-from analysis.figures.landscape import landscape
 from analysis.fit import Fit, fit
 from analysis.landmarks import landmarks
 from analysis.laws import law
+from analysis.plots import answers, landscape
 from analysis.published import published
 from analysis.recommend import recommend
-from scaling.records import Refusal
 
 SOURCE = published("besiroglu-2024")
 
@@ -26,15 +26,15 @@ def fitted() -> Fit:
 
 
 def test_the_thick_line_is_the_compute_optimal_frontier():
-    [axes] = landscape(SOURCE, (1e20, 1e24)).axes
-    [line] = [each for each in axes.lines if each.get_label() == "compute-optimal"]
+    [axes] = landscape(answers(SOURCE, flops=(1e20, 1e24))).axes
+    [line] = [each for each in axes.lines if each.get_label() == SOURCE.name]
     first, last = recommend(SOURCE, [1e20, 1e24])
     assert (line.get_xdata()[0], line.get_ydata()[0]) == pytest.approx((first.params, first.tokens))
     assert (line.get_xdata()[-1], line.get_ydata()[-1]) == pytest.approx((last.params, last.tokens))
 
 
 def test_diagonals_are_decades_of_compute():
-    [axes] = landscape(SOURCE, (1e20, 1e24)).axes
+    [axes] = landscape(answers(SOURCE, flops=(1e20, 1e24))).axes
     grey = [line for line in axes.lines if line.get_color() == "#cccccc"]
     for line in grey:
         compute = 6 * line.get_xdata() * line.get_ydata()
@@ -43,22 +43,20 @@ def test_diagonals_are_decades_of_compute():
     assert len(grey) >= 4
 
 
-def test_models_stand_at_their_active_size_and_tokens_and_the_others_are_named_below():
-    figure = landscape(SOURCE, (1e20, 1e26), landmarks=landmarks())
+def test_models_stand_at_their_active_size_and_tokens_and_only_decoders_do():
+    figure = landscape(answers(SOURCE, flops=(1e20, 1e26)), landmarks=landmarks())
     [axes] = figure.axes
     drawn = {
         (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
         for line in axes.lines
         if line.get_marker() == "D"
     }
-    expected = {(e.params_active, e.tokens) for e in landmarks() if e.flops is not None}
+    expected = {(e.params_active, e.tokens) for e in landmarks() if e.flops and e.decoder}
     assert drawn == expected
-    caption = figure.get_supxlabel().replace("\n", " ")
-    assert all(each.name in caption for each in landmarks() if each.flops is None)
 
 
 def test_names_of_models_cover_no_other_name():
-    figure = landscape(SOURCE, (1e20, 1e26), landmarks=landmarks())
+    figure = landscape(answers(SOURCE, flops=(1e20, 1e26)), landmarks=landmarks())
     figure.canvas.draw()
     names = {each.name for each in landmarks()}
     boxes = [t.get_window_extent() for t in figure.axes[0].texts if t.get_text() in names]
@@ -68,7 +66,7 @@ def test_names_of_models_cover_no_other_name():
 
 
 def test_the_runs_of_a_fit_are_all_inside(fitted):
-    [axes] = landscape(fitted, (1e11, 1e13)).axes
+    [axes] = landscape(answers(fitted)).axes
     [runs] = [line for line in axes.lines if line.get_label() == "runs"]
     assert len(runs.get_xdata()) == len(fitted.table)
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
@@ -76,6 +74,11 @@ def test_the_runs_of_a_fit_are_all_inside(fitted):
     assert low < runs.get_ydata().min() < runs.get_ydata().max() < high
 
 
-def test_a_range_that_is_none_is_refused():
-    with pytest.raises(Refusal, match="smaller one first"):
-        landscape(SOURCE, (1e24, 1e20))
+def test_contours_are_even_steps_of_the_loss_named_in_order_along_the_top():
+    [axes] = landscape(answers(SOURCE, flops=(1e20, 1e24))).axes
+    [drawn] = [each for each in axes.collections if isinstance(each, ContourSet)]
+    assert np.diff(drawn.levels) == pytest.approx(np.diff(drawn.levels)[0])
+    names = sorted(drawn.labelTexts, key=lambda text: text.get_position()[0])
+    values = [float(text.get_text()) for text in names]
+    assert len(values) > 4
+    assert values == sorted(values, reverse=True)

@@ -192,7 +192,7 @@ def test_figures_of_an_answer_are_written_for_published_laws_and_limited_data(
         folder = tmp_path / str(number)
         assert scaling(monkeypatch, "recommend", *source, "--flops", "1e22", "--plot", folder) == 0
         names = {path.stem for path in folder.glob("*.png")}
-        assert names == {"frontier", "tokens_per_param", "landscape"}
+        assert names == {"loss_by_compute", "frontier", "tokens_per_param", "landscape"}
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from analysis.emergence.series import Metric, Series
+from analysis.emergence.metrics import Metric
+from analysis.emergence.series import Series
 from analysis.emergence.thresholds import Estimate
 from experiments.__main__ import main
 from experiments.emerging_text import attempts_part
@@ -47,8 +49,11 @@ def test_curves_pairs_and_forecasts_stand_on_the_screen_and_in_the_json(
         monkeypatch, "emergence", scores_csv, "--scale", "params", *words, *settings
     ) == 0  # fmt: skip
     printed = capsys.readouterr().out
-    assert "half-rise in params" in printed and "token_accuracy^4 foretells" in printed
-    assert "fitted up to params = 1B" in printed and "at 1T:" in printed
+    assert "threshold in params" in printed and "token_accuracy^4 predicts" in printed
+    assert "from the scores up to params = 1B" in printed
+    assert re.search(r"add / exact_match +1T +[\d.]+ \[[\d.]+ … [\d.]+\] +-\n", printed)
+    assert re.search(r"add / exact_match +10B +[\d.]+ \[[\d.]+ … [\d.]+\] +0\.\d+\n", printed)
+    assert "0 to 1 (by its name)" in printed and "500 (column n)" in printed
     found = json.loads(file.read_text())
     first = found["curves"][0]
     needed = {"task", "metric", "verdict", "threshold", "thresholds", "p_value", "width_decades"}
@@ -56,11 +61,15 @@ def test_curves_pairs_and_forecasts_stand_on_the_screen_and_in_the_json(
     assert first["verdict"] in ("sharp", "smooth", "none", "undetermined")
     assert {"value", "interval"} <= set(first["threshold"])
     assert first["resolution"] == pytest.approx(1 / 500)
-    assert found["pairs"]["foretold"][0]["explained"] == pytest.approx(1, abs=0.01)
+    assert found["pairs"]["predicted"][0]["explained"] == pytest.approx(1, abs=0.01)
     assert [each["method"] for each in found["forecasts"][0]["judged"]] == [
         "auto", "constant", "plain logistic"
     ]  # fmt: skip
-    assert len(found["forecasts"][0]["predictions"]) == 4  # three models above the cut, and 1T
+    predictions = found["forecasts"][0]["predictions"]
+    assert len(predictions) == 4  # three models above the cut, and 1T
+    assert [each["observed"] is None for each in predictions] == [False, False, False, True]
+    assert first["assumed"] == {"span": "by its name", "chance": "answers are written",
+                                "n": "column n"}  # fmt: skip
 
 
 def test_thresholds_fall_with_attempts() -> None:
@@ -76,7 +85,7 @@ def test_thresholds_fall_with_attempts() -> None:
     ]  # fmt: skip
     part = attempts_part(curves, tokens=100.0)  # type: ignore[arg-type]
     assert part is not None and "2·N FLOPs a token" in part.text
-    assert "half-rise by attempts" in part.text and "cannot be told" in part.text
+    assert "threshold by attempts" in part.text and "cannot be told" in part.text
     (found,) = part.json["attempts"]
     assert found["thresholds"]["slope"] == pytest.approx(-1)
     assert len(found["laws"]) == 8 and min(each["k"] for each in found["equal_compute"]) == 1
@@ -112,7 +121,15 @@ def test_scaling_plot_draws_the_scores_of_a_study_without_a_fit(
         (("--metric", "exact_match", "--scale", "flop"), "'flop' is no column"),
         (("--scale", "params"), "mixes 2 metrics"),
         (("--metric", "bleu", "--scale", "params"), "it has exact_match"),
-        (("--metric", "exact_match", "--scale", "params", "--chance", "a"), "LEVEL"),
+        (("--metric", "exact_match", "--scale", "params", "--chance", "a"), "TASK=NUMBER"),
+        (("--metric", "exact_match", "--scale", "params", "--chance", "typo=0.25"), "it has add"),
+        (("--metric", "exact_match", "--scale", "params", "--n", "typo=25"), "it has add"),
+        (("--metric", "exact_match", "--scale", "params", "--method", "logistic"), "Give --cut"),
+        (("--metric", "exact_match", "--scale", "params", "--on", "model"), "Give --join"),
+        (("--metric", "exact_match", "--scale", "params", "--answer-length", "4"), "no task has"),
+        (("--metric", "exact_match", "--scale", "params", "--answer-tokens", "4"), "pass@1"),
+        (("--metric", "exact_match", "--scale", "params", "--bootstrap", "0"), "Give 19 or more"),
+        (("--metric", "exact_match", "--scale", "params", "--bootstrap", "-1"), "Give 19 or more"),
         (("--metric", "exact_match", "--scale", "params", "--range", "7"), "WORST,BEST"),
         (("--metric", "exact_match", "--scale", "params", "--level", "90"), "--level 90"),
     ],

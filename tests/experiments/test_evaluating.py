@@ -119,6 +119,15 @@ def test_the_loss_by_position_is_that_of_the_held_out_windows(
     assert set(found["task"]) == {"context"}
 
 
+def test_the_held_out_documents_that_are_judged_are_said(
+    evaluated: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated("--task", "context")
+    printed = capsys.readouterr().out
+    assert re.search(r"context: \d+ windows of 32 tokens, from \d+ of the \d+ held-out", printed)
+    assert "Next: scaling emergence" in printed
+
+
 @pytest.mark.parametrize(
     "options, words",
     [

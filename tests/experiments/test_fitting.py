@@ -78,7 +78,7 @@ def test_a_swept_table_is_fitted_with_a_warning_and_one_variant_without(
     assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 100) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "mine.csv has 2 variants" in printed and f"--where 'variant=={names[0]}'" in printed
-    assert "Only the law gives an exponent here (approach 1: " in printed
+    assert "Only the law gives an exponent here (approaches 1 and 2: " in printed
     one = ("fit", runs_csv, "--bootstrap", 100, "--where", f"variant=={names[0]}")
     assert scaling(monkeypatch, *one) == 0
     printed = capsys.readouterr().out
@@ -94,6 +94,41 @@ def test_the_estimate_is_told_before_it_is_resampled(
     assert first.endswith("; intervals follow") and "90% interval" in rest
     assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 0) == 0
     assert "follow" not in capsys.readouterr().out
+
+
+def test_a_fit_goes_where_it_is_told(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = runs_csv.parent / "elsewhere/mine.json"
+    assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 100, "--out", out) == 0
+    assert f"Fitted chinchilla → {out}\n" in capsys.readouterr().out
+    assert json.loads(out.read_text())["law"] == "chinchilla"
+    assert not runs_csv.with_suffix(".chinchilla.json").exists()
+
+
+def test_where_nothing_can_be_written_is_said_before_anything_is_computed(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("experiments.fitting._fit_file", lambda runs, law: Path("/proc/fit.json"))
+    assert scaling(monkeypatch, "fit", runs_csv) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "cannot write /proc/fit.json: " in said.err
+    assert "Give a file elsewhere with --out FILE.json." in said.err
+    out = runs_csv.parent / "fit.json"
+    assert scaling(monkeypatch, "fit", runs_csv, "--out", out, "--json", "/proc/fit.json") == 2
+    assert "elsewhere with --json FILE.json." in capsys.readouterr().err and not out.exists()
+    assert scaling(monkeypatch, "fit", runs_csv, "--out", "fit.csv") == 2
+    assert "Give one that ends in .json." in capsys.readouterr().err
+
+
+def test_the_last_lines_say_how_it_ended_what_the_law_is_and_where(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 0) == 0
+    status, law, where, after = capsys.readouterr().out.splitlines()[-4:]
+    assert status.startswith("Status: converged: ")
+    assert law.startswith("Law: L = E + A/N^alpha + B/D^beta; E = 1.8, A = 4.8e+02")
+    assert where.startswith("Fitted chinchilla → ") and after.startswith("Next: scaling recommend")
 
 
 MILLION = """
@@ -123,28 +158,18 @@ def test_a_million_runs_are_fitted_in_bounded_memory() -> None:
     assert gigabytes < 1.5
 
 
-@pytest.fixture
-def folder(runs_csv: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a table as CSV and one fit of it, as the reference studies are."""
-    runs_csv.rename(runs_csv.with_name("runs.csv"))
-    fit = ("fit", runs_csv.parent, "--bootstrap", 100, "--law", "chinchilla_tied")
-    assert scaling(monkeypatch, *fit) == 0
-    return runs_csv.parent
-
-
-def test_a_folder_with_a_csv_is_drawn_with_the_only_fit_it_has(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_missed_largest_run_is_a_warning_of_the_fit_and_of_every_answer(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert scaling(monkeypatch, "plot", folder) == 0
-    drawn = {path.stem for path in (folder / "figures").iterdir()}
-    assert {"loss", "residuals", "frontier", "isoflop", "envelope"} <= drawn
-
-
-def test_which_of_several_fits_to_draw_is_asked_by_name(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (folder / "fits/chinchilla.json").write_text("{}")
-    assert scaling(monkeypatch, "plot", folder) == 2
-    assert "has fits of chinchilla, chinchilla_tied. Give --law" in capsys.readouterr().err
-    assert scaling(monkeypatch, "plot", folder, "--law", "m1") == 2
-    assert "fits/m1.json is missing. First: scaling fit" in capsys.readouterr().err
+    table = pd.read_csv(runs_csv)
+    table["loss"] *= np.exp(0.002 * np.random.default_rng(0).normal(size=len(table)))
+    last = (table["params_total"] * table["tokens"]).idxmax()
+    table.loc[last, "loss"] *= 0.97  # a finding, not a typing error
+    table.to_csv(runs_csv, index=False)
+    assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 200) == 0
+    assert "warning: a fit without the largest" in capsys.readouterr().out
+    fit = runs_csv.with_suffix(".chinchilla.json")
+    for ask in (("predict", "--params", "1e9", "--tokens", "2e10"), ("recommend", "--flops", 1e21)):
+        assert scaling(monkeypatch, ask[0], fit, *ask[1:]) == 0
+        said = capsys.readouterr().out.split("\n\n")[0]
+        assert "Warning: Of the runs: a fit without the largest" in said

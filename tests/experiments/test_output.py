@@ -18,7 +18,7 @@ import pytest
 
 from analysis.published import published
 from experiments import evaluating, training
-from experiments.__main__ import COMMANDS, main
+from experiments.__main__ import MODULES, main
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = "published:besiroglu-2024"
@@ -40,14 +40,14 @@ WRITES: dict[str, tuple[list[str], list[str]]] = {
                   "--noise", "0.01", "--json", "out.json", "--plot", "p"], ["out.json", "p.png"]),
     "eval": (["run", "--json", "out.json"], ["out.json"]),
     "emergence": (["scores.csv", "--scale", "params", "--json", "out.json", "--plot", "figures",
-                   "--bootstrap", "5"], ["out.json", "figures/emergence.png"]),
+                   "--bootstrap", "19"], ["out.json", "figures/emergence.png"]),
     "models": (["gpt2", "--json", "out.json"], ["out.json"]),
 }  # fmt: skip
 
 
 def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
     """Every command with its definition."""
-    for module in COMMANDS:
+    for module in dict.fromkeys(MODULES.values()):
         tree = ast.parse(inspect.getsource(import_module(f"experiments.{module}")))
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and any(
@@ -99,7 +99,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     score = {"run_id": "a", "params": 1, "tokens": 2, "task": "t", "shots": 0, "metric": "m",
              "value": 0.5, "stderr": None, "chance": None, "n": 1}  # fmt: skip
     monkeypatch.setattr(evaluating, "_completed", lambda paths: [tmp_path])
-    monkeypatch.setattr(evaluating, "_scores", lambda folder, ask: [score])
+    answers = evaluating.Answers([score], ())
+    monkeypatch.setattr(evaluating, "_scores", lambda folder, ask: answers)
     monkeypatch.setattr(training, "run_folders", lambda folder: [])
     monkeypatch.chdir(tmp_path)
     return tmp_path

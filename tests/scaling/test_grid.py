@@ -197,6 +197,15 @@ def test_the_calls_that_a_refusal_names_fit_every_cell(gridded: StudyOf, corpus:
     assert len(planned(15).points) == 1
 
 
+def test_what_is_refused_for_its_tokens_is_refused_for_nothing_else(
+    gridded: StudyOf, corpus: Any
+) -> None:
+    # Both round to one call, which would be one run, and is shorter than its warmup.
+    grid = {"kind": "product", "params": [3400], "tokens": [60, 70]}
+    with pytest.raises(Refusal, match=r"^\[grid\] tokens = 60; 70 would be rounded .*$"):
+        make_plan(gridded(grid), corpus.info)
+
+
 def test_unknown_presets_are_refused_by_name(gridded: StudyOf) -> None:
     grid = {"kind": "product", "presets": ["pythia-71m"], "tokens": [1536]}
     with pytest.raises(Refusal, match=r"\[grid\] presets .*pythia-70m"):

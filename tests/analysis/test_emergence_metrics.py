@@ -1,0 +1,32 @@
+"""One list of metrics, whatever their spelling."""
+
+from __future__ import annotations
+
+import pytest
+
+from analysis.emergence.metrics import METRICS, metric, usual
+
+
+@pytest.mark.parametrize("name", ["Accuracy", "ACC", "acc,none", "Acc-Norm", "mc"])
+def test_multiple_choice_is_known_by_any_spelling(name: str) -> None:
+    found = metric(name)
+    assert (found.name, found.guessing, found.question) == (name, "choice", "right")
+
+
+@pytest.mark.parametrize("name", ["Exact_Match", "exact_match,strict-match", "EM", "rougeL"])
+def test_written_answers_are_known_by_any_spelling(name: str) -> None:
+    assert metric(name).guessing == "written"
+
+
+def test_every_pass_at_k_is_one_metric() -> None:
+    assert usual("pass@1") == usual("pass@16") == usual("pass_at_k") == "pass_at_k"
+
+
+def test_a_name_that_only_begins_like_a_metric_is_not_it() -> None:
+    assert metric("embedding_sim", (0.0, 1.0)).guessing == "unknown"
+    assert metric("bleu", (0.0, 1.0)).guessing == "written"
+
+
+def test_every_probability_of_an_answer_can_be_paired_with_exact_match() -> None:
+    paired = {name for name, each in METRICS.items() if each.probability_of}
+    assert {usual("token_prob"), "answer_probability", "answer_logprob"} <= paired

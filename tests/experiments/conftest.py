@@ -1,0 +1,69 @@
+"""What every test of the command line checks: that it advises only what there is."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import re
+import sys
+from importlib import import_module
+from typing import TextIO
+
+import pytest
+
+from experiments import text as words
+from experiments.__main__ import MODULES
+
+_OPTION = r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*"
+
+
+class Options:
+    """The options of commands, as their help lists them, and those that a message names."""
+
+    @staticmethod
+    @functools.cache
+    def of(command: str) -> set[str]:
+        from experiments.cli import app
+
+        for module in dict.fromkeys(MODULES.values()):
+            import_module(f"experiments.{module}")
+        helped = io.StringIO()
+        with contextlib.suppress(SystemExit), contextlib.redirect_stdout(helped):
+            app.cli(prog="scaling", args=[command, "--help"])
+        return set(re.findall(_OPTION, helped.getvalue())) | {"--help"}
+
+    @staticmethod
+    def named(text: str) -> set[str]:
+        return set(re.findall(_OPTION, text))
+
+    def foreign(self, text: str, own: set[str]) -> set[str]:
+        """The options named that are not in `own`, nor of the command that is named before them."""
+        found = set()
+        for part in re.split(r"(?=\bscaling [a-z]+)", text):
+            other = re.match(r"scaling ([a-z]+)", part)
+            theirs = self.of(other[1]) if other and other[1] in MODULES else set()
+            found |= self.named(part) - own - theirs
+        return found
+
+
+@pytest.fixture(scope="session")
+def advised() -> Options:
+    return Options()
+
+
+@pytest.fixture(autouse=True)
+def refusals_advise_only_what_there_is(monkeypatch: pytest.MonkeyPatch, advised: Options) -> None:
+    say = words.say
+
+    def checked(text: str, file: TextIO | None = None) -> None:
+        refused = re.match(r"scaling ([a-z]+): error: ", text)
+        if file is sys.stderr and refused:
+            own = advised.of(refused[1])
+            message = text.removeprefix(refused[0])
+            # Of a fit that was made by another command.
+            message = re.sub(r"[Ff]it with", "scaling fit", message)
+            assert advised.foreign(message, own) == set(), text
+        say(text, file)
+
+    monkeypatch.setattr(words, "say", checked)
