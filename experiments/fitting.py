@@ -111,7 +111,10 @@ def fit(
     table = (replace(run_table, params_column=None) if every_count else run_table).read(
         runs,
         require=(*named.features, named.target, *filter(None, [weights, best_of])),
-        signed=() if objective_named(objective, delta).log else (named.target,),
+        signed=[
+            *filter(None, [best_of]),
+            *([] if objective_named(objective, delta).log else [named.target]),
+        ],
     )
     also: dict[str, Any] = {}
     if best_of is not None:
