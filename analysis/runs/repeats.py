@@ -39,7 +39,7 @@ def _numbers_seeds(table: pd.DataFrame, at: int, told: list[int]) -> bool:
     cells = table.iloc[:, at]
     if not words(str(table.columns[at])) <= RUNS | {"id", "index", "number"}:
         return False
-    if not is_number(cells) or not (cells.isin(range(len(table)))).all():
+    if not is_number(cells) or not (cells.isin(range(len(table) + 1))).all():
         return False
     chosen = [
         of for of in told

@@ -136,7 +136,7 @@ def _edges(rows: pd.DataFrame, column: str, base: list[str], target: str) -> lis
         means = sweep.groupby(column)["loss"].mean()
         if len(means) >= SWEEP:
             swept += 1
-            lowest += bool(means.idxmin() == means.index[0])
+            lowest += bool(means.idxmin() == means.index[0] != 0)  # less than nothing is none
             highest += bool(means.idxmin() == means.index[-1])
     ends = [f"the {side} at {n}" for side, n in (("lowest", lowest), ("highest", highest)) if n]
     if not ends:

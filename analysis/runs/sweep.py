@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from analysis.expression import Array
 from analysis.runs.cells import levelled
-from analysis.runs.settings import settings
+from analysis.runs.settings import SWEEP, settings
 from analysis.runs.status import LEFT_OUT
 from analysis.runs.table import name_of, standardise, usable
 from analysis.runs.vocabulary import is_number
@@ -93,7 +93,7 @@ def sweep(table: pd.DataFrame, column: str, *, level: float = 0.9, seed: int = 0
     _refuse_other_axes(rows, column)
     means = rows.groupby(["params", "tokens", column])["loss"].agg(["mean", "size"]).reset_index()
     cells = [cell for _, cell in means.groupby(["params", "tokens"])]
-    if max(map(len, cells)) < 3:
+    if max(map(len, cells)) < SWEEP:
         raise Refusal(
             f"{name_of(table)}: {column} has at most {max(map(len, cells))} values at one N and D, "
             "so that no best can be told. Give three or more values of it at each."
@@ -176,11 +176,13 @@ def _doubted(table: pd.DataFrame, swept: Sweep) -> pd.DataFrame:
 
 def _refuse_zero(rows: pd.DataFrame, column: str) -> None:
     """Raises Refusal for values that have no logarithm, in which the curves are drawn."""
-    if column in rows and is_number(rows[column]) and (rows[column] <= 0).any():
+    if column in rows and is_number(rows[column]) and (least := rows[column].min()) <= 0:
+        others = rows.loc[rows[column] > 0, column].nunique() >= SWEEP
         raise Refusal(
-            f"{name_of(rows)}: {column} = {rows[column].min():g} in some rows, and the best of a "
-            "sweep is looked for in the logarithm of the value. Sweep its positive values: "
-            f"--where '{column}>0', or fit one: --where '{column}=={rows[column].min():g}'."
+            f"{name_of(rows)}: {column} = {least:g} in some rows, and the best of a sweep is "
+            "looked for in the logarithm of the value. Fit one value: "
+            f"--where '{column}=={least:g}'"
+            + (f", or leave out what has no logarithm: --where '{column}>0'." if others else ".")
         )
 
 

@@ -303,9 +303,15 @@ def test_best_of_is_advised_where_it_is_taken_alone(runs: pd.DataFrame) -> None:
     assert "--best-of" not in pooled(decays(0.0, 0.1, 0.2))[0]
     half = decays(0.1, 0.2).assign(weight_decay=lambda t: t["weight_decay"] * (t["params"] / 1e8))
     assert "--best-of" not in pooled(half)[0]
-    with pytest.raises(Refusal, match="--where 'weight_decay>0'") as refused:
+    with pytest.raises(Refusal, match=r"--where 'weight_decay==0'[.]$"):
         sweep(decays(0.0, 0.1, 0.2), "weight_decay")
-    assert "--drop-invalid" not in str(refused.value)
+    with pytest.raises(Refusal, match=r"--where 'weight_decay>0'[.]$"):
+        sweep(decays(0.0, 0.05, 0.1, 0.2), "weight_decay")
+
+
+def test_nothing_lies_beyond_a_sweep_down_to_zero(runs: pd.DataFrame) -> None:
+    parts = [runs.assign(dropout=p, loss=runs["loss"] + p) for p in (0.0, 0.1, 0.2)]
+    assert len(pooled(pd.concat(parts, ignore_index=True))) == 1
 
 
 def test_runs_numbered_within_every_cell_are_seeds(runs: pd.DataFrame) -> None:
