@@ -72,9 +72,8 @@ def trajectories(rows: pd.DataFrame, cluster: str = AUTO) -> Trajectories:
         alone = f"{empty} rows without one count as runs of their own. {alone}"
     if not found.sure:
         said = f"{found.column} may name {count} runs or {count} sizes: rows of one count as one"
-        return Trajectories(
-            found.column, rows[found.column], warnings=(f"{said} cluster. {alone}",)
-        )
+        said = f"{said} cluster. {alone}"
+        return Trajectories(found.column, rows[found.column], warnings=(said,))
     said = f"{found.column} names {count} runs ({found.why}): they are the clusters of the rows"
     cautions = _undecayed(rows, found.column) or _unknown(found)
     return Trajectories(found.column, rows[found.column], tuple(cautions), (f"{said}. {alone}",))
@@ -85,7 +84,7 @@ def _independent(rows: pd.DataFrame) -> str:
     if name := _own_name(rows):
         return f"{name} names every row: each counts as independent"
     said = f"no {COLUMN} column: every row counts as independent"
-    if {"params", "tokens"} <= set(rows) and (rate := _falling(rows, "params", steep=0.0)):
+    if _counted(rows) and (rate := _falling(rows, "params", steep=0.0)):
         said += (
             f". {rate} falls with tokens at every params, as a rule for its best value may do. If "
             "the rows of one params are checkpoints of one run: --cluster params"
@@ -101,7 +100,7 @@ class _Found(NamedTuple):
 
 def _found(rows: pd.DataFrame) -> _Found | None:
     """The column that names runs, if there is one."""
-    if not {"params", "tokens"} <= set(rows):
+    if not _counted(rows):
         return None
     named = [column for column in map(str, rows.columns) if _names_runs(column, rows[column])]
     if any(rows[column].is_unique for column in named):
@@ -119,6 +118,10 @@ def _found(rows: pd.DataFrame) -> _Found | None:
         if _may_name(column, rows[column]) and not _seeded(rows, column):
             return _Found(column, False)
     return _Found("params", False) if _even(rows, "params", EVEN) and not _rates(rows) else None
+
+
+def _counted(rows: pd.DataFrame) -> bool:
+    return {"params", "tokens"} <= set(rows) and is_number(rows["tokens"])
 
 
 def _names_runs(column: str, cells: pd.Series) -> bool:

@@ -348,6 +348,7 @@ def test_lengths_at_even_distances_may_be_checkpoints_and_are_called_no_more() -
     found = trajectories(even)
     assert found.cautions == () and found.warnings[0].startswith("params may name 3 runs or 3 s")
     assert trajectories(even.assign(lr=1e-3)).runs is None
+    assert trajectories(even.assign(lr=1e-3, tokens="many")).runs is None
     assert trajectories(even.assign(uuid=[f"{i:x}" for i in range(15)])).runs is None
 
 
