@@ -63,7 +63,7 @@ def save(value: Mapping[str, Any], parts: Mapping[str, pd.DataFrame], path: Path
             write_bytes(path.with_name(names[part]), data[part])
         write_json(path, sealed({**value, **names, "digests": digests}))
         if alone:
-            _forget(path, before)
+            _forget(path, before, {*names.values()})
 
 
 def load_fit(path: Path | str, law: Law | None = None) -> Fit:
@@ -158,8 +158,9 @@ def _names(path: Path) -> set[str]:
         return set()
 
 
-def _forget(path: Path, before: set[str]) -> None:
-    """Delete parts of this path's fits, `before` among them, that no JSON in the folder names.
+def _forget(path: Path, before: set[str], written: set[str]) -> None:
+    """Delete parts of this path's fits, `before` among them, that no JSON in the folder names; those
+    just `written` stay whatever its text looks like.
 
     So go the halves of files that a killed fit left: nobody else is writing one.
     """
@@ -169,13 +170,22 @@ def _forget(path: Path, before: set[str]) -> None:
     earlier = {name for name in before if re.fullmatch(rf"{stem}\.\w+\.parquet", name)}
     with suppress(OSError):  # what cannot be looked at stays, and nothing is lost by it
         files = list(path.parent.iterdir())
-        loose = [each for each in files if ours.fullmatch(each.name) or each.name in earlier]
+        loose = [
+            each for each in files
+            if (ours.fullmatch(each.name) or each.name in earlier) and each.name not in written
+        ]  # fmt: skip
         for each in files if loose else []:
             if each.suffix == ".json" and each.is_file() and each.stat().st_size <= MAX_JSON:
                 text = each.read_bytes()
-                loose = [one for one in loose if one.name.encode() not in text]
+                loose = [one for one in loose if not _named(one.name, text)]
         for one in loose:
             one.unlink()
+
+
+def _named(name: str, text: bytes) -> bool:
+    """Whether the text of a JSON file names the file, as we write names or as others may."""
+    written = (json.dumps(name, ensure_ascii=ascii)[1:-1] for ascii in (True, False))
+    return any(os.fsencode(each) in text for each in written)
 
 
 # --- in ---------------------------------------------------------------------------------------
