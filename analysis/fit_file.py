@@ -82,6 +82,26 @@ def load_fit(path: Path | str, law: Law | None = None) -> Fit:
         raise _no_fit(path, f"{type(error).__name__}: {error}") from error
 
 
+def fit_path(runs: Path, law: str) -> Path:
+    """Where the fit of a results folder or of a run table is kept.
+
+    A law over columns may name some that no file name can hold.
+    """
+    name = re.sub(r"[^\w:,=+-]+", "_", law)
+    if runs.is_dir():
+        return runs / "fits" / f"{name}.json"
+    return runs.with_name(f"{runs.stem}.{name}.json")
+
+
+def law_in(path: Path) -> str | None:
+    """The name of the law of a fit, which may have been damaged since; None for another file."""
+    try:
+        value = read_json(path)
+        return str(value["law"]) if "coefficients" in value else None
+    except (Refusal, LookupError, TypeError):
+        return None
+
+
 def refuse_name(path: Path) -> None:
     """Raises Refusal unless a fit may have this name: others are taken for run tables."""
     if path.suffix != ".json":
@@ -101,6 +121,12 @@ def refuse_unwritable(path: Path, remedy: str) -> None:
         trial.unlink()
     except OSError as error:
         raise Refusal(f"cannot write {path}: {error.strerror or error}. {remedy}") from error
+
+
+def refuse_other(path: Path, remedy: str) -> None:
+    """Raises Refusal, with the remedy, if a file that is no fit would be lost."""
+    if path.is_file() and path.stat().st_size and law_in(path) is None:
+        raise Refusal(f"{path} exists, and no fit is in it: a fit would replace it. {remedy}")
 
 
 # --- out --------------------------------------------------------------------------------------

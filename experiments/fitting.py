@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -84,13 +83,13 @@ def fit(
         level: Of the intervals.
         seed: Of the resampling.
         out: Write the fit to this file, which ends in .json.
-        to_json: Write the fit to this file too.
+        to_json: Write the fit to this file too; one that failed is written to it alone.
     """
     from analysis.approaches import approaches, comparable
     from analysis.conventions import by_convention
     from analysis.fit import Status, save_fit
     from analysis.fit import fit as fit_law
-    from analysis.fit_file import refuse_name, refuse_unwritable
+    from analysis.fit_file import fit_path, refuse_name, refuse_other, refuse_unwritable
     from analysis.forecast import leave_out_largest
     from analysis.laws import law as law_named
     from analysis.objective import objective as objective_named
@@ -119,11 +118,13 @@ def fit(
         say(sweep_text(swept, table.attrs["params_column"]) + "\n")  # whatever becomes of the law
         also["best_of"] = sweep_json(swept)
         table = (optima if named.target == best_of else best_rows)(table, swept)
-    path = out or _fit_file(runs, law)
+    path = out or fit_path(runs, law)
     for option, file in {"--out": path, "--json": to_json}.items():
         if file is not None:
             refuse_name(file)
-            refuse_unwritable(file, f"Give a file elsewhere with {option} FILE.json.")
+            remedy = f"Give a file elsewhere with {option} FILE.json."
+            refuse_unwritable(file, remedy)
+            refuse_other(file, remedy)
     settings: dict[str, Any] = {
         "objective": objective,
         "delta": delta,
@@ -165,27 +166,22 @@ def fit(
         lines = [textwrap.fill(f"warning: {each}", 92, subsequent_indent="  ") for each in doubts]
         texts.append("\n".join(lines))
     fitted = fitted.doubted(doubts)
-    replaced = " (replaced)" if path.exists() else ""
+    failed, existed = fitted.status is Status.FAILED, path.exists()
     try:
-        save_fit(fitted, path, also)
+        if not failed:  # from which nothing can be answered, unlike one that may be there
+            save_fit(fitted, path, also)
         if to_json is not None:
             save_fit(fitted, to_json, also)
     finally:  # where a disk is full, what was computed is shown at least
         say("\n\n".join(texts))
-    say(f"\n{ending(fitted)}\nFitted {law} → {path}{replaced}")
-    if fitted.status is Status.FAILED:
+    if failed:
+        kept = f"{path} keeps the fit of before" if existed else f"{path} is not written"
+        say(f"\n{ending(fitted)}\n{kept}")
         raise Failed(f"the fit failed: {fitted.reason}")
+    say(f"\n{ending(fitted)}\nFitted {law} → {path}{' (replaced)' if existed else ''}")
     if {"params", "tokens"} <= set(named.features) and fitted.data.flops_max:
         ahead = 10.0 ** math.ceil(math.log10(fitted.data.flops_max))
         say(f"Next: scaling recommend {path} --flops {scientific(ahead)}")
-
-
-def _fit_file(runs: Path, law: str) -> Path:
-    """Where a fit goes; a law over columns may name some that no file name can hold."""
-    name = re.sub(r"[^\w:,=+-]+", "_", law)
-    if runs.is_dir():
-        return runs / "fits" / f"{name}.json"
-    return runs.with_name(f"{runs.stem}.{name}.json")
 
 
 def _pairs(option: str, words: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,7 @@ def test_a_fit_goes_where_it_is_told(
 def test_where_nothing_can_be_written_is_said_before_anything_is_computed(
     runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("experiments.fitting._fit_file", lambda runs, law: Path("/proc/fit.json"))
+    monkeypatch.setattr("analysis.fit_file.fit_path", lambda runs, law: Path("/proc/fit.json"))
     assert scaling(monkeypatch, "fit", runs_csv) == 2
     said = capsys.readouterr()
     assert said.out == "" and "cannot write /proc/fit.json: " in said.err
@@ -173,3 +174,45 @@ def test_a_missed_largest_run_is_a_warning_of_the_fit_and_of_every_answer(
         assert scaling(monkeypatch, ask[0], fit, *ask[1:]) == 0
         said = capsys.readouterr().out.split("\n\n")[0]
         assert "Warning: Of the runs: a fit without the largest" in said
+
+
+def test_no_file_is_overwritten_that_the_command_reads_or_that_is_no_fit(
+    runs_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    table, other, made = (tmp_path / f"{name}.json" for name in ("runs", "other", "made"))
+    pd.read_csv(runs_csv).to_json(table, orient="records")
+    other.write_text('{"name": "mine"}')
+    made.touch()  # empty, as mktemp makes them
+    kept = table.read_bytes()
+    for option in (("--out", table), ("--json", table), (f"--out={table}",), ("--json", other)):
+        assert scaling(monkeypatch, "fit", table, *option) == 2
+        assert "Give a" in capsys.readouterr().err
+    assert scaling(monkeypatch, "compare", table, "--laws", "m1,m2", "--json", table) == 2
+    assert "--json" in capsys.readouterr().err
+    assert (table.read_bytes(), other.read_text()) == (kept, '{"name": "mine"}')
+    assert scaling(monkeypatch, "fit", table, "--bootstrap", 0, "--out", made) == 0
+    whole = made.read_bytes()
+    words = ("recommend", made, "--flops", "1e21", "--json", made)
+    assert scaling(monkeypatch, *words) == 2 and made.read_bytes() == whole
+
+
+def test_a_fit_that_failed_replaces_none(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from analysis import fit as fitting
+
+    assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 0) == 0
+    kept = runs_csv.with_name("mine.chinchilla.json")
+    whole, worked = kept.read_bytes(), fitting.fit
+
+    def failing(*given, **how):
+        return replace(worked(*given, **how), status=fitting.Status.FAILED, reason="no rest")
+
+    monkeypatch.setattr(fitting, "fit", failing)
+    also = runs_csv.with_name("failed.json")
+    capsys.readouterr()
+    assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 0, "--json", also) == 1
+    said = capsys.readouterr()
+    assert f"{kept} keeps the fit of before" in said.out and "the fit failed: no rest" in said.err
+    assert kept.read_bytes() == whole and json.loads(also.read_text())["status"] == "failed"
