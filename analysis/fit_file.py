@@ -23,6 +23,7 @@ from analysis.laws import Law
 from analysis.laws import law as law_named
 from analysis.result import Fit, from_json, to_json
 from analysis.runs.load import MAX_BYTES, load
+from analysis.runs.settings import settings
 from scaling.records import (
     MAX_JSON,
     Refusal,
@@ -133,9 +134,17 @@ def refuse_other(path: Path, remedy: str) -> None:
 
 
 def _rows(fit: Fit) -> pd.DataFrame:
-    """The columns of its rows that answers are made from."""
-    kept = dict.fromkeys([*fit.law.features, *COUNTS, *GROUPS, fit.law.target])
+    """The columns of its rows that answers are made from, or refused for: what differs among runs
+    of equal N and D."""
+    several = [each.column for each in settings(fit.table)]
+    kept = dict.fromkeys([*fit.law.features, *COUNTS, *GROUPS, fit.law.target, *several])
     rows = fit.table[[column for column in kept if column in fit.table]]
+    texts = {  # of cells of several kinds, which no Parquet column holds
+        column: rows[column].map(str, na_action="ignore")
+        for column in several
+        if rows[column].dtype == object
+    }
+    rows = rows.assign(**texts)
     if "unique_tokens" in rows:  # of a law that does not ask for it: as it was read, text and all
         numbers = pd.to_numeric(rows["unique_tokens"], errors="coerce")
         rows = rows.assign(unique_tokens=numbers)
@@ -185,9 +194,9 @@ def _names(path: Path) -> set[str]:
 
 
 def _forget(path: Path, before: set[str], written: set[str]) -> None:
-    """Delete parts of this path's fits, `before` among them, that no JSON in the folder names; those
-    just `written` stay whatever its text looks like.
+    """Delete parts of this path's fits, `before` among them, that no JSON in the folder names.
 
+    Those just `written` stay, whatever its text looks like.
     So go the halves of files that a killed fit left: nobody else is writing one.
     """
     stem, temporary = re.escape(path.stem), r"\.[0-9a-f]{32}"

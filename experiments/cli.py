@@ -8,7 +8,6 @@ reads them. Each command imports what it needs, so that fitting never waits for 
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -93,19 +92,24 @@ def refuse_addresses(words: Sequence[str]) -> None:
 def refuse_overwriting(words: Sequence[str]) -> None:
     """Raise Refusal where --json or --out names a file that another word of the command names."""
     parts = [
-        part
-        for word in words
-        for part in (word.split("=", 1) if word.startswith("--") else [word])
+        part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])
     ]
     for at, (option, target) in enumerate(pairwise(parts)):
-        if option not in ("--json", "--out") or not os.path.isfile(target):
+        if option not in ("--json", "--out") or not _is_file(target):
             continue
-        others = [each for each in (*parts[:at], *parts[at + 2 :]) if os.path.isfile(each)]
-        if any(os.path.samefile(each, target) for each in others):
+        others = [each for each in (*parts[:at], *parts[at + 2 :]) if _is_file(each)]
+        if any(Path(each).samefile(target) for each in others):
             raise Refusal(
                 f"{option} {target} is read by this command, which would overwrite it. Give "
                 f"another file with {option}."
             )
+
+
+def _is_file(word: str) -> bool:
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):  # a condition may be longer than any path
+        return False
 
 
 def numbers(option: str, words: tuple[str, ...]) -> list[float]:
