@@ -23,6 +23,7 @@ from analysis.fit import Fit, Status, fit
 from analysis.limited import Limited
 from analysis.published import Published
 from analysis.runs.settings import NO_SPREAD, replicates
+from analysis.runs.trajectories import AUTO
 from analysis.units import Span, counted, human
 from scaling.records import Refusal
 
@@ -315,11 +316,15 @@ class LeftOut:
 
 
 def leave_out_largest(
-    fitted: Fit, *, weights: str | None = None, prior: Mapping[str, Prior] | None = None
+    fitted: Fit,
+    *,
+    weights: str | None = None,
+    prior: Mapping[str, Prior] | None = None,
+    cluster: str = AUTO,
 ) -> LeftOut:
     """Fit the same law without the cell of the largest 6·N·D (or largest feature), predict it.
 
-    `weights` and `prior` are those that `fitted` was fitted with: it does not hold them.
+    `weights`, `prior` and `cluster` are those that `fitted` was fitted with: it holds none of them.
     """
     rows = fitted.table
     features = list(fitted.law.features)
@@ -341,6 +346,7 @@ def leave_out_largest(
             fixed={name: fitted.coefficients[name] for name in fitted.fixed},
             weights=weights,
             prior=prior,
+            cluster=cluster,
             level=level,
             bootstrap=min(DRAWS, len(fitted.draws), max(FEWEST_DRAWS, MOST_WORK // len(rows))),
             checks=False,

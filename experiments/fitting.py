@@ -89,14 +89,14 @@ def fit(
         to_json: Write the fit to this file too; one that failed is written to it alone.
     """
     from analysis.approaches import approaches, comparable
-    from analysis.conventions import by_convention
+    from analysis.conventions import by_convention, counts
     from analysis.fit import Status, save_fit
     from analysis.fit import fit as fit_law
     from analysis.fit_file import fit_path, refuse_name, refuse_other, refuse_unwritable
     from analysis.forecast import leave_out_largest
     from analysis.laws import law as law_named
     from analysis.objective import objective as objective_named
-    from analysis.runs.sweep import best_rows, optima
+    from analysis.runs.sweep import best_rows, optima, sweep
     from analysis.runs.sweep import to_json as sweep_json
     from analysis.units import scientific
     from experiments.fit_text import (
@@ -108,17 +108,24 @@ def fit(
     )
 
     named = law_named(law)
+    require = (*named.features, named.target, *filter(None, [weights, best_of]))
+    signed = () if objective_named(objective, delta).log else (named.target,)
     every_count = run_table.params_column == "all"
-    table = (replace(run_table, params_column=None) if every_count else run_table).read(
-        runs,
-        require=(*named.features, named.target, *filter(None, [weights, best_of])),
-        signed=() if objective_named(objective, delta).log else (named.target,),
-    )
+    if every_count:
+        run_table = replace(run_table, params_column=None)
+    table = run_table.read(runs, require, signed)
+    # A count is read as the table is: in its units, and with D of FLOPs by the N that is counted.
+    tables = {
+        column: replace(run_table, params_column=column).load(runs, require, signed)
+        for column in (counts(table) if every_count else ())
+    }
     also: dict[str, Any] = {}
     if best_of is not None:
         swept = _swept(table, best_of, level)
         also["best_of"] = sweep_json(swept)
-        table = (optima if named.target == best_of else best_rows)(table, swept)
+        chosen = optima if named.target == best_of else best_rows
+        table = chosen(table, swept)
+        tables = {n: chosen(t, sweep(t, best_of, level=level)) for n, t in tables.items()}
     path = out or fit_path(runs, law)
     for option, file in {"--out": path, "--json": to_json}.items():
         if file is not None:
@@ -134,8 +141,7 @@ def fit(
         "fixed": {name: _number("--fix", text) for name, text in _pairs("--fix", fix)},
         "prior": {name: _prior(text) for name, text in _pairs("--prior", prior)},
     }
-    # First, since a table without several counts of N is refused.
-    each = by_convention(named, table, **settings) if every_count else []
+    each = by_convention(named, tables, **settings)
 
     def estimated(coefficients: Mapping[str, float]) -> None:
         if bootstrap:
@@ -159,7 +165,7 @@ def fit(
             by_count = {e.column: approaches(e.fit) for e in each}
             also["approaches_by_count"] = {n: a.to_json() for n, a in by_count.items()}
             texts.append(exponents_text(by_count))
-    held_out = leave_out_largest(fitted, weights=weights, prior=settings["prior"])
+    held_out = leave_out_largest(fitted, weights=weights, prior=settings["prior"], cluster=cluster)
     also["largest_left_out"] = {**asdict(held_out), "error": held_out.error}
     texts.append(held_out.sentence)
     doubts += held_out.cautions

@@ -69,6 +69,30 @@ def test_every_count_of_parameters_has_its_row_of_exponents(
     )
 
 
+def test_every_count_of_parameters_is_read_in_the_unit_of_the_table(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.read_csv(runs_csv)
+    counts = [name for name in table if name.startswith("params")]
+    table[counts] /= 1e6
+    table.assign(C=6 * table["params_total"] * 1e6 * table["tokens"]).drop(columns="tokens").to_csv(
+        runs_csv.with_name("millions.csv"), index=False
+    )
+    words = ("--params-column", "all", "--bootstrap", 0)
+    assert scaling(monkeypatch, "fit", runs_csv, *words) == 0
+    words = (*words, "--unit", "params=1e6", "--flops-column", "C")
+    assert scaling(monkeypatch, "fit", runs_csv.with_name("millions.csv"), *words) == 0
+    plain, scaled = (
+        json.loads(runs_csv.with_name(f"{name}.chinchilla.json").read_text())["conventions"]
+        for name in ("mine", "millions")
+    )
+    assert scaled[0]["coefficients"] == pytest.approx(plain[0]["coefficients"], rel=1e-4)
+    # D of FLOPs is by the N that is counted, here a ninth more, and only B knows of it.
+    expected = plain[1]["coefficients"]
+    expected["B"] *= 0.9 ** -expected["beta"]
+    assert scaled[1]["coefficients"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_swept_table_is_fitted_with_a_warning_and_one_variant_without(
     runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
