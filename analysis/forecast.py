@@ -32,7 +32,7 @@ from scaling.records import Refusal
 # below held 89% of 2,900 later losses at nominal 90% (68 to 100% by table), evenly over distances
 # up to 2.4 decades; those of the curve held 45% (benchmarks/forecasts.py).
 # On tables that nobody had looked at when this was set they held 78%.
-GROWTH = 1.0  # of the rms log residual, a decade of compute beyond the data
+GROWTH = 1.0  # of the scatter of log loss, a decade of compute beyond the data
 # Draws of the fit without its largest run, and rows × draws that take no longer than the fit.
 DRAWS, FEWEST_DRAWS, MOST_WORK = 200, 25, 20_000_000
 CHECKED = 2.4  # decades beyond the data; no table reaches farther
@@ -211,7 +211,7 @@ def run_spans(
     losses have no logarithms.
     """
     to, back = scale_of(source)
-    rms = source.rmse_log
+    rms = source.scatter_log
     if to is not np.log:
         if {*source.law.features, source.law.target} - set(source.table):
             return [None] * len(loss)
