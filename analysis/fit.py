@@ -255,7 +255,7 @@ def _refuse_sweep(law: Law, rows: pd.DataFrame) -> None:
         raise Refusal(
             f"{law.name} is a law of the best {law.target}, and these rows are all that was tried: "
             f"{tried.max()} values of it at {where} ({(tried > 1).sum()} such points). Keep the "
-            f"row of least loss at each: --best-of {law.target}."
+            f"row of least loss at each: scaling fit RUNS --best-of {law.target}."
         )
 
 

@@ -23,7 +23,7 @@ from analysis.derived import percentiles
 from analysis.expression import Array
 from analysis.fit import LEAST_DRAWS, Fit
 from analysis.runs.settings import settings
-from analysis.runs.table import variants
+from analysis.runs.table import labels, variants
 from analysis.uncertainty import Index, clusters_of, resamples
 from analysis.units import Span, scientific
 from scaling.records import Refusal
@@ -209,14 +209,14 @@ def _fresh(fit: Fit) -> tuple[pd.DataFrame, list[str]]:
 def _refuse_pooled(rows: pd.DataFrame) -> None:
     """Raises Refusal for runs that differ by more than N, D and noise: their minima would be where
     the better ones happen to lie."""
-    several = {each.column: each.count for each in settings(rows)[:1]}
+    several = [(each.column, each.count, each.remedy) for each in settings(rows)]
     if variants(rows) > 1:
-        several = {"variant": variants(rows)}
-    for column, count in several.items():
+        several = [("variant", variants(rows), f"--where 'variant=={labels(rows)[0]}'")]
+    for column, count, remedy in several[:1]:
         raise Refusal(
             f"the runs have {count} values of {column} at equal params and tokens, and their "
             f"minima would be where the better of these were tried. Fit those of one {column}: "
-            f"scaling fit RUNS --where '{column}==…', or give --by law."
+            f"scaling fit RUNS {remedy}, or give --by law."
         )
 
 

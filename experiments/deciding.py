@@ -128,8 +128,9 @@ def _count_of(law: Fit | Published) -> str | None:
     """The column that a law of params was fitted to; None for published ones."""
     from analysis.fit import Fit
 
-    known = isinstance(law, Fit) and "params" in law.law.features
-    return law.data.params_column if known else None
+    if isinstance(law, Fit) and "params" in law.law.features:
+        return law.data.params_column
+    return None
 
 
 def _other_count(law: Fit | Published, rows: pd.DataFrame) -> list[str]:

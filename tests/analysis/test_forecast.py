@@ -148,6 +148,8 @@ def test_what_is_doubtful_about_the_runs_comes_first(fitted):
     assert first == "Of the runs: row 3 is off"
     assert any("N = 100T lies" in each for each in rest)
     assert "row 3 is off" in doubted.warnings
+    doubted = fitted.doubted(["row 3 is off. Leave it out: --where 'loss!=3'"])
+    assert "!=3' (an option of `scaling fit`)" in forecast_warnings(doubted, rows, [])[0]
 
 
 def test_a_largest_run_that_is_missed_beyond_its_interval_is_an_alarm_and_else_none():

@@ -240,3 +240,12 @@ def test_a_fit_that_failed_replaces_none(
     said = capsys.readouterr()
     assert f"{kept} keeps the fit of before" in said.out and "the fit failed: no rest" in said.err
     assert kept.read_bytes() == whole and json.loads(also.read_text())["status"] == "failed"
+
+
+def test_compare_sends_a_law_of_optima_to_the_command_that_finds_them(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.read_csv(runs_csv)
+    pd.concat([table.assign(learning_rate=rate) for rate in (1e-3, 3e-3, 1e-2)]).to_csv(runs_csv)
+    assert scaling(monkeypatch, "compare", runs_csv, "--laws", "steplaw_lr") == 2
+    assert "scaling fit RUNS --best-of learning_rate" in capsys.readouterr().err
