@@ -21,7 +21,7 @@ from analysis.evaluator import model
 from analysis.expression import Array
 from analysis.fit_file import load_fit, save_fit
 from analysis.identifiability import Design, design_at, obstacles
-from analysis.judgement import judge, no_floor, regime
+from analysis.judgement import judge, no_floor, points, regime
 from analysis.laws import Law
 from analysis.model import Data, Model, is_floor, to_coefficients
 from analysis.newton import Mask
@@ -133,8 +133,6 @@ def _assemble(
     smallest = float(data.scale.min())
     status, reason = judge(law, rows, best, bound, design, spread, held.mask, smallest)
     warnings = list(notes)
-    if _points(law, rows) == len(law.coefficients) - held.mask.sum():
-        warnings.append("as many distinct points as coefficients: nothing tests the law's form")
     if best.converged and best.reached == 1 < best.starts:
         warnings.append(f"only 1 of {best.starts} starts reached the optimum")
     settled = [n for n, h in zip(law.coefficients, held.mask, strict=True) if h or n in bound]
@@ -221,16 +219,16 @@ def _refuse_few(law: Law, rows: pd.DataFrame, free: int) -> None:
     """Raises Refusal with all that stands in the way, first what no more of the same would mend."""
     found = obstacles({column: rows[column].to_numpy() for column in law.features})
     need = f"{law.name} has {free} free coefficients and needs at least "
-    points = _points(law, rows)
+    count = points(law, rows)
     if len(rows) < free + SPARE_ROWS:
         found.append(
             f"{need}{free + SPARE_ROWS} usable runs; there are {len(rows)}. Train more"
             f"{' there' if found else ''}, or fit a law with fewer."
         )
-    elif points < free:
+    elif count < free:
         found.append(
             f"{need}as many distinct ({', '.join(law.features)}); the {len(rows)} runs lie at "
-            f"{points}. Repeats tell the noise, not the law: train elsewhere, or fit a law with "
+            f"{count}. Repeats tell the noise, not the law: train elsewhere, or fit a law with "
             "fewer."
         )
     if found:
@@ -257,10 +255,6 @@ def _refuse_sweep(law: Law, rows: pd.DataFrame) -> None:
             f"{tried.max()} values of it at {where} ({(tried > 1).sum()} such points). Keep the "
             f"row of least loss at each: scaling fit RUNS --best-of {law.target}."
         )
-
-
-def _points(law: Law, rows: pd.DataFrame) -> int:
-    return len(rows[list(law.features)].drop_duplicates())
 
 
 def _weights(rows: pd.DataFrame, column: str | None) -> Array:

@@ -109,7 +109,8 @@ def fit(
 
     named = law_named(law)
     require = (*named.features, named.target, *filter(None, [weights, best_of]))
-    signed = () if objective_named(objective, delta).log else (named.target,)
+    may_be_signed = [] if objective_named(objective, delta).log else [named.target]
+    signed = [*filter(None, [best_of]), *may_be_signed]
     every_count = run_table.params_column == "all"
     if every_count:
         run_table = replace(run_table, params_column=None)

@@ -38,7 +38,7 @@ def each(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
-# Names as `_words` writes them. The first of a quantity are its own, taken before any other.
+# Names as `snake_case` writes them. The first of a quantity are its own, taken before any other.
 _OWN = {
     "params": ("params", "params_total"),
     "tokens": ("tokens",),
@@ -165,7 +165,7 @@ def candidates(quantity: str, names: Sequence[str]) -> list[str]:
     if own or usual or quantity != "loss":
         return own or usual
     # Bits alone may be those of a weight.
-    return [name for name in names if loss_unit_of(name) is not None and _words(name) != "bits"]
+    return [name for name in names if loss_unit_of(name) is not None and snake_case(name) != "bits"]
 
 
 def _is_letter(quantity: str, name: str) -> bool:
@@ -175,7 +175,7 @@ def _is_letter(quantity: str, name: str) -> bool:
 
 def loss_unit_of(name: str) -> LossUnit | None:
     """The unit that a name such as val_bpb or eval_perplexity says its losses are in."""
-    words = _words(name)
+    words = snake_case(name)
     for word, unit in _LOSS_WORDS.items():
         whole = words == word or words.endswith(f"_{word}")
         if whole or (word != "bits" and words.startswith(f"{word}_")):
@@ -212,17 +212,17 @@ def beside(quantity: str, chosen: str, names: Sequence[str]) -> list[str]:
     Active beside total parameters (a mixture of experts), held-out beside training loss.
     """
     if quantity == "params":
-        counts = [name for name in names if "param" in _words(name)]
-        active = [name for name in counts if "active" in _words(name)]
+        counts = [name for name in names if "param" in snake_case(name)]
+        active = [name for name in counts if "active" in snake_case(name)]
         if chosen in active:
             return [name for name in counts if name not in active]
         return active
-    if quantity == "loss" and _words(chosen) == "loss":
+    if quantity == "loss" and snake_case(chosen) == "loss":
         return [name for name in names if name != chosen and _base("loss", name) in _USUAL["loss"]]
     return []
 
 
-def _words(name: str) -> str:
+def snake_case(name: str) -> str:
     """`val/loss`, `evalLoss` and `Eval Loss` as words with underscores between, in lower case."""
     name = _PLACES.sub("", name.strip())
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
@@ -231,11 +231,11 @@ def _words(name: str) -> str:
 
 def _base(quantity: str, name: str) -> str:
     """The words of a name, without the unit at its end where the quantity may have one."""
-    return _parted(name)[0] if quantity in _MULTIPLIED else _words(name)
+    return _parted(name)[0] if quantity in _MULTIPLIED else snake_case(name)
 
 
 def _parted(name: str) -> tuple[str, float]:
-    words = _words(name)
+    words = snake_case(name)
     base, _, last = words.rpartition("_")
     if base and last in SUFFIXES:
         return base.removesuffix("_in"), SUFFIXES[last]
