@@ -27,7 +27,7 @@ from analysis.model import Data, Model, is_floor, to_coefficients
 from analysis.newton import Mask
 from analysis.objective import Objective
 from analysis.objective import objective as objective_named
-from analysis.outliers import outliers
+from analysis.outliers import Outliers, outliers
 from analysis.result import Fit, FitData, Minimised, Status, to_json
 from analysis.runs.examine import examine
 from analysis.runs.table import loss_unit_of, standardise, usable
@@ -113,7 +113,7 @@ def fit(
     notes = (*cautions, *selection.warnings, *spread.warnings, *seen.warnings)
     found = _assemble(
         law, rows, selection.excluded, data, goal, best, coefficients, spread, clusters, held,
-        bound, design, odd.rms, notes,
+        bound, design, odd, notes,
     )  # fmt: skip
     found = replace(found, cautions=cautions)
     constrained = [f"weights {weights}"] if weights is not None else []
@@ -128,7 +128,7 @@ def fit(
 def _assemble(
     law: Law, rows: pd.DataFrame, excluded: pd.DataFrame, data: Data, goal: Objective,
     best: Optimum, coefficients: Mapping[str, float], spread: Uncertainty, clusters: Index,
-    held: Fixed, bound: tuple[str, ...], design: Design, rms: float, notes: tuple[str, ...],
+    held: Fixed, bound: tuple[str, ...], design: Design, odd: Outliers, notes: tuple[str, ...],
 ) -> Fit:  # fmt: skip
     smallest = float(data.scale.min())
     status, reason = judge(law, rows, best, bound, design, spread, held.mask, smallest)
@@ -149,7 +149,8 @@ def _assemble(
         warnings=tuple(warnings),
         draws=spread.draws,
         data=_describe(law, rows, clusters),
-        rmse_log=rms,
+        rmse_log=odd.rms,
+        scatter_log=odd.scatter,
         starts=best.starts,
         starts_at_optimum=best.reached,
         condition_number=design.condition,
@@ -252,7 +253,7 @@ def _refuse_sweep(law: Law, rows: pd.DataFrame) -> None:
         raise Refusal(
             f"{law.name} is a law of the best {law.target}, and these rows are all that was tried: "
             f"{tried.max()} values of it at {where} ({(tried > 1).sum()} such points). Keep the "
-            f"row of least loss at each: --best-of {law.target}."
+            f"row of least loss at each: scaling fit RUNS --best-of {law.target}."
         )
 
 

@@ -204,7 +204,9 @@ def test_one_absurd_loss_is_named_and_does_not_widen_forecasts(runs: pd.DataFram
     (caution,) = wrong.cautions
     assert caution.startswith("row 21 (loss ") and "Perplexity" not in caution
     assert f"--where 'loss!={float(typo.loc[20, 'loss'])!r}'" in caution
-    assert wrong.rmse_log < 3 * right.rmse_log
+    assert wrong.scatter_log < 3 * right.scatter_log and right.scatter_log == right.rmse_log
+    assert f"instead of {wrong.rmse_log:.2g}, " in caution
+    assert f"rms log residual {wrong.rmse_log:.2g}" in wrong.summary()
     assert fit(LAW, runs, bootstrap=0).cautions == ()
 
 
