@@ -223,6 +223,29 @@ def test_an_unknown_status_is_left_out_by_name_with_the_known_ones() -> None:
         usable(table[1:])
 
 
+@pytest.mark.parametrize(
+    ("cells", "kept"),
+    [([0, 1, 137], [0]), ([0.0, np.nan, -9.0], [0, 1]), (["0", "0", "1"], [0, 1]),
+     ([True, False, True], [0, 2]), (["True", "false", "TRUE"], [0, 2])],
+)  # fmt: skip
+def test_an_exit_code_of_zero_and_true_are_completed_runs(
+    cells: list[object], kept: list[int]
+) -> None:
+    table = pd.DataFrame({"loss": [3.0, 2.9, 2.8], "status": cells})
+    assert usable(table).rows.index.tolist() == kept
+
+
+def test_other_words_of_a_completed_run_can_be_named(tmp_path: Path) -> None:
+    rows = ["1e6,1e9,3,archived", "2e6,1e9,2.9,Ready Now", "3e6,1e9,2.8,crashed", "4e6,1e9,2.7,done"]
+    path = csv(tmp_path, "params,tokens,loss,status", *rows)
+    assert len(usable(read_runs(path)).rows) == 1
+    with pytest.raises(Refusal, match="or what --completed names"):
+        usable(read_runs(path, conditions=["status!=done"]))
+    found = usable(read_runs(path, completed=["archived", "ready now"]))
+    assert found.rows["params"].tolist() == [1e6, 2e6, 4e6]
+    assert found.excluded["reason"].tolist() == ["status crashed"]
+
+
 def test_a_state_is_a_status_only_where_it_says_one(tmp_path: Path) -> None:
     path = csv(tmp_path, "params,tokens,loss,State", "1e6,1e9,3,finished", "1e6,1e9,,crashed")
     table = read_runs(path)
