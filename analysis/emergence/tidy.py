@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.runs.columns import candidates, unit_of
+from analysis.runs.columns import Unclear, candidates, find, unit_of
 from analysis.runs.load import listing, load, shown
 from analysis.runs.numbers import Unreadable, plain, read, text_of
 from analysis.runs.rows import row_called
@@ -25,7 +25,6 @@ STANDS_FOR = {
     "params": ("params", "params_total"),
     "tokens": ("tokens", "tokens_seen"),
     "flops": ("flops", "flops_6nd"),
-    "loss": ("val_loss", "loss"),
     "group": ("group", "trunk_id"),
     "shots": ("shots", "shot"),
 }
@@ -62,6 +61,7 @@ class Ask:
     join: Path | None = None  # a table with the scale, a row a model
     on: str | None = None  # the column that both tables have
     steps: str = "ends"  # of runs: the ends of a decay, or "all"
+    completed: tuple[str, ...] = ()  # further words of the status of a run that may be believed
 
 
 def folder_rows(path: Path) -> pd.DataFrame:
@@ -190,7 +190,18 @@ def _said(table: pd.DataFrame, scale: str) -> list[str]:
     ]
 
 
+def loss_column(table: pd.DataFrame) -> str | None:
+    """The column of losses in nats, if there is one and no other that may be it."""
+    try:
+        found = find("loss", [str(name) for name in table])
+    except Unclear:
+        return None
+    return found.name if found.loss_unit == "nats" else None
+
+
 def _first(table: pd.DataFrame, wanted: str) -> str | None:
+    if wanted == "loss":
+        return loss_column(table)
     for each in STANDS_FOR.get(wanted, (wanted,)):
         if each in table:
             return each

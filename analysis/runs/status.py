@@ -26,6 +26,7 @@ OTHERS = each(
     stopped suspended timeout unfinished waiting"""
 )
 _CODE = re.compile(r"(-?[0-9]+)(?:\.0+)?")  # what a process ended with; an empty cell makes floats
+REMEDY = "If such runs came to their end, name their status with --completed."
 WORDS = "completed"  # of a table's attrs: the user's own words for a completed run
 
 
@@ -37,8 +38,10 @@ def column(table: pd.DataFrame) -> str | None:
     if len(found) != 1 or found[0] not in table:
         return None
     words = {_word(text) for text in _distinct(table[found[0]]).cells}
-    known = COMPLETED | OTHERS | _own_words(table)
-    return found[0] if words & known else None  # a `state` may be something else
+    known = bool(words & (COMPLETED | OTHERS | _own_words(table)))
+    if not found[0].lower().endswith("state"):
+        known = known or any(_CODE.fullmatch(word) for word in words)
+    return found[0] if known else None  # a `state` may be something else, and 35 one of them
 
 
 def reasons(table: pd.DataFrame) -> pd.Series:

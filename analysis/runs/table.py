@@ -126,10 +126,8 @@ def usable(table: pd.DataFrame) -> Selection:
     if len(table) and not told.any():
         tally = reason.value_counts().head(8)
         said = ", ".join(f"{count} with {why}" for why, count in tally.items())
-        raise Refusal(
-            f"{name_of(table)}: all {len(table)} rows are left out: {said}. Where such runs are "
-            "whole, name their status with --completed."
-        )
+        remedy = "" if status.column(table) is None else f" {status.REMEDY}"
+        raise Refusal(f"{name_of(table)}: all {len(table)} rows are left out: {said}.{remedy}")
     first = first_told(table[told])
     again = np.flatnonzero(told)[first != np.arange(len(first))]
     reason.iloc[again] = REPEATED

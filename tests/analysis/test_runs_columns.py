@@ -236,7 +236,12 @@ def test_an_exit_code_of_zero_and_true_are_completed_runs(
 
 
 def test_other_words_of_a_completed_run_can_be_named(tmp_path: Path) -> None:
-    rows = ["1e6,1e9,3,archived", "2e6,1e9,2.9,Ready Now", "3e6,1e9,2.8,crashed", "4e6,1e9,2.7,done"]
+    rows = [
+        "1e6,1e9,3,archived",
+        "2e6,1e9,2.9,Ready Now",
+        "3e6,1e9,2.8,crashed",
+        "4e6,1e9,2.7,done",
+    ]
     path = csv(tmp_path, "params,tokens,loss,status", *rows)
     assert len(usable(read_runs(path)).rows) == 1
     with pytest.raises(Refusal, match="or what --completed names"):
@@ -252,6 +257,8 @@ def test_a_state_is_a_status_only_where_it_says_one(tmp_path: Path) -> None:
     assert table.attrs["notes"] == ["status is read from State"]
     assert usable(table).excluded["reason"].tolist() == ["State crashed"]
     assert len(usable(pd.DataFrame({"state": ["Utah", "Ohio"]})).rows) == 2
+    assert len(usable(pd.DataFrame({"state": [35, 0]})).rows) == 2
+    assert len(usable(pd.DataFrame({"run_status": [35, 0]})).rows) == 1
 
 
 def test_budgets_go_by_many_names_unless_they_are_no_flops(tmp_path: Path) -> None:
