@@ -35,7 +35,8 @@ from analysis.runs.vocabulary import words
 from scaling.records import Refusal, read_json
 
 T = TypeVar("T")
-_IDS = frozenset("id uid uuid guid run runs name model job exp experiment".split())
+# Words of columns that name a model.
+_IDS = {"id", "uid", "uuid", "guid", "run", "runs", "name", "model", "job", "exp", "experiment"}
 FALLING = ("loss", "val_loss", "loss_final", "bits_per_byte")  # scales whose progress is downwards
 
 

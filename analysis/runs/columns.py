@@ -136,7 +136,8 @@ def find(
 ) -> Column:
     """The column that holds a quantity: the one `given`, its own, or the only one that fits.
 
-    A loss is rather the one beside it that was not trained on. `unit` and `loss_unit` are the user's; without them a column's name may tell. Raises Unclear.
+    Where a loss of an evaluation stands beside `loss`, that is taken. `unit` and `loss_unit` are
+    the user's; without them a column's name may tell. Raises Unclear.
     """
     column = _named(quantity, names, given)
     if quantity == "loss":
@@ -218,6 +219,16 @@ def unit_of(name: str) -> float:
     A letter is a unit as a capital only.
     """
     return _parted(name)[1]
+
+
+def beyond(quantity: str, name: str, most: float, scale: float) -> str:
+    """That the unit of a name leads to `most`, if that is more than anyone has trained."""
+    if not most > TRAINED.get(quantity, math.inf):
+        return ""
+    return (
+        f"{shown(name)!r} reaches {plain(most / scale)}, which its name multiplies by "
+        f"{plain(scale)}: {most:.3g} {quantity}, which nobody has trained"
+    )
 
 
 def unit_words(words: Collection[str]) -> dict[str, float]:

@@ -12,11 +12,11 @@ import pandas as pd
 from analysis.runs import numbers, status
 from analysis.runs.columns import (
     IN_NATS,
-    TRAINED,
     Column,
     LossUnit,
     Unclear,
     beside,
+    beyond,
     candidates,
     find,
 )
@@ -132,11 +132,10 @@ def _numbers(table: pd.DataFrame, column: Column) -> _Quantity:
     if column.scale != 1.0:
         values = values.where(cells.suffixed, values * column.scale)
         most = values.where(~cells.suffixed).max()
-        if column.scale_named and most > TRAINED.get(column.quantity, math.inf):
+        wrong = beyond(column.quantity, name, most, column.scale)
+        if column.scale_named and wrong:
             raise numbers.Unreadable(
-                f"{shown(name)!r} reaches {numbers.plain(most / column.scale)}, which its name "
-                f"multiplies by {numbers.plain(column.scale)}: {most:.3g} {column.quantity}, which "
-                f"nobody has trained. Give --unit {column.quantity}=1 for "
+                f"{wrong}. Give --unit {column.quantity}=1 for "
                 f"{most / column.scale:.3g}, --unit {column.quantity}="
                 f"{numbers.plain(column.scale)} for {most:.3g}."
             )

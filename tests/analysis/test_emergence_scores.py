@@ -91,7 +91,7 @@ def test_scores_of_runs_that_did_not_end_are_left_out_with_a_count() -> None:
     assert found.series[0].value.tolist() == [0.0, 0.9]
     assert found.left_out() == ["1 of 3 rows left out: status crashed"]
     odd = long(status="archived")
-    with pytest.raises(Refusal, match="no score is left.*name their status with --completed"):
+    with pytest.raises(Refusal, match=r"no score is left.*name their status with --completed"):
         asked(odd)
     odd.attrs["completed"] = ("archived",)
     assert len(asked(odd).series[0].x) == 3
@@ -191,6 +191,7 @@ def test_what_scaling_eval_writes_is_read(tmp_path: Path) -> None:
         (long(), {"chance": PerTask(None, {"typo": 0.25})}, "typo=0.25: the table has no such"),
         (long(chance=[0.25, 0.25, 0.5]), {}, "2 levels of chance"),
         (long(), {"scale": "flop"}, "'flop' is no column"),
+        (long(size_M=PARAMS).drop(columns="params"), {}, "1e+15 params, which nobody has trained"),
         (long(), {"metrics": ("bleu",)}, "it has exact_match"),
         (long(), {"tasks": ("sub",)}, "it has add"),
         (long(value=["0.1", "n.a", "0.2"]), {}, "value = 'n.a' in row 2"),
