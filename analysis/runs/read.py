@@ -39,6 +39,7 @@ class Asked:
     drop_invalid: bool = False
     require: tuple[str, ...] = CORE
     signed: tuple[str, ...] = ()
+    foreign: bool = False  # a file, of which nobody knows who named its columns
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _quantity(table: pd.DataFrame, quantity: str, asked: Asked) -> _Quantity:
     """The numbers of one quantity. Raises Unclear, or Unreadable beginning with the column."""
     names = [str(each) for each in table.columns]
     given = asked.columns.get(quantity)
-    if given is None and quantity in names and not _is_file(table):
+    if given is None and quantity in names and not asked.foreign:
         given = quantity  # nothing is a guess in a table that a program made, or was read before
     if quantity == "tokens" and given is None and asked.columns.get("flops"):
         flops = _numbers(
@@ -136,7 +137,7 @@ def _numbers(table: pd.DataFrame, column: Column) -> _Quantity:
         if column.scale_named and wrong:
             raise numbers.Unreadable(
                 f"{wrong}. Give --unit {column.quantity}=1 for "
-                f"{most / column.scale:.3g}, --unit {column.quantity}="
+                f"{numbers.plain(most / column.scale)}, --unit {column.quantity}="
                 f"{numbers.plain(column.scale)} for {most:.3g}."
             )
     if column.quantity == "loss" and column.loss_unit == "perplexity":
@@ -174,11 +175,6 @@ def _result(
         result.attrs |= {"notes": notes, "doubts": checked}
         _at_most_tokens(result)
     return result
-
-
-def _is_file(table: pd.DataFrame) -> bool:
-    """Whether a table is as its file has it, of which nobody knows who named its columns."""
-    return "file" in table.attrs and "notes" not in table.attrs
 
 
 def _sources(table: pd.DataFrame) -> dict[str, str]:

@@ -81,7 +81,7 @@ def read_runs(
     asked = Asked(
         {"params": params_column, "tokens": tokens_column, "loss": loss_column,
          "flops": flops_column},
-        dict(units or {}), loss_unit, drop_invalid, tuple(require), tuple(signed),
+        dict(units or {}), loss_unit, drop_invalid, tuple(require), tuple(signed), foreign=True,
     )  # fmt: skip
     table = load(path)
     table.attrs[status.WORDS] = tuple(completed)
