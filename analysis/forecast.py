@@ -22,6 +22,7 @@ from analysis.expression import Array
 from analysis.fit import Fit, Status, fit
 from analysis.limited import Limited
 from analysis.published import Published
+from analysis.runs.columns import TOKEN
 from analysis.runs.settings import NO_SPREAD, replicates
 from analysis.runs.trajectories import AUTO
 from analysis.units import Span, counted, human
@@ -60,9 +61,9 @@ class Prediction:
             text += f", {_far(self.decades_beyond)}"
         return f"{text} (the curve alone {_written(self.curve)})"
 
-    def verdict(self, observed: float) -> str:
-        """Whether an observed loss fell inside, in words."""
-        off = f"observed {observed:.4f}, off by {observed - self.loss:+.4f}"
+    def verdict(self, observed: float, unit: str = TOKEN) -> str:
+        """Whether an observed loss, in the unit of the law, fell inside, in words."""
+        off = f"observed {observed:.4f} {unit}, off by {observed - self.loss:+.4f}"
         if observed > 0 and self.loss > 0:
             off += f" ({observed / self.loss - 1:+.2%})"
         if self.interval is None or self.level is None:

@@ -63,15 +63,18 @@ def predict(
         unique_tokens: Different tokens that exist; beyond them data repeats. Of more than a run
             trains on, as many as it trains on are used.
         run_table: How --table is read; N, by default, from the column the law was fitted to.
-        observed: The loss that a single predicted run came to: did it fall inside?
+        observed: The loss that a single predicted run came to, in the unit of the fit (nats per
+            token, byte or character: bits times ln 2 = 0.6931): did it fall inside?
         to_json: Write the predictions to this file too.
     """
     import pandas as pd
 
     from analysis.caution import assumptions
+    from analysis.fit import Fit
     from analysis.forecast import forecast_warnings
     from analysis.forecast import predict as predicted
     from analysis.limited import limit
+    from analysis.runs.columns import TOKEN
     from analysis.runs.table import valid
 
     law = law_source(source)
@@ -110,7 +113,8 @@ def predict(
     for each in predictions:
         say(each.sentence)
     if observed is not None:
-        say(predictions[0].verdict(observed))
+        unit = law.data.loss_unit if isinstance(law, Fit) else TOKEN
+        say(predictions[0].verdict(observed, unit))
     say(assumptions(law))
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Units = Annotated[tuple[str, ...], tyro.conf.arg(metavar="QUANTITY=UNIT …")]
+Words = Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD …")]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class TableOptions:
     """What the loss is in, if not nats per token; a name such as val_bpb or ppl says it too."""
     drop_invalid: bool = False
     """Leave rows out whose cells are empty or no number, with a count and the reasons."""
+    completed: Words = ()
+    """Words of the status of a run that came to its end, besides completed, done, finished,
+    success, ok, true and the exit code 0; rows with another status are left out."""
     where: Conditions = ()
     """Use only rows that meet these: column, operator, literal, such as 'tokens>=5e8', 'loss>0',
     'status==done' or "note!=''" (not empty)."""
@@ -80,6 +84,7 @@ class TableOptions:
             drop_invalid=self.drop_invalid,
             signed=signed,
             conditions=self.where,
+            completed=self.completed,
         )
         if "flops" in require and {"params", "tokens"} <= set(read(require=())):
             require = [*dict.fromkeys([*require, "params", "tokens"])]

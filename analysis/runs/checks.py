@@ -13,11 +13,10 @@ from itertools import product
 
 import pandas as pd
 
-from analysis.runs.columns import TOKEN
+from analysis.runs.columns import TOKEN, TRAINED
 from analysis.runs.table import labels, loss_unit_of, several_variants, variants
 
 LEAST = {"params": 1e3, "tokens": 1e4}  # fewer are hardly a model, or a run: another unit?
-MOST = {"params": 1e14, "tokens": 1e16}  # more than anyone trains: another quantity?
 RATIOS = (0.01, 1e5)  # tokens per parameter of the median run: wide of what anyone trains
 UNITS = "or every N, D and FLOPs of a fit to them is in the wrong unit."  # ends a warning
 
@@ -37,8 +36,8 @@ def suspicious(table: pd.DataFrame, features: Collection[str]) -> tuple[str, ...
     table = table.select_dtypes("number")  # text is refused by the law that needs it
     small = _other_units(table)
     found += small
-    for column, most in MOST.items():
-        if column in table and table[column].max() > most:
+    for column, most in TRAINED.items():
+        if column in LEAST and column in table and table[column].max() > most:
             found.append(f"{column} reach {table[column].max():g}: is the column FLOPs?")
     if not small and {"params", "tokens"} <= set(table.columns):
         ratio = float((table["tokens"] / table["params"]).median())
@@ -60,8 +59,6 @@ _SCALES = {
     "params": {"thousands": 1e3, "millions": 1e6, "billions": 1e9},
     "tokens": {"thousands": 1e3, "millions": 1e6, "billions": 1e9, "trillions": 1e12},
 }
-# The most anyone says to have trained: Switch-C (Fedus et al. 2021), Qwen3 (Yang et al. 2025).
-TRAINED = {"params": 2e12, "tokens": 4e13}
 _USUAL = 20  # tokens per parameter (Hoffmann et al. 2022), to guess a unit by
 
 

@@ -79,6 +79,7 @@ def test_a_published_law_has_no_interval_to_fall_inside():
     [each] = predict(TRUTH, pd.DataFrame({"params": [7e10], "tokens": [1.4e12]}))
     assert each.interval is None
     assert "no interval" in each.verdict(2.0)
+    assert each.verdict(2.0, "nats/byte").startswith("observed 2.0000 nats/byte, off by ")
 
 
 # Hoffmann's points below 3e20 FLOPs, then those above: the intervals of the curve alone hold few.
