@@ -52,10 +52,18 @@ class TableOptions:
     'status==done' or "note!=''" (not empty)."""
 
     def read(self, path: Path, require: Sequence[str], signed: Sequence[str] = ()) -> pd.DataFrame:
+        """`load` with what was taken for what said on standard error, where no pipe that closes
+        can stop what comes after.
+        """
+        table = self.load(path, require, signed)
+        for note in table.attrs["notes"]:
+            say(f"{path.name}: {note}", sys.stderr)
+        return table
+
+    def load(self, path: Path, require: Sequence[str], signed: Sequence[str] = ()) -> pd.DataFrame:
         """The run table at `path` with the columns required; FLOPs may be 6 N D of others.
 
-        What was taken for what is said on standard error, where no pipe that closes can stop what
-        comes after. Raises Refusal.
+        Raises Refusal.
         """
         from analysis.runs.columns import unit_words
         from analysis.runs.table import read_runs
@@ -81,10 +89,7 @@ class TableOptions:
         if "flops" in require and {"params", "tokens"} <= set(read(require=())):
             require = [*dict.fromkeys([*require, "params", "tokens"])]
             require.remove("flops")
-        table = read(require=require)
-        for note in table.attrs["notes"]:
-            say(f"{path.name}: {note}", sys.stderr)
-        return table
+        return read(require=require)
 
 
 def say_left_out(excluded: pd.DataFrame) -> None:

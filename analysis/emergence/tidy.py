@@ -18,7 +18,7 @@ from analysis.runs.columns import Unclear, beyond, candidates, find, unit_of
 from analysis.runs.load import listing, load, shown
 from analysis.runs.numbers import Unreadable, plain, read, text_of
 from analysis.runs.rows import row_called
-from scaling.records import Refusal
+from scaling.records import Refusal, did_you_mean
 
 # Columns that may stand for what was asked, the first that is there.
 STANDS_FOR = {
@@ -224,7 +224,10 @@ def _first(table: pd.DataFrame, wanted: str) -> str | None:
 def _there(table: pd.DataFrame, column: str, name: str, wanted: str | None = None) -> str:
     if column not in table:
         remedy = "" if wanted is None else f" Name it with --{wanted}-column, or --value-columns."
-        raise Refusal(f"{name} has no column {column!r}; it has {listing(table.columns)}.{remedy}")
+        near = did_you_mean(column, [shown(str(each)) for each in table.columns])
+        raise Refusal(
+            f"{name} has no column {column!r}; it has {listing(table.columns)}.{near}{remedy}"
+        )
     return column
 
 

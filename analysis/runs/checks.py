@@ -50,7 +50,7 @@ def suspicious(table: pd.DataFrame, features: Collection[str]) -> tuple[str, ...
     if "loss" in table and table["loss"].median() > 15:
         found.append(
             f"loss reaches {table['loss'].max():g}: ln V is below 13 for any vocabulary in use. "
-            "Perplexity? Take its logarithm."
+            "Perplexity? Read it with --loss-unit perplexity."
         )
     return tuple(found)
 
@@ -84,7 +84,7 @@ def _other_units(table: pd.DataFrame) -> list[str]:
     units = min(product(*(_SCALES[c] for c in small)), key=unusual)
     return [
         f"{_source(table, c)} from {table[c].min():g} to {table[c].max():g}: likely {unit}. "
-        f"Multiply the column by {_SCALES[c][unit]:.0e}, {UNITS}".replace("e+0", "e")
+        f"Read them with --unit {c}={unit}, {UNITS}"
         for c, unit in zip(small, units, strict=True)
     ]
 

@@ -38,7 +38,7 @@ def each(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
-# Names as `_words` writes them. The first of a quantity are its own, taken before any other.
+# Names as `snake_case` writes them. The first of a quantity are its own, taken before any other.
 _OWN = {
     "params": ("params", "params_total"),
     "tokens": ("tokens",),
@@ -179,21 +179,21 @@ def candidates(quantity: str, names: Sequence[str]) -> list[str]:
     held_out = [name for name in usual if _has(name, _HELD_OUT)]
     # Bits may be those of a weight.
     others = [name for name in names if loss_unit_of(name) not in (None, "bits")]
-    others += [name for name in names if _words(name).endswith("bits_per_token")]
+    others += [name for name in names if snake_case(name).endswith("bits_per_token")]
     trained = [name for name in names if _of_training(name)]
     others = [name for name in others if name not in trained]
     return held_out or own or usual or others or trained
 
 
 def _has(name: str, words: Collection[str]) -> bool:
-    return not set(_words(name).split("_")).isdisjoint(words)
+    return not set(snake_case(name).split("_")).isdisjoint(words)
 
 
 def _of_training(name: str) -> bool:
     """Whether a name is that of a loss of what was trained on."""
     if not _has(name, _TRAINED_ON):
         return False
-    base = "_".join(word for word in _words(name).split("_") if word not in _TRAINED_ON)
+    base = "_".join(word for word in snake_case(name).split("_") if word not in _TRAINED_ON)
     known = base in _OWN["loss"] or base in _USUAL["loss"]
     return known or loss_unit_of(name) not in (None, "bits")
 
@@ -205,7 +205,7 @@ def _is_letter(quantity: str, name: str) -> bool:
 
 def loss_unit_of(name: str) -> LossUnit | None:
     """The unit that a name such as val_bpb or eval_perplexity says its losses are in."""
-    words = _words(name)
+    words = snake_case(name)
     for word, unit in _LOSS_WORDS.items():
         whole = words == word or words.endswith(f"_{word}")
         if whole or (word != "bits" and words.startswith(f"{word}_")):
@@ -255,19 +255,19 @@ def beside(quantity: str, chosen: str, names: Sequence[str]) -> list[str]:
     Active beside total parameters (a mixture of experts), held-out beside training loss.
     """
     if quantity == "params":
-        counts = [name for name in names if "param" in _words(name)]
-        active = [name for name in counts if "active" in _words(name)]
+        counts = [name for name in names if "param" in snake_case(name)]
+        active = [name for name in counts if "active" in snake_case(name)]
         if chosen in active:
             return [name for name in counts if name not in active]
         return active
     if quantity == "loss" and chosen != "loss" and "loss" in names:
         return ["loss"]
-    if quantity == "loss" and _words(chosen) == "loss":
+    if quantity == "loss" and snake_case(chosen) == "loss":
         return [name for name in names if name != chosen and _base("loss", name) in _USUAL["loss"]]
     return []
 
 
-def _words(name: str) -> str:
+def snake_case(name: str) -> str:
     """`val/loss`, `evalLoss` and `Eval Loss` as words with underscores between, in lower case."""
     return _as_written(name).lower()
 
@@ -281,7 +281,7 @@ def _as_written(name: str) -> str:
 
 def _base(quantity: str, name: str) -> str:
     """The words of a name, without the unit at its end where the quantity may have one."""
-    return _parted(name)[0] if quantity in _MULTIPLIED else _words(name)
+    return _parted(name)[0] if quantity in _MULTIPLIED else snake_case(name)
 
 
 def _parted(name: str) -> tuple[str, float]:
@@ -290,4 +290,4 @@ def _parted(name: str) -> tuple[str, float]:
     is_unit = last.lower() in SUFFIXES and (len(last) > 1 or last.isupper())
     if base and is_unit:
         return base.lower().removesuffix("_in"), SUFFIXES[last.lower()]
-    return _words(name), 1.0
+    return snake_case(name), 1.0

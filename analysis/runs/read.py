@@ -165,6 +165,7 @@ def _result(
             if quantity == "loss":
                 result.attrs["loss_unit"] = IN_NATS[each.column.loss_unit]
             notes += _said(table, each)
+    result.attrs |= {"units": table.attrs.get("units", {}) | dict(asked.units)}
     result.attrs |= {"columns": sources, "params_column": sources.get("params", "params")}
     if bad:
         result[status.LEFT_OUT] = left_out(table, bad)

@@ -73,6 +73,14 @@ def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path: Path) -> None:
     assert "line 3 (nan)" in said
 
 
+def test_a_misspelt_column_is_answered_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    file = csv(tmp_path, "params,tokens,eval_loss,learning_rate", "1e6,1e9,3,0.1")
+    with pytest.raises(Refusal, match=r"'eval_los'; it has .* Did you mean eval_loss\?"):
+        read_runs(file, loss_column="eval_los")
+    with pytest.raises(Refusal, match=r"'learning_rat'; it has .* Did you mean learning_rate\?"):
+        read_runs(file, require=("learning_rat",))
+
+
 def test_a_wide_table_is_told_what_a_run_table_is(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"no columns 'params', 'tokens' and 'loss'.*a row a run"):
         read_runs(csv(tmp_path, "step,L8-H768,L11-H1056", "5,4.2,4.0"))
