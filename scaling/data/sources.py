@@ -69,6 +69,33 @@ def open_sources(section: DataSection) -> list[Source]:
     return found
 
 
+def most_tokens(section: DataSection) -> list[int | None]:
+    """Of each source, the most tokens it can have by the sizes of its files: one a byte.
+
+    Null where these do not tell: for compressed files, a tokeniser of the user's, which may make
+    several tokens of a byte, and what is not here or another library reads.
+    """
+    known = section.tokenizer == "bytes" or section.tokenizer.startswith("bpe:")
+    return [_most_tokens(each, section) if known else None for each in sections_of(section)]
+
+
+def _most_tokens(each: SourceSection, section: DataSection) -> int | None:
+    if each.source == "sotu":
+        manifest = read_json(CORPORA / "sotu.json")
+        return int(manifest["bytes"] + manifest["documents"])
+    if each.source.startswith(HUB):
+        return None
+    try:
+        files = _open(each, section).files or ()
+        if any(file.suffix in (".gz", ".zst") for file in files):
+            return None
+        size = sum(file.stat().st_size for file in files)
+    except (Refusal, OSError):  # said where it is read
+        return None
+    width = {"uint16": 2, "uint32": 4}.get(section.token_dtype or "", 1)
+    return size // width + len(files) if size else None  # each file ends a document
+
+
 def _open(each: SourceSection, section: DataSection) -> Source:
     name, field = each.source, each.text_field or section.text_field
     if name == "sotu":

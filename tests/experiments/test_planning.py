@@ -126,6 +126,21 @@ def test_what_needs_no_text_is_refused_together_before_any_is_read(
     assert "warmup_tokens" in str(caught.value)
 
 
+def test_more_tokens_than_the_text_has_bytes_are_refused_before_a_bpe_is_trained(
+    mine: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "train_bpe", lambda *_: pytest.fail("a BPE was trained"))
+    size = sum(len(each.read_bytes()) + 1 for each in tmp_path.glob("*.txt"))
+    most = size // 16 * 16  # in whole sequences
+    said = rf"tokens = 20,480; 40,960 are more than the {most:,} tokens .* can have, one a byte"
+    grid = PRODUCT.replace("16384", "20480, 40960")
+    with pytest.raises(Refusal, match=rf"{said}\. Give fewer tokens, more text, or set") as caught:
+        plan_study(mine(grid, allow_repeats="false"))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(Refusal, match=r"unique_tokens = 40,000 is more than the .* one a byte"):
+        plan_study(mine(allow_repeats="true\nunique_tokens = 40000"))
+
+
 @pytest.mark.parametrize(
     "grid, words",
     [
