@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import lzma
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -82,18 +83,22 @@ def most_tokens(section: DataSection) -> list[int | None]:
 def _most_tokens(each: SourceSection, section: DataSection) -> int | None:
     if each.source == "sotu":
         manifest = read_json(CORPORA / "sotu.json")
-        return int(manifest["bytes"] + manifest["documents"])
-    if each.source.startswith(HUB):
+        size, documents = manifest["bytes"], manifest["documents"]
+    elif each.source.startswith(HUB):
         return None
-    try:
-        files = _open(each, section).files or ()
+    else:
+        try:
+            files = _open(each, section).files or ()
+            size, documents = sum(file.stat().st_size for file in files), len(files)
+        except (Refusal, OSError):  # said where it is read
+            return None
         if any(file.suffix in (".gz", ".zst") for file in files):
             return None
-        size = sum(file.stat().st_size for file in files)
-    except (Refusal, OSError):  # said where it is read
-        return None
     width = {"uint16": 2, "uint32": 4}.get(section.token_dtype or "", 1)
-    return size // width + len(files) if size else None  # each file ends a document
+    # A token ends each file, and each piece of a large document; all but the last piece are at
+    # least about an eighth of the smallest source's held-out share (`split.cut`).
+    ends = documents + len(sections_of(section)) * math.ceil(16 / section.holdout_fraction)
+    return size // width + ends if size else None
 
 
 def _open(each: SourceSection, section: DataSection) -> Source:
