@@ -37,6 +37,7 @@ from analysis.optimum import (
     why_not_interior,
 )
 from analysis.runs.checks import LEAST
+from analysis.runs.rows import listed
 from analysis.uncertainty import Bounds
 from analysis.units import counted, decimal, scientific, with_interval
 from scaling.records import Refusal
@@ -110,7 +111,7 @@ class Approaches:
             }
             if gaps:
                 parts.append(
-                    f"{_listed(list(gaps))} disagree{'s' * (len(gaps) == 1)}: a lies "
+                    f"{listed(list(gaps))} disagree{'s' * (len(gaps) == 1)}: a lies "
                     f"{_span(list(gaps.values()))} {side} the law's, the intervals apart"
                 )
         if apart:
@@ -279,7 +280,7 @@ def _reach(of: Sequence[Approach]) -> float:
 
 
 def _names(of: Sequence[Approach]) -> str:
-    return _listed([each.method for each in of])
+    return listed([each.method for each in of])
 
 
 def _known(apart: list[str]) -> str:
@@ -288,14 +289,10 @@ def _known(apart: list[str]) -> str:
     if not free:
         return _BIAS
     verb = "assumes" if len(free) == 1 else "assume"
-    doubt = f"{_listed(free)} {verb} no form of the loss, so doubt the law's first"
+    doubt = f"{listed(free)} {verb} no form of the loss, so doubt the law's first"
     return doubt + (f" (and {_BIAS})" if PARABOLA in apart else "")
 
 
 def _span(gaps: list[float]) -> str:
     low, high = f"{min(gaps):.2g}", f"{max(gaps):.2g}"
     return low if low == high else f"{low} to {high}"
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

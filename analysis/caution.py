@@ -37,7 +37,11 @@ def source_warnings(source: Source) -> list[str]:
     """
     if not isinstance(source, Fit):
         return []
-    said = [f"Of the runs: {each}" for each in source.cautions]
+    # Their remedies are options of another command than the one that repeats them.
+    said = [
+        f"Of the runs: {each}{' (an option of `scaling fit`)' * ('--' in each)}"
+        for each in source.cautions
+    ]
     if source.status is Status.WEAKLY_IDENTIFIED:
         said.append(
             "The fit is weakly identified: other coefficients fit these runs as well, and answer "

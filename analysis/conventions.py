@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.fit import Fit, fit
 from analysis.laws import Law
 from analysis.optimum import compute_optimal
-from analysis.runs.table import name_of, standardise
+from analysis.runs.table import name_of
 from scaling.records import Refusal
 
 COLUMNS = ("params_total", "params_non_embedding", "params_matmul")
@@ -31,11 +31,8 @@ class Convention:
     params_exponent: float | None  # a in N* ∝ C^a at the runs' largest C; null without an optimum
 
 
-def by_convention(law: Law, table: pd.DataFrame, **settings: Any) -> list[Convention]:
-    """The law fitted under every count of parameters that the table has, without intervals.
-
-    Raises Refusal if it has fewer than two.
-    """
+def counts(table: pd.DataFrame) -> list[str]:
+    """The counts of parameters that a run table has. Raises Refusal if fewer than two."""
     columns = [column for column in COLUMNS if column in table]
     if len(columns) < 2:
         raise Refusal(
@@ -43,10 +40,16 @@ def by_convention(law: Law, table: pd.DataFrame, **settings: Any) -> list[Conven
             f"{name_of(table)} has {', '.join(columns) or 'none'}. Name the one column that "
             "holds N."
         )
+    return columns
+
+
+def by_convention(
+    law: Law, tables: Mapping[str, pd.DataFrame], **settings: Any
+) -> list[Convention]:
+    """The law fitted to the same runs read under each count, by its column; without intervals."""
     found = []
-    for column in columns:
-        rows = standardise(table.drop(columns="params", errors="ignore"), column)
-        fitted = fit(law, rows, **{**settings, "bootstrap": 0, "checks": False})
+    for column, table in tables.items():
+        fitted = fit(law, table, **{**settings, "bootstrap": 0, "checks": False})
         found.append(Convention(column, fitted, _exponent(fitted)))
     return found
 

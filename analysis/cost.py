@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.units import human, scientific
+from analysis.units import bytes_text, dollars, duration, human, scientific
 from scaling.records import Refusal, did_you_mean
 
 SHIPPED = Path(__file__).with_name("devices.toml")
@@ -82,9 +82,9 @@ def cost(
     if state > device.memory:
         needed = math.ceil(STATE_BYTES_PER_PARAM * params / device.memory)
         raise Refusal(
-            f"count = {count}: {human(params)} parameters need {_gb(state)} of training state "
-            f"on each {device.name}, which holds {_gb(device.memory)}. Give at least {needed} "
-            "devices, and more for activations."
+            f"count = {count}: {human(params)} parameters need {bytes_text(state)} of training "
+            f"state on each {device.name}, which holds {bytes_text(device.memory)}. Give at least "
+            f"{needed} devices, and more for activations."
         )
     return Cost(device, count, dtype, mfu, flops / (count * mfu * device.peak[dtype]), state)
 
@@ -93,13 +93,13 @@ def to_text(each: Cost) -> str:
     """One line for the terminal, with the source of the price."""
     money = "no list price"
     if each.dollars is not None:
-        money = f"${human(each.dollars)} at ${each.device.price:g} an hour"
+        money = f"{dollars(each.dollars)} at ${each.device.price:g} an hour"
         money += f" ({each.device.price_source}, {each.device.price_date})"
     return (
         f"{each.count} × {each.device.name} at {each.mfu:.0%} of "
-        f"{scientific(each.device.peak[each.dtype])} FLOP/s ({each.dtype}): {each.days:.3g} days, "
-        f"{human(each.device_hours)} device-hours, {money}; {_gb(each.state_bytes)} of state on "
-        "each, before activations"
+        f"{scientific(each.device.peak[each.dtype])} FLOP/s ({each.dtype}): "
+        f"{duration(each.seconds)}, {_hours(each.device_hours)} device-hours, {money}; "
+        f"{bytes_text(each.state_bytes)} of state on each, before activations"
     )
 
 
@@ -117,8 +117,8 @@ def to_json(each: Cost) -> dict[str, Any]:
     }
 
 
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.3g} GB"
+def _hours(hours: float) -> str:
+    return "under 0.01" if hours < 0.01 else human(hours)
 
 
 def devices(path: Path = SHIPPED) -> dict[str, Device]:

@@ -17,6 +17,7 @@ from analysis.laws import Law
 from analysis.model import Data, Model, is_floor, to_coefficients
 from analysis.newton import Mask
 from analysis.objective import Objective, objective
+from analysis.runs.columns import unit_of
 from analysis.runs.settings import NO_SPREAD, replicates
 from analysis.search import descend, optimise
 
@@ -179,7 +180,8 @@ def _conventions(law: Law, rows: pd.DataFrame) -> dict[str, Array]:
     for column in rows.columns:
         if not str(column).startswith("params_") or not pd.api.types.is_numeric_dtype(rows[column]):
             continue
-        values = rows[column].to_numpy(dtype=float)
+        unit = rows.attrs.get("units", {}).get("params", unit_of(str(column)))
+        values = rows[column].to_numpy(dtype=float) * unit
         if (np.isfinite(values) & (values > 0)).all() and np.ptp(values / rows["params"]) > 1e-6:
             found[str(column)] = values
     return found

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from analysis.cubic import Cubic, pchip
 from analysis.expression import Array
-from analysis.isoflop import SAME_SIZE, Allocation, chained, mean_by
+from analysis.isoflop import Allocation, mean_by
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN
+from analysis.runs.cells import SAME_SIZE, chained
 from analysis.runs.settings import refuse_pooled
 from analysis.runs.table import standardise, usable
 from analysis.trend import power_law

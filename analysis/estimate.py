@@ -62,7 +62,8 @@ class Estimate:
     warnings: tuple[str, ...]
     draws: pd.DataFrame  # a column a coefficient, a row a draw
     data: FitData
-    rmse_log: float  # of log(predicted / observed), outliers counted as `analysis.outliers` says
+    rmse_log: float  # of log(predicted / observed)
+    scatter_log: float  # the same by which forecasts are as wide: see `analysis.outliers`
     starts: int
     starts_at_optimum: int
     condition_number: float

@@ -21,13 +21,13 @@ from analysis.evaluator import model
 from analysis.expression import Array
 from analysis.fit_file import load_fit, save_fit
 from analysis.identifiability import Design, design_at, obstacles
-from analysis.judgement import judge, no_floor, regime
+from analysis.judgement import judge, no_floor, points, regime
 from analysis.laws import Law
 from analysis.model import Data, Model, is_floor, to_coefficients
 from analysis.newton import Mask
 from analysis.objective import Objective
 from analysis.objective import objective as objective_named
-from analysis.outliers import outliers
+from analysis.outliers import Outliers, outliers
 from analysis.result import Fit, FitData, Minimised, Status, to_json
 from analysis.runs.examine import examine
 from analysis.runs.table import loss_unit_of, standardise, usable
@@ -114,7 +114,7 @@ def fit(
     notes = (*cautions, *selection.warnings, *spread.warnings, *seen.warnings)
     found = _assemble(
         law, rows, selection.excluded, data, goal, best, coefficients, spread, clusters, held,
-        bound, design, odd.rms, notes,
+        bound, design, odd, notes,
     )  # fmt: skip
     found = replace(found, cautions=cautions)
     constrained = [f"weights {weights}"] if weights is not None else []
@@ -129,13 +129,11 @@ def fit(
 def _assemble(
     law: Law, rows: pd.DataFrame, excluded: pd.DataFrame, data: Data, goal: Objective,
     best: Optimum, coefficients: Mapping[str, float], spread: Uncertainty, clusters: Index,
-    held: Fixed, bound: tuple[str, ...], design: Design, rms: float, notes: tuple[str, ...],
+    held: Fixed, bound: tuple[str, ...], design: Design, odd: Outliers, notes: tuple[str, ...],
 ) -> Fit:  # fmt: skip
     smallest = float(data.scale.min())
     status, reason = judge(law, rows, best, bound, design, spread, held.mask, smallest)
     warnings = list(notes)
-    if _points(law, rows) == len(law.coefficients) - held.mask.sum():
-        warnings.append("as many distinct points as coefficients: nothing tests the law's form")
     if best.converged and best.reached == 1 < best.starts:
         warnings.append(f"only 1 of {best.starts} starts reached the optimum")
     settled = [n for n, h in zip(law.coefficients, held.mask, strict=True) if h or n in bound]
@@ -152,7 +150,8 @@ def _assemble(
         warnings=tuple(warnings),
         draws=spread.draws,
         data=_describe(law, rows, clusters),
-        rmse_log=rms,
+        rmse_log=odd.rms,
+        scatter_log=odd.scatter,
         starts=best.starts,
         starts_at_optimum=best.reached,
         condition_number=design.condition,
@@ -233,16 +232,16 @@ def _refuse_few(law: Law, rows: pd.DataFrame, free: int) -> None:
     """Raises Refusal with all that stands in the way, first what no more of the same would mend."""
     found = obstacles({column: rows[column].to_numpy() for column in law.features})
     need = f"{law.name} has {free} free coefficients and needs at least "
-    points = _points(law, rows)
+    count = points(law, rows)
     if len(rows) < free + SPARE_ROWS:
         found.append(
             f"{need}{free + SPARE_ROWS} usable runs; there are {len(rows)}. Train more"
             f"{' there' if found else ''}, or fit a law with fewer."
         )
-    elif points < free:
+    elif count < free:
         found.append(
             f"{need}as many distinct ({', '.join(law.features)}); the {len(rows)} runs lie at "
-            f"{points}. Repeats tell the noise, not the law: train elsewhere, or fit a law with "
+            f"{count}. Repeats tell the noise, not the law: train elsewhere, or fit a law with "
             "fewer."
         )
     if found:
@@ -277,12 +276,8 @@ def _refuse_sweep(law: Law, rows: pd.DataFrame) -> None:
         raise Refusal(
             f"{law.name} is a law of the best {law.target}, and these rows are all that was tried: "
             f"{tried.max()} values of it at {where} ({(tried > 1).sum()} such points). Keep the "
-            f"row of least loss at each: --best-of {law.target}."
+            f"row of least loss at each: scaling fit RUNS --best-of {law.target}."
         )
-
-
-def _points(law: Law, rows: pd.DataFrame) -> int:
-    return len(rows[list(law.features)].drop_duplicates())
 
 
 def _weights(rows: pd.DataFrame, column: str | None) -> Array:

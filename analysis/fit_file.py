@@ -23,6 +23,7 @@ from analysis.laws import Law
 from analysis.laws import law as law_named
 from analysis.result import Fit, from_json, to_json
 from analysis.runs.load import MAX_BYTES, load
+from analysis.runs.settings import settings
 from scaling.records import (
     MAX_JSON,
     Refusal,
@@ -63,7 +64,7 @@ def save(value: Mapping[str, Any], parts: Mapping[str, pd.DataFrame], path: Path
             write_bytes(path.with_name(names[part]), data[part])
         write_json(path, sealed({**value, **names, "digests": digests}))
         if alone:
-            _forget(path, before)
+            _forget(path, before, {*names.values()})
 
 
 def load_fit(path: Path | str, law: Law | None = None) -> Fit:
@@ -80,6 +81,26 @@ def load_fit(path: Path | str, law: Law | None = None) -> Fit:
         return from_json(value, fitted, draws, rows, source=str(path))
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise _no_fit(path, f"{type(error).__name__}: {error}") from error
+
+
+def fit_path(runs: Path, law: str) -> Path:
+    """Where the fit of a results folder or of a run table is kept.
+
+    A law over columns may name some that no file name can hold.
+    """
+    name = re.sub(r"[^\w:,=+-]+", "_", law)
+    if runs.is_dir():
+        return runs / "fits" / f"{name}.json"
+    return runs.with_name(f"{runs.stem}.{name}.json")
+
+
+def law_in(path: Path) -> str | None:
+    """The name of the law of a fit, which may have been damaged since; None for another file."""
+    try:
+        value = read_json(path)
+        return str(value["law"]) if "coefficients" in value else None
+    except (Refusal, LookupError, TypeError):
+        return None
 
 
 def refuse_name(path: Path) -> None:
@@ -103,13 +124,27 @@ def refuse_unwritable(path: Path, remedy: str) -> None:
         raise Refusal(f"cannot write {path}: {error.strerror or error}. {remedy}") from error
 
 
+def refuse_other(path: Path, remedy: str) -> None:
+    """Raises Refusal, with the remedy, if a file that is no fit would be lost."""
+    if path.is_file() and path.stat().st_size and law_in(path) is None:
+        raise Refusal(f"{path} exists, and no fit is in it: a fit would replace it. {remedy}")
+
+
 # --- out --------------------------------------------------------------------------------------
 
 
 def _rows(fit: Fit) -> pd.DataFrame:
-    """The columns of its rows that answers are made from."""
-    kept = dict.fromkeys([*fit.law.features, *COUNTS, *GROUPS, fit.law.target])
+    """The columns of its rows that answers are made from, or refused for: what differs among runs
+    of equal N and D."""
+    several = [each.column for each in settings(fit.table)]
+    kept = dict.fromkeys([*fit.law.features, *COUNTS, *GROUPS, fit.law.target, *several])
     rows = fit.table[[column for column in kept if column in fit.table]]
+    texts = {  # of cells of several kinds, which no Parquet column holds
+        column: rows[column].map(str, na_action="ignore")
+        for column in several
+        if rows[column].dtype == object
+    }
+    rows = rows.assign(**texts)
     if "unique_tokens" in rows:  # of a law that does not ask for it: as it was read, text and all
         numbers = pd.to_numeric(rows["unique_tokens"], errors="coerce")
         rows = rows.assign(unique_tokens=numbers)
@@ -158,9 +193,10 @@ def _names(path: Path) -> set[str]:
         return set()
 
 
-def _forget(path: Path, before: set[str]) -> None:
+def _forget(path: Path, before: set[str], written: set[str]) -> None:
     """Delete parts of this path's fits, `before` among them, that no JSON in the folder names.
 
+    Those just `written` stay, whatever its text looks like.
     So go the halves of files that a killed fit left: nobody else is writing one.
     """
     stem, temporary = re.escape(path.stem), r"\.[0-9a-f]{32}"
@@ -169,13 +205,22 @@ def _forget(path: Path, before: set[str]) -> None:
     earlier = {name for name in before if re.fullmatch(rf"{stem}\.\w+\.parquet", name)}
     with suppress(OSError):  # what cannot be looked at stays, and nothing is lost by it
         files = list(path.parent.iterdir())
-        loose = [each for each in files if ours.fullmatch(each.name) or each.name in earlier]
+        loose = [
+            each for each in files
+            if (ours.fullmatch(each.name) or each.name in earlier) and each.name not in written
+        ]  # fmt: skip
         for each in files if loose else []:
             if each.suffix == ".json" and each.is_file() and each.stat().st_size <= MAX_JSON:
                 text = each.read_bytes()
-                loose = [one for one in loose if one.name.encode() not in text]
+                loose = [one for one in loose if not _named(one.name, text)]
         for one in loose:
             one.unlink()
+
+
+def _named(name: str, text: bytes) -> bool:
+    """Whether the text of a JSON file names the file, as we write names or as others may."""
+    written = (json.dumps(name, ensure_ascii=ascii)[1:-1] for ascii in (True, False))
+    return any(os.fsencode(each) in text for each in written)
 
 
 # --- in ---------------------------------------------------------------------------------------

@@ -22,7 +22,9 @@ from analysis.expression import Array
 from analysis.fit import Fit, Status, fit
 from analysis.limited import Limited
 from analysis.published import Published
+from analysis.runs.columns import TOKEN
 from analysis.runs.settings import NO_SPREAD, replicates
+from analysis.runs.trajectories import AUTO
 from analysis.units import Span, counted, decimal, human
 from scaling.records import Refusal
 
@@ -31,7 +33,7 @@ from scaling.records import Refusal
 # below held 89% of 2,900 later losses at nominal 90% (68 to 100% by table), evenly over distances
 # up to 2.4 decades; those of the curve held 45% (benchmarks/forecasts.py).
 # On tables that nobody had looked at when this was set they held 78%.
-GROWTH = 1.0  # of the rms log residual, a decade of compute beyond the data
+GROWTH = 1.0  # of the scatter of log loss, a decade of compute beyond the data
 # Draws of the fit without its largest run, and rows × draws that take no longer than the fit.
 DRAWS, FEWEST_DRAWS, MOST_WORK = 200, 25, 20_000_000
 CHECKED = 2.4  # decades beyond the data; no table reaches farther
@@ -61,10 +63,11 @@ class Prediction:
             text += f", {_far(self.decades_beyond)}"
         return f"{text} (the curve alone {_written(self.target, self.curve)})"
 
-    def verdict(self, observed: float) -> str:
-        """Whether an observed loss fell inside, in words."""
-        off = f"observed {_number(self.target, observed)}, "
-        off += f"off by {_difference(self.target, observed - self.loss, observed)}"
+    def verdict(self, observed: float, unit: str = TOKEN) -> str:
+        """Whether an observed loss, in the unit of the law, fell inside, in words."""
+        off = f"observed {_number(self.target, observed)}"
+        off += f" {unit}" if self.target == "loss" else ""
+        off += f", off by {_difference(self.target, observed - self.loss, observed)}"
         if observed > 0 and self.loss > 0:
             off += f" ({observed / self.loss - 1:+.2%})"
         if self.interval is None or self.level is None:
@@ -218,7 +221,7 @@ def run_spans(
     losses have no logarithms.
     """
     to, back = scale_of(source)
-    rms = source.rmse_log
+    rms = source.scatter_log
     if to is not np.log:
         if {*source.law.features, source.law.target} - set(source.table):
             return [None] * len(loss)
@@ -351,11 +354,15 @@ class LeftOut:
 
 
 def leave_out_largest(
-    fitted: Fit, *, weights: str | None = None, prior: Mapping[str, Prior] | None = None
+    fitted: Fit,
+    *,
+    weights: str | None = None,
+    prior: Mapping[str, Prior] | None = None,
+    cluster: str = AUTO,
 ) -> LeftOut:
     """Fit the same law without the cell of the largest 6·N·D (or largest feature), predict it.
 
-    `weights` and `prior` are those that `fitted` was fitted with: it does not hold them.
+    `weights`, `prior` and `cluster` are those that `fitted` was fitted with: it holds none of them.
     """
     rows = fitted.table
     features = list(fitted.law.features)
@@ -377,6 +384,7 @@ def leave_out_largest(
             fixed={name: fitted.coefficients[name] for name in fitted.fixed},
             weights=weights,
             prior=prior,
+            cluster=cluster,
             level=level,
             bootstrap=min(DRAWS, len(fitted.draws), max(FEWEST_DRAWS, MOST_WORK // len(rows))),
             checks=False,

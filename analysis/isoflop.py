@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from analysis.cubic import akima
 from analysis.expression import Array
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN
+from analysis.runs.cells import SAME_SIZE, chained
 from analysis.runs.settings import refuse_pooled
 from analysis.runs.table import standardise, usable
 from analysis.trend import PowerLaw, jackknifed, power_law, slope
@@ -28,7 +29,6 @@ from scaling.records import Refusal
 Method = Literal["akima", "parabola"]
 
 LABEL = "budget_flops"  # a study of kind isoflop names each run's budget here
-SAME_SIZE = 1e-3  # relative; sizes read off a figure repeat to about 1e-6
 # In ln C. By Hoffmann's law the best loss falls 0.13 nats an e-fold at 1e20, so this is ±0.006:
 # what a size off the optimum by a factor of 1.4 costs.
 WIDEST = 0.1
@@ -213,15 +213,6 @@ def tally(minima: pd.DataFrame) -> Tally:
         f"{kept} of {len(enough)} budget{'s' * (len(enough) != 1)}",
         "; ".join(f"{count} with {reason}" for reason, count in reasons.items()),
     )
-
-
-def chained(values: ArrayLike, tolerance: float) -> NDArray[np.intp]:
-    """The number of each value's group: in order, a relative gap over `tolerance` starts one."""
-    logs = np.log(np.asarray(values, dtype=float))
-    order = np.argsort(logs, kind="stable")
-    group = np.empty(len(logs), dtype=np.intp)
-    group[order] = np.cumsum(np.diff(logs[order], prepend=logs[order[:1]]) > tolerance)
-    return group
 
 
 def mean_by(group: NDArray[np.intp], values: ArrayLike) -> Array:

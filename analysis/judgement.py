@@ -13,6 +13,8 @@ from analysis.identifiability import Design
 from analysis.laws import LAWS, Law
 from analysis.model import is_floor
 from analysis.newton import Mask
+from analysis.runs.cells import cells
+from analysis.runs.rows import listed
 from analysis.search import Optimum
 from analysis.uncertainty import Uncertainty
 
@@ -58,6 +60,14 @@ def judge(
     if design.open:
         return Verdict(Status.WEAKLY_IDENTIFIED, _open(law, rows, design.open))
     free = [name for name, h in zip(law.coefficients, held, strict=True) if not h]
+    if (count := points(law, rows)) <= len(free):
+        return Verdict(
+            Status.WEAKLY_IDENTIFIED,
+            f"{count} distinct {' and '.join(law.features)} for {len(free)} coefficients: "
+            f"{law.name} passes through the mean loss of each, whatever they are, so that nothing "
+            "says whether the rows follow it, and no interval holds beyond them: add runs at other "
+            f"{' and '.join(law.features)}",
+        )
     vague = [name for name in free if _vague(law, name, spread, smallest)]
     if vague:
         return Verdict(
@@ -67,6 +77,11 @@ def judge(
             f"{' and '.join(law.features)} more, or fix a coefficient",
         )
     return Verdict(Status.CONVERGED, f"{best.reached} of {best.starts} starts reached the optimum")
+
+
+def points(law: Law, rows: pd.DataFrame) -> int:
+    """How many points of the law's features the rows are at."""
+    return len(np.unique(cells(rows, list(law.features))))
 
 
 def _without(law: Law, bound: tuple[str, ...]) -> str:
@@ -80,16 +95,11 @@ def _open(law: Law, rows: pd.DataFrame, names: tuple[str, ...]) -> str:
     """What these rows leave open altogether, and which rows would not."""
     counts = {column: int(rows[column].nunique()) for column in law.features}
     fewest = min(counts, key=lambda column: counts[column])
-    if len(names) == 1:
-        said = f"{names[0]} can take any value without changing a prediction at these rows"
-    else:
-        said = (
-            f"{', '.join(names[:-1])} and {names[-1]} can change together without changing a "
-            "prediction at these rows"
-        )
-    listed = " and ".join(f"{count} distinct {column}" for column, count in counts.items())
+    change = "take any value" if len(names) == 1 else "change together"
+    distinct = listed([f"{count} distinct {column}" for column, count in counts.items()])
     return (
-        f"{said} ({listed}), so that their values are arbitrary and no interval is given: "
+        f"{listed(names)} can {change} without changing a prediction at these rows ({distinct}), "
+        "so that their values are arbitrary and no interval is given: "
         f"add runs at other {fewest}, or hold a coefficient (fixed)"
     )
 

@@ -30,9 +30,11 @@ SHIFTED = 0.1  # of a coefficient: its error, where a fit has none
 
 @dataclass(frozen=True)
 class Outliers:
-    """`rms` is that of log residuals, outliers' counted as FAR times the scatter of the others."""
+    """Of log residuals: `rms` that of all rows, `scatter` the same with those of outliers counted
+    as FAR times that of the others."""
 
     rms: float
+    scatter: float
     cautions: tuple[str, ...] = ()  # the rows, and what the fit would be without them
 
 
@@ -49,11 +51,11 @@ def outliers(
         off = np.abs(np.log(_predicted(law, problem, point, data) / data.observed))
     whole = float(np.sqrt(np.mean(off**2)))
     if not np.isfinite(off).all():
-        return Outliers(whole)
+        return Outliers(whole, whole)
     far = off > FAR * max(NORMAL * float(np.median(off)), SCATTER)
     count = int(far.sum())
     if not 0 < count <= max(1, SHARE * data.n) or data.n - count < int((~fixed).sum()) + 2:
-        return Outliers(whole)
+        return Outliers(whole, whole)
     end = point
     if not fixed.all():
         kept = (weights * ~far)[None]
@@ -61,7 +63,7 @@ def outliers(
     expected = _predicted(law, problem, end, data)
     off = np.abs(np.log(expected / data.observed))
     scatter = max(NORMAL * float(np.median(off[~far])), SCATTER)
-    rms = float(np.sqrt(np.mean(np.where(far, np.minimum(off, FAR * scatter), off) ** 2)))
+    counted = float(np.sqrt(np.mean(np.where(far, np.minimum(off, FAR * scatter), off) ** 2)))
     farthest = [int(at) for at in np.argsort(-off) if far[at]]
     named = [
         f"{row_called(rows, at)} ({law.target} {data.observed[at]:.4g}, by the others "
@@ -72,7 +74,8 @@ def outliers(
     it, lies = ("it", "is") if count == 1 else ("them", "are")
     times = off[far].max() / scatter
     return Outliers(
-        rms,
+        whole,
+        counted,
         (
             f"{listed(named)} {lies} off by {times:.0f} times the scatter of the others. "
             f"Without {it}: rms log residual {float(np.sqrt(np.mean(off[~far] ** 2))):.2g} "

@@ -14,6 +14,7 @@ from analysis.diagnostics import Diagnostics, LackOfFit
 from analysis.estimate import Estimate, FitData, Minimised, Status
 from analysis.laws import Law
 from analysis.runs.columns import TOKEN
+from analysis.runs.rows import row_number
 from analysis.summary import doubts, summary
 from analysis.tradeoff import flat_directions
 from analysis.uncertainty import Bounds, Interval
@@ -56,9 +57,11 @@ def to_json(fit: Fit) -> dict[str, Any]:
     """All that the summary shows as plain values at full precision (without draws and rows).
 
     `excluded` counts the rows left out by reason, e.g. {"status diverged": 2}; `excluded_rows`
-    has their numbers in the table, from 1. `doubts` says in words what stands in `diagnostics`.
+    has their numbers as warnings call them: lines of a CSV file, else rows from 1. `doubts` says
+    in words what stands in `diagnostics`.
     """
     data = fit.data
+    first = int(fit.excluded.attrs.get("first_row", 1))
     return {
         "law": fit.law.name,
         "formula": fit.law.formula,
@@ -90,6 +93,7 @@ def to_json(fit: Fit) -> dict[str, Any]:
             "loss_unit": data.loss_unit,
         },
         "rmse_log": fit.rmse_log,
+        "scatter_log": fit.scatter_log,
         "starts": fit.starts,
         "starts_at_optimum": fit.starts_at_optimum,
         "condition_number": fit.condition_number,
@@ -102,7 +106,7 @@ def to_json(fit: Fit) -> dict[str, Any]:
         "doubts": doubts(fit),
         "excluded": fit.excluded["reason"].value_counts().to_dict(),
         "excluded_rows": {
-            str(reason): [_row_number(label) for label in rows.index]
+            str(reason): [row_number(label, first) for label in rows.index]
             for reason, rows in fit.excluded.groupby("reason")
         },
     }
@@ -145,6 +149,7 @@ def from_json(
             loss_unit=str(data.get("loss_unit", TOKEN)),  # files of before have none
         ),
         rmse_log=_number(value["rmse_log"]),
+        scatter_log=_number(value.get("scatter_log", value["rmse_log"])),  # one number before
         starts=int(value["starts"]),
         starts_at_optimum=int(value["starts_at_optimum"]),
         condition_number=_number(value["condition_number"]),
@@ -173,12 +178,8 @@ def _allowed(law: Law, values: Mapping[str, Any], source: str) -> dict[str, floa
     return found
 
 
-def _row_number(label: Any) -> int | str:
-    return int(label) + 1 if isinstance(label, (int, np.integer)) else str(label)
-
-
 def _excluded(listed: Mapping[str, Any]) -> pd.DataFrame:
-    """Row numbers back to labels."""
+    """Row numbers back to labels, of rows from 1."""
     pairs = [(reason, row) for reason, rows in listed.items() for row in rows]
     labels = [row - 1 if isinstance(row, int) else row for _, row in pairs]
     return pd.DataFrame({"reason": [reason for reason, _ in pairs]}, index=labels)

@@ -130,6 +130,34 @@ def count_of(convention: str) -> str:
     return "column N" if convention == "N" else convention
 
 
+def duration(seconds: float) -> str:
+    """Seconds as 45 s, 3.2 min, 5.1 h, 12 days or 830 years; `under a second` below one."""
+    if 0 < seconds < 1:
+        return "under a second"
+    for size, unit in ((365.25 * 86400, "years"), (86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{_three(seconds / size)} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def bytes_text(size: float) -> str:
+    """Bytes as 62 kB, 450 MB, 12.3 GB or 1,500 GB, three digits of them."""
+    scale, unit = next(((s, u) for s, u in ((1e9, "GB"), (1e6, "MB")) if size >= s), (1e3, "kB"))
+    return f"{_three(size / scale)} {unit}"
+
+
+def _three(value: float) -> str:
+    """Three significant digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def dollars(amount: float) -> str:
+    """Money as $0.31, $12.3 or $4.5M; `under $0.01` below a cent."""
+    if amount < 0.01:
+        return "under $0.01"
+    return f"${amount:.2f}" if amount < 1 else f"${human(amount)}"
+
+
 def _place(value: float, span: Span | None, without: int, least: int = 2) -> int:
     """Power of ten of the last digit to print: `without` significant digits where no interval says
     how many, else at least `least`.

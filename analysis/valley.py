@@ -22,6 +22,8 @@ import pandas as pd
 from analysis.derived import percentiles
 from analysis.expression import Array
 from analysis.fit import LEAST_DRAWS, Fit
+from analysis.runs.settings import settings
+from analysis.runs.table import labels, variants
 from analysis.uncertainty import Index, clusters_of, resamples
 from analysis.units import Span, scientific
 from scaling.records import Refusal
@@ -190,6 +192,7 @@ def _fresh(fit: Fit) -> tuple[pd.DataFrame, list[str]]:
             f"the fit was made with {', '.join(shaped)}, which the runs alone do not know. Fit "
             "without, or give --by law."
         )
+    _refuse_pooled(fit.table)
     if "unique_tokens" not in fit.table:
         return fit.table, []
     unique = pd.to_numeric(fit.table["unique_tokens"], errors="coerce")
@@ -201,6 +204,20 @@ def _fresh(fit: Fit) -> tuple[pd.DataFrame, list[str]]:
         )
     said = f"{repeats.sum()} runs that repeat their data are left out of the runs' own minima."
     return fit.table[~repeats], [said] if repeats.any() else []
+
+
+def _refuse_pooled(rows: pd.DataFrame) -> None:
+    """Raises Refusal for runs that differ by more than N, D and noise: their minima would be where
+    the better ones happen to lie."""
+    several = [(each.column, each.count, each.remedy) for each in settings(rows)]
+    if variants(rows) > 1:
+        several = [("variant", variants(rows), f"--where 'variant=={labels(rows)[0]}'")]
+    for column, count, remedy in several[:1]:
+        raise Refusal(
+            f"the runs have {count} values of {column} at equal params and tokens, and their "
+            f"minima would be where the better of these were tried. Fit those of one {column}: "
+            f"scaling fit RUNS {remedy}, or give --by law."
+        )
 
 
 def _features(fit: Fit, table: pd.DataFrame) -> dict[str, Array]:

@@ -89,6 +89,29 @@ def refuse_addresses(words: Sequence[str]) -> None:
         refuse_address(option, value)
 
 
+def refuse_overwriting(words: Sequence[str]) -> None:
+    """Raise Refusal where --json or --out names a file that another word of the command names."""
+    parts = [
+        part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])
+    ]
+    for at, (option, target) in enumerate(pairwise(parts)):
+        if option not in ("--json", "--out") or not _is_file(target):
+            continue
+        others = [each for each in (*parts[:at], *parts[at + 2 :]) if _is_file(each)]
+        if any(Path(each).samefile(target) for each in others):
+            raise Refusal(
+                f"{option} {target} is read by this command, which would overwrite it. Give "
+                f"another file with {option}."
+            )
+
+
+def _is_file(word: str) -> bool:
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):  # a condition may be longer than any path
+        return False
+
+
 def numbers(option: str, words: tuple[str, ...]) -> list[float]:
     """1e21, 300B, 25k as numbers. Raises Refusal naming the option."""
     try:

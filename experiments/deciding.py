@@ -19,13 +19,17 @@ from experiments.cli import (
     number,
     numbers,
 )
-from experiments.tables import AS_NAMED, Options, say_left_out
+from experiments.tables import AS_NAMED, Options, TableOptions, say_left_out
 from experiments.text import say
 from scaling.records import Refusal, write_json
 from scaling.study import read_study
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.fit import Fit
     from analysis.laws import Law
+    from analysis.published import Published
 
 Rules = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="RULE …")]
 
@@ -65,16 +69,19 @@ def predict(
         table: Predict every row of this run table instead.
         unique_tokens: Different tokens that exist; beyond them data repeats. Of more than a run
             trains on, as many as it trains on are used.
-        run_table: How --table is read.
-        observed: The loss that a single predicted run came to: did it fall inside?
+        run_table: How --table is read; N, by default, from the column the law was fitted to.
+        observed: The loss that a single predicted run came to, in the unit of the fit (nats per
+            token, byte or character: bits times ln 2 = 0.6931): did it fall inside?
         to_json: Write the predictions to this file too.
     """
     import pandas as pd
 
     from analysis.caution import assumptions
+    from analysis.fit import Fit
     from analysis.forecast import forecast_warnings
     from analysis.forecast import predict as predicted
     from analysis.limited import limit
+    from analysis.runs.columns import TOKEN
     from analysis.runs.table import valid
 
     law = law_source(source)
@@ -85,7 +92,7 @@ def predict(
     else:
         known = () if unique is None else ("unique_tokens",)
         needed = [name for name in law.law.features if name not in known]
-        selected = valid(run_table.read(table, require=needed))
+        selected = valid(_counting(run_table, law, table).read(table, require=needed))
         say_left_out(selected.excluded)
         rows = selected.rows
     if observed is not None and len(rows) != 1:
@@ -95,7 +102,7 @@ def predict(
         if "unique_tokens" not in law.law.features:
             law = replace(law, law=limit(law.law, unique))
     predictions = predicted(law, rows)
-    warnings = forecast_warnings(law, rows, predictions)
+    warnings = [*forecast_warnings(law, rows, predictions), *_other_count(law, rows)]
     if to_json:
         written = [each.to_json() for each in predictions]
         write_json(
@@ -107,7 +114,8 @@ def predict(
     for each in predictions:
         say(each.sentence)
     if observed is not None:
-        say(predictions[0].verdict(observed))
+        unit = law.data.loss_unit if isinstance(law, Fit) else TOKEN
+        say(predictions[0].verdict(observed, unit))
     say(assumptions(law))
 
 
@@ -141,6 +149,36 @@ def _asked(
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _counting(options: TableOptions, law: Fit | Published, table: Path) -> TableOptions:
+    """The options with N of the column that the law was fitted to, where the table has it and no
+    other is named."""
+    column = _count_of(law)
+    # By the name `params` it is found first, and every table that was read has it.
+    if column in (None, "params") or options.params_column:
+        return options
+    return replace(options, params_column=column) if column in options.load(table, ()) else options
+
+
+def _count_of(law: Fit | Published) -> str | None:
+    """The column that a law of params was fitted to; None for published ones."""
+    from analysis.fit import Fit
+
+    if isinstance(law, Fit) and "params" in law.law.features:
+        return law.data.params_column
+    return None
+
+
+def _other_count(law: Fit | Published, rows: pd.DataFrame) -> list[str]:
+    """A warning where N was read from a column of another name than the law was fitted to."""
+    read, fitted = rows.attrs.get("params_column"), _count_of(law)
+    if None in (read, fitted) or read == fitted:
+        return []
+    return [
+        f"N of the table is its column {read}, and the fit is by {fitted}. If these "
+        "count different parameters, name the column that counts as the fit does: --params-column."
+    ]
 
 
 @app.command

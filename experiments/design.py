@@ -9,19 +9,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from analysis.identifiability import condition_number, refuse_line
 from analysis.laws import law
-from analysis.units import human
+from analysis.units import human, scientific, value_of
 from models.count import count_params
 from models.presets import PRESETS
 from scaling.plan import Draft, Plan, draft
 from scaling.records import Refusal
-from scaling.study import IsoflopGrid, LadderGrid, ProductGrid
+from scaling.rounding import in_whole_calls
+from scaling.study import IsoflopGrid, LadderGrid, Study
 
 MAX_CONDITION = 1e6  # a grid has about 1e3, a single ray 5.6e8
 BOTH = frozenset({"params", "tokens"})
@@ -33,27 +34,27 @@ def identifies(made: Draft) -> float | None:
 
     Raises Refusal, with what to add, for a design that cannot tell the law's coefficients apart:
     fewer than three sizes or numbers of tokens, one ray D = kN, or a condition number above 1e6.
-    Of a law of other features only the numbers of sizes and tokens are checked; where a size has
-    no shape, which is refused, that of tokens.
+    Of a law of other features only the numbers of sizes and tokens are checked. A size that has no
+    shape, or another's, does not count: what is advised does without it.
     """
     study = made.plan.study
     if study.law is None or not made.plan.points:
         return None
     features = frozenset(law(study.law).features)
     if not _whole(made.plan):
-        made, features = _of_the_rest(made), features & {"tokens"}
+        made = _of_the_rest(made)
     wrong = _wrong(made.plan, features)
     if wrong is not None:
-        found = f"condition number {_condition(made.plan):.1e}; a grid has 1e3"
+        found = f" ({_said(_condition(made.plan))}; a grid has 1e3)" if features == BOTH else ""
         raise Refusal(
-            f"[grid] {wrong}, so that it cannot identify law = {study.law!r} ({found}). "
+            f"[grid] {wrong}, so that it cannot identify law = {study.law!r}{found}. "
             f"{_remedy(made, features)}"
         )
     return _condition(made.plan) if features == BOTH else None
 
 
 def _of_the_rest(made: Draft) -> Draft:
-    """The draft without the sizes that have no shape."""
+    """The draft without the sizes that have no shape of their own."""
     grid = made.plan.study.grid
     sizes = {rung.target for rung in made.plan.rungs}
     kept = tuple(size for size in grid.params if size in sizes)
@@ -64,7 +65,7 @@ def _of_the_rest(made: Draft) -> Draft:
 
 
 def _whole(plan: Plan) -> bool:
-    """Whether every size has a shape."""
+    """Whether every size has a shape of its own."""
     return len(plan.rungs) >= plan.study.grid.shapes
 
 
@@ -80,6 +81,10 @@ def _condition(plan: Plan) -> float:
     return condition_number(columns["params"], columns["tokens"])
 
 
+def _said(condition: float) -> str:
+    return f"condition number {condition:.1e}"
+
+
 def _wrong(plan: Plan, features: frozenset[str]) -> str | None:
     """What keeps the design from identifying a law of these features; null if nothing does."""
     grid, columns = plan.study.grid, _columns(plan)
@@ -89,11 +94,14 @@ def _wrong(plan: Plan, features: frozenset[str]) -> str | None:
     # Two values fit any exponent and any floor, since A/N^alpha + E has three coefficients; a
     # further feature such as unique tokens can take the place of a third number of tokens.
     least = {"params": 3, "tokens": 3 if features <= BOTH else 2}
+    few = []
     for name in sorted(features & BOTH):
         distinct = len(np.unique(columns[name]))
         if distinct < least[name]:
             values = f"{distinct} distinct value{'s' * (distinct > 1)}"
-            return f"{name} has {values} and needs at least {least[name]}"
+            few.append(f"{name} has {values} and needs at least {least[name]}")
+    if few:
+        return " and ".join(few)
     if features != BOTH:
         return None
     try:
@@ -119,23 +127,27 @@ class _Change:
 
 @dataclass(frozen=True, order=True)
 class _Mended:
-    """A changed study that would do; the one with the fewest additions, then the cheapest first."""
+    """A changed study that would do: first what leaves least to mend, the fewest additions, the
+    cheapest."""
 
+    refused: int  # lines that it leaves to mend
     added: int
     flops: float
     condition: float
     said: str
+    fields: Mapping[str, Any] = field(compare=False)
 
 
 def _remedy(made: Draft, features: frozenset[str]) -> str:
     """The least addition that mends the design: to one field, or else to two together."""
     grid = made.plan.study.grid
-    ones = list(_changes(grid))
+    ones = list(_changes(made.plan.study))
     for changes in (ones, _pairs(ones)):
         mended = [each for change in changes if (each := _tried(change, made, features))]
-        if mended:
-            best = min(mended)
-            return f"Give {best.said} (condition number {best.condition:.1e}), or remove law."
+        for best in sorted(mended):
+            if _accepted(best, made):
+                reached = f" ({_said(best.condition)})" if features == BOTH else ""
+                return f"Give {best.said}{reached}, or remove law."
     widely = {
         "product": "three sizes and three numbers of tokens, each over a factor of 8 and more",
         "ladder": "three sizes and two multiples, each over a factor of 4 and more",
@@ -151,29 +163,52 @@ def _tried(change: _Change, made: Draft, features: frozenset[str]) -> _Mended | 
     alone: dict[str, Any] = {"seeds": study.grid.seeds[:1], "replicate_seeds": ()}
     grid = replace(study.grid, **alone, **change.fields)
     other = draft(replace(study, grid=grid, sweep={}), made.plan.corpus)
-    if len(other.refusals) > len(made.refusals) or not other.plan.points:
+    if not set(other.refusals) <= set(made.refusals) or not other.plan.points:
         return None
     if not _whole(other.plan) or _wrong(other.plan, features) is not None:
         return None
-    return _Mended(change.added, other.plan.flops_spent, _condition(other.plan), change.said)
+    return _Mended(
+        len(other.refusals),
+        change.added,
+        other.plan.flops_spent,
+        _condition(other.plan),
+        change.said,
+        change.fields,
+    )
 
 
-def _changes(grid: ProductGrid | LadderGrid | IsoflopGrid) -> Iterator[_Change]:
-    """One size, number of tokens, multiple or budget more, inside or outside those there are."""
+def _accepted(mended: _Mended, made: Draft) -> bool:
+    """Whether every variant of the study takes the change without a new refusal."""
+    study = made.plan.study
+    if not study.sweep:
+        return True
+    changed = replace(study, grid=replace(study.grid, **mended.fields))
+    return set(draft(changed, made.plan.corpus).refusals) <= set(made.refusals)
+
+
+def _changes(study: Study) -> Iterator[_Change]:
+    """One size, number of tokens, multiple or budget more, inside or outside those there are.
+
+    Numbers of tokens are such as make whole calls of steps.
+    """
+    grid = study.grid
     nouns = {
         "params": "size",
         "tokens": "number of tokens",
         "tokens_per_param": "multiple",
         "budgets": "budget",
     }
-    for field, noun in nouns.items():
-        values = getattr(grid, field, ())
+    for name, noun in nouns.items():
+        values = getattr(grid, name, ())
         for more in _more(values):
-            new = tuple(sorted({*values, *more}))
+            both = (*values, *more)
+            if name == "tokens":
+                both = tuple(in_whole_calls(study, each) for each in both)
+            new = tuple(sorted(set(both)))
             added = f"a {ORDINAL.get(len(new), 'further')} {noun}"
             if len(more) > 1:
-                added = f"{len(more)} more of {field}"
-            yield _Change(f"{added}, {field} = [{_written(new)}]", {field: new}, len(more))
+                added = f"{len(more)} more of {name}"
+            yield _Change(f"{added}, {name} = [{_written(new)}]", {name: new}, len(more))
     for name in PRESETS:
         family = {each.split("-")[0] for each in grid.presets}
         if name.split("-")[0] in family and name not in grid.presets:
@@ -209,5 +244,12 @@ def _more(values: tuple[float, ...]) -> list[tuple[float, ...]]:
 
 
 def _written(values: tuple[float, ...]) -> str:
-    """Quantities as a study has them."""
-    return ", ".join(f"'{human(each)}'" if each < 1e15 else f"{each:.3g}" for each in values)
+    """Quantities as a study has them, in full: what is advised is what was tried."""
+
+    def written(value: float) -> str:
+        text = human(value) if value < 1e15 else scientific(value)
+        if value_of(text) != value:
+            return f"{value:.17g}"
+        return f"'{text}'" if value < 1e15 else text
+
+    return ", ".join(map(written, values))

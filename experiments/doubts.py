@@ -6,9 +6,8 @@ import math
 import os
 from collections.abc import Iterator
 
-from analysis.units import human
+from analysis.units import bytes_text, human
 from experiments.planning import Planned
-from experiments.text import gigabytes
 from models.count import count_params
 from models.ladder import Rung
 from scaling.data.holdout import Judged
@@ -35,7 +34,7 @@ def too_large(plan: Plan) -> Iterator[str]:
     has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > has:
         yield (
-            f"a worker needs {gigabytes(need)} and this machine has {gigabytes(has)}: it cannot "
+            f"a worker needs {bytes_text(need)} and this machine has {bytes_text(has)}: it cannot "
             "train the largest runs. --device NAME --count K says whether they fit elsewhere."
         )
 

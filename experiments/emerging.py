@@ -37,6 +37,7 @@ def emergence(
     metric: Names = (),
     task: Names = (),
     where: Conditions = (),
+    completed: Names = (),
     chance: PerTaskWords = (),
     n: PerTaskWords = (),
     span: Range = None,
@@ -84,11 +85,12 @@ def emergence(
             --value-columns addition spelling --metric exact_match --n 1000 spelling=500
 
     Args:
-        scores: A CSV or Parquet file, a results folder, or the JSON of `scaling eval`.
+        scores: A CSV, JSON or Parquet file, a results folder, or the JSON of `scaling eval`.
         scale: params, tokens, flops, loss, or a column's name. Of loss, less is more.
         metric: Which metrics, a curve each; two of one task are compared.
         task: Which tasks; all, if none is named.
         where: Only rows that meet these; column, operator, literal.
+        completed: Words of the status of a run that came to its end, besides completed, done, ok.
         chance: Chance level, for all tasks or as TASK=LEVEL; 0 for answers written out.
         n: Questions behind each score, if no column says; for all tasks or as TASK=NUMBER.
         span: The metric's worst and best value, such as 0,100 for percent.
@@ -141,6 +143,7 @@ def emergence(
         raise Refusal(f"--on {on!r} names a column of two tables. Give --join FILE.")
     ask = Ask(
         scale=scale, metrics=metric, tasks=task, value_columns=value_columns, conditions=where,
+        completed=completed,
         columns={wanted: column for wanted, column in given.items() if column is not None},
         chance=_per_task("--chance", chance, float), n=_per_task("--n", n, parse_quantity),
         span=_span(span), join=join, on=on, steps=steps,

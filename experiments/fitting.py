@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -87,17 +86,17 @@ def fit(
         level: Of the intervals.
         seed: Of the resampling.
         out: Write the fit to this file, which ends in .json.
-        to_json: Write the fit to this file too.
+        to_json: Write the fit to this file too; one that failed is written to it alone.
     """
     from analysis.approaches import approaches, comparable
-    from analysis.conventions import by_convention
+    from analysis.conventions import by_convention, counts
     from analysis.fit import Status, save_fit
     from analysis.fit import fit as fit_law
-    from analysis.fit_file import refuse_name, refuse_unwritable
+    from analysis.fit_file import fit_path, refuse_name, refuse_other, refuse_unwritable
     from analysis.forecast import leave_out_largest
     from analysis.laws import law as law_named
     from analysis.objective import objective as objective_named
-    from analysis.runs.sweep import best_rows, optima
+    from analysis.runs.sweep import best_rows, optima, sweep
     from analysis.runs.sweep import to_json as sweep_json
     from experiments.fit_text import (
         approaches_text,
@@ -109,22 +108,32 @@ def fit(
     )
 
     named = law_named(law)
+    require = (*named.features, named.target, *filter(None, [weights, best_of]))
+    may_be_signed = [] if objective_named(objective, delta).log else [named.target]
+    signed = [*filter(None, [best_of]), *may_be_signed]
     every_count = run_table.params_column == "all"
-    table = (replace(run_table, params_column=None) if every_count else run_table).read(
-        runs,
-        require=(*named.features, named.target, *filter(None, [weights, best_of])),
-        signed=() if objective_named(objective, delta).log else (named.target,),
-    )
+    if every_count:
+        run_table = replace(run_table, params_column=None)
+    table = run_table.read(runs, require, signed)
+    # A count is read as the table is: in its units, and with D of FLOPs by the N that is counted.
+    tables = {
+        column: replace(run_table, params_column=column).load(runs, require, signed)
+        for column in (counts(table) if every_count else ())
+    }
     also: dict[str, Any] = {}
     if best_of is not None:
         swept = _swept(table, best_of, level)
         also["best_of"] = sweep_json(swept)
-        table = (optima if named.target == best_of else best_rows)(table, swept)
-    path = out or _fit_file(runs, law)
+        chosen = optima if named.target == best_of else best_rows
+        table = chosen(table, swept)
+        tables = {n: chosen(t, sweep(t, best_of, level=level)) for n, t in tables.items()}
+    path = out or fit_path(runs, law)
     for option, file in {"--out": path, "--json": to_json}.items():
         if file is not None:
             refuse_name(file)
-            refuse_unwritable(file, f"Give a file elsewhere with {option} FILE.json.")
+            remedy = f"Give a file elsewhere with {option} FILE.json."
+            refuse_unwritable(file, remedy)
+            refuse_other(file, remedy)
     settings: dict[str, Any] = {
         "objective": objective,
         "delta": delta,
@@ -133,8 +142,7 @@ def fit(
         "fixed": {name: _number("--fix", text) for name, text in _pairs("--fix", fix)},
         "prior": {name: _prior(text) for name, text in _pairs("--prior", prior)},
     }
-    # First, since a table without several counts of N is refused.
-    each = by_convention(named, table, **settings) if every_count else []
+    each = by_convention(named, tables, **settings)
 
     def estimated(coefficients: Mapping[str, float]) -> None:
         if bootstrap:
@@ -158,7 +166,7 @@ def fit(
             by_count = {e.column: approaches(e.fit) for e in each}
             also["approaches_by_count"] = {n: a.to_json() for n, a in by_count.items()}
             texts.append(exponents_text(by_count))
-    held_out = leave_out_largest(fitted, weights=weights, prior=settings["prior"])
+    held_out = leave_out_largest(fitted, weights=weights, prior=settings["prior"], cluster=cluster)
     also["largest_left_out"] = {**asdict(held_out), "error": held_out.error}
     texts.append(held_out.sentence)
     doubts += held_out.cautions
@@ -166,16 +174,19 @@ def fit(
         lines = [textwrap.fill(f"warning: {each}", 92, subsequent_indent="  ") for each in doubts]
         texts.append("\n".join(lines))
     fitted = fitted.doubted(doubts)
-    replaced = " (replaced)" if path.exists() else ""
+    failed, existed = fitted.status is Status.FAILED, path.exists()
     try:
-        save_fit(fitted, path, also)
+        if not failed:  # from which nothing can be answered, unlike one that may be there
+            save_fit(fitted, path, also)
         if to_json is not None:
             save_fit(fitted, to_json, also)
     finally:  # where a disk is full, what was computed is shown at least
         say("\n\n".join(texts))
-    say(f"\n{ending(fitted)}\nFitted {law} → {path}{replaced}")
-    if fitted.status is Status.FAILED:
+    if failed:
+        kept = f"{path} keeps the fit of before" if existed else f"{path} is not written"
+        say(f"\n{ending(fitted)}\n{kept}")
         raise Failed(f"the fit failed: {fitted.reason}")
+    say(f"\n{ending(fitted)}\nFitted {law} → {path}{' (replaced)' if existed else ''}")
     if advised := next_text(fitted, path):
         say(advised)
 
@@ -188,14 +199,6 @@ def _swept(table: pd.DataFrame, column: str, level: float) -> Sweep:
     found = sweep(table, column, level=level)
     say(sweep_text(found, table.attrs["params_column"]) + "\n")
     return found
-
-
-def _fit_file(runs: Path, law: str) -> Path:
-    """Where a fit goes; a law over columns may name some that no file name can hold."""
-    name = re.sub(r"[^\w:,=+-]+", "_", law)
-    if runs.is_dir():
-        return runs / "fits" / f"{name}.json"
-    return runs.with_name(f"{runs.stem}.{name}.json")
 
 
 def _pairs(option: str, words: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from analysis.cost import Device
-from analysis.units import human
-from experiments.text import gigabytes
+from analysis.units import bytes_text, human
 from models.count import count_params
 from scaling.memory import StepMemory, step_memory
 from scaling.plan import Plan
@@ -57,10 +56,10 @@ def to_text(each: Placed) -> str:
         f"{each.count} × {each.device.name}: the largest run "
         f"({human(count_params(run.model).total)} parameters, {m.sequences} of "
         f"{run.microbatch_sequences} sequences of {run.sequence_length:,} tokens at once on each "
-        f"of {m.devices}) needs about {gigabytes(each.needed)} of its "
-        f"{gigabytes(each.device.memory)}: {gigabytes(m.state)} parameters and moments, "
-        f"{gigabytes(COMPILED * m.working)} gradients and copies, "
-        f"{gigabytes(COMPILED * m.activations)} activations. (Counted, not compiled: meant to be "
+        f"of {m.devices}) needs about {bytes_text(each.needed)} of its "
+        f"{bytes_text(each.device.memory)}: {bytes_text(m.state)} parameters and moments, "
+        f"{bytes_text(COMPILED * m.working)} gradients and copies, "
+        f"{bytes_text(COMPILED * m.activations)} activations. (Counted, not compiled: meant to be "
         "on the safe side; a 21M model took 0.4 of it.)"
     )
     if each.verdict == "fits":
@@ -101,8 +100,8 @@ def _remedies(each: Placed) -> Iterator[str]:
                     changes.append(f"accumulate = {accumulate} (microbatches of {micro} sequences)")
                 if remat != run.compute.remat:
                     changes.append("remat = true")
-                yield f"Give {' and '.join(changes)}: about {gigabytes(made.needed)} on each"
+                yield f"Give {' and '.join(changes)}: about {bytes_text(made.needed)} on each"
     for count in (each.count * 2**k for k in range(1, 12)):
         made = replace(each, count=count, memory=step_memory(run, count))
         if made.verdict == "fits":
-            yield f"Give --count {count}: about {gigabytes(made.needed)} on each"
+            yield f"Give --count {count}: about {bytes_text(made.needed)} on each"

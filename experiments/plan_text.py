@@ -11,12 +11,12 @@ import pandas as pd
 
 from analysis import cost
 from analysis.cost import Cost, Device
-from analysis.units import human, scientific
+from analysis.units import bytes_text, duration, human, scientific
 from experiments import placing
 from experiments.doubts import doubts, too_large
 from experiments.placing import Placed, placed
 from experiments.planning import Planned
-from experiments.text import MOST_ROWS, columns, duration, gigabytes, printable
+from experiments.text import MOST_ROWS, columns, printable
 from scaling.data.corpus import CorpusInfo
 from scaling.data.holdout import Judged
 from scaling.memory import step_memory
@@ -147,7 +147,7 @@ def _machine_columns(table: pd.DataFrame) -> dict[str, list[str]]:
     hours = table["hours"]
     return {
         "time": ["" if pd.isna(each) else duration(3600 * each) for each in hours],
-        "memory": [gigabytes(each) for each in table["memory_bytes"]],
+        "memory": [bytes_text(each) for each in table["memory_bytes"]],
     }
 
 
@@ -157,7 +157,7 @@ def _device_columns(
     """Memory of each run on each of `count` devices, and the time that its FLOPs take there."""
     # What a run needs on each of so many is the same whichever they are.
     needs = (Placed(run, devices[0], count, step_memory(run, count)) for run in plan.runs)
-    found = {"on each": [gigabytes(each.needed) for each in needs]}
+    found = {"on each": [bytes_text(each.needed) for each in needs]}
     for bill in bills:
         shares = [spent_flops(run) / plan.flops_spent for run in plan.runs]
         found[f"time on {count} {bill.device.name}"] = [duration(bill.seconds * s) for s in shares]

@@ -23,8 +23,8 @@ Drawable = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUNS|FIT
 def plot(source: Drawable, /, *, law: str | None = None, out: Path | None = None) -> None:
     """Draw what was fitted, as PNG and SVG.
 
-    RUNS is a results folder, CSV or Parquet file that `scaling fit` has read; FIT the file that it
-    wrote. A fit keeps its rows, so no column needs naming again.
+    RUNS is a results folder or run table that `scaling fit` has read; FIT the file that it wrote.
+    A fit keeps its rows, so no column needs naming again.
 
     `residuals` always. For a law of params and tokens also `loss` (the fit through the runs),
     `loss_by_compute` (with the forecast), `frontier` (N* and D* against compute), `isoflop`
@@ -44,12 +44,14 @@ def plot(source: Drawable, /, *, law: str | None = None, out: Path | None = None
         out: Folder for the figures, if not `figures` in the results folder, or for a file
             <file>.figures beside it.
     """
+    from analysis.fit_file import law_in
+
     scored = (source / "scores.parquet").is_file()
     folder = out or (
         source / "figures" if source.is_dir() else source.with_name(f"{source.stem}.figures")
     )
     drawn: list[Path] = []
-    path = source if source.suffix == ".json" else _fit_of(source, law, needed=not scored)
+    path = source if law_in(source) else _fit_of(source, law, needed=not scored)
     if path is not None:
         from analysis.fit import load_fit
         from analysis.plots import draw
@@ -85,16 +87,18 @@ def _make(folder: Path) -> None:
 
 def _fit_of(source: Path, law: str | None, needed: bool) -> Path | None:
     """The fit of a folder or table by the law asked for, else its only one; None where there is
-    none and none is `needed`."""
+    none and none is `needed`.
+
+    Only a fit of the name that `scaling fit` gives it: another may be of other runs.
+    """
+    from analysis.fit_file import fit_path, law_in
+
     if not source.exists():
         raise Refusal(f"{source} does not exist. Give a results folder, a run table or a fit.")
-    if source.is_dir():
-        files = (source / "fits").glob("*.json")
-    else:
-        files = (
-            each for each in source.parent.glob("*.json") if each.name.startswith(f"{source.stem}.")
-        )
-    found = {name: path for path in sorted(files) if (name := _law_of(path)) is not None}
+    begins = "" if source.is_dir() else f"{source.stem}."
+    files = sorted(fit_path(source, "any").parent.glob("*.json"))
+    named = {path: law_in(path) for path in files if path.name.startswith(begins)}
+    found = {name: path for path, name in named.items() if name and path == fit_path(source, name)}
     if law is not None and law not in found:
         known = f"; it has {', '.join(found)}" if found else ""
         raise Refusal(
@@ -106,17 +110,11 @@ def _fit_of(source: Path, law: str | None, needed: bool) -> Path | None:
         names = ", ".join(found)
         raise Refusal(f"{source} has fits of {names}. Give --law {next(iter(found))}, say.")
     if not found and needed:
-        raise Refusal(f"{source} has no fit. First: scaling fit {source}")
+        raise Refusal(
+            f"{source} has no fit. First: scaling fit {source}, or give the file of a fit that "
+            "--out put elsewhere."
+        )
     return next(iter(found.values()), None)
-
-
-def _law_of(path: Path) -> str | None:
-    """The law of a fit; None for another JSON file."""
-    try:
-        value = read_json(path)
-        return str(value["law"]) if "coefficients" in value else None
-    except (Refusal, LookupError, TypeError):
-        return None
 
 
 def _steps(results: Path) -> pd.DataFrame | None:

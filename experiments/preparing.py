@@ -10,8 +10,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from analysis.units import human
-from experiments.text import duration, printable, say
+from analysis.units import duration, human
+from experiments.text import printable, say
 from scaling.data.progress import Step
 
 LOG_SECONDS = 20.0  # between lines where there is no terminal

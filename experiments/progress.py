@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from analysis.units import human
-from experiments.text import duration
+from analysis.units import duration, human
 from scaling.launch.local import Snapshot
 
 LOG_SECONDS = 20.0  # between lines where there is no terminal
@@ -31,6 +30,7 @@ class Watch:
         self.task = self.bar.add_task("runs", total=None, note="")
         self.live = Live(self.bar, console=self.console, transient=True)
         self.last = 0.0
+        self.ended = False  # the last line is printed; workers may still have to exit
 
     def __enter__(self) -> Watch:
         if self.console.is_terminal:
@@ -50,8 +50,10 @@ class Watch:
         note = _note(seen)
         if self.console.is_terminal:
             self.bar.update(self.task, completed=seen.runs_done, total=seen.runs, note=note)
-        elif time.monotonic() - self.last > LOG_SECONDS or seen.runs_done == seen.runs:
-            self.last = time.monotonic()
+        elif not self.ended and (
+            time.monotonic() - self.last > LOG_SECONDS or seen.runs_done == seen.runs
+        ):
+            self.last, self.ended = time.monotonic(), seen.runs_done == seen.runs
             print(f"{seen.runs_done}/{seen.runs} runs, {note}", flush=True)
 
 

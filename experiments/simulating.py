@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from tyro.conf import arg
 
+from analysis.units import duration
 from experiments.cli import JsonFile, Numbers, StudyPath, app, law_source, numbers
 from experiments.tables import AS_NAMED, Options, TableOptions
-from experiments.text import columns, duration, say
+from experiments.text import columns, say
 from scaling.records import Refusal, write_json
 from scaling.study import read_study
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Units = Annotated[tuple[str, ...], tyro.conf.arg(metavar="QUANTITY=UNIT …")]
+Words = Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD …")]
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,26 @@ class TableOptions:
     """What the loss is in, if not nats per token; a name such as val_bpb or ppl says it too."""
     drop_invalid: bool = False
     """Leave rows out whose cells are empty or no number, with a count and the reasons."""
+    completed: Words = ()
+    """Words of the status of a run that came to its end, besides completed, done, finished,
+    success, ok, true and the exit code 0; rows with another status are left out."""
     where: Conditions = ()
     """Use only rows that meet these: column, operator, literal, such as 'tokens>=5e8', 'loss>0',
     'status==done' or "note!=''" (not empty)."""
 
     def read(self, path: Path, require: Sequence[str], signed: Sequence[str] = ()) -> pd.DataFrame:
+        """`load` with what was taken for what said on standard error, where no pipe that closes
+        can stop what comes after.
+        """
+        table = self.load(path, require, signed)
+        for note in table.attrs["notes"]:
+            say(f"{path.name}: {note}", sys.stderr)
+        return table
+
+    def load(self, path: Path, require: Sequence[str], signed: Sequence[str] = ()) -> pd.DataFrame:
         """The run table at `path` with the columns required; FLOPs may be 6 N D of others.
 
-        What was taken for what is said on standard error, where no pipe that closes can stop what
-        comes after. Raises Refusal.
+        Raises Refusal.
         """
         from analysis.runs.columns import unit_words
         from analysis.runs.table import read_runs
@@ -72,14 +84,12 @@ class TableOptions:
             drop_invalid=self.drop_invalid,
             signed=signed,
             conditions=self.where,
+            completed=self.completed,
         )
         if "flops" in require and {"params", "tokens"} <= set(read(require=())):
             require = [*dict.fromkeys([*require, "params", "tokens"])]
             require.remove("flops")
-        table = read(require=require)
-        for note in table.attrs["notes"]:
-            say(f"{path.name}: {note}", sys.stderr)
-        return table
+        return read(require=require)
 
 
 def say_left_out(excluded: pd.DataFrame) -> None:

@@ -83,16 +83,3 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], more: str = "-
     if cut:
         lines.insert(1 + first, f"… {cut:,} more of {len(rows):,} rows; {more} has them all")
     return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 45 s, 3.2 min, 5.1 h, 12 days or 830 years."""
-    for size, unit in ((365.25 * 86400, "years"), (86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def gigabytes(size: float) -> str:
-    """Bytes as 0.45 GB, 12.3 GB or 1,500 GB."""
-    return f"{size / 1e9:,.0f} GB" if size >= 1e11 else f"{size / 1e9:.3g} GB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,11 @@ KINDS = ("product", "ladder", "isoflop")
 # the batch of half a million tokens, Radford et al. 2019 (GPT-2) for head_dim and aspect_ratio.
 USUAL: Mapping[str, Mapping[str, str]] = {
     "model": {"head_dim": "64", "aspect_ratio": "64"},
-    "data": {"sequence_length": "1024", "holdout_fraction": "0.01"},
+    "data": {
+        "source": "'sotu'  # or a file, a glob such as 'corpus/**/*.txt', or 'hf:NAME'",
+        "sequence_length": "1024",
+        "holdout_fraction": "0.01",
+    },
     "training": {
         "schedule": "'wsd'",
         "batch_sequences": "512",
@@ -30,7 +35,7 @@ USUAL: Mapping[str, Mapping[str, str]] = {
         "clip_norm": "1.0",
     },
     "grid": {"kind": "'product'"},
-    "grid.product": {"tokens": "['1B', '4B', '16B']"},
+    "grid.product": {"params": "['10M', '40M', '160M']", "tokens": "['1B', '4B', '16B']"},
     "grid.ladder": {"tokens_per_param": "[10, 20, 40]"},
     "grid.isoflop": {"budgets": "[1e18, 1e19, 1e20]", "flop_count": "'6nd'"},
     "evaluation": {"tokens": "'1M'", "every_tokens": "'250M'"},
@@ -64,10 +69,12 @@ def lines_of(
             section, where = place[1], f"{where}: {place[-1]}"
         if where not in lines:
             lines[where] = _line(where, section, place, mistake, known)
-    model, grid = raw.get("model"), raw.get("grid")
+    # A check of fields together waits until each is right by itself; the user should not.
+    model, grid, data = raw.get("model"), raw.get("grid"), raw.get("data")
     if isinstance(model, dict) and isinstance(grid, dict):
-        # A check of sections together waits until each is right by itself; the user should not.
         lines |= {line: line for line in ladder_missing(model, grid.get("presets"))}
+    if isinstance(data, dict):
+        lines |= {line: line for line in source_missing(data)}
     return list(lines.values())
 
 
@@ -79,6 +86,16 @@ def ladder_missing(model: Mapping[str, Any], presets: Any) -> list[str]:
         _missing(f"[model] {name}", "model", name)
         for name in USUAL["model"]
         if model.get(name) is None
+    ]
+
+
+def source_missing(data: Mapping[str, Any]) -> list[str]:
+    """A line where [data] names no text, or names it twice."""
+    if (data.get("source") is None) != (not data.get("sources")):
+        return []
+    return [
+        "[data] needs either source or sources. Give one source, or several as "
+        'sources = [{source = "a.jsonl", weight = 0.7}, {source = "b.jsonl", weight = 0.3}].'
     ]
 
 
@@ -104,15 +121,22 @@ def _line(
         return f"{where} is not a known field.{near or ' Remove it or correct its spelling.'}"
     if kind in _ABOUT_A_NAME:
         return _missing(where, section if len(place) > 1 else "", name)
-    return f"{where} = {_shown(mistake['input'])}: {_said(mistake)}."
+    near = ""
+    if kind == "literal_error" and isinstance(mistake["input"], str):
+        near = did_you_mean(mistake["input"], _choices(mistake))
+    return f"{where} = {_shown(mistake['input'])}: {_said(mistake)}.{near}"
+
+
+def _choices(mistake: Any) -> list[str]:
+    """The words of which one must be given, as pydantic lists them."""
+    return re.findall(r"'([^']+)'", mistake["ctx"]["expected"])
 
 
 def _missing(where: str, section: str, name: str) -> str:
     if section == "" and name != "name":
         usual = {**USUAL[name], **(USUAL["grid.product"] if name == "grid" else {})}
         values = "\n".join(f"    {field} = {value}" for field, value in usual.items())
-        sizes = "\n    params = ['10M', '40M', '160M']" if name == "grid" else ""
-        return f"{name} is missing. Give a section such as\n    [{name}]\n{values}{sizes}"
+        return f"{name} is missing. Give a section such as\n    [{name}]\n{values}"
     value = USUAL.get(section, {}).get(name) or USUAL[section.split(".")[0]][name]
     return f"{where} is missing. Give it, such as {name} = {value}."
 

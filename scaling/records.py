@@ -23,6 +23,7 @@ RunKind = Literal["full", "trunk", "cooldown"]
 Status = Literal["planned", "running", "completed", "diverged", "failed"]
 
 RUN_ID = re.compile(r"[0-9a-f]{12}")
+MOST_MEANT = 5  # names that a question lists; a word that begins more says too little
 MAX_JSON = 64 << 20  # bytes; a fit has thousands, a run of a thousand sessions a million
 
 
@@ -30,11 +31,22 @@ class Refusal(Exception):
     """Input we will not work with. The message names the field, the value and the remedy."""
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """ " Did you mean x?" for a name near to a known one, to end a message; empty if none is."""
+def nearest_names(given: str, known: Iterable[str]) -> list[str]:
+    """The known names that were probably meant: those that begin so, else the nearest one."""
     by_lower = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(given.lower(), by_lower, n=1)
-    return f" Did you mean {by_lower[near[0]]}?" if near else ""
+    longer = [name for lower, name in by_lower.items() if lower.startswith(given.lower())]
+    if len(given) > 1 and 1 <= len(longer) <= MOST_MEANT:
+        return longer
+    return [by_lower[near] for near in difflib.get_close_matches(given.lower(), by_lower, n=1)]
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """ " Did you mean x?" for a name near to known ones, to end a message; empty if none is."""
+    near = nearest_names(given, known)
+    if not near:
+        return ""
+    *others, last = near
+    return f" Did you mean {', '.join(others)}{' or ' if others else ''}{last}?"
 
 
 # --- identity ---------------------------------------------------------------------------------

@@ -34,6 +34,13 @@ def whole_calls(study: Study, tokens: float) -> int:
     return max(1, round(tokens / (step_tokens(study) * call))) * call
 
 
+def in_whole_calls(study: Study, tokens: float) -> float:
+    """The tokens themselves where whole calls do not miss them by too much, else such as they make,
+    in three digits."""
+    whole = whole_calls(study, tokens) * step_tokens(study)
+    return tokens if abs(whole / tokens - 1) <= MAX_ROUNDING else float(f"{whole:.3g}")
+
+
 def missed(study: Study, cells: Sequence[Cell]) -> tuple[Cell, ...]:
     """The cells whose tokens whole calls of steps miss by too much."""
     batch, call = step_tokens(study), study.training.steps_per_call

@@ -15,9 +15,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass
 
 from models.ladder import ParamsConvention
-from scaling.explanation import ladder_missing, lines_of
+from scaling.explanation import ladder_missing, lines_of, source_missing
 from scaling.quantity import parse_count, parse_quantity
-from scaling.records import Refusal
+from scaling.records import Refusal, did_you_mean
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -299,7 +299,7 @@ class Study:
 
     def __post_init__(self) -> None:
         model = self.model
-        missing = ladder_missing(vars(model), self.grid.presets)
+        missing = ladder_missing(vars(model), self.grid.presets) + source_missing(vars(self.data))
         if missing:
             raise ValueError("\n".join(missing))
         changed = [f.name for f in fields(ModelSection) if f.name != "overrides"]
@@ -353,8 +353,11 @@ def read_study(path: Path) -> Study:
         text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        near = ""
+        if isinstance(error, FileNotFoundError):
+            near = did_you_mean(path.name, (each.name for each in path.parent.glob("*.toml")))
         raise Refusal(
-            f"cannot read study {path}: {reason}. Give the path of a TOML file."
+            f"cannot read study {path}: {reason}. Give the path of a TOML file.{near}"
         ) from error
     try:
         raw = tomllib.loads(text)

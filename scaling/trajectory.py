@@ -16,7 +16,7 @@ from models.ladder import Rung
 from scaling.data.corpus import CorpusInfo
 from scaling.grid import Cell
 from scaling.hparams import BETA2, LEARNING_RATES, WARMUP_TOKENS, Rule, resolve
-from scaling.records import fingerprint
+from scaling.records import did_you_mean, fingerprint
 from scaling.refusals import Refusals
 from scaling.rounding import step_tokens, whole_calls
 from scaling.run import Compute, Optimizer, RunSpec, identity_of
@@ -107,10 +107,13 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
         )
 
     def resolved(field: str, rules: Mapping[str, Rule]) -> float:
+        setting = getattr(training, field)
         try:
-            return resolve(getattr(training, field), rules, field, params, batch_tokens)
+            return resolve(setting, rules, field, params, batch_tokens)
         except ValueError as error:
-            refusals.add(f"[training] {error}.")
+            unknown = isinstance(setting, str) and setting not in rules
+            near = did_you_mean(setting, rules) if unknown else ""
+            refusals.add(f"[training] {error}.{near}")
             return math.nan
 
     peak = training.learning_rate_factor * resolved("learning_rate", LEARNING_RATES)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,14 +23,20 @@ from analysis.emergence.tidy import (
     folder_rows,
     joined,
     long_rows,
+    loss_column,
     named,
     numbers,
 )
+from analysis.runs import status
 from analysis.runs.filter import where
 from analysis.runs.load import listing, load
+from analysis.runs.repeats import REPEATED, first_told, which_repeat
+from analysis.runs.vocabulary import words
 from scaling.records import Refusal, read_json
 
 T = TypeVar("T")
+# Words of columns that name a model.
+_IDS = {"id", "uid", "uuid", "guid", "run", "runs", "name", "model", "job", "exp", "experiment"}
 FALLING = ("loss", "val_loss", "loss_final", "bits_per_byte")  # scales whose progress is downwards
 
 
@@ -62,13 +68,14 @@ class Scores:
 
 
 def read_scores(path: Path, ask: Ask) -> Scores:
-    """The scores at `path`: a CSV or Parquet file, or a results folder.
+    """The scores at `path`: a CSV, JSON or Parquet file, or a results folder.
 
     Raises Refusal naming column, value and remedy.
     """
     raw = folder_rows(path) if path.is_dir() else _file_rows(path)
     if ask.join is not None:
         raw = joined(raw, load(ask.join), ask)
+    raw.attrs[status.WORDS] = ask.completed
     return scores(raw, ask, str(path))
 
 
@@ -76,8 +83,9 @@ def scores(raw: pd.DataFrame, ask: Ask, name: str = "the table") -> Scores:
     """The scores of a table that is in memory. Raises Refusal naming column, value and remedy."""
     if len(raw) == 0:
         raise Refusal(f"{name} has no rows. Give a table with a row a score.")
-    table = named(long_rows(where(raw, ask.conditions), ask, name), name)
-    notes: list[str] = list(table.attrs.get("notes", []))
+    rows, said = _each_once(where(raw, ask.conditions))
+    table = named(long_rows(rows, ask, name), name)
+    notes: list[str] = [*table.attrs.get("notes", []), *said]
     tasks = table["task"].unique()
     table = _chosen(table, ask, name)
     for option, given in (("--chance", ask.chance), ("--n", ask.n)):
@@ -85,9 +93,10 @@ def scores(raw: pd.DataFrame, ask: Ask, name: str = "the table") -> Scores:
     table, excluded = _usable(table, ask, name)
     if len(table) == 0:
         reasons = "; ".join(excluded["reason"].unique())
-        raise Refusal(f"{name}: no score is left ({reasons}).")
+        remedy = "" if status.column(excluded) is None else f" {status.REMEDY}"
+        raise Refusal(f"{name}: no score is left ({reasons}).{remedy}")
     parts = list(table.groupby(["task", "metric"], sort=False))
-    found = [_read(str(task), str(each), rows, ask, notes) for (task, each), rows in parts]
+    found = [_read(str(task), str(each), rows, ask) for (task, each), rows in parts]
     return Scores(
         tuple(each.series for each in found),
         tuple(each.assumed for each in found),
@@ -100,7 +109,7 @@ def scores(raw: pd.DataFrame, ask: Ask, name: str = "the table") -> Scores:
 
 def losses(rows: pd.DataFrame) -> np.ndarray | None:
     """The loss beside each score, NaN where there is none; None without such a column."""
-    column = next((each for each in ("val_loss", "loss", "loss_final") if each in rows), None)
+    column = loss_column(rows)
     return None if column is None else numbers(rows, column, "the scores").to_numpy(float)
 
 
@@ -136,6 +145,34 @@ def _chosen(table: pd.DataFrame, ask: Ask, name: str) -> pd.DataFrame:
     return table
 
 
+class _Once(NamedTuple):
+    rows: pd.DataFrame  # repeats with the reason in the column `status.LEFT_OUT`
+    said: list[str]
+
+
+def _each_once(raw: pd.DataFrame) -> _Once:
+    """Rows of runs that ended, with those marked that repeat another.
+
+    Models of different names are none: two that know nothing have the same score.
+    """
+    reason = _unended(raw)
+    ended = raw[reason.eq("")]
+    ids = [name for name in raw if words(str(name)) & _IDS]
+    unlabelled = {name: f"model {at}" for at, name in enumerate(ids)}
+    first = first_told(ended.rename(columns=unlabelled))
+    said = which_repeat(ended, first)
+    if not said:
+        return _Once(raw, [])
+    reason.iloc[np.flatnonzero(reason.eq(""))[first != np.arange(len(first))]] = REPEATED
+    rows = raw.assign(**{status.LEFT_OUT: reason})
+    return _Once(rows, [f"{said} (a column that tells them apart, such as seed, keeps them all)"])
+
+
+def _unended(table: pd.DataFrame) -> pd.Series:
+    """Why the run of each row is not to be believed; "" where it is. Trunks are as `steps` says."""
+    return status.reasons(table.drop(columns="run_kind", errors="ignore"))
+
+
 def _usable(table: pd.DataFrame, ask: Ask, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = table.assign(value=numbers(table, "value", name))
     for column in ("n", "stderr", "chance"):
@@ -152,6 +189,8 @@ def _usable(table: pd.DataFrame, ask: Ask, name: str) -> tuple[pd.DataFrame, pd.
     reason[table["x"] <= 0] = f"{ask.scale} is zero or negative"
     reason[table["x"].isna()] = f"no {ask.scale}"
     reason[table["value"].isna()] = "no score"
+    unended = _unended(table)
+    reason = reason.mask(unended.ne(""), unended)
     out = reason.ne("")
     return table[~out].copy(), table[out].assign(reason=reason[out])
 
@@ -171,7 +210,7 @@ class _Given(NamedTuple, Generic[T]):
     source: str
 
 
-def _read(task: str, name: str, rows: pd.DataFrame, ask: Ask, notes: list[str]) -> _Read:
+def _read(task: str, name: str, rows: pd.DataFrame, ask: Ask) -> _Read:
     measure = metric(name, ask.span)
     label = f"{task} / {name}"
     value = rows["value"].to_numpy(float)
@@ -191,9 +230,6 @@ def _read(task: str, name: str, rows: pd.DataFrame, ask: Ask, notes: list[str]) 
             f"{label}: all {len(rows)} scores are at one scale, {ask.scale} = "
             f"{rows['x'].iloc[0]:g}. A curve needs two, a verdict eight."
         )
-    repeated = int(rows.astype(str).duplicated().sum())  # lists, too, can be compared so
-    if repeated:
-        notes.append(f"{label}: {repeated} rows are the same as another, and counted as evidence")
     chance, n = _chance(task, measure, rows, ask), _questions(task, measure, rows, ask)
     series = Series(
         task=task,
@@ -271,16 +307,25 @@ def _questions(
 
 def _file_rows(path: Path) -> pd.DataFrame:
     """The rows of a table, or of what `scaling eval --json` wrote."""
-    if path.suffix.lower() != ".json":
+    found = _object(path) if path.suffix.lower() == ".json" else None
+    if found is None:
         return load(path)
-    found = read_json(path)
-    rows = found.get("scores") if isinstance(found, dict) else None
+    rows = found.get("scores")
     if not (isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)):
         raise Refusal(
             f"{path} has no list `scores` of rows, which `scaling eval --json` writes. Give that "
-            "file, a CSV or Parquet table, or a results folder."
+            "file, a table (CSV, Parquet, JSON lines or a list of objects), or a results folder."
         )
     return pd.DataFrame(rows)
+
+
+def _object(path: Path) -> dict[str, Any] | None:
+    """The JSON object that a file is; None for a list, or lines of objects."""
+    try:
+        found = read_json(path)
+    except Refusal:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _all_there(rows: pd.DataFrame, column: str) -> np.ndarray | None:

@@ -14,18 +14,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.runs.columns import candidates, unit_of
+from analysis.runs.columns import Unclear, beyond, candidates, find, unit_of
 from analysis.runs.load import listing, load, shown
 from analysis.runs.numbers import Unreadable, plain, read, text_of
 from analysis.runs.rows import row_called
-from scaling.records import Refusal
+from scaling.records import Refusal, did_you_mean
 
 # Columns that may stand for what was asked, the first that is there.
 STANDS_FOR = {
     "params": ("params", "params_total"),
     "tokens": ("tokens", "tokens_seen"),
     "flops": ("flops", "flops_6nd"),
-    "loss": ("val_loss", "loss"),
     "group": ("group", "trunk_id"),
     "shots": ("shots", "shot"),
 }
@@ -62,6 +61,7 @@ class Ask:
     join: Path | None = None  # a table with the scale, a row a model
     on: str | None = None  # the column that both tables have
     steps: str = "ends"  # of runs: the ends of a decay, or "all"
+    completed: tuple[str, ...] = ()  # further words of the status of a run that may be believed
 
 
 def folder_rows(path: Path) -> pd.DataFrame:
@@ -162,15 +162,27 @@ def _scale(table: pd.DataFrame, scale: str, name: str) -> pd.Series:
         if params is not None and tokens is not None:
             return (
                 6.0
-                * numbers(table, params, name, _unit("params", params))
-                * numbers(table, tokens, name, _unit("tokens", tokens))
+                * _counts(table, "params", params, name)
+                * _counts(table, "tokens", tokens, name)
             )
     if column is None:
         raise Refusal(
             f"--scale {scale!r} is no column of {name}; it has {listing(table.columns)}. "
             "Name one of them, or give a table that has it with --join FILE --on COLUMN."
         )
-    return numbers(table, column, name, _unit(scale, column))
+    return _counts(table, scale, column, name)
+
+
+def _counts(table: pd.DataFrame, wanted: str, column: str, name: str) -> pd.Series:
+    """A column in the unit of its name. Raises Refusal where nobody has trained so much."""
+    unit = _unit(wanted, column)
+    found = numbers(table, column, name, unit)
+    wrong = beyond(wanted, column, found.max(), unit) if unit != 1.0 else ""
+    if wrong:
+        raise Refusal(
+            f"{name}: {wrong}. Give --scale {shown(column)} to read its cells as they are."
+        )
+    return found
 
 
 def _unit(wanted: str, column: str) -> float:
@@ -190,7 +202,18 @@ def _said(table: pd.DataFrame, scale: str) -> list[str]:
     ]
 
 
+def loss_column(table: pd.DataFrame) -> str | None:
+    """The column of losses in nats, if there is one and no other that may be it."""
+    try:
+        found = find("loss", [str(name) for name in table])
+    except Unclear:
+        return None
+    return found.name if found.loss_unit == "nats" else None
+
+
 def _first(table: pd.DataFrame, wanted: str) -> str | None:
+    if wanted == "loss":
+        return loss_column(table)
     for each in STANDS_FOR.get(wanted, (wanted,)):
         if each in table:
             return each
@@ -201,7 +224,10 @@ def _first(table: pd.DataFrame, wanted: str) -> str | None:
 def _there(table: pd.DataFrame, column: str, name: str, wanted: str | None = None) -> str:
     if column not in table:
         remedy = "" if wanted is None else f" Name it with --{wanted}-column, or --value-columns."
-        raise Refusal(f"{name} has no column {column!r}; it has {listing(table.columns)}.{remedy}")
+        near = did_you_mean(column, [shown(str(each)) for each in table.columns])
+        raise Refusal(
+            f"{name} has no column {column!r}; it has {listing(table.columns)}.{near}{remedy}"
+        )
     return column
 
 

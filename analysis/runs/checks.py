@@ -13,11 +13,10 @@ from itertools import product
 
 import pandas as pd
 
-from analysis.runs.columns import TOKEN
+from analysis.runs.columns import TOKEN, TRAINED
 from analysis.runs.table import labels, loss_unit_of, several_variants, variants
 
 LEAST = {"params": 1e3, "tokens": 1e4}  # fewer are hardly a model, or a run: another unit?
-MOST = {"params": 1e14, "tokens": 1e16}  # more than anyone trains: another quantity?
 RATIOS = (0.01, 1e5)  # tokens per parameter of the median run: wide of what anyone trains
 UNITS = "or every N, D and FLOPs of a fit to them is in the wrong unit."  # ends a warning
 
@@ -37,8 +36,8 @@ def suspicious(table: pd.DataFrame, features: Collection[str]) -> tuple[str, ...
     table = table.select_dtypes("number")  # text is refused by the law that needs it
     small = _other_units(table)
     found += small
-    for column, most in MOST.items():
-        if column in table and table[column].max() > most:
+    for column, most in TRAINED.items():
+        if column in LEAST and column in table and table[column].max() > most:
             found.append(f"{column} reach {table[column].max():g}: is the column FLOPs?")
     if not small and {"params", "tokens"} <= set(table.columns):
         ratio = float((table["tokens"] / table["params"]).median())
@@ -51,7 +50,7 @@ def suspicious(table: pd.DataFrame, features: Collection[str]) -> tuple[str, ...
     if "loss" in table and table["loss"].median() > 15:
         found.append(
             f"loss reaches {table['loss'].max():g}: ln V is below 13 for any vocabulary in use. "
-            "Perplexity? Take its logarithm."
+            "Perplexity? Read it with --loss-unit perplexity."
         )
     return tuple(found)
 
@@ -60,8 +59,6 @@ _SCALES = {
     "params": {"thousands": 1e3, "millions": 1e6, "billions": 1e9},
     "tokens": {"thousands": 1e3, "millions": 1e6, "billions": 1e9, "trillions": 1e12},
 }
-# The most anyone says to have trained: Switch-C (Fedus et al. 2021), Qwen3 (Yang et al. 2025).
-TRAINED = {"params": 2e12, "tokens": 4e13}
 _USUAL = 20  # tokens per parameter (Hoffmann et al. 2022), to guess a unit by
 
 
@@ -87,7 +84,7 @@ def _other_units(table: pd.DataFrame) -> list[str]:
     units = min(product(*(_SCALES[c] for c in small)), key=unusual)
     return [
         f"{_source(table, c)} from {table[c].min():g} to {table[c].max():g}: likely {unit}. "
-        f"Multiply the column by {_SCALES[c][unit]:.0e}, {UNITS}".replace("e+0", "e")
+        f"Read them with --unit {c}={unit}, {UNITS}"
         for c, unit in zip(small, units, strict=True)
     ]
 

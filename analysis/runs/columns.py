@@ -38,7 +38,7 @@ def each(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
-# Names as `_words` writes them. The first of a quantity are its own, taken before any other.
+# Names as `snake_case` writes them. The first of a quantity are its own, taken before any other.
 _OWN = {
     "params": ("params", "params_total"),
     "tokens": ("tokens",),
@@ -76,7 +76,14 @@ _USUAL: dict[str, frozenset[str]] = {
     ),
 }
 _LETTERS = {"params": "N", "tokens": "D"}  # capitals alone: n counts questions, d is a width
-_MULTIPLIED = ("params", "tokens", "flops")  # whose names may end in _B or _millions
+_MULTIPLIED = ("params", "tokens", "flops", "budget_flops")  # names may end in _B or _millions
+# Words of a loss that was not trained on; without one, `loss` in the logs of Hugging Face's Trainer
+# and of Keras is that of the training batches.
+_HELD_OUT = each("val eval valid validation test heldout held")
+_TRAINED_ON = each("train training")
+# The most anyone says to have trained: Switch-C (Fedus et al. 2021), Qwen3 (Yang et al. 2025), and
+# 6 N D of the two.
+TRAINED = {"params": 2e12, "tokens": 4e13, "flops": 5e26, "budget_flops": 5e26}
 _PLACES = re.compile(r"^(config|summary|metrics|params|args|hparams|throughput)[./]", re.IGNORECASE)
 _LOSS_WORDS: dict[str, LossUnit] = {
     "ppl": "perplexity", "perplexity": "perplexity", "bpb": "bits_per_byte",
@@ -101,6 +108,7 @@ class Column:
     quantity: str  # params, tokens, loss, ...
     name: str  # as the file has it
     scale: float = 1.0  # of cells that do not say their own unit
+    scale_named: bool = False  # by the column's name, and not by the user
     loss_unit: LossUnit = "nats"
     guessed: bool = False  # by its name, which is another than the quantity's own
 
@@ -114,6 +122,8 @@ class Column:
             unit = f": {_SAID[self.loss_unit]} = {IN_NATS[self.loss_unit]}"
         if not (self.guessed or unit):
             return ""
+        if self.quantity == "loss" and _of_training(self.name):
+            unit += ": a training loss"
         return f"{self.quantity} is read from {shown(self.name)}{unit}"
 
 
@@ -126,7 +136,8 @@ def find(
 ) -> Column:
     """The column that holds a quantity: the one `given`, its own, or the only one that fits.
 
-    `unit` and `loss_unit` are the user's; without them a column's name may tell. Raises Unclear.
+    Where a loss of an evaluation stands beside `loss`, that is taken. `unit` and `loss_unit` are
+    the user's; without them a column's name may tell. Raises Unclear.
     """
     column = _named(quantity, names, given)
     if quantity == "loss":
@@ -135,7 +146,8 @@ def find(
     if unit is not None:
         return replace(column, scale=unit)
     if quantity in _MULTIPLIED:
-        return replace(column, scale=unit_of(column.name))
+        scale = unit_of(column.name)
+        return replace(column, scale=scale, scale_named=scale != 1.0)
     return column
 
 
@@ -144,10 +156,10 @@ def _named(quantity: str, names: Sequence[str], given: str | None) -> Column:
         if given not in names:
             raise Unclear(quantity, given)
         return Column(quantity, given)
-    own = next((name for name in _OWN.get(quantity, (quantity,)) if name in names), None)
-    if own is not None:
-        return Column(quantity, own)
     found = candidates(quantity, names)
+    for own in _OWN.get(quantity, (quantity,)):
+        if own in (found or names):
+            return Column(quantity, own)
     if len(found) != 1:
         raise Unclear(quantity, quantity, found)
     return Column(quantity, found[0], guessed=True)
@@ -162,10 +174,28 @@ def candidates(quantity: str, names: Sequence[str]) -> list[str]:
         name for name in names
         if _base(quantity, name) in _USUAL[quantity] or _is_letter(quantity, name)
     ]  # fmt: skip
-    if own or usual or quantity != "loss":
+    if quantity != "loss":
         return own or usual
-    # Bits alone may be those of a weight.
-    return [name for name in names if loss_unit_of(name) is not None and _words(name) != "bits"]
+    held_out = [name for name in usual if _has(name, _HELD_OUT)]
+    # Bits may be those of a weight.
+    others = [name for name in names if loss_unit_of(name) not in (None, "bits")]
+    others += [name for name in names if snake_case(name).endswith("bits_per_token")]
+    trained = [name for name in names if _of_training(name)]
+    others = [name for name in others if name not in trained]
+    return held_out or own or usual or others or trained
+
+
+def _has(name: str, words: Collection[str]) -> bool:
+    return not set(snake_case(name).split("_")).isdisjoint(words)
+
+
+def _of_training(name: str) -> bool:
+    """Whether a name is that of a loss of what was trained on."""
+    if not _has(name, _TRAINED_ON):
+        return False
+    base = "_".join(word for word in snake_case(name).split("_") if word not in _TRAINED_ON)
+    known = base in _OWN["loss"] or base in _USUAL["loss"]
+    return known or loss_unit_of(name) not in (None, "bits")
 
 
 def _is_letter(quantity: str, name: str) -> bool:
@@ -175,7 +205,7 @@ def _is_letter(quantity: str, name: str) -> bool:
 
 def loss_unit_of(name: str) -> LossUnit | None:
     """The unit that a name such as val_bpb or eval_perplexity says its losses are in."""
-    words = _words(name)
+    words = snake_case(name)
     for word, unit in _LOSS_WORDS.items():
         whole = words == word or words.endswith(f"_{word}")
         if whole or (word != "bits" and words.startswith(f"{word}_")):
@@ -184,8 +214,21 @@ def loss_unit_of(name: str) -> LossUnit | None:
 
 
 def unit_of(name: str) -> float:
-    """What a name such as tokens_B or size_millions says its numbers are in; 1 for others."""
+    """What a name such as tokens_B or size_millions says its numbers are in; 1 for others.
+
+    A letter is a unit as a capital only.
+    """
     return _parted(name)[1]
+
+
+def beyond(quantity: str, name: str, most: float, scale: float) -> str:
+    """That the unit of a name leads to `most`, if that is more than anyone has trained."""
+    if not most > TRAINED.get(quantity, math.inf):
+        return ""
+    return (
+        f"{shown(name)!r} reaches {plain(most / scale)}, which its name multiplies by "
+        f"{plain(scale)}: {most:.3g} {quantity}, which nobody has trained"
+    )
 
 
 def unit_words(words: Collection[str]) -> dict[str, float]:
@@ -212,31 +255,39 @@ def beside(quantity: str, chosen: str, names: Sequence[str]) -> list[str]:
     Active beside total parameters (a mixture of experts), held-out beside training loss.
     """
     if quantity == "params":
-        counts = [name for name in names if "param" in _words(name)]
-        active = [name for name in counts if "active" in _words(name)]
+        counts = [name for name in names if "param" in snake_case(name)]
+        active = [name for name in counts if "active" in snake_case(name)]
         if chosen in active:
             return [name for name in counts if name not in active]
         return active
-    if quantity == "loss" and _words(chosen) == "loss":
+    if quantity == "loss" and chosen != "loss" and "loss" in names:
+        return ["loss"]
+    if quantity == "loss" and snake_case(chosen) == "loss":
         return [name for name in names if name != chosen and _base("loss", name) in _USUAL["loss"]]
     return []
 
 
-def _words(name: str) -> str:
+def snake_case(name: str) -> str:
     """`val/loss`, `evalLoss` and `Eval Loss` as words with underscores between, in lower case."""
+    return _as_written(name).lower()
+
+
+def _as_written(name: str) -> str:
+    """Words with underscores between, in the case that they have."""
     name = _PLACES.sub("", name.strip())
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
 
 
 def _base(quantity: str, name: str) -> str:
     """The words of a name, without the unit at its end where the quantity may have one."""
-    return _parted(name)[0] if quantity in _MULTIPLIED else _words(name)
+    return _parted(name)[0] if quantity in _MULTIPLIED else snake_case(name)
 
 
 def _parted(name: str) -> tuple[str, float]:
-    words = _words(name)
-    base, _, last = words.rpartition("_")
-    if base and last in SUFFIXES:
-        return base.removesuffix("_in"), SUFFIXES[last]
-    return words, 1.0
+    base, _, last = _as_written(name).rpartition("_")
+    # A small letter may be anything: x_b, size_m, step_t.
+    is_unit = last.lower() in SUFFIXES and (len(last) > 1 or last.isupper())
+    if base and is_unit:
+        return base.lower().removesuffix("_in"), SUFFIXES[last.lower()]
+    return snake_case(name), 1.0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
-from analysis.runs.columns import candidates
+from analysis.runs.columns import candidates, unit_of
 from analysis.runs.limits import shown
 from analysis.runs.numbers import Unreadable, read
 from analysis.runs.rows import row_called
@@ -13,28 +15,46 @@ from analysis.runs.vocabulary import is_number
 
 # Counts of compute in use differ by less: attention, embeddings, 6 or 8 a parameter and token.
 MOST_APART = 2.0
+LEAST = 1e9  # FLOPs; a column of fewer holds dollars, hours or another unit
 ALIKE = 1.1  # of 6ND and a budget that was cut by it: whole batches and the head's share
 
 
-def contradictions(table: pd.DataFrame) -> list[str]:
-    """A sentence for every declaration that arithmetic on the usable rows contradicts."""
+def compute(table: pd.DataFrame, unit: float | None = None) -> dict[str, pd.Series]:
+    """The columns that declare FLOPs, of a run or of its budget, in FLOPs.
+
+    `unit` is the user's, of the column of FLOPs; without it a column's name may tell.
+    """
+    names = [str(name) for name in table.columns]
+    units = {name: unit_of(name) for name in candidates("budget_flops", names)}
+    units |= {name: unit or unit_of(name) for name in candidates("flops", names)}
+    found = {}
+    for name, scale in units.items():
+        try:
+            cells = read(table[name], table.attrs.get("decimal"))
+        except Unreadable:
+            continue
+        flops = cells.numbers.where(cells.suffixed, cells.numbers * scale)
+        if flops.min() >= LEAST:
+            found[name] = flops
+    return found
+
+
+def contradictions(table: pd.DataFrame, declared: Mapping[str, pd.Series]) -> list[str]:
+    """A sentence for every declaration that arithmetic on the usable rows contradicts.
+
+    `declared` are FLOPs by column, as `compute` has them.
+    """
     if not {"params", "tokens"} <= set(table.columns) or table.empty:
         return []
     numeric = pd.api.types.is_numeric_dtype
     if not (numeric(table["params"]) and numeric(table["tokens"])):
         return []
-    names = [str(name) for name in table.columns]
-    declared = [*candidates("flops", names), *candidates("budget_flops", names)]
     counted = 6.0 * table["params"] * table["tokens"]
-    said = [_compute(table, name, counted) for name in dict.fromkeys(declared)]
+    said = [_compute(table, name, counted, each) for name, each in declared.items()]
     return [*filter(None, said), *_unique(table)]
 
 
-def _compute(table: pd.DataFrame, name: str, counted: pd.Series) -> str:
-    try:
-        declared = read(table[name], table.attrs.get("decimal")).numbers
-    except Unreadable:
-        return ""
+def _compute(table: pd.DataFrame, name: str, counted: pd.Series, declared: pd.Series) -> str:
     with np.errstate(all="ignore"):
         ratio = (counted / declared).where((declared > 0) & (counted > 0))
     apart = np.nan_to_num(np.abs(np.log(ratio.to_numpy(float))))

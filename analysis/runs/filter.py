@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from analysis.runs import numbers
-from analysis.runs.limits import listing
-from scaling.records import Refusal
+from analysis.runs.limits import listing, shown
+from scaling.records import Refusal, did_you_mean
 
 CONDITION = re.compile(r"\s*(?P<column>[^<>=!]+?)\s*(?P<op>>=|<=|==|!=|>|<)\s*(?P<literal>.+?)\s*")
 EMPTY = ("''", '""', "nan", "NaN")  # literals that mean a cell without a value
@@ -48,6 +48,7 @@ def meets(
         if column not in table and column not in known:
             raise Refusal(
                 f"--where {condition!r}: no column {column!r}; there are {listing(table.columns)}."
+                + did_you_mean(column, map(shown, map(str, table.columns)))
             )
         raw = table[column] if column in table else known[column]
         before = int(kept.sum())

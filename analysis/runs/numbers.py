@@ -1,7 +1,8 @@
 """Cells as numbers, as people write them: 125M, 1.3 B, 2e9, 1_000, 1,000 and, elsewhere, 3,14.
 
 A comma is a decimal mark in half of the world and parts thousands in the other. Which it is, is
-decided by all cells of a column, else by the other columns of the file; never cell by cell.
+decided by all cells of a column, else by the other columns of the file; never cell by cell. Cells
+that are numbers already, as in JSON and spreadsheets, are what they are and decide nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -53,14 +55,16 @@ class Unreadable(ValueError):
 
 
 class Ambiguous(Unreadable):
-    """A column that reads with commas as decimal marks and without."""
+    """A column that reads with commas as decimal marks and without, or that mixes both marks."""
 
-    def __init__(self, cell: str, point: float, comma: float) -> None:
-        self.cell, self.readings = cell, (point, comma)
+    def __init__(self, cell: str, other: str = "") -> None:
+        point, comma = (plain(float(_parsed(pd.Series([cell]), mark)[0])) for mark in _PATTERNS)
+        why = "and no cell tells whether the comma is a decimal mark"
+        if other:
+            why = f"since {other!r} has a decimal comma"
         super().__init__(
-            f"has {cell!r}, which may be {plain(point)} or {plain(comma)}, and no cell tells "
-            f"whether the comma is a decimal mark. Write it as {plain(point)} or as "
-            f"{plain(comma)}, and the others likewise."
+            f"has {cell!r}, which may be {point} or {comma}, {why}. Write it as {point} or as "
+            f"{comma}, and the others likewise."
         )
 
 
@@ -103,7 +107,7 @@ def read(cells: pd.Series, mark: Mark | None = None) -> Numbers:
     values = _plain_numbers(cells).to_numpy(copy=True)
     suffixed = np.zeros(len(cells), dtype=bool)
     if text:
-        filled = cells.notna().to_numpy()
+        filled = cells.notna().to_numpy() & ~_are_numbers(cells)
         which = filled if mark == "," else filled & np.isnan(values)
         words = _texts(cells[which])
         if mark == "," or _separated(words).any():
@@ -119,7 +123,7 @@ def mark_of(table: pd.DataFrame) -> Mark | None:
     """The decimal mark of a file, if a column of text tells it and none the other."""
     told: set[Mark] = set()
     for words in _numberlike(table):
-        if _separated(words).any() and len(fits := _marks(words)) == 1:
+        if _separated(words).any() and len(fits := _marks(words)) == 1 and not _mixed(words).any():
             told |= fits
     return told.pop() if len(told) == 1 else None
 
@@ -133,9 +137,16 @@ def _numberlike(table: pd.DataFrame) -> Iterator[pd.Series]:
     """Columns of text that begin with a number, as `_texts`."""
     for _, cells in table.items():
         if pd.api.types.is_object_dtype(cells) or pd.api.types.is_string_dtype(cells):
-            first = [text_of(cell).strip().lower() for cell in cells.dropna().head(3)]
+            texts = cells[cells.notna().to_numpy() & ~_are_numbers(cells)]
+            first = [text_of(cell).strip().lower() for cell in texts.head(3)]
             if any(re.fullmatch(each, word) for each in _PATTERNS.values() for word in first):
-                yield _texts(cells.dropna())
+                yield _texts(texts)
+
+
+def _are_numbers(cells: pd.Series) -> Array:
+    if not pd.api.types.is_object_dtype(cells):
+        return np.zeros(len(cells), dtype=bool)
+    return cells.map(lambda cell: isinstance(cell, Real)).to_numpy(dtype=bool)
 
 
 def _marks(words: pd.Series) -> set[Mark]:
@@ -152,15 +163,25 @@ def _separated(words: pd.Series) -> Array:
     return unclear
 
 
+def _mixed(words: pd.Series) -> Array:
+    """Words such as 3.125 of a column in which others, such as 4,21, have a decimal comma, and
+    none, such as 1.000,5, tells that a point parts thousands."""
+    if words.str.contains(r"\..*[.,]", regex=True).any() or _marks(words) != {","}:
+        return np.zeros(len(words), dtype=bool)
+    return words.str.contains(".", regex=False).to_numpy(dtype=bool) & _is(words, _PATTERNS[","])
+
+
 def _decided(words: pd.Series, mark: Mark | None) -> Mark:
     fits = _marks(words)
+    mixed = _mixed(words)
+    if mixed.any() and mark is None:
+        other = words[_is(words, _PATTERNS[","]) & ~_is(words, _PATTERNS["."])]
+        raise Ambiguous(str(words[mixed].iloc[0]), str(other.iloc[0]))
     if len(fits) == 1:
         return fits.pop()
     if mark is not None or not fits:  # no reading fits all: those that are none are named
         return mark or "."
-    example = words[_separated(words)].head(1)
-    readings = [float(_parsed(example, each)[0]) for each in (".", ",")]
-    raise Ambiguous(str(example.iloc[0]), *readings)
+    raise Ambiguous(str(words[_separated(words)].iloc[0]))
 
 
 def _parsed(words: pd.Series, mark: Mark) -> Array:

@@ -16,7 +16,7 @@ from analysis.runs.delimited import as_written
 from analysis.runs.limits import listing, shown
 from analysis.runs.numbers import text_of
 from analysis.runs.rows import listed, row_called
-from scaling.records import Refusal
+from scaling.records import Refusal, did_you_mean
 
 MOST_SHOWN = 5  # cells of a column
 OPTIONS = ("params", "tokens", "loss", "flops")  # quantities with an option --NAME-column
@@ -47,6 +47,9 @@ def missing_columns(name: str, table: pd.DataFrame, unclear: Sequence[Unclear]) 
         wanted = listed([repr(shown(each.name)) for each in missing])
         plural = "s" * (len(missing) > 1)
         text = f"{name} has no column{plural} {wanted}; it has {listing(table.columns)}."
+        asked = [e.name for e in missing if e.name != e.quantity or e.quantity not in OPTIONS]
+        for each in asked:  # by the user; what we call a column says nothing of another's name
+            text += did_you_mean(each, [shown(str(name)) for name in table.columns])
         options = [f"--{e.quantity}-column" for e in missing if e.quantity in OPTIONS]
         quantities = listed([e.quantity for e in missing if e.quantity in OPTIONS])
         if len(options) > 1:

@@ -16,18 +16,17 @@ from analysis.runs.columns import (
     LossUnit,
     Unclear,
     beside,
+    beyond,
     candidates,
     find,
 )
-from analysis.runs.contradictions import contradictions
+from analysis.runs.contradictions import compute, contradictions
 from analysis.runs.filter import meets
 from analysis.runs.limits import listing, shown
 from analysis.runs.problems import Bad, bad_cells, left_out, missing_columns
 from scaling.records import Refusal
 
 CORE = ("params", "tokens", "loss")
-MOST = {"params": 1e17, "tokens": 1e19}  # thousands of times more than anyone trains: a wrong unit
-LEAST_BUDGET = 1e9  # FLOPs
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Asked:
     drop_invalid: bool = False
     require: tuple[str, ...] = CORE
     signed: tuple[str, ...] = ()
+    foreign: bool = False  # a file, of which nobody knows who named its columns
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,8 @@ def _quantity(table: pd.DataFrame, quantity: str, asked: Asked) -> _Quantity:
     """The numbers of one quantity. Raises Unclear, or Unreadable beginning with the column."""
     names = [str(each) for each in table.columns]
     given = asked.columns.get(quantity)
+    if given is None and quantity in names and not asked.foreign:
+        given = quantity  # nothing is a guess in a table that a program made, or was read before
     if quantity == "tokens" and given is None and asked.columns.get("flops"):
         flops = _numbers(
             table, find("flops", names, asked.columns["flops"], asked.units.get("flops"))
@@ -130,12 +132,13 @@ def _numbers(table: pd.DataFrame, column: Column) -> _Quantity:
     values = cells.numbers
     if column.scale != 1.0:
         values = values.where(cells.suffixed, values * column.scale)
-        most = MOST.get(column.quantity, math.inf)
-        if values.max() > most:
+        most = values.where(~cells.suffixed).max()
+        wrong = beyond(column.quantity, name, most, column.scale)
+        if column.scale_named and wrong:
             raise numbers.Unreadable(
-                f"{shown(name)!r} reaches {values.max():.3g} where its cells are multiplied by "
-                f"{numbers.plain(column.scale)}, which nobody trains. If they are not in "
-                f"that unit, give --unit {column.quantity}=1."
+                f"{wrong}. Give --unit {column.quantity}=1 for "
+                f"{numbers.plain(most / column.scale)}, --unit {column.quantity}="
+                f"{numbers.plain(column.scale)} for {most:.3g}."
             )
     if column.quantity == "loss" and column.loss_unit == "perplexity":
         with np.errstate(all="ignore"):
@@ -162,12 +165,14 @@ def _result(
             if quantity == "loss":
                 result.attrs["loss_unit"] = IN_NATS[each.column.loss_unit]
             notes += _said(table, each)
+    result.attrs |= {"units": table.attrs.get("units", {}) | dict(asked.units)}
     result.attrs |= {"columns": sources, "params_column": sources.get("params", "params")}
     if bad:
         result[status.LEFT_OUT] = left_out(table, bad)
     if "notes" not in table.attrs:  # it is read for the first time
-        checked = contradictions(result[status.reasons(result).eq("")])
-        notes += _recognised(result)
+        unit, ends = asked.units.get("flops"), status.reasons(result).eq("")
+        checked = contradictions(result[ends], compute(table[ends], unit))
+        notes += _recognised(result, compute(table, unit))
         result.attrs |= {"notes": notes, "doubts": checked}
         _at_most_tokens(result)
     return result
@@ -194,7 +199,12 @@ def _said(table: pd.DataFrame, each: _Quantity) -> list[str]:
         more = f"; not used: {listing(unused)}" if unused else ""
         said = [f"tokens is D = C / (6 N), with {made}{more}"]
     others = beside(column.quantity, column.name, names)
-    if others:
+    if others == ["loss"] and column.guessed:
+        said = [
+            f"loss is read from {shown(column.name)}; loss beside it is taken for the training "
+            "loss (--loss-column loss reads it)"
+        ]
+    elif others:
         said.append(f"{column.quantity} is {shown(column.name)}, not {listing(others)}")
     return said
 
@@ -207,7 +217,7 @@ def _at_most_tokens(result: pd.DataFrame) -> None:
             result["unique_tokens"] = unique.where(~(unique > tokens), tokens)
 
 
-def _recognised(result: pd.DataFrame) -> list[str]:
+def _recognised(result: pd.DataFrame, declared: Mapping[str, pd.Series]) -> list[str]:
     """Notes on the status and budgets of a table under other names; adds `budget_flops` to it."""
     said = []
     name = status.column(result)
@@ -215,12 +225,7 @@ def _recognised(result: pd.DataFrame) -> list[str]:
         said.append(f"status is read from {shown(str(name))}")
     names = [str(each) for each in result.columns]
     labelled = candidates("budget_flops", names)
-    if "budget_flops" not in names and len(labelled) == 1:
-        try:
-            budgets = numbers.read(result[labelled[0]], result.attrs.get("decimal")).numbers
-        except numbers.Unreadable:
-            return said
-        if budgets.min() >= LEAST_BUDGET:  # else dollars, or hours
-            result["budget_flops"] = budgets
-            said.append(f"budget_flops is read from {shown(labelled[0])}")
+    if "budget_flops" not in names and len(labelled) == 1 and labelled[0] in declared:
+        result["budget_flops"] = declared[labelled[0]]
+        said.append(find("budget_flops", names).said)
     return said

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.runs.rows import rows_called
-from analysis.runs.vocabulary import is_label, is_plain
+from analysis.runs.vocabulary import RUNS, SCALES, SETTINGS, is_label, is_number, is_plain, words
 
 REPEATED = "repeats of other rows"  # why they are left out
 
@@ -21,7 +21,9 @@ def first_told(table: pd.DataFrame) -> NDArray[np.intp]:
     """For each row the position of the first that is equal to it in every column but names, ids,
     times and notes: its own where it repeats none."""
     own = np.arange(len(table))
-    told = [at for at, column in enumerate(table.columns) if not is_label(str(column))]
+    labels = {at for at, column in enumerate(table.columns) if is_label(str(column))}
+    told = [at for at in range(table.shape[1]) if at not in labels]
+    told += [at for at in labels if _numbers_seeds(table, at, told)]
     if not told:
         return own
     cells = pd.DataFrame({at: _hashable(table.iloc[:, at]) for at in told})
@@ -30,6 +32,25 @@ def first_told(table: pd.DataFrame) -> NDArray[np.intp]:
         group = cells.iloc[twice].groupby(told, dropna=False, sort=False).ngroup().to_numpy()
         own[twice] = twice[np.unique(group, return_index=True)[1][group]]
     return own
+
+
+def _numbers_seeds(table: pd.DataFrame, at: int, told: list[int]) -> bool:
+    """Whether a column such as `run` counts 0, 1, 2 among the rows of each setting, N and D."""
+    cells = table.iloc[:, at]
+    if not words(str(table.columns[at])) <= RUNS | {"id", "index", "number"}:
+        return False
+    if not is_number(cells) or not (cells.isin(range(len(table) + 1))).all():
+        return False
+    chosen = [
+        of for of in told
+        if words(str(table.columns[of])) & (SETTINGS | SCALES) or not is_number(table.iloc[:, of])
+    ]  # fmt: skip
+    rows = pd.DataFrame({of: _hashable(table.iloc[:, of]) for of in chosen})
+    rows["number"] = cells.to_numpy()
+    if not chosen or rows.duplicated().any():
+        return False
+    most = int(rows.groupby(chosen, dropna=False).size().max())
+    return most > 1 and int(cells.max() - cells.min()) < most and cells.min() in (0, 1)
 
 
 def which_repeat(table: pd.DataFrame, first: NDArray[np.intp]) -> str:

@@ -21,7 +21,7 @@ def rows_called(table: pd.DataFrame, at: Sequence[int] | NDArray[np.intp]) -> st
     """Rows by their numbers: `lines 5, 17 and 33`, `rows 1, 2, 3, 4, 5, 6 and 9 more`."""
     first = int(table.attrs.get("first_row", 1))
     labels = table.index[list(at)] if table.index.is_unique else pd.Index(list(at))
-    numbers = [_number(label, first) for label in labels]
+    numbers = [str(row_number(label, first)) for label in labels]
     if len(numbers) > MOST + 1:
         numbers = [*numbers[:MOST], f"{len(numbers) - MOST} more"]
     return f"{table.attrs.get('row', 'row')}{'s' * (len(at) > 1)} {listed(numbers)}"
@@ -32,5 +32,6 @@ def listed(parts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
-def _number(label: object, first: int) -> str:
-    return str(int(label) + first) if isinstance(label, int | np.integer) else str(label)
+def row_number(label: object, first: int = 1) -> int | str:
+    """The number of a row in its file from its label; `first` is that of the row labelled 0."""
+    return int(label) + first if isinstance(label, int | np.integer) else str(label)

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from analysis.runs.cells import NEAR, Index, cells
 from analysis.runs.rows import listed
 from analysis.runs.table import name_of, several_variants, variants
 from analysis.runs.trajectories import COLUMN
 from analysis.runs.vocabulary import SETTINGS, is_number, may_be_setting, words
 from scaling.records import Refusal
 
-Index = NDArray[np.intp]
-POINT = ("params", "tokens", "unique_tokens")  # what a replicate must have equal
 NO_SPREAD = 1e-9  # relative: the rounding of equal losses, no scatter between seeds
 SWEEP = 3  # values at one point, from which one of them lies inside
 
@@ -31,6 +29,7 @@ class Setting:
     column: str
     count: int  # of its values
     usual: str  # the commonest value, as --where takes it
+    swept: bool  # positive numbers, three or more at some point: --best-of finds the best
 
     @property
     def remedy(self) -> str:
@@ -43,7 +42,7 @@ def replicates(rows: pd.DataFrame, features: Collection[str] = (), target: str =
     A row of the same run at the same point (a step logged again after a restart) has its own.
     """
     several = [setting.column for setting in settings(rows, features, target)]
-    cell = _numbered(rows, [*_point(features), "variant", *several])
+    cell = cells(rows, [*_point(features), "variant", *several])
     if COLUMN in rows:
         run = pd.DataFrame({"cell": cell, "run": rows[COLUMN].to_numpy()})
         again = (run.duplicated() & run["run"].notna()).to_numpy()
@@ -63,7 +62,7 @@ def settings(
 
 def _varying(rows: pd.DataFrame, base: list[str], target: str) -> list[Setting]:
     """The columns that vary where those of `base` are equal."""
-    cell = _numbered(rows, base)
+    cell = cells(rows, base)
     several = np.bincount(cell)[cell] > 1
     cell, shared = cell[several], rows[several]
     if shared.empty:
@@ -71,7 +70,7 @@ def _varying(rows: pd.DataFrame, base: list[str], target: str) -> list[Setting]:
     known = {*base, "variant", target}
     candidates = [
         column for column in map(str, rows.columns)
-        if column not in known and may_be_setting(column, shared[column])
+        if column not in known and may_be_setting(column, shared[column], cell)
     ]  # fmt: skip
     # One whose name says what it is, and of few values, speaks for those that follow it.
     candidates.sort(key=lambda c: (not words(c) & SETTINGS, shared[c].nunique()))
@@ -84,7 +83,9 @@ def _varying(rows: pd.DataFrame, base: list[str], target: str) -> list[Setting]:
             continue
         modes = shared[column].mode()
         usual = str(modes.iloc[(len(modes) - 1) // 2])
-        found.append(Setting(column, int(shared[column].nunique()), usual))
+        swept = is_number(shared[column]) and bool((shared[column].dropna() > 0).all())
+        swept = swept and int(shared.groupby(cell)[column].nunique().max()) >= SWEEP
+        found.append(Setting(column, int(shared[column].nunique()), usual, swept))
         cell = finer
     return found
 
@@ -99,7 +100,7 @@ def pooled(rows: pd.DataFrame, features: Collection[str] = (), target: str = "lo
             f"{named} {differ} among rows of equal {_equal(rows, features)}: "
             "these are no replicate seeds. The law is fitted through all of them, and no interval "
             "says what choosing one would change. Choose: "
-            f"{found[0].remedy}{_or_best(rows, found[0])}"
+            f"{found[0].remedy}{_or_best(found[0])}"
         )
     swept = [each.column for each in _varying(rows, _point(features), target)]
     for column in swept:
@@ -108,8 +109,8 @@ def pooled(rows: pd.DataFrame, features: Collection[str] = (), target: str = "lo
     return said
 
 
-def _or_best(rows: pd.DataFrame, setting: Setting) -> str:
-    if is_number(rows[setting.column]) and setting.count >= SWEEP:
+def _or_best(setting: Setting) -> str:
+    if setting.swept:
         return f", or the best of each with --best-of {setting.column}"
     return ""
 
@@ -118,10 +119,10 @@ def refuse_pooled(rows: pd.DataFrame) -> None:
     """Raises Refusal for a table of several variants, whose losses would be averaged as seeds'."""
     if variants(rows) > 1:
         raise Refusal(f"{several_variants(rows)}, whose losses would be averaged as if of seeds")
-    for each in settings(rows)[:1]:
+    if found := settings(rows):
         raise Refusal(
-            f"{name_of(rows)} has {each.count} values of {each.column} at equal params and tokens "
-            f"(select one: {each.remedy}), whose losses would be averaged as if of seeds"
+            f"{name_of(rows)} has {found[0].count} values of {found[0].column} at equal params and "
+            f"tokens (select one: {found[0].remedy}), whose losses would be averaged as if of seeds"
         )
 
 
@@ -129,13 +130,13 @@ def _edges(rows: pd.DataFrame, column: str, base: list[str], target: str) -> lis
     """Points whose least loss is at the lowest or highest value tried there."""
     if target != "loss" or not is_number(rows[column]):
         return []
-    at = _numbered(rows, base)
+    at = cells(rows, base)
     swept = lowest = highest = 0
     for _, sweep in rows[[column, "loss"]].groupby(at):
         means = sweep.groupby(column)["loss"].mean()
         if len(means) >= SWEEP:
             swept += 1
-            lowest += bool(means.idxmin() == means.index[0])
+            lowest += bool(means.idxmin() == means.index[0] != 0)  # less than nothing is none
             highest += bool(means.idxmin() == means.index[-1])
     ends = [f"the {side} at {n}" for side, n in (("lowest", lowest), ("highest", highest)) if n]
     if not ends:
@@ -147,16 +148,8 @@ def _edges(rows: pd.DataFrame, column: str, base: list[str], target: str) -> lis
 
 
 def _point(features: Collection[str]) -> list[str]:
-    return [*dict.fromkeys([*POINT, *features])]
+    return [*dict.fromkeys([*NEAR, *features])]
 
 
 def _equal(rows: pd.DataFrame, features: Collection[str]) -> str:
     return listed([column for column in _point(features) if column in rows])
-
-
-def _numbered(rows: pd.DataFrame, columns: list[str]) -> Index:
-    known = [column for column in columns if column in rows]
-    if not known or rows.empty:
-        return np.arange(len(rows))
-    number = rows.groupby(known, dropna=False, sort=False).ngroup().to_numpy()
-    return np.array(number, dtype=np.intp)

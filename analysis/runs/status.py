@@ -14,15 +14,20 @@ from analysis.runs.limits import shown
 from analysis.runs.numbers import text_of
 
 LEFT_OUT = "left_out"  # the column that says why a row with a bad cell is set aside
-COMPLETED = each("completed complete done finished ok success successful succeeded")
-# Run states of W&B (docs.wandb.ai/models/runs/run-states), RunStatus of MLflow, job states of
-# Slurm (`man squeue`), TrialState of Optuna, and what people write themselves.
+COMPLETED = each("completed complete done finished ok success successful succeeded true")
+# Run states of W&B (docs.wandb.ai/models/runs/run-states), RunStatus of MLflow (mlflow.entities),
+# job states of Slurm (slurm.schedmd.com/squeue.html), TrialState of Optuna (optuna.trial), and what
+# people write themselves.
 OTHERS = each(
     """aborted boot_fail canceled cancelled completing configuring crashed deadline diverged error
-    fail failed failure incomplete interrupted killed nan node_fail oom out_of_memory paused
-    pending planned preempted preempting pruned queued requeued resizing revoked running
-    scheduled signaling skipped stage_out started stopped suspended timeout unfinished waiting"""
+    fail failed failure false incomplete interrupted killed nan node_fail oom out_of_memory paused
+    pending planned preempted preempting pruned queued requeue_fed requeue_hold requeued resizing
+    resv_del_hold revoked running scheduled signaling skipped special_exit stage_out started
+    stopped suspended timeout unfinished waiting"""
 )
+_CODE = re.compile(r"(-?[0-9]+)(?:\.0+)?")  # what a process ended with; an empty cell makes floats
+REMEDY = "If such runs came to their end, name their status with --completed."
+WORDS = "completed"  # of a table's attrs: the user's own words for a completed run
 
 
 def column(table: pd.DataFrame) -> str | None:
@@ -33,7 +38,10 @@ def column(table: pd.DataFrame) -> str | None:
     if len(found) != 1 or found[0] not in table:
         return None
     words = {_word(text) for text in _distinct(table[found[0]]).cells}
-    return found[0] if words & (COMPLETED | OTHERS) else None  # a `state` may be something else
+    known = bool(words & (COMPLETED | OTHERS | _own_words(table)))
+    if not found[0].lower().endswith("state"):
+        known = known or any(_CODE.fullmatch(word) for word in words)
+    return found[0] if known else None  # a `state` may be something else, and 35 one of them
 
 
 def reasons(table: pd.DataFrame) -> pd.Series:
@@ -42,7 +50,9 @@ def reasons(table: pd.DataFrame) -> pd.Series:
     name = column(table)
     if name is not None:
         codes, cells = _distinct(table[name])
-        reason[:] = np.array([*(_reason(name, cell) for cell in cells), ""], dtype=object)[codes]
+        known = COMPLETED | _own_words(table)
+        why = [_reason(name, cell, known) for cell in cells]
+        reason[:] = np.array([*why, ""], dtype=object)[codes]
     if "run_kind" in table:
         trunk = table["run_kind"].eq("trunk") & reason.eq("")
         reason[trunk] = "a trunk: its learning rate had not decayed"
@@ -65,17 +75,25 @@ def _distinct(cells: pd.Series) -> _Distinct:
     return _Distinct(codes, [text_of(value).strip() for value in values])
 
 
-def _reason(name: str, text: str) -> str:
+def _own_words(table: pd.DataFrame) -> frozenset[str]:
+    return frozenset(_word(text) for text in table.attrs.get(WORDS, ()))
+
+
+def _reason(name: str, text: str, completed: frozenset[str]) -> str:
     word = _word(text)
-    if word in COMPLETED or not text:
+    code = _CODE.fullmatch(word)
+    if word in completed or not text or (code and int(code[1]) == 0):
         return ""
     reason = f"{shown(name)} {shown(text)}"
+    if code:
+        return f"{reason} (an exit code: 0 is a completed run, or name it with --completed)"
     if word not in OTHERS:
-        reason += f" (a completed run is called {', '.join(sorted(COMPLETED))})"
+        known = ", ".join(sorted(completed))
+        reason += f" (a completed run is called {known}, or what --completed names)"
     return reason
 
 
 def _word(text: str) -> str:
     """In lower case and without detail: CANCELLED by 1000 is cancelled, Node fail node_fail."""
-    short = re.sub(r"\s+by\s.*|\s*\(.*|\+$", "", text.lower(), flags=re.DOTALL)
+    short = re.sub(r"\s+by\s.*|\s*\(.*|\+$", "", text.strip().lower(), flags=re.DOTALL)
     return re.sub(r"[\s-]+", "_", short)

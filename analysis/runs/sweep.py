@@ -17,9 +17,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.expression import Array
-from analysis.runs.settings import settings
+from analysis.runs.cells import levelled
+from analysis.runs.settings import SWEEP, settings
 from analysis.runs.status import LEFT_OUT
 from analysis.runs.table import name_of, standardise, usable
+from analysis.runs.vocabulary import is_number
 from analysis.uncertainty import Bounds
 from scaling.records import Refusal
 
@@ -85,11 +87,13 @@ def sweep(table: pd.DataFrame, column: str, *, level: float = 0.9, seed: int = 0
     """
     if not 0 < level < 1:
         raise Refusal(f"level = {level} is not between 0 and 1. Give e.g. 0.9.")
-    rows = standardise(usable(table).rows, require=(*CORE, column))
+    rows = usable(table).rows
+    _refuse_zero(rows, column)
+    rows = levelled(standardise(rows, require=(*CORE, column)))
     _refuse_other_axes(rows, column)
     means = rows.groupby(["params", "tokens", column])["loss"].agg(["mean", "size"]).reset_index()
     cells = [cell for _, cell in means.groupby(["params", "tokens"])]
-    if max(map(len, cells)) < 3:
+    if max(map(len, cells)) < SWEEP:
         raise Refusal(
             f"{name_of(table)}: {column} has at most {max(map(len, cells))} values at one N and D, "
             "so that no best can be told. Give three or more values of it at each."
@@ -116,9 +120,8 @@ def best_rows(table: pd.DataFrame, swept: Sweep) -> pd.DataFrame:
     A fit then names them among the rows left out, and carries the sweep's warnings.
     """
     numbers = standardise(table, require=(*CORE, swept.column))
-    value = pd.Series({(each.params, each.tokens): each.value for each in swept.cells})
-    at = pd.MultiIndex.from_frame(numbers[["params", "tokens"]])
-    worse = numbers[swept.column].to_numpy() != value.reindex(at).to_numpy()
+    value = np.array([each.value for each in swept.cells])
+    worse = numbers[swept.column].to_numpy() != value[_cell_of(numbers, swept)]
     reason = f"another {swept.column} is better at this N and D"
     return _doubted(_set_aside(numbers, worse, reason), swept)
 
@@ -149,6 +152,14 @@ def optima(table: pd.DataFrame, swept: Sweep) -> pd.DataFrame:
     return _doubted(_set_aside(rows, bound, reason), swept)
 
 
+def _cell_of(numbers: pd.DataFrame, swept: Sweep) -> NDArray[np.intp]:
+    """The cell of each row, by its number: the nearest, since N and D may be rounded apart."""
+    with np.errstate(invalid="ignore", divide="ignore"):  # rows that are set aside already
+        rows = np.log(numbers[["params", "tokens"]].to_numpy())
+    cells = np.log([(each.params, each.tokens) for each in swept.cells])
+    return np.array(np.abs(rows[:, None] - cells).sum(axis=2).argmin(axis=1), dtype=np.intp)
+
+
 def _set_aside(table: pd.DataFrame, rows: NDArray[np.bool_], reason: str) -> pd.DataFrame:
     # The settings of a swept study are what was chosen among: they tell no rows apart any more.
     result = table.drop(columns="variant", errors="ignore")
@@ -163,13 +174,25 @@ def _doubted(table: pd.DataFrame, swept: Sweep) -> pd.DataFrame:
     return table
 
 
+def _refuse_zero(rows: pd.DataFrame, column: str) -> None:
+    """Raises Refusal for values that have no logarithm, in which the curves are drawn."""
+    if column in rows and is_number(rows[column]) and (least := rows[column].min()) <= 0:
+        others = rows.loc[rows[column] > 0, column].nunique() >= SWEEP
+        raise Refusal(
+            f"{name_of(rows)}: {column} = {least:g} in some rows, and the best of a sweep is "
+            "looked for in the logarithm of the value. Fit one value: "
+            f"--where '{column}=={least:g}'"
+            + (f", or leave out what has no logarithm: --where '{column}>0'." if others else ".")
+        )
+
+
 def _refuse_other_axes(rows: pd.DataFrame, column: str) -> None:
     """Raises Refusal where the best of the column would be the best of other settings too."""
-    for each in settings(rows, ("params", "tokens", column)):
+    if found := settings(rows, ("params", "tokens", column)):
         raise Refusal(
-            f"{name_of(rows)}: {each.column} varies too at equal params, tokens and {column} "
-            f"({each.count} values), so that the best {column} is one for each of them. "
-            f"Select one: {each.remedy}."
+            f"{name_of(rows)}: {found[0].column} varies too at equal params, tokens and {column} "
+            f"({found[0].count} values), so that the best {column} is one for each of them. "
+            f"Select one: {found[0].remedy}."
         )
 
 

@@ -46,6 +46,7 @@ def read_runs(
     require: Sequence[str] = CORE,
     signed: Sequence[str] = (),
     conditions: Sequence[str] = (),
+    completed: Sequence[str] = (),
 ) -> pd.DataFrame:
     """The run table at `path` with float64 columns `params`, `tokens`, `loss` and all others.
 
@@ -61,6 +62,7 @@ def read_runs(
     `require` names the columns that must be there (a law over other columns needs others),
     `signed` those of them that may be zero or negative (a loss whose logarithm nobody takes).
     `drop_invalid` sets rows with bad cells aside (see `usable`) instead of refusing the table.
+    `completed` are further words of the status of a run that may be believed.
 
     `attrs` of the result: `file`; `columns`, what was read from which column; `params_column`;
     `loss_unit`, such as nats/token; `notes`, sentences about what was taken for what. Raises one
@@ -79,9 +81,11 @@ def read_runs(
     asked = Asked(
         {"params": params_column, "tokens": tokens_column, "loss": loss_column,
          "flops": flops_column},
-        dict(units or {}), loss_unit, drop_invalid, tuple(require), tuple(signed),
+        dict(units or {}), loss_unit, drop_invalid, tuple(require), tuple(signed), foreign=True,
     )  # fmt: skip
-    return read(load(path), asked, conditions)
+    table = load(path)
+    table.attrs[status.WORDS] = tuple(completed)
+    return read(table, asked, conditions)
 
 
 def standardise(
@@ -122,7 +126,8 @@ def usable(table: pd.DataFrame) -> Selection:
     if len(table) and not told.any():
         tally = reason.value_counts().head(8)
         said = ", ".join(f"{count} with {why}" for why, count in tally.items())
-        raise Refusal(f"{name_of(table)}: all {len(table)} rows are left out: {said}.")
+        remedy = "" if status.column(table) is None else f" {status.REMEDY}"
+        raise Refusal(f"{name_of(table)}: all {len(table)} rows are left out: {said}.{remedy}")
     first = first_told(table[told])
     again = np.flatnonzero(told)[first != np.arange(len(first))]
     reason.iloc[again] = REPEATED

@@ -18,6 +18,7 @@ from typing import IO
 
 from scaling.data import hub, tokens
 from scaling.data.documents import Document, SourceMissing, utf8
+from scaling.explanation import source_missing
 from scaling.records import Refusal, read_json
 from scaling.study import DataSection, SourceSection
 
@@ -39,11 +40,8 @@ class Source:
 
 def sections_of(section: DataSection) -> tuple[SourceSection, ...]:
     """The sources of a study, of which `source` alone is one. Raises Refusal for both or none."""
-    if (section.source is None) == (not section.sources):
-        raise Refusal(
-            "[data] needs either source or sources. Give one source, or several as "
-            'sources = [{source = "a.jsonl", weight = 0.7}, {source = "b.jsonl", weight = 0.3}].'
-        )
+    if missing := source_missing(vars(section)):
+        raise Refusal("\n".join(missing))
     if section.source is None:
         return section.sources
     return (SourceSection(source=section.source, weight=1.0),)

@@ -64,6 +64,11 @@ def test_the_accelerators_people_rent_are_there():
     assert {"mi300x", "l4", "a10"} <= known
 
 
+def test_a_device_is_meant_whose_name_begins_so():
+    with pytest.raises(Refusal, match=r"Did you mean h100-sxm or h100-pcie\?"):
+        device_named("h100")
+
+
 def test_every_figure_of_the_table_has_a_dated_source():
     for each in devices().values():
         assert re.search(r"\b20\d\d\b", each.source), each.name

@@ -11,6 +11,7 @@ from analysis.diagnostics import lack_of_fit
 from analysis.fit import Fit, fit, load_fit, save_fit
 from analysis.laws import law
 from analysis.published import published
+from analysis.runs.table import read_runs
 
 TRUTH = published("besiroglu-2024")
 Simulate = Callable[..., pd.DataFrame]
@@ -113,3 +114,19 @@ def test_diagnostics_are_saved_and_come_back(noisy: Fit, tmp_path: Path) -> None
     assert back.diagnostics is not None and noisy.diagnostics is not None
     pd.testing.assert_frame_equal(back.diagnostics.profile, noisy.diagnostics.profile)
     pd.testing.assert_frame_equal(back.diagnostics.sensitivity, noisy.diagnostics.sensitivity)
+
+
+def test_another_count_of_parameters_is_in_the_unit_of_the_table(
+    noisy: Fit, tmp_path: Path
+) -> None:
+    table = noisy.table.assign(params_matmul=lambda t: t["params"] - 1e3 * t["params"] ** 0.5)
+    found = []
+    for unit in (1.0, 1e6):
+        counts = table[["params", "params_matmul"]] / unit
+        table.assign(**counts).to_csv(tmp_path / "runs.csv", index=False)
+        runs = read_runs(tmp_path / "runs.csv", units={"params": unit})
+        checked = fit(law("chinchilla"), runs, bootstrap=20).diagnostics
+        assert checked is not None
+        rows = checked.sensitivity.set_index("change")
+        found.append(rows.loc["N = params_matmul"].to_dict())
+    assert found[1] == pytest.approx(found[0], rel=1e-4)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.emergence.scores import Assumed, Scores, read_scores, scores
+from analysis.emergence.scores import Assumed, Scores, losses, read_scores, scores
 from analysis.emergence.tidy import Ask, PerTask
 from scaling.records import Refusal
 
@@ -61,6 +61,40 @@ def test_a_missing_score_is_left_out_and_counted_and_never_zero() -> None:
     found = asked(long(value=[0.2, None, 0.9]))
     assert found.series[0].value.tolist() == [0.2, 0.9]
     assert found.left_out() == ["1 of 3 rows left out: no score"]
+
+
+def test_the_same_scores_four_times_are_the_scores_once() -> None:
+    table = pd.concat([long(note=f"export {i}") for i in range(4)], ignore_index=True)
+    found = asked(table)
+    assert found.series[0].value.tolist() == [0.0, 0.1, 0.9]
+    assert found.left_out() == ["9 of 12 rows left out: repeats of other rows"]
+    assert found.notes[0].startswith("rows 4, 5, 6, 7, 8, 9 and 3 more repeat rows 1, 2 and 3")
+
+
+@pytest.mark.parametrize("column", ["seed", "run_id", "model", "group"])
+def test_models_that_score_alike_are_no_repeats(column: str) -> None:
+    found = asked(pd.concat([long(**{column: each}) for each in "ab"], ignore_index=True))
+    assert len(found.series[0].x) == 6 and found.left_out() == []
+
+
+def test_rows_of_a_wide_table_repeat_as_a_whole() -> None:
+    wide = pd.DataFrame({"params": [*PARAMS, 1e7, 1e7], "a": [0.0, 0.1, 0.9, 0.0, 0.0],
+                         "b": [0.2, 0.3, 0.4, 0.1, 0.2]})  # fmt: skip
+    found = asked(wide, metrics=("exact_match",), value_columns=("a", "b"))
+    assert found.series[0].value.tolist() == [0.0, 0.1, 0.9, 0.0]
+    assert found.notes[0].startswith("row 5 repeats row 1: ")
+
+
+def test_scores_of_runs_that_did_not_end_are_left_out_with_a_count() -> None:
+    table = long(status=["finished", "crashed", "finished"])
+    found = asked(table)
+    assert found.series[0].value.tolist() == [0.0, 0.9]
+    assert found.left_out() == ["1 of 3 rows left out: status crashed"]
+    odd = long(status="archived")
+    with pytest.raises(Refusal, match=r"no score is left.*name their status with --completed"):
+        asked(odd)
+    odd.attrs["completed"] = ("archived",)
+    assert len(asked(odd).series[0].x) == 3
 
 
 def test_only_ends_of_a_decay_are_read_of_runs_unless_all_are_asked_for() -> None:
@@ -117,6 +151,25 @@ def test_a_column_n_that_is_known_of_some_rows_only_is_said_not_to_be_used() -> 
     assert found.series[0].n is None and "for 2 of 3 rows only" in found.assumed[0].n
 
 
+def test_the_loss_of_an_evaluation_is_taken_before_any_other() -> None:
+    found = asked(long(loss=[5.0, 5.0, 5.1], eval_loss=[4.0, 3.0, 2.0]), scale="loss")
+    assert found.series[0].x.tolist() == [4.0, 3.0, 2.0]
+    assert found.notes == ("loss is read from eval_loss",)
+    rows = long(loss=[5.0, 5.0, 5.1], val_loss=[4.0, 3.0, 2.0], val_ppl=1.0)
+    beside = losses(rows)
+    assert beside is not None and beside.tolist() == [4.0, 3.0, 2.0]
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_a_table_in_json_is_read(tmp_path: Path, lines: bool) -> None:
+    file = tmp_path / "scores.json"
+    long().to_json(file, orient="records", lines=lines)
+    assert read_scores(file, Ask("params")).series[0].value.tolist() == [0.0, 0.1, 0.9]
+    odd = tmp_path / "odd.json"
+    long(status="archived").to_json(odd, orient="records", lines=lines)
+    assert len(read_scores(odd, Ask("params", completed=("archived",))).series) == 1
+
+
 def test_what_scaling_eval_writes_is_read(tmp_path: Path) -> None:
     file = tmp_path / "scores.json"
     file.write_text(json.dumps({"scores": long(shots=0, n=64).to_dict("records")}))
@@ -138,6 +191,7 @@ def test_what_scaling_eval_writes_is_read(tmp_path: Path) -> None:
         (long(), {"chance": PerTask(None, {"typo": 0.25})}, "typo=0.25: the table has no such"),
         (long(chance=[0.25, 0.25, 0.5]), {}, "2 levels of chance"),
         (long(), {"scale": "flop"}, "'flop' is no column"),
+        (long(size_M=PARAMS).drop(columns="params"), {}, "1e+15 params, which nobody has trained"),
         (long(), {"metrics": ("bleu",)}, "it has exact_match"),
         (long(), {"tasks": ("sub",)}, "it has add"),
         (long(value=["0.1", "n.a", "0.2"]), {}, "value = 'n.a' in row 2"),

@@ -137,6 +137,20 @@ def test_parts_go_when_no_file_names_them(path: Path, two: list[Fit]) -> None:
     assert len(names(path.parent)) == 5
 
 
+@pytest.mark.parametrize("name", ["läufe", 'q"x', "a\\b", "損失"])
+def test_a_fit_of_any_name_keeps_its_parts(name: str, two: list[Fit], tmp_path: Path) -> None:
+    path, copy = tmp_path / f"{name}.json", tmp_path / "copy.json"
+    save_fit(two[0], path)
+    text = json.dumps(json.loads(path.read_text()), ensure_ascii=False)
+    copy.write_text(text, encoding="utf-8")  # another program's way to write the name
+    for one in two[::-1]:
+        save_fit(one, path)
+        assert same(load_fit(path), one)
+    path.unlink()
+    save_fit(two[1], path)
+    assert len(names(tmp_path)) == 6
+
+
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path

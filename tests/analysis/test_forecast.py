@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import forecast
 from analysis.caution import assumptions
 from analysis.fit import fit
 from analysis.forecast import (
@@ -78,6 +79,7 @@ def test_a_published_law_has_no_interval_to_fall_inside():
     [each] = predict(TRUTH, pd.DataFrame({"params": [7e10], "tokens": [1.4e12]}))
     assert each.interval is None
     assert "no interval" in each.verdict(2.0)
+    assert each.verdict(2.0, "nats/byte").startswith("observed 2.0000 nats/byte, off by ")
 
 
 # Hoffmann's points below 3e20 FLOPs, then those above: the intervals of the curve alone hold few.
@@ -147,6 +149,8 @@ def test_what_is_doubtful_about_the_runs_comes_first(fitted):
     assert first == "Of the runs: row 3 is off"
     assert any("N = 100T lies" in each for each in rest)
     assert "row 3 is off" in doubted.warnings
+    doubted = fitted.doubted(["row 3 is off. Leave it out: --where 'loss!=3'"])
+    assert "!=3' (an option of `scaling fit`)" in forecast_warnings(doubted, rows, [])[0]
 
 
 def test_a_largest_run_that_is_missed_beyond_its_interval_is_an_alarm_and_else_none():
@@ -158,6 +162,20 @@ def test_a_largest_run_that_is_missed_beyond_its_interval_is_an_alarm_and_else_n
     missed = leave_out_largest(fit(law("chinchilla"), table, bootstrap=200, checks=False))
     assert missed.missed and "OUTSIDE its 90%" in missed.sentence
     assert "expect larger runs to be missed" in missed.cautions[0]
+
+
+def test_the_second_fit_has_the_clusters_of_the_first(monkeypatch):
+    table = runs(np.geomspace(1e8, 3e9, 6), np.geomspace(2e9, 6e10, 6))
+    table["run_id"] = np.repeat(np.arange(6), 6)
+    seen, fitted_by = [], forecast.fit
+    monkeypatch.setattr(
+        forecast, "fit", lambda *a, **b: seen.append(fitted_by(*a, **b)) or seen[-1]
+    )
+    for cluster, count in (("none", 35), ("run_id", 6), ("auto", 6)):
+        first = fit(law("chinchilla"), table, cluster=cluster, bootstrap=0)
+        leave_out_largest(first, cluster=cluster)
+        assert seen[-1].data.clusters == count
+        assert first.data.clusters == min(36, count + (cluster == "none"))
 
 
 def test_no_alarm_is_raised_within_what_seeds_differ_by(fitted):

@@ -15,6 +15,7 @@ import pytest
 from analysis.fit import Fit, Status, fit, load_fit, save_fit, to_json
 from analysis.laws import law
 from analysis.published import published
+from analysis.runs.table import read_runs
 from scaling.records import Refusal
 
 BENT = {"E": 0.0, "A": 40.0, "alpha": 0.2, "B": 40.0, "beta": 0.2}
@@ -77,6 +78,21 @@ def test_rows_left_out_are_numbered_and_come_back(
     back = load_fit(tmp_path / "a.json")
     assert back.summary() == twice.summary()
     assert to_json(back) == to_json(twice)
+
+
+def test_rows_left_out_have_the_numbers_that_warnings_call_them_by(
+    grid: pd.DataFrame, simulate: Simulate, tmp_path: Path
+) -> None:
+    table = simulate(published("besiroglu-2024"), grid, noise=0.01)
+    table = pd.concat([table, table.iloc[[2]]]).assign(state="finished", lr=1.0)
+    table.iloc[5, table.columns.get_loc("state")] = "crashed"
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    found = fit(law("chinchilla"), read_runs(tmp_path / "runs.csv"), bootstrap=0)
+    assert "line 50 repeats line 4: each run counts once" in found.warnings
+    rows = {"repeats of other rows": [50], "state crashed": [7]}
+    assert to_json(found)["excluded_rows"] == rows
+    save_fit(found, tmp_path / "a.json")
+    assert to_json(load_fit(tmp_path / "a.json"))["excluded_rows"] == rows
 
 
 def test_what_rows_leave_open_is_a_flat_direction(grid: pd.DataFrame, simulate: Simulate) -> None:

@@ -29,15 +29,15 @@ def test_units_that_look_wrong_are_warned_of() -> None:
         (
             [70.0, 10_000.0],
             [1.4e12, 2e11],
-            "params from 70 to 10000: likely millions. Multiply the column by 1e6",
+            "params from 70 to 10000: likely millions. Read them with --unit params=millions",
         ),
         (
             [7e7, 1e10],
             [1_400.0, 200_000.0],
-            "tokens from 1400 to 200000: likely millions. Multiply the column by 1e6",
+            "tokens from 1400 to 200000: likely millions. Read them with --unit tokens=millions",
         ),
-        ([0.07, 70.0], [1e9, 1e12], "params from 0.07 to 70: likely billions. Multiply"),
-        ([0.07, 70.0], [1.0, 1400.0], "tokens from 1 to 1400: likely billions. Multiply"),
+        ([0.07, 70.0], [1e9, 1e12], "params from 0.07 to 70: likely billions. Read them"),
+        ([0.07, 70.0], [1.0, 1400.0], "tokens from 1 to 1400: likely billions. Read them"),
         ([70.0, 10_000.0], [1.4, 200.0], "params from 70 to 10000: likely millions"),
         ([70.0, 10_000.0], [1.4, 200.0], "tokens from 1.4 to 200: likely billions"),
         ([1.4e12, 2e11], [7e7, 1e9], "swapped"),
@@ -76,7 +76,8 @@ def test_fit_and_compare_say_which_column_is_in_billions(in_billions: pd.DataFra
     ):
         named = [each for each in warnings if each.endswith(UNITS)]
         assert [each.split()[0] for each in named] == ["params", "tokens"]
-        assert all("likely billions. Multiply the column by 1e9" in each for each in named)
+        for column, said in zip(("params", "tokens"), named, strict=True):
+            assert f"likely billions. Read them with --unit {column}=billions" in said
 
 
 def test_the_column_is_named_as_the_file_has_it(in_billions: pd.DataFrame) -> None:

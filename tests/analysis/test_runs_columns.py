@@ -11,7 +11,8 @@ import pytest
 
 from analysis.fit import fit, load_fit, save_fit
 from analysis.laws import law
-from analysis.runs.columns import candidates, loss_unit_of, unit_words
+from analysis.runs.columns import candidates, loss_unit_of, unit_of, unit_words
+from analysis.runs.load import load
 from analysis.runs.table import read_runs, standardise, usable
 from scaling.records import Refusal
 
@@ -72,6 +73,14 @@ def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path: Path) -> None:
     assert "line 3 (nan)" in said
 
 
+def test_a_misspelt_column_is_answered_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    file = csv(tmp_path, "params,tokens,eval_loss,learning_rate", "1e6,1e9,3,0.1")
+    with pytest.raises(Refusal, match=r"'eval_los'; it has .* Did you mean eval_loss\?"):
+        read_runs(file, loss_column="eval_los")
+    with pytest.raises(Refusal, match=r"'learning_rat'; it has .* Did you mean learning_rate\?"):
+        read_runs(file, require=("learning_rat",))
+
+
 def test_a_wide_table_is_told_what_a_run_table_is(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"no columns 'params', 'tokens' and 'loss'.*a row a run"):
         read_runs(csv(tmp_path, "step,L8-H768,L11-H1056", "5,4.2,4.0"))
@@ -101,9 +110,31 @@ def test_no_unit_is_refused(word: str) -> None:
 
 def test_a_name_whose_unit_the_numbers_contradict_is_refused(tmp_path: Path) -> None:
     path = csv(tmp_path, "params,tokens_B,loss", "1e6,2e10,3")
-    with pytest.raises(Refusal, match="give --unit tokens=1"):
+    with pytest.raises(Refusal, match="Give --unit tokens=1 for 2e10"):
         read_runs(path)
     assert read_runs(path, units={"tokens": 1.0})["tokens"].tolist() == [2e10]
+
+
+def test_a_unit_of_the_name_that_leads_beyond_what_anyone_trained_is_refused_with_both_readings(
+    tmp_path: Path,
+) -> None:
+    path = csv(tmp_path, "params_M,tokens_M,loss", "1e6,2e8,3", "3.2e7,6e9,2")
+    with pytest.raises(Refusal) as caught:
+        read_runs(path)
+    assert "3.2e+13 params, which nobody has trained" in str(caught.value)
+    assert "--unit params=1 for 3.2e7, --unit params=1e6 for 3.2e+13." in str(caught.value)
+    units = {"params": 1.0, "tokens": 1.0}
+    assert read_runs(path, units=units)["params"].tolist() == [1e6, 3.2e7]
+    assert read_runs(path, units={"params": 1e6, "tokens": 1e6})["params"].max() == 3.2e13
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [("x_B", 1e9), ("paramsB", 1e9), ("size (M)", 1e6), ("x_bn", 1e9), ("x_Millions", 1e6),
+     ("TOKENS_T", 1e12), ("x_b", 1.0), ("size_m", 1.0), ("step_t", 1.0), ("k", 1.0), ("B", 1.0)],
+)  # fmt: skip
+def test_a_letter_of_a_name_is_a_unit_as_a_capital_only(name: str, scale: float) -> None:
+    assert unit_of(name) == scale
 
 
 def test_flops_stand_in_for_tokens(tmp_path: Path) -> None:
@@ -141,8 +172,25 @@ def test_a_loss_in_another_unit_is_read_in_nats(
 
 
 def test_bits_of_a_weight_are_no_loss() -> None:
-    assert candidates("loss", ["params", "tokens", "bits"]) == []
+    for name in ("bits", "quant_bits", "weight_bits", "bits_kv"):
+        assert candidates("loss", ["params", "tokens", name]) == []
+    assert candidates("loss", ["val_bits_per_token", "quant_bits"]) == ["val_bits_per_token"]
     assert loss_unit_of("bits_and_pieces") is None
+
+
+def test_a_training_loss_is_read_where_there_is_no_other_and_said_to_be_one(tmp_path: Path) -> None:
+    path = csv(tmp_path, "params,tokens,train_loss,quant_bits", "1e6,1e9,3,4")
+    assert read_runs(path).attrs["notes"] == ["loss is read from train_loss: a training loss"]
+    assert candidates("loss", ["train/loss", "train_ppl", "val_ppl"]) == ["val_ppl"]
+
+
+def test_a_loss_beside_one_of_evaluation_is_taken_for_that_of_training(tmp_path: Path) -> None:
+    path = csv(tmp_path, "params,tokens,loss,eval_loss", "1e6,1e9,3,3.2")
+    table = read_runs(path)
+    assert table["loss"].tolist() == standardise(table)["loss"].tolist() == [3.2]
+    assert "eval_loss; loss beside it is taken for the training" in table.attrs["notes"][0]
+    assert read_runs(path, loss_column="loss")["loss"].tolist() == [3.0]
+    assert standardise(load(path))["loss"].tolist() == [3.0]  # a program says what it means
 
 
 def test_a_fit_of_bits_per_byte_never_says_nats_per_token(
@@ -184,12 +232,42 @@ def test_an_unknown_status_is_left_out_by_name_with_the_known_ones() -> None:
         usable(table[1:])
 
 
+@pytest.mark.parametrize(
+    ("cells", "kept"),
+    [([0, 1, 137], [0]), ([0.0, np.nan, -9.0], [0, 1]), (["0", "0", "1"], [0, 1]),
+     ([True, False, True], [0, 2]), (["True", "false", "TRUE"], [0, 2])],
+)  # fmt: skip
+def test_an_exit_code_of_zero_and_true_are_completed_runs(
+    cells: list[object], kept: list[int]
+) -> None:
+    table = pd.DataFrame({"loss": [3.0, 2.9, 2.8], "status": cells})
+    assert usable(table).rows.index.tolist() == kept
+
+
+def test_other_words_of_a_completed_run_can_be_named(tmp_path: Path) -> None:
+    rows = [
+        "1e6,1e9,3,archived",
+        "2e6,1e9,2.9,Ready Now",
+        "3e6,1e9,2.8,crashed",
+        "4e6,1e9,2.7,done",
+    ]
+    path = csv(tmp_path, "params,tokens,loss,status", *rows)
+    assert len(usable(read_runs(path)).rows) == 1
+    with pytest.raises(Refusal, match="or what --completed names"):
+        usable(read_runs(path, conditions=["status!=done"]))
+    found = usable(read_runs(path, completed=["archived", "ready now"]))
+    assert found.rows["params"].tolist() == [1e6, 2e6, 4e6]
+    assert found.excluded["reason"].tolist() == ["status crashed"]
+
+
 def test_a_state_is_a_status_only_where_it_says_one(tmp_path: Path) -> None:
     path = csv(tmp_path, "params,tokens,loss,State", "1e6,1e9,3,finished", "1e6,1e9,,crashed")
     table = read_runs(path)
     assert table.attrs["notes"] == ["status is read from State"]
     assert usable(table).excluded["reason"].tolist() == ["State crashed"]
     assert len(usable(pd.DataFrame({"state": ["Utah", "Ohio"]})).rows) == 2
+    assert len(usable(pd.DataFrame({"state": [35, 0]})).rows) == 2
+    assert len(usable(pd.DataFrame({"run_status": [35, 0]})).rows) == 1
 
 
 def test_budgets_go_by_many_names_unless_they_are_no_flops(tmp_path: Path) -> None:
@@ -235,6 +313,18 @@ def test_compute_that_contradicts_params_and_tokens_is_said_with_the_factor(tmp_
     rows = ["1e6,1e9,3,6e15", "1e6,4e9,2.9,6e15", "1e6,1e9,2.9,7e15"]
     (said,) = read_runs(csv(tmp_path, "params,tokens,loss,total_flops", *rows)).attrs["doubts"]
     assert "6 N D is not total_flops in 1 of 3 rows, by a factor of up to 4 (line 3" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "units"),
+    [("train_flops_T", "6e3", {}), ("total_flops", "6e-3", {"flops": 1e18}), ("budget", "500", {}),
+     ("compute", "12.5", {}), ("flops", "6PF", {}), ("flops_B", "6e6", {})],
+)  # fmt: skip
+def test_compute_in_another_unit_or_dollars_contradicts_nothing(
+    tmp_path: Path, name: str, cell: str, units: dict[str, float]
+) -> None:
+    path = csv(tmp_path, f"params,tokens,loss,{name}", f"1e6,1e9,3,{cell}")
+    assert read_runs(path, units=units).attrs["doubts"] == []
 
 
 def test_no_run_sees_more_different_tokens_than_tokens(tmp_path: Path) -> None:

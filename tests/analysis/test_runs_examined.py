@@ -15,8 +15,11 @@ from analysis.forecast import leave_out_largest, seed_sd
 from analysis.isoflop import optima
 from analysis.laws import law
 from analysis.published import published
-from analysis.runs.contradictions import contradictions
+from analysis.runs.cells import cells
+from analysis.runs.contradictions import compute, contradictions
+from analysis.runs.examine import examine
 from analysis.runs.settings import pooled, replicates, settings
+from analysis.runs.sweep import best_rows, sweep
 from analysis.runs.table import usable
 from analysis.runs.trajectories import trajectories
 from analysis.runs.vocabulary import is_label, is_rate, may_be_setting
@@ -201,7 +204,9 @@ def test_one_absurd_loss_is_named_and_does_not_widen_forecasts(runs: pd.DataFram
     (caution,) = wrong.cautions
     assert caution.startswith("row 21 (loss ") and "Perplexity" not in caution
     assert f"--where 'loss!={float(typo.loc[20, 'loss'])!r}'" in caution
-    assert wrong.rmse_log < 3 * right.rmse_log
+    assert wrong.scatter_log < 3 * right.scatter_log and right.scatter_log == right.rmse_log
+    assert f"instead of {wrong.rmse_log:.2g}, " in caution
+    assert f"rms log residual {wrong.rmse_log:.2g}" in wrong.summary()
     assert fit(LAW, runs, bootstrap=0).cautions == ()
 
 
@@ -216,10 +221,11 @@ def test_budgets_that_6nd_contradicts_lead_to_the_tokens_that_do_not(grid: pd.Da
     budget = 6 * grid["params"] * grid["tokens"]
     wrong = grid.assign(flops_budget=budget, tokens_true=grid["tokens"])
     wrong["tokens"] *= np.where(grid["params"] < 1e9, 4, 1)
-    (said,) = contradictions(wrong)
+    (said,) = contradictions(wrong, compute(wrong))
     assert said.startswith("6 N D is not flops_budget in ") and "by a factor of up to 4 " in said
     assert said.endswith("--tokens-column tokens_true")
-    assert contradictions(grid.assign(budget_flops=budget * 1.3)) == []
+    near = grid.assign(budget_flops=budget * 1.3)
+    assert contradictions(near, compute(near)) == []
 
 
 def test_recommend_says_first_that_budgets_are_contradictions(runs: pd.DataFrame) -> None:
@@ -237,6 +243,145 @@ def test_columns_are_known_by_the_words_of_their_names() -> None:
     for name in ("dataset_name", "seed", "loss", "lr", "batch_time"):
         assert not is_label(name)
     assert is_rate("train/lr") and is_rate("learning_rate") and not is_rate("learning_rate_factor")
-    cells = pd.Series([1.0, 1.0, 2.0, 2.0])
-    chosen = {c for c in ("lr", "val_loss", "tokens_b", "seed", "odd") if may_be_setting(c, cells)}
-    assert chosen == {"lr", "odd"}
+    cells, point = pd.Series([1.0, 1.0, 2.0, 2.0]), np.array([0, 1, 0, 1])
+    names = ("lr", "val_loss", "tokens_b", "seed", "odd", "config/odd")
+    chosen = [name for name in names if may_be_setting(name, cells, point)]
+    assert chosen == ["lr", "odd", "config/odd"]
+
+
+def seeded(runs: pd.DataFrame) -> pd.DataFrame:
+    """Three seeds of every run, whose losses differ."""
+    noise = np.random.default_rng(1).normal(1, 0.003, (3, len(runs)))
+    parts = [runs.assign(seed=s, loss=runs["loss"] * noise[s]) for s in range(3)]
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.parametrize(("name", "digits"), [("hellaswag", 2), ("wall", 1), ("peak", 1)])
+def test_what_was_measured_and_rounded_is_no_setting(
+    runs: pd.DataFrame, name: str, digits: int
+) -> None:
+    table = seeded(runs)
+    score = 1.5 - table["loss"] / 4 + np.random.default_rng(2).normal(0, 0.01, len(table))
+    table[name] = (score * (1 if digits == 2 else 10)).round(digits)
+    assert table[name].nunique() > 8
+    assert settings(table) == [] and pooled(table) == []
+    assert len(optima(table, "parabola")) and np.bincount(replicates(table)).tolist() == [3] * 48
+
+
+def test_a_number_of_few_values_that_come_again_at_every_point_is_a_setting(
+    runs: pd.DataFrame,
+) -> None:
+    table = twice(runs.assign(z=0.0), z=1e-4, loss=runs["loss"] * 1.01)
+    assert [each.column for each in settings(table)] == ["z"]
+
+
+def test_runs_of_one_d_in_whole_batches_of_several_sizes_are_at_one_point(
+    grid: pd.DataFrame,
+) -> None:
+    parts = []
+    for batch in (96, 160, 224):
+        tokens = (grid["tokens"] / (batch * 2048)).round() * batch * 2048
+        parts.append(grid.assign(tokens=tokens, batch_size=batch, loss=3 + abs(batch - 160) / 1e4))
+    table = pd.concat(parts, ignore_index=True)
+    table = table[table["tokens"] > 3e8]
+    assert [each.column for each in settings(table)] == ["batch_size"]
+    found = sweep(table, "batch_size")
+    assert {each.value for each in found.cells} == {160.0}
+    assert set(usable(best_rows(table, found)).rows["batch_size"]) == {160}
+
+
+def test_the_steps_of_a_log_are_no_one_point() -> None:
+    log = pd.DataFrame({"params": 1e7, "tokens": 1e9 * np.linspace(0.5, 1, 200)})
+    assert len(np.unique(cells(log, ["params", "tokens"]))) == 200
+    near = pd.DataFrame({"params": [1e7, 1.0001e7, 1.1e7], "tokens": [1e9, 1.004e9, 1e9]})
+    assert cells(near, ["params", "tokens"]).tolist() == [0, 0, 1]
+
+
+def test_best_of_is_advised_where_it_is_taken_alone(runs: pd.DataFrame) -> None:
+    def decays(*values: float) -> pd.DataFrame:
+        parts = [runs.assign(weight_decay=w, loss=runs["loss"] + abs(w - 0.1)) for w in values]
+        return pd.concat(parts, ignore_index=True)
+
+    assert "--best-of weight_decay" in pooled(decays(0.05, 0.1, 0.2))[0]
+    assert "--best-of" not in pooled(decays(0.0, 0.1, 0.2))[0]
+    half = decays(0.1, 0.2).assign(weight_decay=lambda t: t["weight_decay"] * (t["params"] / 1e8))
+    assert "--best-of" not in pooled(half)[0]
+    with pytest.raises(Refusal, match=r"--where 'weight_decay==0'[.]$"):
+        sweep(decays(0.0, 0.1, 0.2), "weight_decay")
+    with pytest.raises(Refusal, match=r"--where 'weight_decay>0'[.]$"):
+        sweep(decays(0.0, 0.05, 0.1, 0.2), "weight_decay")
+
+
+def test_nothing_lies_beyond_a_sweep_down_to_zero(runs: pd.DataFrame) -> None:
+    parts = [runs.assign(dropout=p, loss=runs["loss"] + p) for p in (0.0, 0.1, 0.2)]
+    assert len(pooled(pd.concat(parts, ignore_index=True))) == 1
+
+
+def test_runs_numbered_within_every_cell_are_seeds(runs: pd.DataFrame) -> None:
+    table = seeded(runs).rename(columns={"seed": "run"}).assign(loss=lambda t: t["loss"].round(2))
+    assert table.duplicated(["params", "tokens", "loss"]).any()
+    for each in (table, table.assign(run=table["run"] + 1), table.drop(index=[3, 60])):
+        assert len(usable(each).rows) == len(each)
+    copied = pd.concat([runs.assign(id=range(48)), runs.assign(id=range(48))])
+    assert len(usable(copied.reset_index(drop=True)).rows) == 48
+
+
+# --- what only looks like checkpoints ---------------------------------------------------------
+
+
+def ruled(grid: pd.DataFrame) -> pd.DataFrame:
+    """Runs whose rate was tuned to N and D, each trained to its end."""
+    return grid.assign(lr=3e-3 * (grid["tokens"] / 1e9) ** -0.4, loss=3.0)
+
+
+def test_a_rate_tuned_to_tokens_is_no_schedule(grid: pd.DataFrame) -> None:
+    tuned = ruled(grid)
+    rounded = tuned.assign(lr=[float(f"{rate:.0e}") for rate in tuned["lr"]])
+    of_both = tuned.assign(lr=tuned["lr"] * (tuned["params"] / 1e8) ** -0.2)
+    for table in (tuned, rounded, of_both):
+        found = trajectories(table)
+        assert found.runs is None and found.cautions == ()
+        assert found.warnings[0].endswith("checkpoints of one run: --cluster params")
+
+
+def test_lengths_at_even_distances_may_be_checkpoints_and_are_called_no_more() -> None:
+    even = pd.DataFrame(
+        [(n, d * 1e9) for n in (1e7, 1e8, 1e9) for d in range(1, 6)], columns=["params", "tokens"]
+    ).assign(step=lambda t: t["tokens"] / 5e5, loss=3.0)
+    found = trajectories(even)
+    assert found.cautions == () and found.warnings[0].startswith("params may name 3 runs or 3 s")
+    assert trajectories(even.assign(lr=1e-3)).runs is None
+    assert trajectories(even.assign(lr=1e-3, tokens="many")).runs is None
+    assert trajectories(even.assign(uuid=[f"{i:x}" for i in range(15)])).runs is None
+
+
+@pytest.mark.parametrize("name", ["experiment", "exp", "run"])
+def test_a_name_of_each_size_names_no_run_where_seeds_or_ids_do(
+    runs: pd.DataFrame, name: str
+) -> None:
+    named = runs.assign(**{name: "w" + (runs["params"] / 1e6).astype(int).astype(str)})
+    seeds = seeded(named)
+    for table in (seeds, seeds.drop(columns="seed")):
+        found = trajectories(table)
+        assert found.runs is None and found.cautions == ()
+    assert fit(LAW, seeds, bootstrap=20).diagnostics.lack_of_fit is not None
+    if name != "run":
+        (said,) = trajectories(named.assign(uuid=[f"{i:x}" for i in range(48)])).warnings
+        assert said == "uuid names every row: each counts as independent"
+        assert "may name" in trajectories(named).warnings[0]
+
+
+def test_models_whose_every_row_has_an_id_are_no_runs(runs: pd.DataFrame) -> None:
+    sizes = runs["params"].rank(method="dense").map("model {:g}".format)
+    assert trajectories(runs.assign(model=sizes)).runs is not None
+    assert trajectories(runs.assign(model=sizes, id=range(48))).runs is None
+
+
+def test_rows_without_a_run_beside_others_that_have_one_are_their_own(
+    grid: pd.DataFrame,
+) -> None:
+    named = grid.assign(run=grid["params"].rank(method="dense").map("r{:g}".format), loss=3.0)
+    named.loc[::6, "run"] = None
+    found = trajectories(named)
+    assert found.runs is not None and "8 rows without one count as runs of" in found.warnings[0]
+    assert clusters_of(examine(named, ("params", "tokens"), "loss").rows).max() == 15

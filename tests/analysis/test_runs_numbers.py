@@ -42,6 +42,19 @@ def test_all_cells_of_a_column_decide_what_its_comma_is() -> None:
     assert numbers("1,234", "5,5", "crashed")[:2] == [1.234, 5.5]
 
 
+def test_a_cell_that_is_a_number_already_is_itself() -> None:
+    assert numbers(3.125, 2.987, "4,21") == [3.125, 2.987, 4.21]
+    assert numbers(1000, "1.5M", None)[:2] == [1000.0, 1.5e6]
+    with pytest.raises(Ambiguous, match=r"'1,234', which may be 1234 or 1\.234"):
+        numbers(3.125, 0.5, "1,234")
+
+
+def test_a_comma_among_points_is_refused_with_both_readings() -> None:
+    with pytest.raises(Ambiguous, match=r"'3\.125', which may be 3\.125 or 3125, since '4,21' has"):
+        numbers("3.125", "2.987", "4,21")
+    assert numbers("3.125", "2.987,5", "4,21") == [3125.0, 2987.5, 4.21]
+
+
 def test_one_that_reads_in_two_ways_is_refused_with_both(tmp_path: Path) -> None:
     with pytest.raises(Ambiguous):
         numbers("1,234", "5,678")

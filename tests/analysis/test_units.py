@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from analysis.units import (
     COMPARED,
     Spans,
+    bytes_text,
     count_of,
     counted,
     decimal,
+    dollars,
+    duration,
     factor,
     human,
     quotient,
@@ -178,3 +181,13 @@ def test_an_interval_is_written_with_one_place_where_it_is_narrow():
     assert with_interval(decimal, 0.998, (0.92, 1.13)) == "0.998 [0.920 … 1.130]"
     assert with_interval(human, 2e9, (2e9, 2e9)) == "2B"
     assert math.isclose(value_of("1.3170B"), 1.317e9)
+
+
+def test_times_memory_and_money_are_said_in_units_of_their_size() -> None:
+    times = [duration(each) for each in (4e-5, 45, 200, 1e5, 3e6, 1e12)]
+    assert times == ["under a second", "45 s", "3.33 min", "27.8 h", "34.7 days", "31,688 years"]
+    sizes = [bytes_text(each) for each in (62_400, 451e6, 12.34e9, 1.5e12)]
+    assert sizes == ["62.4 kB", "451 MB", "12.3 GB", "1,500 GB"]
+    assert [dollars(each) for each in (6e-7, 0.3123, 12.3, 4.5e6)] == [
+        "under $0.01", "$0.31", "$12.3", "$4.5M",
+    ]  # fmt: skip

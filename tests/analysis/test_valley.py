@@ -9,9 +9,13 @@ import pandas as pd
 import pytest
 
 from analysis import valley as module
+from analysis.decide import decide
+from analysis.envelope import envelope
 from analysis.fit import Fit, Prior, fit, load_fit, save_fit
+from analysis.isoflop import optima
 from analysis.laws import law
 from analysis.published import published
+from analysis.solve import Ask
 from analysis.valley import DRIFT, LEAST_CURVATURE, READING, SLOPE, valley
 from scaling.records import Refusal
 
@@ -217,3 +221,20 @@ def test_porians_tuned_runs_give_about_their_own_exponent(reference):
     tuned = runs[(runs["hparams"] == "tuned") & (runs["decay"] == "const")]
     source = fitted(tuned[["params", "tokens", "loss"]])
     assert valley(source, draws=0).slope == pytest.approx(0.497, abs=0.02)
+
+
+def test_runs_of_two_recipes_show_no_valley_of_one_also_when_the_fit_is_read_again(tmp_path):
+    table = isoflop(noise=0.002)
+    better = table[table["params"] > table["params"].median()].assign(recipe=2)
+    table = pd.concat([table.assign(recipe="one"), better.assign(loss=0.97 * better["loss"])])
+    save_fit(fitted(table), tmp_path / "fit.json")
+    for one in (fitted(table), load_fit(tmp_path / "fit.json")):
+        with pytest.raises(Refusal, match="the runs have 2 values of recipe at equal params and"):
+            valley(one)
+        [said] = decide(one, [Ask(flops=1e21)])
+        assert said.by == "law" and said.other is None
+        assert said.chosen is not None and "2 values of recipe" in said.chosen.reason
+        with pytest.raises(Refusal, match="2 values of recipe"):
+            optima(one.table, "parabola")
+        with pytest.raises(Refusal, match="2 values of recipe"):
+            envelope(one.table)

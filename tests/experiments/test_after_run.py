@@ -39,6 +39,14 @@ def test_the_last_progress_line_says_how_long_it_took(capsys: Any) -> None:
     assert ended == "12/12 runs, 100% of FLOPs in 5 min"
 
 
+def test_the_last_progress_line_is_printed_once(capsys: Any) -> None:
+    ended = Snapshot(12, 12, 4e9, 4e9, 0.0, 300.0, 0)
+    with Watch() as watch:
+        for _ in range(3):  # the workers still have to exit
+            watch(ended)
+    assert capsys.readouterr().out.count("12/12 runs") == 1
+
+
 def table(sizes: int, lengths: int, variants: tuple[str | None, ...] = (None,)) -> pd.DataFrame:
     rows = [
         {"params_total": 1e6 * 2**n, "tokens": 1e7 * 2**d, "variant": variant}

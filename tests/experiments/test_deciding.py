@@ -244,3 +244,21 @@ def test_shapes_are_headed_by_whom_their_losses_are(monkeypatch, capsys, saved):
         ask = ("--flops", "1e20", "--study", STUDY, "--flop-count", "exact", "--by", by)
         assert scaling(monkeypatch, "recommend", saved, *ask) == 0
         assert heads in capsys.readouterr().out
+
+
+def test_predict_reads_the_count_of_parameters_that_was_fitted(
+    monkeypatch, capsys, tmp_path, saved
+):
+    rows = load_fit(saved).table
+    table = rows.assign(params_total=2 * rows["params"]).rename(columns={"params": "params_body"})
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    words = ("--params-column", "params_body", "--bootstrap", 0)
+    assert scaling(monkeypatch, "fit", tmp_path / "runs.csv", *words) == 0
+    by = ("predict", tmp_path / "runs.chinchilla.json", "--table", tmp_path / "runs.csv")
+    capsys.readouterr()
+    for more, count in (((), 1), (("--params-column", "params_total"), 2)):
+        assert scaling(monkeypatch, *by, *more, "--json", tmp_path / "said.json") == 0
+        said = json.loads((tmp_path / "said.json").read_text())
+        assert said["predictions"][0]["params"] == pytest.approx(count * rows["params"].iloc[0])
+        told = "N of the table is its column params_total, and the fit is by params_body"
+        assert any(told in each for each in said["warnings"]) == (count == 2)

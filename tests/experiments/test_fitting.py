@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,30 @@ def test_every_count_of_parameters_has_its_row_of_exponents(
     )
 
 
+def test_every_count_of_parameters_is_read_in_the_unit_of_the_table(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.read_csv(runs_csv)
+    counts = [name for name in table if name.startswith("params")]
+    table[counts] /= 1e6
+    table.assign(C=6 * table["params_total"] * 1e6 * table["tokens"]).drop(columns="tokens").to_csv(
+        runs_csv.with_name("millions.csv"), index=False
+    )
+    words = ("--params-column", "all", "--bootstrap", 0)
+    assert scaling(monkeypatch, "fit", runs_csv, *words) == 0
+    words = (*words, "--unit", "params=1e6", "--flops-column", "C")
+    assert scaling(monkeypatch, "fit", runs_csv.with_name("millions.csv"), *words) == 0
+    plain, scaled = (
+        json.loads(runs_csv.with_name(f"{name}.chinchilla.json").read_text())["conventions"]
+        for name in ("mine", "millions")
+    )
+    assert scaled[0]["coefficients"] == pytest.approx(plain[0]["coefficients"], rel=1e-4)
+    # D of FLOPs is by the N that is counted, here a ninth more, and only B knows of it.
+    expected = plain[1]["coefficients"]
+    expected["B"] *= 0.9 ** -expected["beta"]
+    assert scaled[1]["coefficients"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_swept_table_is_fitted_with_a_warning_and_one_variant_without(
     runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,7 +137,7 @@ def test_a_fit_goes_where_it_is_told(
 def test_where_nothing_can_be_written_is_said_before_anything_is_computed(
     runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("experiments.fitting._fit_file", lambda runs, law: Path("/proc/fit.json"))
+    monkeypatch.setattr("analysis.fit_file.fit_path", lambda runs, law: Path("/proc/fit.json"))
     assert scaling(monkeypatch, "fit", runs_csv) == 2
     said = capsys.readouterr()
     assert said.out == "" and "cannot write /proc/fit.json: " in said.err
@@ -219,3 +244,54 @@ def test_compare_says_what_to_doubt_before_its_verdict(monkeypatch, capsys, tmp_
     said = capsys.readouterr().out
     assert said.index("recipe") < said.index("Least error above the cuts")
     assert "Warning" not in said[said.index("Least error above the cuts") :]
+
+
+def test_no_file_is_overwritten_that_the_command_reads_or_that_is_no_fit(
+    runs_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    table, other, made = (tmp_path / f"{name}.json" for name in ("runs", "other", "made"))
+    pd.read_csv(runs_csv).to_json(table, orient="records")
+    other.write_text('{"name": "mine"}')
+    made.touch()  # empty, as mktemp makes them
+    kept = table.read_bytes()
+    for option in (("--out", table), ("--json", table), (f"--out={table}",), ("--json", other)):
+        assert scaling(monkeypatch, "fit", table, *option) == 2
+        assert "Give a" in capsys.readouterr().err
+    assert scaling(monkeypatch, "compare", table, "--laws", "m1,m2", "--json", table) == 2
+    assert "--json" in capsys.readouterr().err
+    assert (table.read_bytes(), other.read_text()) == (kept, '{"name": "mine"}')
+    assert scaling(monkeypatch, "fit", table, "--bootstrap", 0, "--out", made) == 0
+    whole = made.read_bytes()
+    words = ("recommend", made, "--flops", "1e21", "--json", made)
+    assert scaling(monkeypatch, *words) == 2 and made.read_bytes() == whole
+
+
+def test_a_fit_that_failed_replaces_none(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from analysis import fit as fitting
+
+    assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 0) == 0
+    kept = runs_csv.with_name("mine.chinchilla.json")
+    whole, worked = kept.read_bytes(), fitting.fit
+
+    def failing(*given, **how):
+        return replace(worked(*given, **how), status=fitting.Status.FAILED, reason="no rest")
+
+    monkeypatch.setattr(fitting, "fit", failing)
+    also = runs_csv.with_name("failed.json")
+    capsys.readouterr()
+    assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 0, "--json", also) == 1
+    said = capsys.readouterr()
+    assert f"{kept} keeps the fit of before" in said.out and "the fit failed: no rest" in said.err
+    assert kept.read_bytes() == whole and json.loads(also.read_text())["status"] == "failed"
+
+
+def test_compare_sends_a_law_of_optima_to_the_command_that_finds_them(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.read_csv(runs_csv)
+    pd.concat([table.assign(learning_rate=rate) for rate in (1e-3, 3e-3, 1e-2)]).to_csv(runs_csv)
+    assert scaling(monkeypatch, "compare", runs_csv, "--laws", "steplaw_lr") == 2
+    assert "scaling fit RUNS --best-of learning_rate" in capsys.readouterr().err

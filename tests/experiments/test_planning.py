@@ -138,18 +138,34 @@ def test_what_needs_no_text_is_refused_together_before_any_is_read(
             PRODUCT.replace(', "52k"', "").replace(", 16384", ""),
             "a third size.* and a third number",
         ),
+        (PRODUCT.replace('"13k", "52k"', '"3.45k"').replace(", 16384", ""), "round to the same"),
+        (PRODUCT.replace('"13k", "52k"', '"3.45k"'), "params has 1 distinct value"),
+        (PRODUCT.replace('"3.4k"', '"5"').replace(", 16384", ""), "params = 5 is less"),
     ],
 )
 def test_a_design_is_refused_with_an_addition_that_identifies_the_law(
     mine: Callable[..., Study], grid: str, words: str
 ) -> None:
-    with pytest.raises(Refusal, match=words) as caught:
+    with pytest.raises(Refusal, match=f"(?s){words}") as caught:
         plan_study(mine(grid))
-    fields = dict(re.findall(r"(\w+) = (\[[^]]*\])(?= \(| and)", str(caught.value)))
-    assert fields
-    for name, values in fields.items():
+    assert plan_study(mine(advised(grid, caught.value))).condition_number < MAX_CONDITION  # type: ignore[operator]
+
+
+def advised(grid: str, refusal: Refusal) -> str:
+    """The grid with what a refusal advises for its law."""
+    fields = re.findall(r"(\w+) = (\[[^]]*\])(?= \(| and)", str(refusal))
+    assert fields and "number inf), or" not in str(refusal)
+    for name, values in fields:
         grid = re.sub(rf"(?m)^{name} = .*$", f"{name} = {values}", grid)
-    assert plan_study(mine(grid)).condition_number < MAX_CONDITION  # type: ignore[operator]
+    return grid
+
+
+def test_the_tokens_that_are_advised_make_whole_calls_of_steps(mine: Callable[..., Study]) -> None:
+    coarse = {"batch_sequences": "64", "warmup_tokens": "512"}  # calls of 4,096 tokens
+    grid = PRODUCT.replace("1024, 4096, 16384", '"6.2k", "50k"')
+    with pytest.raises(Refusal, match="would be rounded by more") as caught:
+        plan_study(mine(grid, **coarse))
+    assert plan_study(mine(advised(grid, caught.value), **coarse)).plan.runs
 
 
 def test_a_plan_says_on_what_its_runs_are_judged(mine: Callable[..., Study]) -> None:

@@ -101,3 +101,37 @@ def test_a_place_that_takes_no_figures_is_refused_with_the_option_that_does(
     (tmp_path / "taken").write_text("a file")
     assert scaling(monkeypatch, "plot", table, "--out", tmp_path / "taken") == 2
     assert "Give another folder with --out" in capsys.readouterr().err
+
+
+def test_a_fit_of_another_table_is_not_drawn(
+    table: Path, tmp_path: Path, runs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    runs.to_csv(tmp_path / "mine.v2.csv", index=False)
+    _fitted(tmp_path / "mine.v2.csv", monkeypatch)
+    table.with_name("mine.chinchilla_tied.json").unlink()
+    assert scaling(monkeypatch, "plot", table) == 2
+    assert f"{table} has no fit. First: scaling fit {table}" in capsys.readouterr().err
+    assert scaling(monkeypatch, "plot", tmp_path / "mine.v2.csv") == 0
+
+
+def test_of_two_fits_of_a_law_that_of_the_name_fit_gives_is_drawn(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = (folder / "fits/chinchilla_tied.json").read_bytes()
+    (folder / "fits/chinchilla_tied-old.json").write_text('{"law": "chinchilla_tied", '
+                                                          '"coefficients": {}}')  # fmt: skip
+    assert scaling(monkeypatch, "plot", folder) == 0
+    assert (folder / "fits/chinchilla_tied.json").read_bytes() == whole
+
+
+def test_a_json_table_is_drawn_as_it_was_fitted(
+    tmp_path: Path, runs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    runs.to_json(tmp_path / "mine.json", orient="records")
+    assert scaling(monkeypatch, "plot", tmp_path / "mine.json") == 2
+    assert f"{tmp_path / 'mine.json'} has no fit" in capsys.readouterr().err
+    _fitted(tmp_path / "mine.json", monkeypatch)
+    assert scaling(monkeypatch, "plot", tmp_path / "mine.json") == 0
+    assert (tmp_path / "mine.figures/loss.png").is_file()

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scaling.data.sources import open_sources
 from scaling.explanation import KINDS, USUAL
 from scaling.quantity import parse_quantity
 from scaling.records import Refusal
@@ -163,6 +164,19 @@ def test_what_is_missing_is_said_with_values_that_would_do(table: Table) -> None
     assert {"head_dim", "aspect_ratio", "clip_norm", "every_tokens", "name"} < set(given)
 
 
+@pytest.mark.parametrize("section", ["model", "data", "training", "grid", "evaluation"])
+def test_the_section_that_is_advised_where_one_is_missing_is_accepted(
+    table: Table, section: str
+) -> None:
+    raw = table()
+    del raw[section]
+    with pytest.raises(Refusal, match=f"{section} is missing") as refusal:
+        parse_study(raw, "here")
+    advised = str(refusal.value).partition("such as\n")[2]
+    study = parse_study(raw | tomllib.loads(advised), "here")
+    assert open_sources(study.data)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_study_of_the_values_that_are_usual_is_a_study(table: Table, kind: str) -> None:
     raw: dict[str, Any] = {}
@@ -181,6 +195,16 @@ def test_a_misspelt_field_is_answered_with_the_one_that_was_meant(table: Table) 
         parse_study(table(gird={}), "here")
     with pytest.raises(Refusal, match=r"kind = 'isoflops'.* Did you mean isoflop\?"):
         parse_study(table(grid={"kind": "isoflops"}), "here")
+
+
+def test_a_misspelt_word_is_answered_with_the_one_that_was_meant(
+    table: Table, tmp_path: Path
+) -> None:
+    with pytest.raises(Refusal, match=r"schedule = 'cosin'.* Did you mean cosine\?"):
+        parse_study(table(training={"schedule": "cosin"}), "here")
+    (tmp_path / "mine.toml").touch()
+    with pytest.raises(Refusal, match=r"min\.toml: No such.* Did you mean mine\.toml\?"):
+        read_study(tmp_path / "min.toml")
 
 
 @pytest.mark.parametrize("value, count", [("2k", 2000), ("1.5k", 1500), (7, 7)])
