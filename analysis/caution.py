@@ -82,7 +82,8 @@ def assumptions(source: Source) -> str:
         alike.append("how compute is divided between N and D")
     else:
         alike += [w for w, name in (("N", "params"), ("D", "tokens")) if name not in features]
-    if "tokens" in features and "unique_tokens" not in features and not _limited(source):
+    repeats = "unique_tokens" in features or isinstance(source.law, Limited)
+    if "tokens" in features and not repeats:
         alike.append("no token seen twice")
     runs = "the runs fitted" if isinstance(source, Fit) else "the published runs"
     said = f"Assumed as in {runs}: {', '.join(alike)}."
@@ -90,10 +91,6 @@ def assumptions(source: Source) -> str:
         by = source.data.params_column if isinstance(source, Fit) else source.params_convention
         said += f" N is {count_of(by.rstrip('.'))}."
     return said
-
-
-def _limited(source: Source) -> bool:
-    return isinstance(source.law, Limited)
 
 
 def repeat_warnings(law: Law, unique_tokens: float | None, tokens: float) -> list[str]:

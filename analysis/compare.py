@@ -134,8 +134,9 @@ def compare(
         scores = (_score(law, rows[below], rows[~below], settings) for law in laws)
         scored.append(Cut(float(flops), tuple(scores)))
     features = {column for law in laws for column in law.features}
-    said = (*examine(rows, features, laws[0].target).cautions, *selection.warnings)
-    return Comparison(tuple(scored), _best(scored), (*said, *_too_narrow(scored, level)))
+    doubts = (*examine(rows, features, laws[0].target).cautions, *selection.warnings)
+    warnings = (*doubts, *_too_narrow(scored, level))
+    return Comparison(tuple(scored), _best(scored), warnings)
 
 
 def _score(law: Law, seen: pd.DataFrame, later: pd.DataFrame, settings: dict[str, Any]) -> Score:

@@ -13,6 +13,7 @@ import pandas as pd
 from analysis.diagnostics import Diagnostics
 from analysis.expression import Array
 from analysis.laws import Law
+from analysis.runs.columns import TOKEN
 from analysis.uncertainty import Bounds, Interval
 from scaling.records import Refusal
 
@@ -44,6 +45,7 @@ class FitData:
     tokens: Bounds | None
     flops_max: float | None  # largest 6·N·D
     sha256: str  # of the fitted columns
+    loss_unit: str = TOKEN
 
 
 @dataclass(frozen=True)

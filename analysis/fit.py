@@ -30,7 +30,7 @@ from analysis.objective import objective as objective_named
 from analysis.outliers import outliers
 from analysis.result import Fit, FitData, Minimised, Status, to_json
 from analysis.runs.examine import examine
-from analysis.runs.table import standardise, usable
+from analysis.runs.table import loss_unit_of, standardise, usable
 from analysis.runs.trajectories import AUTO
 from analysis.search import Optimum, optimise
 from analysis.uncertainty import Bounds, Index, Interval, Uncertainty, clusters_of, uncertainty
@@ -311,4 +311,5 @@ def _describe(law: Law, rows: pd.DataFrame, clusters: Index) -> FitData:
         if params is None or tokens is None
         else float((6 * rows["params"] * rows["tokens"]).max()),
         sha256=digest.hexdigest(),
+        loss_unit=loss_unit_of(rows),
     )

@@ -113,7 +113,7 @@ def _rows(fit: Fit) -> pd.DataFrame:
     if "unique_tokens" in rows:  # of a law that does not ask for it: as it was read, text and all
         numbers = pd.to_numeric(rows["unique_tokens"], errors="coerce")
         rows = rows.assign(unique_tokens=numbers)
-    rows.attrs.pop("file", None)  # where they were read from is no part of them
+    rows.attrs.clear()  # where they were read from is no part of them
     return rows
 
 

@@ -52,9 +52,12 @@ def outliers(
         return Outliers(whole)
     far = off > FAR * max(NORMAL * float(np.median(off)), SCATTER)
     count = int(far.sum())
-    if not 0 < count <= max(1, SHARE * data.n) or data.n - count < len(law.coefficients) + 2:
+    if not 0 < count <= max(1, SHARE * data.n) or data.n - count < int((~fixed).sum()) + 2:
         return Outliers(whole)
-    end = descend(problem, point[None], (weights * ~far)[None], fixed, max_iterations=150).theta[0]
+    end = point
+    if not fixed.all():
+        kept = (weights * ~far)[None]
+        end = descend(problem, point[None], kept, fixed, max_iterations=150).theta[0]
     expected = _predicted(law, problem, end, data)
     off = np.abs(np.log(expected / data.observed))
     scatter = max(NORMAL * float(np.median(off[~far])), SCATTER)

@@ -23,6 +23,7 @@ from analysis.figures.isoflop import optima_figures
 from analysis.figures.landscape import landscape
 from analysis.figures.repeats import repeat_curves
 from analysis.figures.style import save
+from analysis.figures.sweep import sweep_curves
 from analysis.figures.training import training_curves
 from analysis.fit import Fit
 from analysis.landmarks import landmarks
@@ -40,6 +41,7 @@ __all__ = [
     "repeat_curves",
     "residuals",
     "save",
+    "sweep_curves",
     "tokens_per_param",
     "training_curves",
 ]

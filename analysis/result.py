@@ -13,6 +13,7 @@ import pandas as pd
 from analysis.diagnostics import Diagnostics, LackOfFit
 from analysis.estimate import Estimate, FitData, Minimised, Status
 from analysis.laws import Law
+from analysis.runs.columns import TOKEN
 from analysis.summary import doubts, summary
 from analysis.tradeoff import flat_directions
 from analysis.uncertainty import Bounds, Interval
@@ -86,6 +87,7 @@ def to_json(fit: Fit) -> dict[str, Any]:
             "tokens": None if data.tokens is None else list(data.tokens),
             "flops_max": data.flops_max,
             "sha256": data.sha256,
+            "loss_unit": data.loss_unit,
         },
         "rmse_log": fit.rmse_log,
         "starts": fit.starts,
@@ -140,6 +142,7 @@ def from_json(
             tokens=None if data["tokens"] is None else Bounds(*data["tokens"]),
             flops_max=data["flops_max"],
             sha256=str(data["sha256"]),
+            loss_unit=str(data.get("loss_unit", TOKEN)),  # files of before have none
         ),
         rmse_log=_number(value["rmse_log"]),
         starts=int(value["starts"]),

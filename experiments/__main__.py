@@ -63,7 +63,7 @@ def main() -> int:
 
 def _run(command: str) -> int:
     """Run a command; returns its exit code."""
-    from experiments.cli import Failed, app, overview
+    from experiments.cli import Failed, app, overview, refuse_addresses
     from experiments.text import say
     from scaling.records import Refusal, did_you_mean
 
@@ -80,6 +80,7 @@ def _run(command: str) -> int:
         say(f"scaling: error: there is no command {command!r}.{near}", sys.stderr)
         return REFUSED
     try:
+        refuse_addresses(sys.argv[1:])
         app.cli(prog="scaling", description=app.description)
     except Refusal as error:
         say(f"scaling {command}: error: {error}", sys.stderr)

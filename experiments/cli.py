@@ -8,12 +8,14 @@ reads them. Each command imports what it needs, so that fitting never waits for 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from scaling.addresses import refuse_address
 from scaling.quantity import parse_quantity
 from scaling.records import Refusal
 
@@ -73,6 +75,18 @@ Number = Annotated[str | None, tyro.conf.arg(metavar="NUMBER")]
 Numbers = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NUMBER …")]
 Assignments = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE …")]
 Conditions = Annotated[tuple[str, ...], tyro.conf.arg(metavar="CONDITION …")]
+
+
+def refuse_addresses(words: Sequence[str]) -> None:
+    """Raise Refusal for a word of the command line that is an address, such as s3://bucket/runs.
+
+    No command takes one, and as a path it would be a folder here.
+    """
+    for before, word in pairwise(["", *words]):
+        option, is_option, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if not is_option:
+            option = before if before.startswith("--") else "argument"
+        refuse_address(option, value)
 
 
 def numbers(option: str, words: tuple[str, ...]) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +18,7 @@ from experiments.cli import (
     number,
     numbers,
 )
+from experiments.tables import AS_NAMED, Options, say_left_out
 from experiments.text import say
 from scaling.records import Refusal, write_json
 from scaling.study import read_study
@@ -35,8 +35,7 @@ def predict(
     tokens: Numbers = (),
     table: Path | None = None,
     unique_tokens: Number = None,
-    params_column: str | None = None,
-    tokens_column: str | None = None,
+    run_table: Options = AS_NAMED,
     observed: float | None = None,
     to_json: JsonFile = None,
 ) -> None:
@@ -57,9 +56,7 @@ def predict(
         table: Predict every row of this run table instead.
         unique_tokens: Different tokens that exist; beyond them data repeats. Of more than a run
             trains on, as many as it trains on are used.
-        params_column: Column of --table that holds N; `params` if there is one, else
-            `params_total`.
-        tokens_column: Column of --table that holds D, if it is not `tokens`.
+        run_table: How --table is read.
         observed: The loss that a single predicted run came to: did it fall inside?
         to_json: Write the predictions to this file too.
     """
@@ -69,7 +66,7 @@ def predict(
     from analysis.forecast import forecast_warnings
     from analysis.forecast import predict as predicted
     from analysis.limited import limit
-    from analysis.runs.table import read_runs
+    from analysis.runs.table import valid
 
     law = law_source(source)
     unique = number("--unique-tokens", unique_tokens)
@@ -83,13 +80,11 @@ def predict(
             {"params": numbers("--params", params), "tokens": numbers("--tokens", tokens)}
         )
     else:
-        needed = list(law.law.features)
-        if unique is not None:
-            needed = [name for name in needed if name != "unique_tokens"]
-        read = partial(read_runs, table, params_column=params_column, tokens_column=tokens_column)
-        if "flops" in needed and {"params", "tokens"} <= set(read(require=[])):
-            needed = [*{*needed, "params", "tokens"} - {"flops"}]  # 6·N·D is theirs
-        rows = read(require=needed)
+        given = () if unique is None else ("unique_tokens",)
+        needed = [name for name in law.law.features if name not in given]
+        selected = valid(run_table.read(table, require=needed))
+        say_left_out(selected.excluded)
+        rows = selected.rows
     if observed is not None and len(rows) != 1:
         raise Refusal(f"--observed is one loss, and there are {len(rows)} runs. Give --table.")
     if unique is not None:

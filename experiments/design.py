@@ -114,19 +114,21 @@ class _Change:
 
     said: str
     fields: Mapping[str, Any]
+    added: int = 1  # values
 
 
 @dataclass(frozen=True, order=True)
 class _Mended:
-    """A changed study that would do."""
+    """A changed study that would do; the one with the fewest additions, then the cheapest first."""
 
+    added: int
     flops: float
     condition: float
     said: str
 
 
 def _remedy(made: Draft, features: frozenset[str]) -> str:
-    """The cheapest addition that mends the design: one, or else two together."""
+    """The least addition that mends the design: to one field, or else to two together."""
     grid = made.plan.study.grid
     ones = list(_changes(grid))
     for changes in (ones, _pairs(ones)):
@@ -153,7 +155,7 @@ def _tried(change: _Change, made: Draft, features: frozenset[str]) -> _Mended | 
         return None
     if not _whole(other.plan) or _wrong(other.plan, features) is not None:
         return None
-    return _Mended(other.plan.flops_spent, _condition(other.plan), change.said)
+    return _Mended(change.added, other.plan.flops_spent, _condition(other.plan), change.said)
 
 
 def _changes(grid: ProductGrid | LadderGrid | IsoflopGrid) -> Iterator[_Change]:
@@ -167,9 +169,11 @@ def _changes(grid: ProductGrid | LadderGrid | IsoflopGrid) -> Iterator[_Change]:
     for field, noun in nouns.items():
         values = getattr(grid, field, ())
         for more in _more(values):
-            new = tuple(sorted({*values, more}))
-            rank = ORDINAL.get(len(new), "further")
-            yield _Change(f"a {rank} {noun}, {field} = [{_written(new)}]", {field: new})
+            new = tuple(sorted({*values, *more}))
+            added = f"a {ORDINAL.get(len(new), 'further')} {noun}"
+            if len(more) > 1:
+                added = f"{len(more)} more of {field}"
+            yield _Change(f"{added}, {field} = [{_written(new)}]", {field: new}, len(more))
     for name in PRESETS:
         family = {each.split("-")[0] for each in grid.presets}
         if name.split("-")[0] in family and name not in grid.presets:
@@ -187,18 +191,21 @@ def _pairs(ones: Iterable[_Change]) -> Iterator[_Change]:
             yield _Change(f"{one.said} and {other.said}", {**one.fields, **other.fields})
 
 
-def _more(values: tuple[float, ...]) -> list[float]:
-    """A value in the widest gap, one above and one below, to two digits."""
+def _more(values: tuple[float, ...]) -> list[tuple[float, ...]]:
+    """A value in the widest gap, above and below, to two digits; of a single one two at once."""
     if not values:
         return []
     logs = np.sort(np.log(values))
     gaps = np.diff(logs)
     step = max(math.log(4), float(gaps.max(initial=0.0)))
-    found = [logs[-1] + step, logs[0] - step]
+    found: list[tuple[float, ...]] = [(logs[-1] + step,), (logs[0] - step,)]
     if len(gaps):
         widest = int(gaps.argmax())
-        found.append((logs[widest] + logs[widest + 1]) / 2)
-    return [float(f"{math.exp(each):.2g}") for each in found]
+        found.append(((logs[widest] + logs[widest + 1]) / 2,))
+    else:
+        near = math.log(3)
+        found += [tuple(logs[0] + k * near for k in two) for two in ((1, 2), (-1, 1), (-2, -1))]
+    return [tuple(float(f"{math.exp(each):.2g}") for each in more) for more in found]
 
 
 def _written(values: tuple[float, ...]) -> str:

@@ -62,8 +62,8 @@ def _narrow(plan: Plan) -> Iterator[str]:
         f"{totals[-1] / totals[0]:.2g} alone ({human(totals[0])} to {human(totals[-1])}), where "
         f"sizes by a factor {most.target / least.target:.2g} were asked for: embedding and head "
         f"are {_embedded(least):.0%} of the smallest model, {_embedded(most):.0%} of the largest. "
-        "Take a smaller vocabulary, a tied head or larger sizes, or fit with --params-column "
-        f"params_{plan.study.grid.params_convention}."
+        "Take a smaller vocabulary, a tied head or larger sizes, or fit with `scaling fit "
+        f"RUNS --params-column params_{plan.study.grid.params_convention}`."
     )
 
 

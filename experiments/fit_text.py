@@ -10,7 +10,8 @@ from analysis.answer import Recommendation
 from analysis.approaches import Approaches
 from analysis.conventions import Convention, spread
 from analysis.fit import Fit
-from analysis.units import counted, decimal, human, scientific
+from analysis.runs.sweep import Sweep
+from analysis.units import counted, decimal, human, scientific, with_interval
 from experiments.text import columns
 
 
@@ -22,6 +23,32 @@ def ending(fit: Fit) -> str:
     )
     status = fill(f"Status: {fit.status.value}: {fit.reason}", 100, subsequent_indent="  ")
     return f"{status}\n{fill(f'Law: {fit.law.formula}; {values}', 100, subsequent_indent='  ')}"
+
+
+def sweep_text(swept: Sweep, params_column: str) -> str:
+    """The best value of a swept setting at each N and D, and where it is only a bound."""
+    rows = [
+        [
+            human(each.params),
+            human(each.tokens),
+            f"{len(each.tried)} from {scientific(each.tried[0])} to {scientific(each.tried[-1])}",
+            scientific(each.value),
+            decimal(each.loss),
+            "at or beyond" if each.optimum is None
+            else with_interval(scientific, each.optimum, each.interval),
+            "" if each.edge is None else f"the {each.edge} tried",
+        ]
+        for each in swept.cells
+    ]  # fmt: skip
+    header = [
+        params_column, "tokens", f"{swept.column} tried", "best", "its loss",
+        f"optimum [{swept.level:.0%}]", "reaches",
+    ]  # fmt: skip
+    lines = [columns(header, rows)]
+    if swept.noise is None:
+        lines.append("No interval: no seeds, and too few values to tell the noise of a loss.")
+    lines += [fill(f"warning: {each}", 92, subsequent_indent="  ") for each in swept.warnings]
+    return "\n".join(lines)
 
 
 def conventions_text(found: Sequence[Convention]) -> str:

@@ -6,13 +6,12 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.cli import (
     Assignments,
-    Conditions,
     Failed,
     JsonFile,
     Numbers,
@@ -20,6 +19,7 @@ from experiments.cli import (
     app,
     numbers,
 )
+from experiments.tables import AS_NAMED, Options, say_left_out
 from experiments.text import columns, say
 from scaling.records import Refusal, write_json
 
@@ -33,16 +33,14 @@ def fit(
     /,
     *,
     law: str = "chinchilla",
-    params_column: str | None = None,
-    tokens_column: str | None = None,
-    loss_column: str | None = None,
-    where: Conditions = (),
+    run_table: Options = AS_NAMED,
     objective: str = "huber_log",
     delta: float = 1e-3,
     weights: str | None = None,
     fix: Assignments = (),
     prior: Assignments = (),
     cluster: str = "auto",
+    best_of: str | None = None,
     bootstrap: int = 4000,
     level: float = 0.9,
     seed: int = 0,
@@ -51,10 +49,11 @@ def fit(
 ) -> None:
     """Fit a law to a run table: the global optimum, intervals, and what to doubt.
 
-    RUNS is a results folder, a CSV or a Parquet file with columns params, tokens and loss; the
-    options below map other names. Rows of one run, or of one trunk, count as one cluster; rows
-    that repeat another count once; columns that differ at equal N and D are named. The fit is
-    written to fits/<law>.json in a results folder, else to <file>.<law>.json, or to --out.
+    RUNS is a results folder or a table with a row a run: CSV, JSON lines, Parquet or a
+    spreadsheet. Columns of usual names are found, and what was taken for what is printed. Rows of
+    one run, or of one trunk, count as one cluster; rows that repeat another count once; columns
+    that differ at equal N and D are named. The fit is written to fits/<law>.json in a results
+    folder, else to <file>.<law>.json, or to --out.
 
     N* ∝ C^a is also read off the lower envelope (1) and isoFLOP minima (2), beside the law (3):
     approach 2 where budgets are equal in 6ND of the N fitted, its interval a jackknife over sizes
@@ -64,16 +63,14 @@ def fit(
         scaling fit results/quickstart --law chinchilla
         scaling fit my_runs.csv --loss-column val_loss --where 'tokens>=5e8'
         scaling fit results/sweep --where 'variant==training.learning_rate_factor=0.5'
+        scaling fit results/sweep --best-of learning_rate
         scaling fit my_runs.csv --fix alpha=0.34 --prior E=1.8:0.1
 
     Args:
-        runs: A results folder, CSV or Parquet.
+        runs: A results folder, or a table: CSV, JSON lines, Parquet, spreadsheet.
         law: A law that `scaling laws` lists; yours too, once its package is installed.
-        params_column: Column that holds N; `params` if there is one, else `params_total`. With
-            `all` the law is fitted under each count of parameters too, and the spread printed.
-        tokens_column: Column that holds D, if it is not `tokens`.
-        loss_column: Column that holds the loss in nats/token, if it is not `loss`.
-        where: Fit only rows that meet these; column, operator, literal.
+        run_table: How the table is read. With --params-column all the law is fitted under each
+            count of parameters too, and the spread printed.
         objective: What is minimised, summed over runs.
         delta: Where Huber's loss turns from square to linear, in log-loss.
         weights: Column that multiplies each row's penalty.
@@ -81,6 +78,8 @@ def fit(
         prior: What is known of coefficients, as NAME=VALUE:SD; SD is relative for amplitudes.
         cluster: Column that names the runs whose rows share noise, or `none`; by itself it is
             trunk_id, else a column that names runs.
+        best_of: Column that was swept, such as learning_rate: print its best value at each N and
+            D, and fit only the runs at it; a law of that column is fitted to the optima.
         bootstrap: Resamples; 0 leaves the intervals out.
         level: Of the intervals.
         seed: Of the resampling.
@@ -95,7 +94,8 @@ def fit(
     from analysis.forecast import leave_out_largest
     from analysis.laws import law as law_named
     from analysis.objective import objective as objective_named
-    from analysis.runs.table import read_runs
+    from analysis.runs.sweep import best_rows, optima, sweep
+    from analysis.runs.sweep import to_json as sweep_json
     from analysis.units import scientific
     from experiments.fit_text import (
         approaches_text,
@@ -103,18 +103,22 @@ def fit(
         conventions_text,
         ending,
         exponents_text,
+        sweep_text,
     )
 
     named = law_named(law)
-    table = read_runs(
+    every_count = run_table.params_column == "all"
+    table = (replace(run_table, params_column=None) if every_count else run_table).read(
         runs,
-        params_column=None if params_column == "all" else params_column,
-        tokens_column=tokens_column,
-        loss_column=loss_column,
-        require=(named.target,),
+        require=(*named.features, named.target, *filter(None, [weights, best_of])),
         signed=() if objective_named(objective, delta).log else (named.target,),
-        conditions=where,
     )
+    also: dict[str, Any] = {}
+    if best_of is not None:
+        swept = sweep(table, best_of, level=level)
+        say(sweep_text(swept, table.attrs["params_column"]) + "\n")  # whatever becomes of the law
+        also["best_of"] = sweep_json(swept)
+        table = (optima if named.target == best_of else best_rows)(table, swept)
     path = out or _fit_file(runs, law)
     for option, file in {"--out": path, "--json": to_json}.items():
         if file is not None:
@@ -129,7 +133,7 @@ def fit(
         "prior": {name: _prior(text) for name, text in _pairs("--prior", prior)},
     }
     # First, since a table without several counts of N is refused.
-    each = by_convention(named, table, **settings) if params_column == "all" else []
+    each = by_convention(named, table, **settings) if every_count else []
 
     def estimated(coefficients: Mapping[str, float]) -> None:
         if bootstrap:
@@ -140,7 +144,6 @@ def fit(
         named, table, bootstrap=bootstrap, level=level, seed=seed, on_estimate=estimated, **settings
     )
     texts = [fitted.summary()]
-    also: dict[str, Any] = {}
     doubts: list[str] = []
     if comparable(named):
         read = approaches(fitted)
@@ -216,10 +219,7 @@ def compare(
     *,
     laws: str,
     cut: Numbers = (),
-    params_column: str | None = None,
-    tokens_column: str | None = None,
-    loss_column: str | None = None,
-    where: Conditions = (),
+    run_table: Options = AS_NAMED,
     to_json: JsonFile = None,
 ) -> None:
     """Say which law forecasts best: fit each below a compute cut, score it above.
@@ -230,29 +230,21 @@ def compare(
         scaling compare my_runs.csv --laws chinchilla,kaplan_nd --cut 1e20 3e20
 
     Args:
-        runs: A results folder, CSV or Parquet.
+        runs: A results folder, or a table: CSV, JSON lines, Parquet, spreadsheet.
         laws: Names from `scaling laws`, with commas between.
         cut: Fit runs of at most this many FLOPs (6ND); by default at 50, 70 and 85% of the runs.
-        params_column: Column that holds N; `params` if there is one, else `params_total`.
-        tokens_column: Column that holds D, if it is not `tokens`.
-        loss_column: Column that holds the loss, if it is not `loss`.
-        where: Use only rows that meet these; column, operator, literal.
+        run_table: How the table is read.
         to_json: Write the scores to this file too.
     """
     from analysis.compare import compare as compared
     from analysis.laws import law as law_named
-    from analysis.runs.table import read_runs
+    from analysis.runs.table import usable
     from analysis.units import scientific
 
     named = [law_named(name.strip()) for name in _listed(laws)]
-    table = read_runs(
-        runs,
-        params_column=params_column,
-        tokens_column=tokens_column,
-        loss_column=loss_column,
-        require=(named[0].target,),
-        conditions=where,
-    )
+    features = dict.fromkeys(column for each in named for column in each.features)
+    table = run_table.read(runs, require=(*features, named[0].target))
+    say_left_out(usable(table).excluded)
     found = compared(
         table,
         named,

@@ -14,6 +14,20 @@ from scaling.records import Status
 from scaling.run import RunSpec, spent_flops
 
 
+def idle_text(runs: Sequence[RunSpec], devices: int) -> str | None:
+    """A warning where runs train on fewer than all devices of this machine; else null."""
+    few = [run for run in runs if run.devices_used(devices) < devices]
+    if not few:
+        return None
+    least = min(few, key=lambda run: run.devices_used(devices))
+    return (
+        f"warning: {len(few)} of {len(runs)} runs train on fewer than the {devices} devices "
+        f"here, some on {least.devices_used(devices)}. A run uses as many as divide its "
+        f"microbatch (batch_sequences over accumulate), {least.microbatch_sequences} sequences "
+        f"there. Give microbatches that {devices} divides."
+    )
+
+
 def to_do_text(runs: Sequence[RunSpec]) -> str:
     """The runs that would be trained."""
     rows = [
@@ -64,7 +78,19 @@ def runs_text(table: pd.DataFrame) -> str:
         "bits/byte",
         "status",
     ]
+    for name in _hidden(points):
+        header.append(name)
+        for row, cell in zip(rows, points[name], strict=True):
+            row.append("" if pd.isna(cell) else str(cell))
     return columns(header, rows, "runs.parquet")
+
+
+def _hidden(points: pd.DataFrame) -> list[str]:
+    """The first setting that is not shown and tells runs apart which would print the same."""
+    shown = ["n_layers", "d_model", "params_total", "tokens", "seed", "learning_rate"]
+    some = [name for name in ("variant", "unique_tokens", "task_share") if name in points]
+    kinds = len(points.drop_duplicates(shown))
+    return [name for name in some if len(points.drop_duplicates([*shown, name])) > kinds][:1]
 
 
 def _loss(loss: Any, stderr: Any) -> str:

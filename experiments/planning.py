@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -139,8 +138,7 @@ def grid_costs(
     """
     if devices:
         used, sequences = min(
-            (math.gcd(run.microbatch_sequences, count), run.microbatch_sequences)
-            for run in plan.runs
+            (run.devices_used(count), run.microbatch_sequences) for run in plan.runs
         )
         if used < count:
             raise Refusal(

@@ -30,8 +30,8 @@ def plot(source: Drawable, /, *, law: str | None = None, out: Path | None = None
     `loss_by_compute` (with the forecast), `frontier` (N* and D* against compute), `isoflop`
     (approach 2, where a budget has its minimum inside its sizes) and `envelope` (approach 1, where
     it gives an exponent); for a law of unique tokens `repeats` (what repeating data costs).
-    `training` (curves against compute) where the step records are there. Of a study with tasks
-    also `emergence` (exact match against size), fitted or not.
+    `training` (curves against compute) where the step records are there; `sweep` of a fit with
+    --best-of. Of a study with tasks also `emergence` (exact match against size), fitted or not.
     `scaling recommend --plot` marks the runs it recommends.
 
         scaling plot results/quickstart
@@ -59,6 +59,13 @@ def plot(source: Drawable, /, *, law: str | None = None, out: Path | None = None
         runs = None if steps is None else read_runs(source, require=())
         _make(folder)
         drawn += draw(folder, fit, runs, steps)
+        best_of = read_json(path).get("best_of")
+        if best_of is not None:
+            from analysis.plots import save, sweep_curves
+            from analysis.runs.sweep import from_json
+
+            made = sweep_curves(from_json(best_of), fit.data.params_column, fit.data.loss_unit)
+            drawn += save(made, folder / "sweep")
     if scored:
         from analysis.figures.emergence import draw_results
 

@@ -46,7 +46,8 @@ class Preparation:
         trace: TracebackType | None,
     ) -> None:
         self.over.set()
-        self.bar.stop()
+        if self.console.is_terminal:  # elsewhere it would print an empty line
+            self.bar.stop()
         if self.clock.is_alive():
             self.clock.join()
 

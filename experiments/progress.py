@@ -47,15 +47,24 @@ class Watch:
             self.live.stop()
 
     def __call__(self, seen: Snapshot) -> None:
-        left = "…" if seen.seconds_left is None else duration(seen.seconds_left)
-        done = seen.flops_done / seen.flops if seen.flops else 1.0
-        # Between runs, and before the first report of one, no speed is known.
-        speed = f"{human(seen.tokens_per_s)} tokens/s" if seen.tokens_per_s else "no steps yet"
-        note = f"{done:4.0%} of FLOPs, {speed}, {left} left"
-        if seen.elsewhere:
-            note += f", {seen.elsewhere} trained by other launchers"
+        note = _note(seen)
         if self.console.is_terminal:
             self.bar.update(self.task, completed=seen.runs_done, total=seen.runs, note=note)
         elif time.monotonic() - self.last > LOG_SECONDS or seen.runs_done == seen.runs:
             self.last = time.monotonic()
             print(f"{seen.runs_done}/{seen.runs} runs, {note}", flush=True)
+
+
+def _note(seen: Snapshot) -> str:
+    """How far, how fast, and how long still; of what is not known, nothing."""
+    share = seen.flops_done / seen.flops if seen.flops else 1.0
+    parts = [f"{share:4.0%} of FLOPs"]
+    if seen.runs_done == seen.runs:
+        return f"{parts[0]} in {duration(seen.seconds)}"
+    if seen.tokens_per_s:  # of runs that have reported; between two it is not known
+        parts.append(f"{human(seen.tokens_per_s)} tokens/s")
+    left = seen.seconds_left
+    parts.append("no steps yet" if left is None else f"{duration(left)} left")
+    if seen.elsewhere:
+        parts.append(f"{seen.elsewhere} trained by other launchers")
+    return ", ".join(parts)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from tyro.conf import arg
 
 from experiments.cli import JsonFile, Numbers, StudyPath, app, law_source, numbers
+from experiments.tables import AS_NAMED, Options, TableOptions
 from experiments.text import columns, duration, say
 from scaling.records import Refusal, write_json
 from scaling.study import read_study
@@ -39,6 +40,7 @@ def simulate(
     noise: float | None = None,
     seed_noise: float | None = None,
     noise_from: Path | None = None,
+    run_table: Options = AS_NAMED,
     noise_power: float = 0.0,
     repeats: int = 200,
     level: float = 0.9,
@@ -69,6 +71,7 @@ def simulate(
             results/reference/isoflop, tiny models: .0043; runs at lower losses differ less.
         seed_noise: The same between trunks, shared by their branches; .0066 by default.
         noise_from: Take both from the replicate seeds of this results folder or run table.
+        run_table: How the table of --noise-from is read.
         noise_power: Let both fall as this power of the loss, from the plan's largest loss down;
             Porian et al. (2024) measured 2.8.
         repeats: Simulated studies.
@@ -87,7 +90,7 @@ def simulate(
 
     truth = law_source(law)
     column = params_column(truth)
-    deviations = _noise(noise, seed_noise, noise_from, noise_power, column)
+    deviations = _noise(noise, seed_noise, noise_from, run_table, noise_power, column)
     planned = plan_study(read_study(study))
     design = design_of(planned, column)
     largest = 6 * float((design["params"] * design["tokens"]).max())
@@ -129,9 +132,10 @@ class _Noise(NamedTuple):
 
 
 def _noise(
-    own: float | None, shared: float | None, runs: Path | None, power: float, column: str
-) -> _Noise:
-    from analysis.runs.table import read_runs, usable
+    own: float | None, shared: float | None, runs: Path | None, run_table: TableOptions,
+    power: float, column: str,
+) -> _Noise:  # fmt: skip
+    from analysis.runs.table import CORE, usable
     from analysis.simulation import REFERENCE, Noise, noise_of
 
     if runs is None:
@@ -146,7 +150,7 @@ def _noise(
         raise Refusal(
             f"--noise-from {runs} measures what --noise and --seed-noise give. Leave one out."
         )
-    table = usable(read_runs(runs)).rows
+    table = usable(run_table.read(runs, CORE)).rows
     if column in table:
         table = table.assign(params=table[column])
     measured = noise_of(table, power)

@@ -49,9 +49,10 @@ def plan(
         max_flops: Refuse a study that trains more than this.
         to_json: Write the table to this file too.
     """
+    from experiments.grid_text import idle_text
     from experiments.plan_text import plan_json, plan_text
     from experiments.planning import asked_devices, grid_costs, plan_study, refuse_above
-    from scaling.hardware import worker_count
+    from scaling.hardware import device_count, worker_count
 
     devices = asked_devices(device, count, mfu)
     planned = plan_study(read_study(study))
@@ -60,6 +61,8 @@ def plan(
     if to_json:
         write_json(to_json, plan_json(planned, devices, bills, count))
     print(plan_text(planned, devices, bills, count, worker_count()))
+    if not devices and (idle := idle_text(planned.plan.runs, device_count())):
+        print(idle)
     print(f"Next: scaling run {study}")
 
 
@@ -95,10 +98,11 @@ def run(
         dry_run: Say what would be trained, and write nothing.
     """
     from analysis.units import scientific
-    from experiments.grid_text import runs_text, to_do_text
+    from experiments.grid_text import idle_text, runs_text, to_do_text
+    from experiments.next_text import next_text
     from experiments.planning import plan_study, refuse_above
     from experiments.progress import Watch
-    from scaling.hardware import has_accelerator, worker_count
+    from scaling.hardware import device_count, has_accelerator, worker_count
     from scaling.launch import base
     from scaling.launch.local import TimeUp, run_jobs
     from scaling.run import spent_flops
@@ -124,6 +128,8 @@ def run(
     waiting = [task.spec for task in base.unfinished(folder, planned.plan, retry)]
     flops = sum(map(spent_flops, waiting))
     refuse_above(max_flops, flops)
+    if waiting and (idle := idle_text(waiting, device_count())):
+        print(idle)
     if dry_run:
         print(to_do_text(waiting))
         print(
@@ -183,7 +189,7 @@ def run(
         if todo or "failed" in lost:
             raise Failed(said)
         print(said)  # known before: a diverged run is a result
-    print(f"Next: scaling fit {folder} --law {read.law or 'chinchilla'}")
+    print(next_text(folder, published.table, read.law or "chinchilla"))
 
 
 @app.command

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,7 +54,7 @@ def finished(folder: Path) -> Finished:
         )
     configure_jax()
     corpus = load(spec.corpus, cache_folder() / "corpora")
-    mesh = make_mesh(fsdp=math.gcd(spec.microbatch_sequences, jax.device_count()))
+    mesh = make_mesh(fsdp=spec.devices_used(jax.device_count()))
     program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute, mesh)
     state = checkpoint.restore(folder / "checkpoints", step, program.abstract)
     return Finished(spec, corpus, program, state.params)

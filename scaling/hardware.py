@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from models.count import count_params
+from scaling.addresses import refuse_address
+from scaling.records import Refusal
 from scaling.run import RunSpec
 
 # Vector width and fast math are worth 1.5x to 2x on small float32 models on a CPU. Fast math may
@@ -28,8 +31,9 @@ _GPU_FLAGS = "--xla_gpu_deterministic_ops=true"
 def cache_folder() -> Path:
     """Where tokenised corpora and compiled programs are kept between runs.
 
-    `SCALING_CACHE` if set, else ~/.cache/scaling-laws.
+    `SCALING_CACHE` if set, else ~/.cache/scaling-laws. Raises Refusal for an address.
     """
+    refuse_address("SCALING_CACHE", os.environ.get("SCALING_CACHE", ""))
     return Path(os.environ.get("SCALING_CACHE", "~/.cache/scaling-laws")).expanduser()
 
 
@@ -58,6 +62,29 @@ def has_accelerator() -> bool:
 def _plugin() -> bool:
     plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
     return any(map(find_spec, plugins))
+
+
+@cache
+def device_count() -> int:
+    """Devices that a worker started here sees.
+
+    jax is asked in a process of its own, which leaves their memory free again; where neither an
+    accelerator nor XLA_FLAGS can make them several, it is one and nobody is asked. Raises Refusal
+    where jax cannot start.
+    """
+    several = "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not several and not has_accelerator():
+        return 1
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", "import jax; print(jax.device_count())"],
+        env={**worker_environment(), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise Refusal(f"jax finds no device here: {said[-1]}")
+    return int(done.stdout.split()[-1])
 
 
 def worker_count() -> int:
@@ -125,8 +152,8 @@ def estimate(run: RunSpec, flops: float) -> Estimate:
     )
 
 
-def provenance() -> dict[str, Any]:
-    """Where and with what a run was made. Call in the worker: it asks jax for its device."""
+def provenance(run: RunSpec) -> dict[str, Any]:
+    """Where and with what a run is made. Call in the worker: it asks jax for its device."""
     import jax
 
     def installed(name: str) -> str | None:
@@ -144,6 +171,7 @@ def provenance() -> dict[str, Any]:
         "platform": device.platform,
         "device_kind": device.device_kind,
         "device_count": jax.device_count(),
+        "devices_used": run.devices_used(jax.device_count()),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 

@@ -119,9 +119,10 @@ def refuse_beyond_corpus(study: Study, corpus: CorpusInfo, sizes: Sequence[Size]
     if beyond:
         call = study.training.steps_per_call
         most = epoch // (batch * call) * call * sizes[0].base.batch_tokens
+        verb = "is" if len({cell.tokens for cell in beyond}) == 1 else "are"
         less = f"{_at_most(study, beyond, most)}, " if most else ""
         raise Refusal(
-            f"[grid] {asked(study, beyond)} {'is' if len(beyond) == 1 else 'are'} more than the "
+            f"[grid] {asked(study, beyond)} {verb} more than the "
             f"{epoch:,} {'tokens of the corpus' if cap is None else 'of unique_tokens'}. "
             f"Give {less}{'more text' if cap is None else 'a larger cap'}, or set [data] "
             "allow_repeats = true to train on it again."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from models.count import count_params
@@ -32,7 +31,7 @@ def step_memory(run: RunSpec, devices: int) -> StepMemory:
     scores in full (this decoder writes them out). A compiler keeps some more and shares some.
     """
     c, compute = run.model, run.compute
-    shared = math.gcd(run.microbatch_sequences, devices)
+    shared = run.devices_used(devices)
     sequences = run.microbatch_sequences // shared
     params = count_params(c)
     size = {"float32": 4, "bfloat16": 2}[compute.dtype]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal
 
@@ -78,6 +79,10 @@ class RunSpec:
     def microbatch_sequences(self) -> int:
         """Sequences whose activations are held at once, in training and in evaluation."""
         return self.batch_sequences // self.compute.accumulate
+
+    def devices_used(self, devices: int) -> int:
+        """Over how many of so many devices it is split: as many as divide a microbatch."""
+        return math.gcd(self.microbatch_sequences, devices)
 
     @property
     def tokens(self) -> int:

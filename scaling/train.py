@@ -95,7 +95,7 @@ def train(
     a microbatch. The same bits return on the same kind and number of devices.
     Raises Diverged, Interrupted (after a checkpoint), or Refusal (files, disk).
     """
-    mesh = mesh or make_mesh(fsdp=math.gcd(spec.microbatch_sequences, jax.device_count()))
+    mesh = mesh or make_mesh(fsdp=spec.devices_used(jax.device_count()))
     return _Loop(spec, folder, trunk, corpus, mesh, before_commit).run(report, should_stop)
 
 

@@ -135,7 +135,7 @@ def _train_from_files(
     mine.begin()
     corpus = load(spec.corpus, cache_folder() / "corpora")
     check(corpus)
-    mine.record("running", reason=None, provenance=[*run["provenance"], provenance()])
+    mine.record("running", reason=None, provenance=[*run["provenance"], provenance(spec)])
     failpoint("running")
     last_report = 0.0
 

@@ -22,13 +22,12 @@ from analysis.emergence.tidy import (
     PerTask,
     folder_rows,
     joined,
-    listing,
     long_rows,
     named,
     numbers,
 )
 from analysis.runs.filter import where
-from analysis.runs.load import load
+from analysis.runs.load import listing, load
 from scaling.records import Refusal, read_json
 
 T = TypeVar("T")
@@ -78,6 +77,7 @@ def scores(raw: pd.DataFrame, ask: Ask, name: str = "the table") -> Scores:
     if len(raw) == 0:
         raise Refusal(f"{name} has no rows. Give a table with a row a score.")
     table = named(long_rows(where(raw, ask.conditions), ask, name), name)
+    notes: list[str] = list(table.attrs.get("notes", []))
     tasks = table["task"].unique()
     table = _chosen(table, ask, name)
     for option, given in (("--chance", ask.chance), ("--n", ask.n)):
@@ -86,7 +86,6 @@ def scores(raw: pd.DataFrame, ask: Ask, name: str = "the table") -> Scores:
     if len(table) == 0:
         reasons = "; ".join(excluded["reason"].unique())
         raise Refusal(f"{name}: no score is left ({reasons}).")
-    notes: list[str] = []
     parts = list(table.groupby(["task", "metric"], sort=False))
     found = [_read(str(task), str(each), rows, ask, notes) for (task, each), rows in parts]
     return Scores(
@@ -102,7 +101,7 @@ def scores(raw: pd.DataFrame, ask: Ask, name: str = "the table") -> Scores:
 def losses(rows: pd.DataFrame) -> np.ndarray | None:
     """The loss beside each score, NaN where there is none; None without such a column."""
     column = next((each for each in ("val_loss", "loss", "loss_final") if each in rows), None)
-    return None if column is None else numbers(rows[column], "the scores").to_numpy(float)
+    return None if column is None else numbers(rows, column, "the scores").to_numpy(float)
 
 
 # --- rows --------------------------------------------------------------------------------------
@@ -138,10 +137,10 @@ def _chosen(table: pd.DataFrame, ask: Ask, name: str) -> pd.DataFrame:
 
 
 def _usable(table: pd.DataFrame, ask: Ask, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    table = table.assign(value=numbers(table["value"], name))
+    table = table.assign(value=numbers(table, "value", name))
     for column in ("n", "stderr", "chance"):
         if column in table:
-            table[column] = numbers(table[column], name)
+            table[column] = numbers(table, column, name)
     reason = pd.Series("", index=table.index, dtype=object)
     if ask.steps == "ends":
         if "final" in table:

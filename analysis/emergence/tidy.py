@@ -7,14 +7,17 @@ stand for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from analysis.runs.load import load, shown
+from analysis.runs.columns import candidates, unit_of
+from analysis.runs.load import listing, load, shown
+from analysis.runs.numbers import Unreadable, plain, read, text_of
+from analysis.runs.rows import row_called
 from scaling.records import Refusal
 
 # Columns that may stand for what was asked, the first that is there.
@@ -26,6 +29,7 @@ STANDS_FOR = {
     "group": ("group", "trunk_id"),
     "shots": ("shots", "shot"),
 }
+COUNTS = ("params", "tokens", "flops")  # also found under other usual names, if one fits
 OPTIONAL = ("n", "stderr", "chance", "group", "seed", "shots")
 
 
@@ -92,12 +96,16 @@ def joined(raw: pd.DataFrame, other: pd.DataFrame, ask: Ask) -> pd.DataFrame:
         twice = shown(str(other[on][other[on].duplicated()].iloc[0]))
         raise Refusal(f"--join has {on} = {twice!r} twice. Give a table with a row a model.")
     new = [column for column in other if column == on or column not in raw]
-    return raw.merge(other[new], on=on, how="left")
+    result = raw.merge(other[new], on=on, how="left")
+    result.index = raw.index  # the lines of the file of scores
+    result.attrs = dict(raw.attrs)
+    return result
 
 
 def long_rows(table: pd.DataFrame, ask: Ask, name: str) -> pd.DataFrame:
     """Columns task, metric, value, x and, where there are any, the optional ones; others stay."""
     result = table.copy()
+    result.attrs = {**table.attrs, "notes": _said(table, ask.scale)}
     result["x"] = _scale(table, ask.scale, name)
     for wanted in OPTIONAL:
         source = ask.columns.get(wanted)
@@ -115,9 +123,12 @@ def long_rows(table: pd.DataFrame, ask: Ask, name: str) -> pd.DataFrame:
             _there(table, column, name)
         rest = [column for column in result if column not in ask.value_columns]
         rest = [column for column in rest if column not in ("task", "metric", "value")]
-        return result.melt(
-            id_vars=rest, value_vars=list(ask.value_columns), var_name="task", value_name="value"
-        ).assign(metric=ask.metrics[0])
+        tall = result.melt(
+            id_vars=rest, value_vars=list(ask.value_columns), var_name="task", value_name="value",
+            ignore_index=False,
+        )  # fmt: skip
+        tall.attrs = dict(result.attrs)
+        return tall.assign(metric=ask.metrics[0])
     for wanted in ("task", "metric", "value"):
         source = ask.columns.get(wanted, wanted)
         if wanted == "metric" and source not in table and len(ask.metrics) == 1:
@@ -137,8 +148,8 @@ def named(table: pd.DataFrame, name: str) -> pd.DataFrame:
         if nameless.any():
             at = int(np.argmax(nameless.to_numpy()))
             raise Refusal(
-                f"{name} has no {column} in row {at + 1} ({int(nameless.sum())} such rows). Name "
-                "it, or drop the rows with --where."
+                f"{name} has no {column} in {row_called(table, at)} "
+                f"({int(nameless.sum())} such rows). Name it, or drop the rows with --where."
             )
     labels = [column for column in ("task", "metric", "shots") if column in table]
     return table.assign(**{column: table[column].astype(str) for column in labels})
@@ -149,17 +160,42 @@ def _scale(table: pd.DataFrame, scale: str, name: str) -> pd.Series:
     if column is None and scale == "flops":
         params, tokens = _first(table, "params"), _first(table, "tokens")
         if params is not None and tokens is not None:
-            return 6.0 * numbers(table[params], name) * numbers(table[tokens], name)
+            return (
+                6.0
+                * numbers(table, params, name, _unit("params", params))
+                * numbers(table, tokens, name, _unit("tokens", tokens))
+            )
     if column is None:
         raise Refusal(
             f"--scale {scale!r} is no column of {name}; it has {listing(table.columns)}. "
             "Name one of them, or give a table that has it with --join FILE --on COLUMN."
         )
-    return numbers(table[column], name)
+    return numbers(table, column, name, _unit(scale, column))
+
+
+def _unit(wanted: str, column: str) -> float:
+    """What a column found by its name is in: sizes_B is in billions."""
+    return unit_of(column) if wanted in COUNTS and column != wanted else 1.0
+
+
+def _said(table: pd.DataFrame, scale: str) -> list[str]:
+    """What was taken for the scale where no column is named so."""
+    wanted = ("params", "tokens") if scale == "flops" and not _first(table, scale) else (scale,)
+    found = {each: _first(table, each) for each in wanted}
+    return [
+        f"{each} is read from {shown(column)}"
+        + (f", times {plain(_unit(each, column))}" if _unit(each, column) != 1 else "")
+        for each, column in found.items()
+        if column is not None and column not in STANDS_FOR.get(each, (each,))
+    ]
 
 
 def _first(table: pd.DataFrame, wanted: str) -> str | None:
-    return next((each for each in STANDS_FOR.get(wanted, (wanted,)) if each in table), None)
+    for each in STANDS_FOR.get(wanted, (wanted,)):
+        if each in table:
+            return each
+    found = candidates(wanted, [str(name) for name in table]) if wanted in COUNTS else []
+    return found[0] if len(found) == 1 else None
 
 
 def _there(table: pd.DataFrame, column: str, name: str, wanted: str | None = None) -> str:
@@ -169,30 +205,22 @@ def _there(table: pd.DataFrame, column: str, name: str, wanted: str | None = Non
     return column
 
 
-def listing(columns: Sequence[str] | pd.Index) -> str:
-    """The first dozen names, and how many more there are."""
-    names = [shown(str(column)) for column in columns]
-    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+def numbers(table: pd.DataFrame, column: str, name: str, scale: float = 1.0) -> pd.Series:
+    """A column as float64, empty cells NaN; cells without a unit of their own times `scale`.
 
-
-def numbers(cells: pd.Series, name: str) -> pd.Series:
-    """Cells as float64, empty ones NaN. Raises Refusal for text, true and infinite ones."""
-    types = pd.api.types
-    text = types.is_object_dtype(cells) or types.is_string_dtype(cells)
-    real = types.is_numeric_dtype(cells) and not types.is_complex_dtype(cells)
-    if types.is_bool_dtype(cells) or not (text or real):
-        raise Refusal(f"{name}: column {cells.name!r} holds {cells.dtype}, not numbers.")
+    Raises Refusal for text, true and infinite ones.
+    """
+    cells = table[column]
     try:
-        numbers = pd.to_numeric(cells, errors="coerce").astype(float)
-    except (OverflowError, TypeError, ValueError) as error:
-        raise Refusal(
-            f"{name}: column {cells.name!r} holds what is no number: {shown(str(error), 80)}."
-        ) from error
-    bad = (cells.notna() & numbers.isna()) | np.isinf(numbers)
+        found = read(cells, table.attrs.get("decimal"))
+    except Unreadable as error:
+        raise Refusal(f"{name}: column {column!r} {error}.") from None
+    result = found.numbers.where(found.suffixed, found.numbers * scale)
+    bad = (cells.notna() & result.isna()) | np.isinf(result)
     if bad.any():
         at = int(np.argmax(bad.to_numpy()))
         raise Refusal(
-            f"{name}: {cells.name} = {shown(str(cells.iloc[at]))!r} in row {at + 1} is not a "
-            "finite number. Correct it, or leave the cell empty if there is none."
+            f"{name}: {column} = {shown(text_of(cells.iloc[at]))!r} in {row_called(table, at)} is "
+            "not a finite number. Correct it, or leave the cell empty if there is none."
         )
-    return numbers
+    return result

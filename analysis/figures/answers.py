@@ -25,6 +25,7 @@ from analysis.fit import Fit
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN
 from analysis.published import Published
 from analysis.recommend import convention
+from analysis.runs.columns import TOKEN
 from analysis.solve import Ask
 from analysis.units import Span, count_of, human
 from scaling.records import Refusal
@@ -75,6 +76,11 @@ class Answers:
         if self.runs.empty:
             return None
         return float(self.compute.min()), float(self.compute.max())
+
+    @property
+    def loss_unit(self) -> str:
+        """What losses are in."""
+        return self.source.data.loss_unit if isinstance(self.source, Fit) else TOKEN
 
     @property
     def level(self) -> float | None:

@@ -36,7 +36,6 @@ Name = Literal["params", "tokens"]
 SHOWN_LEVELS = 6  # curves drawn where the runs have more levels than a legend can name
 REACH = 3.0  # how far beyond the data the dashed curves run
 NEAR = 0.35  # of the panel's height: how far below all else the floor may lie and be drawn
-LOSS = "loss, nats/token"
 LETTERS = {"params": "N", "tokens": "D", "flops": "C"}
 LABELS = {
     "params": "parameters N",
@@ -118,7 +117,7 @@ def _panel(
             low, high = _band(fit, everywhere)
             axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
     log_axis(axes.xaxis, LABELS[x], "count")
-    log_axis(axes.yaxis, LOSS, "loss")
+    log_axis(axes.yaxis, loss_label(fit), "loss")
     axes.set_xlim(grid[0], grid[-1])
     palette.key(made, axes, LETTERS[by], LABELS[by], marked=shown)
     return curves
@@ -133,6 +132,11 @@ def _some(distinct: Array) -> Array:
         if min(math.log(each / found[-1]), math.log(distinct[-1] / each)) > apart:
             found.append(float(each))
     return np.array([*found, distinct[-1]])
+
+
+def loss_label(fit: Fit) -> str:
+    """An axis of losses, in the unit of the fit's own."""
+    return f"loss, {fit.data.loss_unit}"
 
 
 def _band(fit: Fit, features: dict[str, Array]) -> tuple[Array, Array]:
@@ -203,9 +207,9 @@ def residuals(fit: Fit) -> Figure:
         below.set_ylim(-largest, largest)
         below.set_ylabel("residual, %")
         log_axis(above.xaxis, "", "loss")
-        log_axis(above.yaxis, f"observed {LOSS}", "loss")
+        log_axis(above.yaxis, f"observed {loss_label(fit)}", "loss")
         above.tick_params(labelbottom=False)
-        log_axis(below.xaxis, f"fitted {LOSS}", "loss")
+        log_axis(below.xaxis, f"fitted {loss_label(fit)}", "loss")
         above.set(xlim=ends, ylim=ends)
         palette.key(made, above, LETTERS.get(by, by), LABELS.get(by, by), line=False)
         _caption(

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from analysis.answer import Recommendation
 from analysis.decide import WAYS
 from analysis.figures.answers import STAR, Answers, draw_asked, draw_ways, limits
-from analysis.figures.fitted import LOSS, NEAR, floor_text
+from analysis.figures.fitted import NEAR, floor_text
 from analysis.figures.style import (
     INK,
     Palette,
@@ -24,7 +24,7 @@ from analysis.recommend import cell
 
 
 def loss_by_compute(found: Answers, *, ax: Axes | None = None) -> Figure:
-    """Loss (nats/token) against C = 6ND: the runs as points, the loss of the recommended run at
+    """Loss against C = 6ND: the runs as points, the loss of the recommended run at
     each budget as a line, and the band in which that run's loss should fall.
 
     Each recommended run asked for is a star with its interval, and its numbers are in the legend.
@@ -36,7 +36,7 @@ def loss_by_compute(found: Answers, *, ax: Axes | None = None) -> Figure:
         draw_ways(axes, found, "loss", found.ways)
         draw_asked(axes, found, "loss")
         log_axis(axes.xaxis, "training compute C = 6ND, FLOPs", "flops")
-        log_axis(axes.yaxis, LOSS, "loss")
+        log_axis(axes.yaxis, f"loss, {found.loss_unit}", "loss")
         axes.set_xlim(found.across)
         axes.set_ylim(limits(found, "loss"))
         drawn = _floor(axes, found)

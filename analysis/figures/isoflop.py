@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from analysis.envelope import Envelope, envelope
 from analysis.expression import Array
-from analysis.figures.fitted import LOSS, rows_of
+from analysis.figures.fitted import loss_label, rows_of
 from analysis.figures.style import (
     INK,
     OTHERS,
@@ -73,7 +73,7 @@ def isoflop_curves(
         for budget in shown:
             _curve(left, budget, palette)
         log_axis(left.xaxis, "parameters N", "count")
-        log_axis(left.yaxis, LOSS, "loss")
+        log_axis(left.yaxis, loss_label(fit), "loss")
         least = np.array([each.loss.min() for each in shown])
         above = _trim(left, least, np.concatenate([each.loss for each in shown]))
         spans = []
@@ -127,7 +127,7 @@ def envelope_curves(fit: Fit, lower: Envelope, *, ax: Axes | None = None) -> Fig
         diamond: dict[str, Any] = {"marker": "D", "linestyle": "", "color": INK, "markersize": 4.5}
         axes.plot(found["flops"], found["loss"], zorder=5, markeredgecolor="white", **diamond)
         log_axis(axes.xaxis, "training compute C = 6ND, FLOPs", "flops")
-        log_axis(axes.yaxis, LOSS, "loss")
+        log_axis(axes.yaxis, loss_label(fit), "loss")
         also = [
             Line2D([], [], color="#c4c4c4", linewidth=5.0, label="lower envelope"),
             Line2D([], [], label="crossing", **diamond),

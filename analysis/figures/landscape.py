@@ -93,7 +93,10 @@ def landscape(
 
 
 def _caption(found: Answers, placed: Sequence[Landmark]) -> str:
-    said = [found.counted, "Contours: loss by the law, nats/token. Diagonals: equal C, FLOPs."]
+    said = [
+        found.counted,
+        f"Contours: loss by the law, {found.loss_unit}. Diagonals: equal C, FLOPs.",
+    ]
     said.append(f"Band: sizes within {WITHIN:.0%} of the law's best loss at their compute.")
     if found.asked:
         level = "" if found.level is None else f", with the {found.level:.0%} interval of N*"

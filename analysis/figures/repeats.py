@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.fitted import LABELS, LOSS, rows_of
+from analysis.figures.fitted import LABELS, loss_label, rows_of
 from analysis.figures.style import (
     DASHED,
     INK,
@@ -64,7 +64,7 @@ def repeat_curves(fit: Fit, *, ax: Axes | None = None) -> Figure:
                     linewidth=1.2,
                 )  # fmt: skip
         log_axis(axes.xaxis, LABELS["tokens"], "count")
-        log_axis(axes.yaxis, LOSS, "loss")
+        log_axis(axes.yaxis, loss_label(fit), "loss")
         hollow: dict[str, Any] = {"marker": "o", "markerfacecolor": "none", "markersize": 6}
         also = [
             Line2D([], [], color=INK, marker="o", markersize=4, label="fresh"),

@@ -13,7 +13,8 @@ from itertools import product
 
 import pandas as pd
 
-from analysis.runs.table import labels, several_variants, variants
+from analysis.runs.columns import TOKEN
+from analysis.runs.table import labels, loss_unit_of, several_variants, variants
 
 LEAST = {"params": 1e3, "tokens": 1e4}  # fewer are hardly a model, or a run: another unit?
 MOST = {"params": 1e14, "tokens": 1e16}  # more than anyone trains: another quantity?
@@ -29,6 +30,8 @@ def suspicious(table: pd.DataFrame, features: Collection[str]) -> tuple[str, ...
     A sweep over nothing but the law's own `features` is what the law is fitted to.
     """
     found = []
+    if (unit := loss_unit_of(table)) != TOKEN:
+        found.append(f"losses are in {unit}, not {TOKEN}")
     if variants(table) > 1 and not set(_SWEPT.findall(" ".join(labels(table)))) <= set(features):
         found.append(f"{several_variants(table)}: the law is fitted through all of them")
     table = table.select_dtypes("number")  # text is refused by the law that needs it

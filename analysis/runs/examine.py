@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.runs.budgets import contradicted
 from analysis.runs.checks import suspicious
 from analysis.runs.settings import pooled
 from analysis.runs.trajectories import AUTO, COLUMN, trajectories
@@ -27,7 +26,7 @@ def examine(
 ) -> Examined:
     """Standardised `rows`, looked through for what a law of `features` would not notice.
 
-    Budgets that 6·N·D contradicts, checkpoints of one run and rates that had not decayed
+    What was doubted when they were read, checkpoints of one run and rates that had not decayed
     (`cluster` as in `trajectories`), settings that vary at equal N and D, and odd units.
     """
     known = trajectories(rows, cluster)
@@ -39,7 +38,7 @@ def examine(
     return Examined(
         owned,
         (
-            *contradicted(rows),
+            *rows.attrs.get("doubts", ()),
             *known.cautions,
             *pooled(rows, features, target),
             *suspicious(rows, features),

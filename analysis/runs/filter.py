@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from analysis.runs.load import listing
+from analysis.runs import numbers
+from analysis.runs.limits import listing
 from scaling.records import Refusal
 
 CONDITION = re.compile(r"\s*(?P<column>[^<>=!]+?)\s*(?P<op>>=|<=|==|!=|>|<)\s*(?P<literal>.+?)\s*")
-_SUFFIX = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+EMPTY = ("''", '""', "nan", "NaN")  # literals that mean a cell without a value
 
 
 def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     """Rows that meet every condition `column operator literal`, such as `tokens>=5e8`.
 
-    A literal is a number (K, M, B, T for powers of a thousand), true, false, or text, which
-    compares by == and != only. Nothing is evaluated. Raises Refusal for a condition that
+    A literal is a number (K, M, B, T for powers of a thousand), true, false, text, which
+    compares by == and != only, or '' or nan for an empty cell. A cell that is empty or text is not
+    above, below or equal to any number. Nothing is evaluated. Raises Refusal for a condition that
     cannot be read and when no row is left.
     """
+    return table[meets(table, conditions)]
+
+
+def meets(
+    table: pd.DataFrame,
+    conditions: Sequence[str],
+    quantities: Mapping[str, pd.Series] | None = None,
+) -> pd.Series:
+    """Which rows meet every condition of `where`; numbers of `quantities` come before the table's.
+
+    Raises Refusal as `where` does.
+    """
+    kept = pd.Series(True, index=table.index)
     for condition in conditions:
         found = CONDITION.fullmatch(condition)
         if found is None:
@@ -29,43 +44,52 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
                 "Example: --where 'tokens>=5e8'; operators: >= <= == != > <."
             )
         column, op, literal = found["column"], found["op"], found["literal"]
-        if column not in table:
+        known = quantities or {}
+        if column not in table and column not in known:
             raise Refusal(
                 f"--where {condition!r}: no column {column!r}; there are {listing(table.columns)}."
             )
-        rows = table[_holds(table[column], op, literal, condition)]
-        if rows.empty:
-            raise Refusal(f"--where {condition!r} leaves none of {len(table)} rows. Loosen it.")
-        table = rows
-    return table
+        raw = table[column] if column in table else known[column]
+        before = int(kept.sum())
+        kept &= _holds(raw, known.get(column), op, literal, condition, table.attrs.get("decimal"))
+        if not kept.any():
+            raise Refusal(f"--where {condition!r} leaves none of {before} rows. Loosen it.")
+    return kept
 
 
-def _holds(values: pd.Series, op: str, literal: str, condition: str) -> pd.Series:
-    number = as_number(literal)
-    right: float | str | bool
-    if pd.api.types.is_bool_dtype(values):
+def _holds(
+    cells: pd.Series, known: pd.Series | None, op: str, literal: str, condition: str,
+    decimal: numbers.Mark | None,
+) -> pd.Series:  # fmt: skip
+    name = cells.name
+    number = numbers.number(literal)
+    if literal in EMPTY and op in ("==", "!="):
+        empty = cells.isna() | cells.astype(str).str.strip().eq("")
+        return empty if op == "==" else ~empty
+    if pd.api.types.is_bool_dtype(cells):
         if literal.lower() not in ("true", "false") or op not in ("==", "!="):
-            raise Refusal(f"--where {condition!r}: {values.name} is true or false; use == or !=.")
-        right = literal.lower() == "true"
-    elif pd.api.types.is_numeric_dtype(values):
-        if number is None:
-            raise Refusal(f"--where {condition!r}: {literal!r} is not a number.")
-        right = number
-    else:
-        if op not in ("==", "!="):
-            raise Refusal(f"--where {condition!r}: {values.name} is text; use == or !=.")
-        quoted = len(literal) > 1 and literal[0] == literal[-1] and literal[0] in "'\""
-        right = literal[1:-1] if quoted else literal
+            raise Refusal(f"--where {condition!r}: {name} is true or false; use == or !=.")
+        return _compared(cells, op, literal.lower() == "true")
+    real = pd.api.types.is_numeric_dtype(cells)
+    if number is not None and (real or op not in ("==", "!=") or known is not None):
+        try:
+            values = numbers.read(cells, decimal).numbers if known is None else known
+        except numbers.Unreadable as error:
+            raise Refusal(f"--where {condition!r}: {name} {error}.") from None
+        if values.isna().all():
+            raise Refusal(f"--where {condition!r}: {name} is text; use == or !=.")
+        return _compared(values, op, number)
+    if real:
+        raise Refusal(f"--where {condition!r}: {literal!r} is not a number.")
+    if op not in ("==", "!="):
+        raise Refusal(f"--where {condition!r}: {name} is text; use == or !=.")
+    quoted = len(literal) > 1 and literal[0] == literal[-1] and literal[0] in "'\""
+    return _compared(cells, op, literal[1:-1] if quoted else literal)
+
+
+def _compared(values: pd.Series, op: str, right: float | str | bool) -> pd.Series:
     comparison = {
         ">=": values.ge, "<=": values.le, "==": values.eq,
         "!=": values.ne, ">": values.gt, "<": values.lt,
     }[op]  # fmt: skip
     return comparison(right)
-
-
-def as_number(text: str) -> float | None:
-    scale = _SUFFIX.get(text[-1:].upper(), 1.0)
-    try:
-        return float(text[:-1] if scale != 1.0 else text) * scale
-    except ValueError:
-        return None

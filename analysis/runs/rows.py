@@ -12,22 +12,25 @@ MOST = 6  # rows that a sentence lists
 
 
 def row_called(table: pd.DataFrame, at: int) -> str:
-    """The row at a position, by its label in the index: `row 5`, the first being 1."""
+    """The row at a position as its file numbers it: `line 42`; `row 5`, the first being 1, of a
+    table without a file."""
     return rows_called(table, [at])
 
 
 def rows_called(table: pd.DataFrame, at: Sequence[int] | NDArray[np.intp]) -> str:
-    """Rows by their numbers: `rows 5, 17 and 33`, `rows 1, 2, 3, 4, 5, 6 and 9 more`."""
-    numbers = [_number(label) for label in table.index[list(at)]]
+    """Rows by their numbers: `lines 5, 17 and 33`, `rows 1, 2, 3, 4, 5, 6 and 9 more`."""
+    first = int(table.attrs.get("first_row", 1))
+    labels = table.index[list(at)] if table.index.is_unique else pd.Index(list(at))
+    numbers = [_number(label, first) for label in labels]
     if len(numbers) > MOST + 1:
         numbers = [*numbers[:MOST], f"{len(numbers) - MOST} more"]
-    return f"row{'s' * (len(at) > 1)} {listed(numbers)}"
+    return f"{table.attrs.get('row', 'row')}{'s' * (len(at) > 1)} {listed(numbers)}"
 
 
 def listed(parts: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
-def _number(label: object) -> str:
-    return str(int(label) + 1) if isinstance(label, int | np.integer) else str(label)
+def _number(label: object, first: int) -> str:
+    return str(int(label) + first) if isinstance(label, int | np.integer) else str(label)

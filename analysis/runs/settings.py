@@ -98,13 +98,20 @@ def pooled(rows: pd.DataFrame, features: Collection[str] = (), target: str = "lo
         said.append(
             f"{named} {differ} among rows of equal {_equal(rows, features)}: "
             "these are no replicate seeds. The law is fitted through all of them, and no interval "
-            f"says what choosing one would change. Choose: {found[0].remedy}"
+            "says what choosing one would change. Choose: "
+            f"{found[0].remedy}{_or_best(rows, found[0])}"
         )
     swept = [each.column for each in _varying(rows, _point(features), target)]
     for column in swept:
         others = [each for each in swept if each != column]
         said += _edges(rows, column, [*_point(features), *others], target)
     return said
+
+
+def _or_best(rows: pd.DataFrame, setting: Setting) -> str:
+    if is_number(rows[setting.column]) and setting.count >= SWEEP:
+        return f", or the best of each with --best-of {setting.column}"
+    return ""
 
 
 def refuse_pooled(rows: pd.DataFrame) -> None:

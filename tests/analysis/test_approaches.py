@@ -138,7 +138,7 @@ def approach(method: str, exponent: float | None, width: float | None = 0.02) ->
         ((0.51, 0.56, 0.50, 0.5), "a parabola is biased where alpha and beta differ"),
         ((0.51, 0.49, 0.40, 0.5), "2 Akima disagrees: a lies 0.1 below"),
         ((0.51, 0.49, 0.40, 0.5), "assumes no form of the loss"),
-        ((None, None, None, 0.5), "Only the law gives an exponent here (approach 1: there was"),
+        ((None, None, None, 0.5), "Only the law gives an exponent here (approaches 1 and 2: there"),
         ((0.51, 0.49, 0.50, None), "The law has no exponent to compare with: there was nothing"),
     ],
 )
@@ -148,6 +148,15 @@ def test_the_sentence_says_who_disagrees_which_way_and_why(
     names = ("1 envelope", "2 parabola", "2 Akima", "3 law")
     rows = tuple(approach(name, a) for name, a in zip(names, exponents, strict=True))
     assert said in Approaches(1e20, 0.9, rows).sentence
+
+
+def test_a_reading_apart_from_the_law_is_a_caution_and_agreement_none() -> None:
+    law_row = approach("3 law", 0.5)
+    alike, apart = (
+        Approaches(1e20, 0.9, (approach("1 envelope", a), law_row)) for a in (0.51, 0.6)
+    )
+    assert alike.cautions == ()
+    assert "1 envelope 0.600 [0.580 … 0.620], 3 law 0.500" in apart.cautions[0]
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_what_scaling_eval_writes_is_read(tmp_path: Path) -> None:
         (long(metric="zeal"), {}, "--range WORST,BEST"),
         (long(value=None), {}, "no score is left"),
         (long(task=["a", None, "a"]), {}, "no task in row 2"),
-        (long(value=[True, False, True]), {}, "holds bool, not numbers"),
+        (long(value=[True, False, True]), {}, "holds true and false, not numbers"),
         (long(value=[0.1, 0.2, 10**400]), {}, "no number|not a finite number"),
         (long(params=pd.to_datetime(["2020", "2021", "2022"])), {}, "not numbers"),
         (long(), {"value_columns": ("x",), "metrics": ("exact_match",)}, "no column 'x'"),

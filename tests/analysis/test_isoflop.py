@@ -186,8 +186,11 @@ def test_runs_of_any_compute_chained_together_are_no_budget() -> None:
         (lambda t: t.assign(loss=3.0), "the same loss at every size"),
         (lambda t: t.assign(loss=3 + 1e-9 * t["params"]), "its smallest size"),
         (lambda t: t.assign(loss=3 - 0.01 * np.log(t["params"])), "its largest size"),
-        (lambda t: t.assign(loss=np.nan), "not a positive finite number"),
-        (lambda t: t.assign(budget_flops="1e18 or so"), "budget_flops = 1e18 or so"),
+        (lambda t: t.assign(loss=np.nan), "loss is empty in all 63 rows"),
+        (
+            lambda t: t.assign(budget_flops="1e18 or so"),
+            r"budget_flops is not .* row 1 \(1e18 or so\)",
+        ),
         (lambda t: t.drop(columns="flops"), "no column 'tokens'"),
     ],
 )

@@ -64,18 +64,30 @@ def test_integers_beyond_64_bits_are_read(tmp_path: Path) -> None:
         ("params,tokens,loss\n", "no rows"),
         ("params,tokens\n1,2\n", "'loss'"),
         ("params,tokens,loss,loss\n1,2,3,4\n", "two columns named 'loss'"),
-        ("params,tokens,loss\n1,2,3\n1,2,nan\n", "loss = nan in row 2 of 2"),
-        ("params,tokens,loss\n1,2,inf\n", "loss = inf in row 1"),
-        ("params,tokens,loss\n1,-2,3\n", "tokens = -2 in row 1"),
-        ("params,tokens,loss\n0,2,3\n", "params = 0 in row 1"),
-        ("params,tokens,loss\n=1+1,2,3\n", "params = =1+1 in row 1"),
+        (
+            "params,tokens,loss\n1,2,3\n1,2,nan\n",
+            "loss is not a positive finite number in 1 of 2 rows: line 3 (nan)",
+        ),
+        ("params,tokens,loss\n1,2,inf\n", "line 2 (inf)"),
+        (
+            "params,tokens,loss\n1,-2,3\n",
+            "tokens is not a positive finite number in 1 of 1 rows: line 2 (-2)",
+        ),
+        (
+            "params,tokens,loss\n0,2,3\n",
+            "params is not a positive finite number in 1 of 1 rows: line 2 (0)",
+        ),
+        ("params,tokens,loss\n=1+1,2,3\n", "line 2 (=1+1)"),
         ("params,tokens,loss\nTrue,2,3\n", "true and false"),
         ("params,tokens,loss\n1,2,3,4,5\n1,2\n", "more cells than its header"),
         ("params,tokens,loss\n0,1,2,3\n1,4,5,6\n", "more cells than its header"),
-        ("params;tokens;loss\n1;2;3\n", "';' between its columns"),
-        ("params,tokens,loss\n1,2,3\x00\n", "loss = 3\ufffd in row 1"),
-        ("params,tokens,loss\n1,2,\x1b[31m3\n", "loss = \ufffd[31m3 in row 1"),
-        (f"params,tokens,loss\n1,2,1{'0' * 400}\n", "loss = 1000"),
+        (
+            "params,tokens,loss\n1,2,\n",
+            "loss is not a positive finite number in 1 of 1 rows: line 2 (empty)",
+        ),
+        ("params,tokens,loss\n1,2,3\x00\n", "line 2 (3\ufffd)"),
+        ("params,tokens,loss\n1,2,\x1b[31m3\n", "line 2 (\ufffd[31m3)"),
+        (f"params,tokens,loss\n1,2,1{'0' * 400}\n", "line 2 (1"),
         (f"params,tokens,loss\n1,2,1{'0' * 5000}\n", "not a positive finite number"),
         ('params,tokens,loss\n1,2,"3\n4,5,6\n', "EOF inside string"),
         (b"\x00\xff\xfeparams", "UTF-8"),
@@ -198,9 +210,12 @@ def test_a_column_of_what_is_no_real_number_is_refused(cells: Any) -> None:
 def test_only_logarithms_need_a_positive_loss(tmp_path: Path) -> None:
     path = csv(tmp_path, "params,tokens,loss\n1,2,-0.5\n1,2,0\n")
     assert read_runs(path, signed=["loss"])["loss"].tolist() == [-0.5, 0.0]
-    with pytest.raises(Refusal, match=r"loss = -0\.5 in row 1 of 2 \(2 such rows\)"):
+    with pytest.raises(
+        Refusal,
+        match=r"loss is not a positive .* in 2 of 2 rows: line 2 \(-0\.5\), line 3 \(0\)",
+    ):
         read_runs(path)
-    with pytest.raises(Refusal, match="loss = inf"):
+    with pytest.raises(Refusal, match=r"not a finite number in 1 of 1 rows: line 2 \(inf\)"):
         read_runs(csv(tmp_path, "params,tokens,loss\n1,2,inf\n"), signed=["loss"])
 
 
@@ -249,11 +264,11 @@ HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
                 f"{10**6 + i},{10**9 + i},{DIRT[i % 9] if i % 3 else 3}\n" for i in range(10**6)
             )
         ),
-        "(666666 such rows) is not a positive finite number",
+        "loss is not a positive finite number in 666666 of 1000000 rows: line 3 (nan)",
     ),
     "a cell of ten megabytes": (
         lambda: f"params,tokens,loss\n1e8,1e9,{'x' * 10**7}\n",
-        "loss = xxx",
+        "line 2 (xxx",
     ),
     "a header of 200 megabytes": (lambda: "a" * (200 << 20), "field larger than field limit"),
     "a file of 257 MiB": (lambda: "params,tokens,loss\n" * (15 << 20), "has at most 256"),
@@ -300,13 +315,13 @@ def test_a_hundred_thousand_columns_are_answered_quickly(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "cell", ['=HYPERLINK("http://x")', "@SUM(1)", "1e999", "0x10", "1_000", "１０", "--", "None"]
+    "cell", ['=HYPERLINK("http://x")', "@SUM(1)", "1e999", "0x10", "1_00", "１０", "--", "None"]
 )
 def test_a_cell_that_is_no_plain_number_is_named(tmp_path: Path, cell: str) -> None:
     quoted = '"' + cell.replace('"', '""') + '"'
-    with pytest.raises(Refusal, match="tokens = ") as caught:
+    with pytest.raises(Refusal, match="tokens is not a positive finite number") as caught:
         read_runs(csv(tmp_path, f"params,tokens,loss\n1e6,1e8,3\n1e6,{quoted},3\n"))
-    assert "row 2 of 2" in str(caught.value)
+    assert f"in 1 of 2 rows: line 3 ({cell})" in str(caught.value)
 
 
 def test_a_cell_of_a_megabyte_is_not_printed_back(tmp_path: Path) -> None:
@@ -319,7 +334,10 @@ def test_rows_that_a_condition_leaves_out_may_hold_anything(tmp_path):
     path = tmp_path / "runs.csv"
     path.write_text("N,D,val_loss\n1e8,1e9,3.0\n2e8,2e9,diverged\n3e8,,\n4e8,4e9,2.5\n")
     columns = {"params_column": "N", "tokens_column": "D", "loss_column": "val_loss"}
-    with pytest.raises(Refusal, match="row 3 of 4"):
+    with pytest.raises(
+        Refusal,
+        match=r"D is not .*: line 4 \(empty\)[\s\S]*val_loss is not .*: line 3 \(diverged\)",
+    ):
         read_runs(path, **columns)
     kept = read_runs(path, **columns, conditions=["val_loss!=diverged", "D>0"])
     assert kept["params"].tolist() == [1e8, 4e8]
@@ -331,33 +349,22 @@ def test_rows_that_a_condition_leaves_out_may_hold_anything(tmp_path):
 
 def test_a_cell_that_is_no_number_is_shown_as_written_by_whoever_needs_it(tmp_path: Path) -> None:
     """A first reader needs the losses alone; a law needs the sizes too."""
-    path = csv(tmp_path, "params,tokens,loss\n10.2M,1e9,3\n20M,1e9,2.9\n")
+    path = csv(tmp_path, "params,tokens,loss\nbig,1e9,3\n20M,1e9,2.9\n")
     read = read_runs(path, require=("loss",))
     assert read["loss"].tolist() == [3.0, 2.9]
-    with pytest.raises(Refusal, match=r"runs\.csv: params = 10\.2M in row 1 of 2") as caught:
+    with pytest.raises(
+        Refusal, match=r"runs\.csv: params is not .* in 1 of 2 rows: line 2 \(big\)"
+    ):
         standardise(read)
-    assert "Write 1.02e7" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("cell", "remedy"),
-    [("50M", "Write 5e7"), ("1.5 B", "Write 1.5e9"), ("123456789k", "Write 1.23456789e11"),
-     ("-5M", "Correct or remove"), ("many", "Correct or remove")],
-)  # fmt: skip
-def test_a_number_with_a_suffix_is_refused_with_the_number_to_write(
-    tmp_path: Path, cell: str, remedy: str
-) -> None:
-    with pytest.raises(Refusal, match=f"tokens = {cell} in row 1 of 1 .* {remedy}"):
-        read_runs(csv(tmp_path, f"params,tokens,loss\n1e6,{cell},3\n"))
 
 
 def test_who_refuses_a_table_later_names_the_file_it_was_read_from(tmp_path: Path) -> None:
-    read = read_runs(csv(tmp_path, "N,D,val_loss\n1e6,1e8,3\n"), require=())
-    for table in (read, read[read["N"] > 1].copy()):
+    read = read_runs(csv(tmp_path, "width,D,val_loss\n64,1e8,3\n"), require=())
+    for table in (read, read[read["width"] > 1].copy()):
         with pytest.raises(Refusal, match=r"^\S*runs\.csv has no column 'params'"):
             standardise(table)
-    with pytest.raises(Refusal, match=r"^the table has no column 'params'"):
-        standardise(pd.DataFrame({"N": [1e6]}))
+    with pytest.raises(Refusal, match=r"^the table has no columns 'params', 'tokens' and 'loss'"):
+        standardise(pd.DataFrame({"width": [64]}))
 
 
 def test_a_folder_with_a_table_as_csv_is_a_results_folder_too(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_an_optimum_below_one_parameter_is_called_so(in_billions: pd.DataFrame) 
 
 
 def test_a_column_of_text_that_the_law_does_not_need_is_left_alone(grid: pd.DataFrame) -> None:
-    runs = grid.assign(params="70M", loss=2 + (1e9 / grid["tokens"]) ** 0.3)
+    runs = grid.assign(params="large", loss=2 + (1e9 / grid["tokens"]) ** 0.3)
     found = fit(law("kaplan_d"), runs, bootstrap=0)
     assert found.data.params is None and found.data.flops_max is None
 

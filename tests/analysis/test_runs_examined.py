@@ -15,7 +15,7 @@ from analysis.forecast import leave_out_largest, seed_sd
 from analysis.isoflop import optima
 from analysis.laws import law
 from analysis.published import published
-from analysis.runs.budgets import contradicted
+from analysis.runs.contradictions import contradictions
 from analysis.runs.settings import pooled, replicates, settings
 from analysis.runs.table import usable
 from analysis.runs.trajectories import trajectories
@@ -216,18 +216,18 @@ def test_budgets_that_6nd_contradicts_lead_to_the_tokens_that_do_not(grid: pd.Da
     budget = 6 * grid["params"] * grid["tokens"]
     wrong = grid.assign(flops_budget=budget, tokens_true=grid["tokens"])
     wrong["tokens"] *= np.where(grid["params"] < 1e9, 4, 1)
-    (said,) = contradicted(wrong)
-    assert said.startswith("6ND is 1 to 4 times flops_budget")
+    (said,) = contradictions(wrong)
+    assert said.startswith("6 N D is not flops_budget in ") and "by a factor of up to 4 " in said
     assert said.endswith("--tokens-column tokens_true")
-    assert contradicted(grid.assign(budget_flops=budget * 1.3)) == []
+    assert contradictions(grid.assign(budget_flops=budget * 1.3)) == []
 
 
-def test_recommend_says_first_that_budgets_are_contradicted(runs: pd.DataFrame) -> None:
+def test_recommend_says_first_that_budgets_are_contradictions(runs: pd.DataFrame) -> None:
     budget = 6 * runs["params"] * runs["tokens"] / np.where(runs["params"] < 1e9, 4, 1)
     typo = runs.assign(budget_flops=budget).copy()
     typo.loc[20, "loss"] *= 10
     said = source_warnings(fit(LAW, typo, bootstrap=0))
-    assert said[0].startswith("Of the runs: 6ND is 1 to 4 times budget_flops")
+    assert said[0].startswith("Of the runs: 6 N D is not budget_flops")
     assert said[1].startswith("Of the runs: row 21 (loss ")
 
 

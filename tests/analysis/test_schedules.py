@@ -162,7 +162,7 @@ GOOD = pd.DataFrame({"curve": "a", "step": range(1, 21), "lr": 1e-3, "loss": 3.0
         (GOOD.drop(columns="lr"), "no column 'lr'"),
         (GOOD.drop(columns="loss"), "no column 'loss'"),
         (GOOD.assign(loss=0.0), "loss.*positive"),
-        (GOOD.assign(lr=-1e-3), "lr = -0.001 in row 1"),
+        (GOOD.assign(lr=-1e-3), r"lr is not a finite number .* row 1|lr = -0.001 in row 1"),
         (GOOD.assign(lr=0.0), "lr is 0 throughout"),
         (GOOD.assign(step=0.5), "step = 0.5 in row 1.*optimiser steps"),
         (GOOD.assign(step=1e9), "at most 5,000,000 steps"),

@@ -42,8 +42,7 @@ class Options:
         found = set()
         for part in re.split(r"(?=\bscaling [a-z]+)", text):
             other = re.match(r"scaling ([a-z]+)", part)
-            known = list(MODULES)
-            theirs = self.of(other[1]) if other and other[1] in known else set()
+            theirs = self.of(other[1]) if other and other[1] in MODULES else set()
             found |= self.named(part) - own - theirs
         return found
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.__main__ import COMMANDS
+from experiments.__main__ import MODULES
 
 ROOT = Path(__file__).resolve().parents[2]
-ALL = [name for names in COMMANDS.values() for name in names]
 
 
 def said(file: Path) -> list[str]:
@@ -31,15 +30,15 @@ def said(file: Path) -> list[str]:
 
 
 def test_every_option_that_is_named_is_one_of_a_command(advised) -> None:
-    known = set().union(*map(advised.of, ALL)) | {"--best-of"}  # of learning-rate sweeps
+    known = set().union(*map(advised.of, MODULES))
     for package in ("analysis", "experiments", "scaling"):
         for file in (ROOT / package).rglob("*.py"):
             for text in said(file):
                 assert advised.named(text) <= known or "--xla" in text, (file, text)
 
 
-@pytest.mark.parametrize("module", COMMANDS)
+@pytest.mark.parametrize("module", sorted(set(MODULES.values())))
 def test_a_command_names_its_own_options(module: str, advised) -> None:
-    own = set().union(*map(advised.of, COMMANDS[module]))
+    own = set().union(*(advised.of(name) for name, place in MODULES.items() if place == module))
     for text in said(ROOT / "experiments" / f"{module}.py"):
         assert advised.foreign(text, own) == set(), text

@@ -195,9 +195,18 @@ def test_a_bad_study_is_refused_by_field_value_and_remedy(
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (lambda t: t.assign(loss=t["loss"].where(t.index != 3)), "loss = nan"),
-        (lambda t: t.assign(params=-t["params"]), "params = -"),
-        (lambda t: t.assign(tokens=0), "tokens = 0"),
+        (
+            lambda t: t.assign(loss=t["loss"].where(t.index != 3)),
+            "loss is not a positive finite number in 1 of 20 rows: line 5 (empty)",
+        ),
+        (
+            lambda t: t.assign(params=-t["params"]),
+            "params is not a positive finite number in 20 of 20 rows: line 2 (-",
+        ),
+        (
+            lambda t: t.assign(tokens=0),
+            "tokens is not a positive finite number in 20 of 20 rows: line 2 (0)",
+        ),
         (lambda t: t.head(6), "at least 7"),
         (lambda t: t.head(0), "no rows"),
         (lambda t: t.drop(columns="tokens"), "no column 'tokens'"),

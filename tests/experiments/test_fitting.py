@@ -78,7 +78,7 @@ def test_a_swept_table_is_fitted_with_a_warning_and_one_variant_without(
     assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 100) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "mine.csv has 2 variants" in printed and f"--where 'variant=={names[0]}'" in printed
-    assert "Only the law gives an exponent here (approach 1: " in printed
+    assert "Only the law gives an exponent here (approaches 1 and 2: " in printed
     one = ("fit", runs_csv, "--bootstrap", 100, "--where", f"variant=={names[0]}")
     assert scaling(monkeypatch, *one) == 0
     printed = capsys.readouterr().out
@@ -156,3 +156,20 @@ def test_a_million_runs_are_fitted_in_bounded_memory() -> None:
     alpha, gigabytes = map(float, done.stdout.split())
     assert alpha == pytest.approx(0.3478, abs=1e-3)
     assert gigabytes < 1.5
+
+
+def test_a_missed_largest_run_is_a_warning_of_the_fit_and_of_every_answer(
+    runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.read_csv(runs_csv)
+    table["loss"] *= np.exp(0.002 * np.random.default_rng(0).normal(size=len(table)))
+    last = (table["params_total"] * table["tokens"]).idxmax()
+    table.loc[last, "loss"] *= 0.97  # a finding, not a typing error
+    table.to_csv(runs_csv, index=False)
+    assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 200) == 0
+    assert "warning: a fit without the largest" in capsys.readouterr().out
+    fit = runs_csv.with_suffix(".chinchilla.json")
+    for ask in (("predict", "--params", "1e9", "--tokens", "2e10"), ("recommend", "--flops", 1e21)):
+        assert scaling(monkeypatch, ask[0], fit, *ask[1:]) == 0
+        said = capsys.readouterr().out.split("\n\n")[0]
+        assert "Warning: Of the runs: a fit without the largest" in said

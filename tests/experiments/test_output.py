@@ -99,7 +99,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     score = {"run_id": "a", "params": 1, "tokens": 2, "task": "t", "shots": 0, "metric": "m",
              "value": 0.5, "stderr": None, "chance": None, "n": 1}  # fmt: skip
     monkeypatch.setattr(evaluating, "_completed", lambda paths: [tmp_path])
-    monkeypatch.setattr(evaluating, "_scores", lambda folder, ask: [score])
+    answers = evaluating.Answers([score], ())
+    monkeypatch.setattr(evaluating, "_scores", lambda folder, ask: answers)
     monkeypatch.setattr(training, "run_folders", lambda folder: [])
     monkeypatch.chdir(tmp_path)
     return tmp_path

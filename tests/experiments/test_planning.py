@@ -131,6 +131,7 @@ def test_what_needs_no_text_is_refused_together_before_any_is_read(
     [
         (PRODUCT.replace(", 16384", ""), "a third number of tokens"),
         (PRODUCT.replace(', "52k"', ""), "a third size"),
+        (PRODUCT.replace("1024, 4096, ", ""), "2 more of tokens"),
         (LADDER, r"tokens_per_param = \[2\] puts every run on one ray .* a second multiple"),
         (ISOFLOP, "a second budget"),
         (
@@ -175,7 +176,7 @@ def test_a_size_that_is_mostly_embedding_is_said(mine: Callable[..., Study]) -> 
 
 
 def test_a_log_has_a_line_now_and_then_while_a_corpus_is_prepared(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines: list[str] = []
     told = threading.Event()
@@ -185,6 +186,7 @@ def test_a_log_has_a_line_now_and_then_while_a_corpus_is_prepared(
         watch(Step("learning the 8,000 tokens of bpe:8k", 3_000_000, 12_000_000))
         assert told.wait(60)
     assert lines[0].startswith("learning the 8,000 tokens of bpe:8k: 3M (25%), ")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_tasks_that_fit_are_planned(planned: Callable[..., Planned]) -> None:

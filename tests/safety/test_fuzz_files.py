@@ -145,6 +145,7 @@ def made(folder: Path) -> Path:
     table = grid.assign(run_kind="full", status="completed", variant=["a", None] * 6)
     write_table(folder / "runs.csv", table)
     write_table(folder / "runs.parquet", table)
+    (folder / "runs.json").write_text(table.to_json(orient="records"))
     save_fit(fit(law("chinchilla"), grid, bootstrap=20), folder / "fit.json")
     for part in folder.glob("fit.*-*.parquet"):
         part.rename(part.with_name(part.name.partition("-")[0] + ".parquet"))
@@ -192,6 +193,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     f"runs/{'b' * 12}/steps/000000001.parquet": read_results,
     "runs.csv": lambda folder: read_runs(folder / "runs.csv"),
     "runs.parquet": lambda folder: read_runs(folder),
+    "runs.json": lambda folder: read_runs(folder / "runs.json", drop_invalid=True),
     "fit.json": read_fit,
     "fit.draws.parquet": read_fit,
     "fit.rows.parquet": read_fit,

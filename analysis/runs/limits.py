@@ -1,0 +1,46 @@
+"""How large a file of runs may be, and how what it says is shown. None of it is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from scaling.records import Refusal
+
+# A larger file is no run table. At these limits reading takes 2.5 s and .7 GB (measured).
+MAX_BYTES = 256 << 20
+MAX_CELLS = 20_000_000  # a million rows of twenty columns
+MAX_COLUMNS = 10_000  # pandas spends time and memory on each
+# JSON and spreadsheets become Python objects first, which take ten times their text in memory.
+MAX_OBJECT_BYTES = 64 << 20
+
+
+def refuse_huge(path: Path, rows: int, columns: int) -> None:
+    """Raises Refusal for more rows and columns than a run table has."""
+    if columns > MAX_COLUMNS or rows * columns > MAX_CELLS:
+        raise Refusal(
+            f"{path} has {columns} columns and about {rows} rows; a run table has at most "
+            f"{MAX_COLUMNS} columns and {MAX_CELLS} cells. Keep the rows and columns a fit needs."
+        )
+
+
+def refuse_heavy(path: Path, size: int, most: int, remedy: str) -> None:
+    """Raises Refusal for a file of more bytes than are read."""
+    if size > most:
+        raise Refusal(
+            f"{path} is {size / 2**20:.0f} MiB; a run table has at most {most >> 20}. {remedy}"
+        )
+
+
+def shown(text: str, most: int = 40) -> str:
+    """Cut short, and without what a terminal would obey."""
+    cut = text if len(text) <= most else text[:most] + "…"
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cut)
+
+
+def listing(columns: pd.Index | Sequence[object], most: int = 12) -> str:
+    """The first dozen names, and how many more there are."""
+    names = [shown(str(c)) for c in columns[:most]]
+    return ", ".join(names) + (f" and {len(columns) - most} more" if len(columns) > most else "")

@@ -1,0 +1,81 @@
+"""Which rows are ends of completed runs, by the words that trackers and schedulers use."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.runs.columns import candidates, each
+from analysis.runs.limits import shown
+from analysis.runs.numbers import text_of
+
+LEFT_OUT = "left_out"  # the column that says why a row with a bad cell is set aside
+COMPLETED = each("completed complete done finished ok success successful succeeded")
+# Run states of W&B (docs.wandb.ai/models/runs/run-states), RunStatus of MLflow, job states of
+# Slurm (`man squeue`), TrialState of Optuna, and what people write themselves.
+OTHERS = each(
+    """aborted boot_fail canceled cancelled completing configuring crashed deadline diverged error
+    fail failed failure incomplete interrupted killed nan node_fail oom out_of_memory paused
+    pending planned preempted preempting pruned queued requeued resizing revoked running
+    scheduled signaling skipped stage_out started stopped suspended timeout unfinished waiting"""
+)
+
+
+def column(table: pd.DataFrame) -> str | None:
+    """The column that says how each run ended: `status`, or the only one that may be it."""
+    if "status" in table:
+        return "status"
+    found = candidates("status", [str(name) for name in table.columns])
+    if len(found) != 1 or found[0] not in table:
+        return None
+    words = {_word(text) for text in _distinct(table[found[0]]).cells}
+    return found[0] if words & (COMPLETED | OTHERS) else None  # a `state` may be something else
+
+
+def reasons(table: pd.DataFrame) -> pd.Series:
+    """Why each row belongs to no law; "" for one that does, or of which nothing is said."""
+    reason = pd.Series("", index=table.index, dtype=object)
+    name = column(table)
+    if name is not None:
+        codes, cells = _distinct(table[name])
+        reason[:] = np.array([*(_reason(name, cell) for cell in cells), ""], dtype=object)[codes]
+    if "run_kind" in table:
+        trunk = table["run_kind"].eq("trunk") & reason.eq("")
+        reason[trunk] = "a trunk: its learning rate had not decayed"
+    if LEFT_OUT in table:
+        invalid = table[LEFT_OUT].ne("") & table[LEFT_OUT].notna() & reason.eq("")
+        reason = reason.mask(invalid, table[LEFT_OUT])
+    return reason
+
+
+class _Distinct(NamedTuple):
+    codes: NDArray[np.intp]  # of each row's cell in `cells`; -1 where it is empty
+    cells: list[str]
+
+
+def _distinct(cells: pd.Series) -> _Distinct:
+    try:
+        codes, values = pd.factorize(cells)
+    except TypeError:  # lists
+        codes, values = pd.factorize(cells.map(text_of))
+    return _Distinct(codes, [text_of(value).strip() for value in values])
+
+
+def _reason(name: str, text: str) -> str:
+    word = _word(text)
+    if word in COMPLETED or not text:
+        return ""
+    reason = f"{shown(name)} {shown(text)}"
+    if word not in OTHERS:
+        reason += f" (a completed run is called {', '.join(sorted(COMPLETED))})"
+    return reason
+
+
+def _word(text: str) -> str:
+    """In lower case and without detail: CANCELLED by 1000 is cancelled, Node fail node_fail."""
+    short = re.sub(r"\s+by\s.*|\s*\(.*|\+$", "", text.lower(), flags=re.DOTALL)
+    return re.sub(r"[\s-]+", "_", short)

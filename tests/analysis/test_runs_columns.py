@@ -1,0 +1,252 @@
+"""Columns are found by usual names, in the units that names say, and everything taken is said."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.fit import fit, load_fit, save_fit
+from analysis.laws import law
+from analysis.runs.columns import candidates, loss_unit_of, unit_words
+from analysis.runs.table import read_runs, standardise, usable
+from scaling.records import Refusal
+
+
+def csv(folder: Path, header: str, *rows: str) -> Path:
+    path = folder / "runs.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("quantity", "names"),
+    [
+        ("params", "Params PARAMS n_params numParams N model_size size_M params_B n-params "
+                   "config.n_params"),
+        ("tokens", "Tokens train_tokens D num_tokens train_tokens_B train/num_input_tokens_seen"),
+        ("loss", "Loss eval_loss val/loss val_loss evalLoss summary.eval_loss val_bpb ppl"),
+    ],
+)  # fmt: skip
+def test_usual_names_are_known(quantity: str, names: str) -> None:
+    for name in names.split():
+        if name != "train/num_input_tokens_seen":
+            assert candidates(quantity, ["run", name, "lr", "n", "d", "train_loss"]) == [name]
+
+
+def test_what_a_column_is_taken_for_is_said(tmp_path: Path) -> None:
+    table = read_runs(csv(tmp_path, "model_size,train_tokens_B,eval_loss", "57M,0.5,3.1"))
+    assert table.loc[0, ["params", "tokens", "loss"]].tolist() == [5.7e7, 5e8, 3.1]
+    assert table.attrs["notes"] == [
+        "params is read from model_size",
+        "tokens is read from train_tokens_B, times 1e9",
+        "loss is read from eval_loss",
+    ]
+    assert table.attrs["columns"]["params"] == table.attrs["params_column"] == "model_size"
+
+
+def test_a_column_of_the_very_name_is_taken_without_a_word(tmp_path: Path) -> None:
+    table = read_runs(csv(tmp_path, "params,tokens,loss,n_params,val_bpb", "1e6,1e9,3,2,1"))
+    assert (table["params"].iloc[0], table.attrs["notes"]) == (1e6, [])
+
+
+def test_several_that_fit_are_refused_with_all_of_them_named(tmp_path: Path) -> None:
+    with pytest.raises(Refusal) as caught:
+        read_runs(csv(tmp_path, "n_params,model_size,tokens,eval_loss,val_loss", "1,1,2,3,3"))
+    for words in ("hold params: n_params, model_size.", "hold loss: eval_loss, val_loss."):
+        assert words in str(caught.value)
+
+
+def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(Refusal) as caught:
+        read_runs(
+            csv(tmp_path, "model_size,flops,eval_loss", "57M,1e18,", "many,1e18,nan", "57M,1e18,3")
+        )
+    said = str(caught.value)
+    assert "no column 'tokens'" in said and "--flops-column flops" in said
+    assert "model_size is not a positive finite number in 1 of 3 rows: line 3 (many)" in said
+    assert "eval_loss is not a positive finite number in 2 of 3 rows: line 2 (empty), " in said
+    assert "line 3 (nan)" in said
+
+
+def test_a_wide_table_is_told_what_a_run_table_is(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match=r"no columns 'params', 'tokens' and 'loss'.*a row a run"):
+        read_runs(csv(tmp_path, "step,L8-H768,L11-H1056", "5,4.2,4.0"))
+
+
+def test_the_history_of_a_run_is_told_so(tmp_path: Path) -> None:
+    rows = [f"{step},1e6,{step}e6,{'3.1' if step % 5 == 0 else ''}" for step in range(1, 11)]
+    with pytest.raises(Refusal, match="history of a run, a row a step"):
+        read_runs(csv(tmp_path, "_step,n_params,train_tokens,val/loss", *rows))
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("tokens=1e9", 1e9), ("tokens=billions", 1e9), ("tokens=B", 1e9)]
+)
+def test_a_unit_can_be_given(tmp_path: Path, word: str, value: float) -> None:
+    assert unit_words([word]) == {"tokens": value}
+    table = read_runs(csv(tmp_path, "params,tokens,loss", "1e6,0.5,3", "1e6,20M,3"),
+                      units=unit_words([word]))  # fmt: skip
+    assert table["tokens"].tolist() == [5e8, 2e7]  # a cell's own unit is its own
+
+
+@pytest.mark.parametrize("word", ["tokens", "loss=2", "tokens=many", "tokens=-1"])
+def test_no_unit_is_refused(word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        unit_words([word])
+
+
+def test_a_name_whose_unit_the_numbers_contradict_is_refused(tmp_path: Path) -> None:
+    path = csv(tmp_path, "params,tokens_B,loss", "1e6,2e10,3")
+    with pytest.raises(Refusal, match="give --unit tokens=1"):
+        read_runs(path)
+    assert read_runs(path, units={"tokens": 1.0})["tokens"].tolist() == [2e10]
+
+
+def test_flops_stand_in_for_tokens(tmp_path: Path) -> None:
+    path = csv(tmp_path, "n_params,C,loss,tokens_trained", "1e6,6e15,3,4e9")
+    table = read_runs(path, flops_column="C")
+    assert table["tokens"].tolist() == [1e9]
+    assert (
+        "tokens is D = C / (6 N), with C from C and N from n_params; not used: tokens_trained"
+        in (table.attrs["notes"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "loss", "said"),
+    [
+        ("val_ppl", None, math.log(20), "nats/token"),
+        ("perplexity", None, math.log(20), "nats/token"),
+        ("end_bpc", None, 20 * math.log(2), "nats/character"),
+        ("val_bpb", None, 20 * math.log(2), "nats/byte"),
+        ("loss_bits", None, 20 * math.log(2), "nats/token"),
+        ("loss", "bits", 20 * math.log(2), "nats/token"),
+        ("val_bpb", "nats", 20.0, "nats/token"),
+        ("eval_loss", None, 20.0, "nats/token"),
+    ],
+)
+def test_a_loss_in_another_unit_is_read_in_nats(
+    tmp_path: Path, name: str, unit: str | None, loss: float, said: str
+) -> None:
+    table = read_runs(csv(tmp_path, f"params,tokens,{name}", "1e6,1e9,20"),
+                      loss_column=name, loss_unit=unit)  # type: ignore[arg-type]  # fmt: skip
+    assert table["loss"].iloc[0] == pytest.approx(loss)
+    assert table.attrs["loss_unit"] == said
+    assert bool(table.attrs["notes"]) == (loss != 20.0)
+    assert standardise(table)["loss"].iloc[0] == pytest.approx(loss)  # once
+
+
+def test_bits_of_a_weight_are_no_loss() -> None:
+    assert candidates("loss", ["params", "tokens", "bits"]) == []
+    assert loss_unit_of("bits_and_pieces") is None
+
+
+def test_a_fit_of_bits_per_byte_never_says_nats_per_token(
+    tmp_path: Path, grid: pd.DataFrame
+) -> None:
+    loss = 1.0 + 300 / grid["params"] ** 0.34 + 400 / grid["tokens"] ** 0.3
+    grid.assign(val_bpb=loss).to_csv(tmp_path / "runs.csv", index=False)
+    fitted = fit(law("chinchilla"), read_runs(tmp_path / "runs.csv"), bootstrap=0)
+    assert fitted.coefficients["E"] == pytest.approx(math.log(2), rel=1e-3)
+    assert "losses are in nats/byte, not nats/token" in fitted.cautions
+    save_fit(fitted, tmp_path / "fit.json")
+    assert load_fit(tmp_path / "fit.json").data.loss_unit == "nats/byte"
+
+
+def test_active_beside_total_parameters_are_told_apart(tmp_path: Path) -> None:
+    path = csv(tmp_path, "params_total,params_active,tokens,loss", "8e9,1e9,1e11,2.5")
+    assert read_runs(path).attrs["notes"] == ["params is params_total, not params_active"]
+    told = read_runs(path, params_column="params_active").attrs["notes"]
+    assert told == ["params is params_active, not params_total"]
+
+
+@pytest.mark.parametrize(
+    "word", ["completed", "COMPLETED", "done", "finished", "FINISHED", "success", "ok", "complete"]
+)
+def test_a_completed_run_goes_by_many_words(word: str) -> None:
+    table = pd.DataFrame({"loss": [3.0, 9.0], "status": [word, "CANCELLED by 1000"]})
+    found = usable(table)
+    assert found.rows["loss"].tolist() == [3.0]
+    assert found.excluded["reason"].tolist() == ["status CANCELLED by 1000"]
+
+
+def test_an_unknown_status_is_left_out_by_name_with_the_known_ones() -> None:
+    table = pd.DataFrame({"loss": [3.0, 3.0], "status": ["done", "archived"]})
+    assert (
+        "status archived (a completed run is called complete"
+        in (usable(table).excluded["reason"].iloc[0])
+    )
+    with pytest.raises(Refusal, match="all 1 rows are left out: 1 with status archived"):
+        usable(table[1:])
+
+
+def test_a_state_is_a_status_only_where_it_says_one(tmp_path: Path) -> None:
+    path = csv(tmp_path, "params,tokens,loss,State", "1e6,1e9,3,finished", "1e6,1e9,,crashed")
+    table = read_runs(path)
+    assert table.attrs["notes"] == ["status is read from State"]
+    assert usable(table).excluded["reason"].tolist() == ["State crashed"]
+    assert len(usable(pd.DataFrame({"state": ["Utah", "Ohio"]})).rows) == 2
+
+
+def test_budgets_go_by_many_names_unless_they_are_no_flops(tmp_path: Path) -> None:
+    table = read_runs(csv(tmp_path, "params,tokens,loss,flops_budget", "1e6,1e9,3,6e15"))
+    assert table["budget_flops"].tolist() == [6e15]
+    assert table.attrs["notes"] == ["budget_flops is read from flops_budget"]
+    dollars = read_runs(csv(tmp_path, "params,tokens,loss,budget", "1e6,1e9,3,500"))
+    assert "budget_flops" not in dollars
+
+
+def test_bad_rows_can_be_left_out_with_the_reasons(tmp_path: Path) -> None:
+    rows = ["1e6,1e9,3", "1e6,1e9,nan", "1e6,lots,2.9", "1e6,1e9,", "2e6,1e9,2.8"]
+    table = read_runs(csv(tmp_path, "params,tokens,eval_loss", *rows), drop_invalid=True)
+    found = usable(table)
+    assert found.rows["loss"].tolist() == [3.0, 2.8]
+    assert found.excluded["reason"].tolist() == [
+        "no eval_loss", "tokens is not a positive finite number", "no eval_loss"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("condition", "kept"),
+    [("loss>0", 2), ("loss!=''", 3), ("loss==''", 1), ("loss!=nan", 3), ("loss!=diverged", 3),
+     ("params>=1M", 2), ("note!=''", 1)],
+)  # fmt: skip
+def test_conditions_can_drop_empty_and_text_cells(
+    tmp_path: Path, condition: str, kept: int
+) -> None:
+    rows = ["57k,1e9,3,", "1M,1e9,,x", "2M,1e9,2.8,", "900k,1e9,diverged,"]
+    table = read_runs(csv(tmp_path, "params,tokens,loss,note", *rows), conditions=[condition],
+                      require=["params"])  # fmt: skip
+    assert len(table) == kept
+
+
+def test_conditions_on_params_and_tokens_are_in_parameters_and_tokens(tmp_path: Path) -> None:
+    path = csv(tmp_path, "size_M,tokens,loss", "57,0.5,3", "98,1.5,2.9")
+    table = read_runs(path, units={"tokens": 1e9}, conditions=["params>60M", "tokens>=1B"])
+    assert table["size_M"].tolist() == [98]
+    assert len(read_runs(path, units={"tokens": 1e9}, conditions=["size_M<60"])) == 1
+
+
+def test_compute_that_contradicts_params_and_tokens_is_said_with_the_factor(tmp_path: Path) -> None:
+    rows = ["1e6,1e9,3,6e15", "1e6,4e9,2.9,6e15", "1e6,1e9,2.9,7e15"]
+    (said,) = read_runs(csv(tmp_path, "params,tokens,loss,total_flops", *rows)).attrs["doubts"]
+    assert "6 N D is not total_flops in 1 of 3 rows, by a factor of up to 4 (line 3" in said
+
+
+def test_no_run_sees_more_different_tokens_than_tokens(tmp_path: Path) -> None:
+    path = csv(tmp_path, "params,tokens,loss,unique_tokens", "1e6,1e9,3,5e9", "1e6,1e9,3,5e8")
+    table = read_runs(path)
+    assert table["unique_tokens"].tolist() == [1e9, 5e8]
+    assert "unique_tokens is above tokens in 1 of 2 rows (line 2)" in table.attrs["doubts"][0]
+
+
+def test_rows_of_a_frame_may_share_a_label() -> None:
+    table = pd.DataFrame({"params": ["1M", "2M"], "tokens": [1e9, 2e9], "loss": [3.0, np.nan]})
+    table.index = pd.Index([4, 4])
+    with pytest.raises(Refusal, match=r"loss is not .* in 1 of 2 rows: row 5 \(empty\)"):
+        standardise(table)
+    assert standardise(table.assign(loss=3.0))["params"].tolist() == [1e6, 2e6]

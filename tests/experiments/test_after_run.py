@@ -1,0 +1,116 @@
+"""What `scaling run` says of itself: how far it is, on how many devices, and what comes after."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from experiments.cli import refuse_addresses
+from experiments.grid_text import idle_text
+from experiments.next_text import next_text
+from experiments.progress import Watch
+from scaling.launch.local import Snapshot
+from scaling.records import Refusal
+from scaling.run import RunSpec
+
+
+def line(capsys: pytest.CaptureFixture[str], **fields: Any) -> str:
+    common = {"runs_done": 3, "runs": 12, "flops_done": 1e9, "flops": 4e9, "tokens_per_s": 2e4}
+    with Watch() as watch:
+        watch(Snapshot(**{**common, "seconds": 60.0, **fields}))
+    return capsys.readouterr().out.strip()
+
+
+def test_a_progress_line_says_nothing_that_is_not_known(capsys: Any) -> None:
+    assert line(capsys) == "3/12 runs,  25% of FLOPs, 20k tokens/s, 3 min left"
+    assert line(capsys, tokens_per_s=0.0) == "3/12 runs,  25% of FLOPs, 3 min left"
+    begun = line(capsys, runs_done=0, flops_done=0.0, tokens_per_s=0.0)
+    assert begun == "0/12 runs,   0% of FLOPs, no steps yet"
+
+
+def test_the_last_progress_line_says_how_long_it_took(capsys: Any) -> None:
+    ended = line(capsys, runs_done=12, flops_done=4e9, tokens_per_s=0.0, seconds=300.0)
+    assert ended == "12/12 runs, 100% of FLOPs in 5 min"
+
+
+def table(sizes: int, lengths: int, variants: tuple[str | None, ...] = (None,)) -> pd.DataFrame:
+    rows = [
+        {"params_total": 1e6 * 2**n, "tokens": 1e7 * 2**d, "variant": variant}
+        for n in range(sizes)
+        for d in range(lengths)
+        for variant in variants
+    ]
+    return pd.DataFrame(rows).assign(status="completed")
+
+
+def test_a_grid_that_tells_a_law_is_to_be_fitted() -> None:
+    assert next_text(Path("r/g"), table(4, 3), "chinchilla") == (
+        "Next: scaling fit r/g --law chinchilla"
+    )
+
+
+@pytest.mark.parametrize("variants", [(None,), ("rate=0.01", "rate=0.02", "rate=0.04")])
+def test_no_fit_is_advised_to_fewer_points_than_coefficients(variants: Any) -> None:
+    said = next_text(Path("r/g"), table(2, 2, variants), "chinchilla")
+    assert "scaling fit" not in said and "needs 7 runs at 5 or more" in said
+    assert said.endswith("lie at 4.")
+
+
+def test_variants_are_advised_to_be_fitted_one_by_one() -> None:
+    said = next_text(Path("r/g"), table(4, 3, ("model.qk=True", "model.qk=False")), "chinchilla")
+    assert "--where variant==model.qk=" in said and "each variant has its own law" in said
+
+
+def test_no_fit_is_advised_where_nothing_was_completed() -> None:
+    nothing = table(4, 3).assign(status="diverged")
+    assert "the 0 completed runs lie at 0" in next_text(Path("r/g"), nothing, "chinchilla")
+
+
+def runs(*microbatches: int) -> Any:
+    def used(sequences: int) -> Any:
+        spec = SimpleNamespace(microbatch_sequences=sequences)
+        return SimpleNamespace(
+            microbatch_sequences=sequences, devices_used=lambda n: RunSpec.devices_used(spec, n)
+        )
+
+    return [used(sequences) for sequences in microbatches]
+
+
+def test_devices_that_would_idle_are_named_before_training() -> None:
+    assert idle_text(runs(8, 16), 8) is None
+    said = idle_text(runs(8, 10, 64), 5)
+    assert said is not None and said.startswith("warning: 2 of 3 runs train on fewer than")
+    assert "the 5 devices here, some on 1" in said and "8 sequences" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["run", "s.toml", "--results", "s3://bucket/r"], "--results 's3://bucket/r'"),
+        (["run", "s.toml", "--results=gs://bucket/r"], "--results 'gs://bucket/r'"),
+        (["fit", "https://host/runs.csv"], "argument 'https://host/runs.csv'"),
+        (["plot", "file:///tmp/runs"], "Give the path without file://"),
+    ],
+)
+def test_an_address_is_no_path(words: list[str], named: str) -> None:
+    with pytest.raises(Refusal, match="of this machine") as refused:
+        refuse_addresses(words)
+    assert named in str(refused.value)
+
+
+def test_what_only_looks_like_an_address_is_none() -> None:
+    refuse_addresses(["recommend", "published:chinchilla-2022", "--where", "a==b", "C:/runs"])
+
+
+def test_a_run_with_an_address_for_its_results_makes_no_folder(tmp_path: Path) -> None:
+    study = Path(__file__).parents[2] / "experiments/smoke.toml"
+    command = [sys.executable, "-m", "experiments", "run", str(study), "--results", "s3://b/r"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "--results 's3://b/r'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
