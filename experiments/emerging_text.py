@@ -98,7 +98,11 @@ def assumed_text(curves: Sequence[Curve], assumed: Sequence[Assumed]) -> str:
         chance = f"{lowest:.3g} fitted" if series.chance is None else f"{series.chance:.3g}"
         questions = series.n if series.n is not None else series.questions
         least, most = float(questions.min()), float(questions.max())
-        count = f"{least:,.0f}" if round(least) == round(most) else f"{least:,.0f} to {most:,.0f}"
+        count = (
+            f"{least:,.0f}"
+            if least == most or round(least) == round(most)
+            else f"{least:,.0f} to {most:,.0f}"
+        )
         key = (
             series.metric.name, f"{low:g} to {high:g} ({each.span})", f"{chance} ({each.chance})",
             each.n if least == float("inf") else f"{count} ({each.n})",

@@ -24,7 +24,10 @@ from experiments.text import columns, say
 from scaling.records import Refusal, write_json
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from analysis.constraints import Prior
+    from analysis.runs.sweep import Sweep
 
 
 @app.command
@@ -94,7 +97,7 @@ def fit(
     from analysis.forecast import leave_out_largest
     from analysis.laws import law as law_named
     from analysis.objective import objective as objective_named
-    from analysis.runs.sweep import best_rows, optima, sweep
+    from analysis.runs.sweep import best_rows, optima
     from analysis.runs.sweep import to_json as sweep_json
     from analysis.units import scientific
     from experiments.fit_text import (
@@ -103,7 +106,6 @@ def fit(
         conventions_text,
         ending,
         exponents_text,
-        sweep_text,
     )
 
     named = law_named(law)
@@ -115,8 +117,7 @@ def fit(
     )
     also: dict[str, Any] = {}
     if best_of is not None:
-        swept = sweep(table, best_of, level=level)
-        say(sweep_text(swept, table.attrs["params_column"]) + "\n")  # whatever becomes of the law
+        swept = _swept(table, best_of, level)
         also["best_of"] = sweep_json(swept)
         table = (optima if named.target == best_of else best_rows)(table, swept)
     path = out or _fit_file(runs, law)
@@ -178,6 +179,16 @@ def fit(
     if {"params", "tokens"} <= set(named.features) and fitted.data.flops_max:
         ahead = 10.0 ** math.ceil(math.log10(fitted.data.flops_max))
         say(f"Next: scaling recommend {path} --flops {scientific(ahead)}")
+
+
+def _swept(table: pd.DataFrame, column: str, level: float) -> Sweep:
+    """The best of a swept column, printed at once: it stands whatever becomes of the law."""
+    from analysis.runs.sweep import sweep
+    from experiments.fit_text import sweep_text
+
+    found = sweep(table, column, level=level)
+    say(sweep_text(found, table.attrs["params_column"]) + "\n")
+    return found
 
 
 def _fit_file(runs: Path, law: str) -> Path:

@@ -202,7 +202,11 @@ def test_two_points_without_an_interval_neither_agree_nor_disagree() -> None:
             "1 sizes have two or more budgets",
             "sizes at one compute: 2 at most",
         ),
-        (lambda t: t.assign(budget_flops=-1.0), "", "budget_flops = -1.0"),
+        (
+            lambda t: t.assign(budget_flops=-1.0),
+            "",
+            "budget_flops is not a positive finite number in 80 of 80 rows",
+        ),
         (lambda t: t.assign(budget_flops=1e18), "", "cut at another count of compute"),
         (
             lambda t: pd.concat([t.assign(variant="lr=1"), t.assign(variant="lr=2")]),

@@ -73,7 +73,11 @@ def test_a_weight_of_two_is_a_row_twice(runs: pd.DataFrame) -> None:
     weighted = fit(
         law("chinchilla"), runs.assign(w=np.where(double, 2.0, 1.0)), weights="w", bootstrap=0
     )
-    repeated = fit(law("chinchilla"), pd.concat([runs, runs[double]]), bootstrap=0)
+    repeated = fit(
+        law("chinchilla"),
+        pd.concat([runs.assign(seed=0), runs[double].assign(seed=1)]),
+        bootstrap=0,
+    )
     assert weighted.coefficients == pytest.approx(repeated.coefficients, rel=1e-6)
 
 

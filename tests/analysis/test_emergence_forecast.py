@@ -74,7 +74,8 @@ def test_a_score_that_falls_with_progress_is_foretold_in_its_own_units() -> None
     up = models()
     down = Series("add", Metric("error", 1.0, 0.0), "flops", up.x, 1 - up.value, n=up.n, chance=1.0)
     one, other = foresee(up, 1e22), foresee(down, 1e22)
-    assert np.allclose(one.median, 1 - other.median)
+    # A median of counts may fall on either of two, by the last bit of a logarithm.
+    assert np.allclose(one.median, 1 - other.median, atol=1.001 / np.max(up.n))
     assert np.all(other.low <= other.median) and np.all(other.median <= other.high)
 
 

@@ -127,7 +127,7 @@ def test_the_last_lines_say_how_it_ended_what_the_law_is_and_where(
     assert scaling(monkeypatch, "fit", runs_csv, "--bootstrap", 0) == 0
     status, law, where, after = capsys.readouterr().out.splitlines()[-4:]
     assert status.startswith("Status: converged: ")
-    assert law.startswith("Law: L = E + A/N^alpha + B/D^beta; E = 1.8, A = 4.8e+02")
+    assert law.startswith("Law: L = E + A/N^alpha + B/D^beta; E = 1.8, A = 4.8e2")
     assert where.startswith("Fitted chinchilla → ") and after.startswith("Next: scaling recommend")
 
 

@@ -215,7 +215,7 @@ def no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "#!/bin/sh\necho no module named scaling >&2; exit 1\n"
     (tmp_path / "python").write_text(code)
     (tmp_path / "python").chmod(0o755)
-    monkeypatch.setattr(local.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
 
 
 @pytest.mark.usefixtures("no_package")

@@ -52,7 +52,7 @@ def start(folders: list[Path], limit: int = -1) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> int:
-    said = process.communicate(timeout=120)[1]
+    said = process.communicate(timeout=600)[1]
     print(said[-3000:])  # shown by pytest when the test fails
     return process.returncode
 
