@@ -19,6 +19,7 @@ from analysis.figures.style import (
     FAINT,
     INK,
     MANY,
+    Kind,
     Palette,
     figure,
     levels,
@@ -135,7 +136,9 @@ def _some(distinct: Array) -> Array:
 
 
 def loss_label(fit: Fit) -> str:
-    """An axis of losses, in the unit of the fit's own."""
+    """An axis of what the law predicts: losses, in the fit's own unit, or another quantity."""
+    if fit.law.target != "loss":
+        return fit.law.target.replace("_", " ")
     return f"loss, {fit.data.loss_unit}"
 
 
@@ -181,7 +184,7 @@ def floor_text(source: Source) -> str:
 
 
 def residuals(fit: Fit) -> Figure:
-    """Observed against fitted loss (nats/token), and the residual in per cent below.
+    """Observed against fitted loss, or what else the law predicts; below the residual in per cent.
 
     Works for every law. The residual is 100·ln(observed / fitted), so that its root mean square
     is the caption's RMSE.
@@ -206,10 +209,11 @@ def residuals(fit: Fit) -> Figure:
         largest = 1.15 * float(np.abs(percent).max()) or 1.0
         below.set_ylim(-largest, largest)
         below.set_ylabel("residual, %")
-        log_axis(above.xaxis, "", "loss")
-        log_axis(above.yaxis, f"observed {loss_label(fit)}", "loss")
+        kind: Kind = "loss" if fit.law.target == "loss" else "flops"
+        log_axis(above.xaxis, "", kind)
+        log_axis(above.yaxis, f"observed {loss_label(fit)}", kind)
         above.tick_params(labelbottom=False)
-        log_axis(below.xaxis, f"fitted {loss_label(fit)}", "loss")
+        log_axis(below.xaxis, f"fitted {loss_label(fit)}", kind)
         above.set(xlim=ends, ylim=ends)
         palette.key(made, above, LETTERS.get(by, by), LABELS.get(by, by), line=False)
         _caption(
