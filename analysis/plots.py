@@ -58,8 +58,8 @@ def draw(
     """Write every figure that the inputs allow into `folder`; returns the files' paths.
 
     A law of other features than params and tokens, or of another target than the loss, gets the
-    residuals, and one of repeated data what repeating costs. Training curves need `steps`, and `runs` for each run's size. Raises
-    Refusal for a failed fit and if a file cannot be written.
+    residuals, and one of repeated data what repeating costs. Training curves need `steps`, and
+    `runs` for each run's size. Raises Refusal for a failed fit and if a file cannot be written.
     """
     figures = {"residuals": residuals(fit)}
     if {"params", "tokens"} == set(fit.law.features) and fit.law.target == "loss":
