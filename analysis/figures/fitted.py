@@ -15,6 +15,7 @@ from analysis.caution import Source
 from analysis.derived import interval_over_draws
 from analysis.expression import Array
 from analysis.figures.bulk import bulk, log_span, mark_beyond
+from analysis.figures.doubts import doubts
 from analysis.figures.style import (
     DASHED,
     FAINT,
@@ -241,4 +242,4 @@ def _rms(values: Array) -> float:
 
 def _caption(made: Figure, fit: Fit, text: str) -> None:
     counted = f" N = {count_of(fit.data.params_column)}." if fit.data.params is not None else ""
-    set_caption(made, f"n = {fit.data.n} runs.{counted} {text.strip()}")
+    set_caption(made, f"n = {fit.data.n} runs.{counted} {text.strip()}{doubts(fit)}")

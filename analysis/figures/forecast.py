@@ -10,6 +10,7 @@ from analysis.answer import Recommendation
 from analysis.decide import WAYS
 from analysis.figures.answers import STAR, Answers, draw_asked, draw_ways, limits
 from analysis.figures.bulk import mark_beyond
+from analysis.figures.doubts import doubts
 from analysis.figures.fitted import NEAR, floor_text
 from analysis.figures.style import (
     INK,
@@ -53,7 +54,7 @@ def loss_by_compute(found: Answers, *, ax: Axes | None = None) -> Figure:
             palette.bar(made, [axes], "parameters N of the runs")
         beyond = mark_beyond(axes)
         if ax is None:
-            set_caption(made, _caption(found, drawn) + beyond)
+            set_caption(made, _caption(found, drawn) + beyond + doubts(found.source))
     return made
 
 

@@ -17,6 +17,7 @@ from analysis.cubic import Cubic
 from analysis.envelope import Envelope, envelope
 from analysis.expression import Array
 from analysis.figures.bulk import log_span, mark_beyond
+from analysis.figures.doubts import doubts
 from analysis.figures.fitted import loss_label, rows_of
 from analysis.figures.style import (
     INK,
@@ -132,7 +133,8 @@ def isoflop_curves(
             f"{_points(fit, sum(len(each.params) for each in shown))} at {len(shown)} budgets. "
             f"N = {count_of(fit.data.params_column)}. Left: parabolas in log N within the sizes "
             f"they were fitted to, diamonds at their minima.{beyond} Right: the minima of both "
-            f"methods, and power laws through them. Minima inside the sizes: {kept}.",
+            f"methods, and power laws through them. Minima inside the sizes: {kept}."
+            f"{doubts(fit)}",
         )
     return made
 
@@ -179,7 +181,7 @@ def envelope_curves(fit: Fit, lower: Envelope, *, ax: Axes | None = None) -> Fig
                 made,
                 f"{_points(fit, len(every))} of {len(lower.params)} sizes. "
                 f"N = {count_of(fit.data.params_column)}. Curves: PCHIP through the runs of one "
-                f"size. Diamonds: where the best size changes{edges}.{beyond}",
+                f"size. Diamonds: where the best size changes{edges}.{beyond}{doubts(fit)}",
             )
     return made
 
