@@ -131,7 +131,9 @@ def refits(own: Fit) -> list[Fit]:
         if again.status is not Status.FAILED and bool(
             compute_optimal(again.law, again.coefficients, most).interior
         ):
-            found.append(again)
+            # Its rows have N as `params`, whatever the column was called.
+            data = replace(again.data, params_column=own.data.params_column)
+            found.append(replace(again, data=data))
     return found
 
 

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 from analysis.derived import percentiles
+from analysis.diagnostics import NOTHING
 from analysis.fit import Fit, Status
 from analysis.laws import Law
 from analysis.limited import Limited
 from analysis.published import Published
-from analysis.units import count_of, decimal, factor, human
+from analysis.units import Span, count_of, decimal, factor, human
 from analysis.valley import Valley
 
 Source: TypeAlias = Fit | Published
@@ -180,7 +181,7 @@ def range_warnings(source: Source, answer: Mapping[str, float], decades: float) 
     said = []
     for name, word in (("params", "N"), ("tokens", "D")):
         span = getattr(source.data, name)
-        if span is None:
+        if span is None or name not in answer:  # a law of the other alone
             continue
         beyond = max(math.log10(answer[name] / span.high), math.log10(span.low / answer[name]))
         if beyond > decades + OUTSIDE:
@@ -191,11 +192,20 @@ def range_warnings(source: Source, answer: Mapping[str, float], decades: float) 
     return said
 
 
+def _floor_interval(source: Fit, loss: float, level: float) -> Span:
+    """Of E at that level: the fit's own where it has one, so that one number has one text."""
+    own = source.interval.coefficients["E"]
+    if level == source.interval.level and math.isfinite(own.low) and math.isfinite(own.high):
+        return own.low, own.high
+    low, high = (float(end) for end in percentiles(source.draws["E"].to_numpy(), level))
+    return (0.0 if low < NOTHING * loss else low), high
+
+
 def floor_warnings(source: Source, loss: float, level: float) -> list[str]:
     """A hard warning where the interval of the floor E reaches the predicted loss."""
     if not isinstance(source, Fit) or source.draws.empty or "E" not in source.coefficients:
         return []
-    low, high = (float(end) for end in percentiles(source.draws["E"].to_numpy(), level))
+    low, high = _floor_interval(source, loss, level)
     if high < loss:
         return []
     return [

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.constraints import Fixed, Prior, Regularised, fixed_of, scatter
-from analysis.diagnostics import diagnose
+from analysis.diagnostics import NOTHING, diagnose
 from analysis.evaluator import model
 from analysis.expression import Array
 from analysis.fit_file import load_fit, save_fit
@@ -105,6 +105,7 @@ def fit(
         fixed=held.mask, draws=0 if loose else draws, level=level, seed=seed,
     )  # fmt: skip
     spread = _held(law, spread, fixed or {})
+    spread = _floors_from_nothing(law, spread, float(data.scale.min()))
     if 0 < len(spread.draws) < bootstrap and draws < bootstrap:
         few = f"{data.n} rows: intervals come from {len(spread.draws)} of {bootstrap} draws"
         spread = replace(spread, warnings=(*spread.warnings, few))
@@ -186,6 +187,17 @@ def _held(law: Law, spread: Uncertainty, fixed: Mapping[str, float]) -> Uncertai
     )
 
 
+def _floors_from_nothing(law: Law, spread: Uncertainty, smallest: float) -> Uncertainty:
+    """Intervals of floors that begin at nothing begin at 0, not at the dust a search ends in."""
+    least = {
+        name: Bounds(0.0, high)
+        for name, (low, high) in spread.interval.coefficients.items()
+        if is_floor(law, name) and low < NOTHING * smallest <= high
+    }
+    bounds = {**spread.interval.coefficients, **least}
+    return replace(spread, interval=replace(spread.interval, coefficients=bounds))
+
+
 def _told(law: Law, interval: Interval, bound: tuple[str, ...]) -> Interval:
     """Without those of floors that ended at nothing, whose draws are dust that is not nothing."""
     unknown = Bounds(float("nan"), float("nan"))
@@ -209,6 +221,7 @@ def _prepare(law: Law, table: pd.DataFrame, goal: Objective, held: int = 0) -> p
     if derived:
         rows["flops"] = 6 * rows["params"] * rows["tokens"]
     _refuse_sweep(law, rows)
+    _refuse_constant(law, rows)
     free = len(law.coefficients) - held
     if free:  # a law that is given whole is only set against the rows
         _refuse_few(law, rows, free)
@@ -233,6 +246,16 @@ def _refuse_few(law: Law, rows: pd.DataFrame, free: int) -> None:
         )
     if found:
         raise Refusal(" ".join(found))
+
+
+def _refuse_constant(law: Law, rows: pd.DataFrame) -> None:
+    """Raises Refusal for runs that all came to one value: any law without a slope passes there."""
+    values = rows[law.target]
+    if len(rows) > 1 and float(np.ptp(values)) <= 1e-9 * float(values.abs().max()):
+        raise Refusal(
+            f"{law.target} is {values.iloc[0]:.6g} in all {len(rows)} rows: it has one value, and "
+            "there is nothing to fit. Give the column that the runs measured, or runs that differ."
+        )
 
 
 def _refuse_sweep(law: Law, rows: pd.DataFrame) -> None:

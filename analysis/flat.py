@@ -17,6 +17,7 @@ from scipy.optimize import brentq
 from analysis.answer import law_for
 from analysis.caution import By, Source
 from analysis.decide import WAYS
+from analysis.forecast import CHECKED
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN
 from analysis.solve import Ask, solve
 from analysis.units import Span, human, scientific
@@ -124,8 +125,13 @@ def _within(excess: Callable[[float], float], share: float, at: float) -> Span:
 
 @dataclass(frozen=True)
 class OfRuns:
-    """The same by the valley of the runs' own losses, which tells of the loss alone."""
+    """The same by the valley of the runs' own losses, which tells of the loss alone.
 
+    Without ranges and prices where it is not carried: a plain valley is as deep, as a share of the
+    loss, at every budget, which was checked up to CHECKED decades beyond the runs.
+    """
+
+    decades: float  # of the budget beyond the runs
     params: float  # N*
     by_loss: tuple[tuple[float, Span], ...]  # share of the loss, and the sizes within it
     excess_loss: tuple[tuple[float, float], ...]  # factor of N*, and what it loses
@@ -134,8 +140,12 @@ class OfRuns:
 def of_runs(valley: Valley, flops: float) -> OfRuns:
     """The sizes nearly as good by the runs' own valley: N*·exp(± √(ln(1 + share)/k))."""
     at = valley.params(flops)
+    decades = max(0.0, (math.log(flops) - valley.top) / math.log(10))
+    if decades > CHECKED:
+        return OfRuns(decades, at, (), ())
     reach = [(each, math.sqrt(math.log1p(each) / valley.curvature)) for each in SHARES]
     return OfRuns(
+        decades,
         at,
         tuple((share, (at * math.exp(-far), at * math.exp(far))) for share, far in reach),
         tuple((factor, valley.excess(factor * at, flops)) for factor in FACTORS),
@@ -156,12 +166,15 @@ def to_text(flat: FlatBottom, runs: OfRuns | None = None, by: By = "law", reason
     parts = [_by_law(flat), _by_runs(runs)]
     first, second = parts if by == "law" else reversed(parts)
     why = f" ({reason.rstrip('.')})" if reason else ""
-    lines += textwrap.wrap(
-        f"The answer follows {WAYS[by]}{why}: so should the choice of a size. The price of another "
-        "size is, by the law, that of exponents fitted to all runs; by the runs, how steeply their "
-        "losses rise around their minima.",
-        100,
-    )
+    said = f"N* follows {WAYS[by]}{why}. The price of another size is, by the law, that of "
+    said += "exponents fitted to all runs"
+    if runs.by_loss:
+        said += "; by the runs, how steeply their losses rise around their minima, the same share "
+        said += "of the loss at every budget."
+    else:
+        said += f". By the runs it is not carried to this budget, {runs.decades:.1f} decades "
+        said += f"beyond them: valleys were checked up to {CHECKED}. Use the law's."
+    lines += textwrap.wrap(said, 100)
     return "\n".join([*lines, *first, *second])
 
 

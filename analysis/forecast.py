@@ -25,7 +25,7 @@ from analysis.published import Published
 from analysis.runs.columns import TOKEN
 from analysis.runs.settings import NO_SPREAD, replicates
 from analysis.runs.trajectories import AUTO
-from analysis.units import Span, counted, human
+from analysis.units import Span, counted, decimal, human
 from scaling.records import Refusal
 
 # Beyond the data laws err by more than their coefficients' intervals say. On nine published tables
@@ -41,29 +41,33 @@ CHECKED = 2.4  # decades beyond the data; no table reaches farther
 
 @dataclass(frozen=True)
 class Prediction:
-    """The loss of one run by a law."""
+    """The loss of one run by a law, or what else it is a law of (`target`)."""
 
-    features: dict[str, float]  # the law's features at the run
+    features: dict[str, float]  # the law's features at the run, and the unique tokens given
     loss: float  # nats/token
     level: float | None  # of the intervals; null for published coefficients, which have none
     interval: Span | None  # in which a run's loss should fall
     curve: Span | None  # of the fitted curve alone: what the coefficients leave open
     decades_beyond: float | None  # see `distance`; 0 inside, None: not known
+    target: str = "loss"  # what the law predicts, if something else
 
     @property
     def sentence(self) -> str:
         """One line for the terminal."""
         at = ", ".join(f"{name} {human(value)}" for name, value in self.features.items())
+        said = f"{at}: {self.target} {_number(self.target, self.loss)}"
         if self.interval is None or self.curve is None or self.level is None:
-            return f"{at}: loss {self.loss:.4f}, no interval"
-        text = f"{at}: loss {self.loss:.4f}, {self.level:.0%} forecast {_written(self.interval)}"
+            return f"{said}, no interval"
+        text = f"{said}, {self.level:.0%} forecast {_written(self.target, self.interval)}"
         if self.decades_beyond is not None:
             text += f", {_far(self.decades_beyond)}"
-        return f"{text} (the curve alone {_written(self.curve)})"
+        return f"{text} (the curve alone {_written(self.target, self.curve)})"
 
     def verdict(self, observed: float, unit: str = TOKEN) -> str:
         """Whether an observed loss, in the unit of the law, fell inside, in words."""
-        off = f"observed {observed:.4f} {unit}, off by {observed - self.loss:+.4f}"
+        off = f"observed {_number(self.target, observed)}"
+        off += f" {unit}" if self.target == "loss" else ""
+        off += f", off by {_difference(self.target, observed - self.loss, observed)}"
         if observed > 0 and self.loss > 0:
             off += f" ({observed / self.loss - 1:+.2%})"
         if self.interval is None or self.level is None:
@@ -73,10 +77,10 @@ class Prediction:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values at full precision."""
-        interval = self.interval and {"level": self.level, "loss": list(self.interval)}
+        interval = self.interval and {"level": self.level, self.target: list(self.interval)}
         return {
             **self.features,
-            "loss": self.loss,
+            self.target: self.loss,
             "interval": interval,
             "curve": self.curve and list(self.curve),
             "decades_beyond_data": self.decades_beyond,
@@ -112,14 +116,18 @@ def predict(source: Fit | Published, rows: pd.DataFrame) -> list[Prediction]:
         curves = _spans(back(low), back(high))
         runs = run_spans(source, losses, back(low), back(high), far, level)
         beyond = [float(each) for each in far]
+    given: dict[str, float] = {}
+    if isinstance(source.law, Limited):
+        given["unique_tokens"] = source.law.unique_tokens
     return [
         Prediction(
-            {name: float(values[i]) for name, values in features.items()},
+            {name: float(values[i]) for name, values in features.items()} | given,
             float(losses[i]),
             level,
             runs[i],
             curves[i],
             beyond[i],
+            source.law.target,
         )
         for i in range(len(rows))
     ]
@@ -140,11 +148,12 @@ def _used(rows: pd.DataFrame) -> Array:
 def distance(source: Fit, rows: pd.DataFrame) -> Array:
     """How far each of `rows` lies beyond the fitted runs, in decades; 0 inside.
 
-    Of compute 6·N·D where rows and runs have it; else of the law's own feature that lies farthest
-    beyond its largest value, as of a law of N alone.
+    Of compute 6·N·D for a law of it, or of N and D, where rows and runs have it; else of the law's
+    own feature that lies farthest beyond its largest value, as of a law of N alone.
     """
-    fitted = source.table
-    if "flops" in rows and source.data.flops_max is not None:
+    fitted, features = source.table, {*source.law.features}
+    by_compute = "flops" in features or {"params", "tokens"} <= features
+    if by_compute and "flops" in rows and source.data.flops_max is not None:
         largest = {"flops": source.data.flops_max}
     else:
         largest = {
@@ -238,8 +247,30 @@ def _spans(low: Array, high: Array) -> list[Span]:
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
-def _written(span: Span) -> str:
-    return f"{span[0]:.4f} … {span[1]:.4f}"
+COUNTS = ("params", "tokens", "batch_tokens")  # targets that are written with a suffix
+ROUNDING = 1e-9  # of a number: what exact runs are off by
+
+
+def _number(target: str, value: float) -> str:
+    """Losses to four decimals, counts with a suffix, what is small or large to four digits."""
+    if target in COUNTS:
+        return human(value)
+    return f"{value:.4f}" if _plain(value) else decimal(value)
+
+
+def _difference(target: str, value: float, of: float) -> str:
+    """With its sign, to the digits of the number `of` that it was taken from."""
+    if abs(value) < ROUNDING * abs(of):
+        return "+0"
+    return f"{value:+.4f}" if _plain(of) and target not in COUNTS else f"{value:+.2g}"
+
+
+def _plain(value: float) -> bool:
+    return 0.1 <= abs(value) < 100
+
+
+def _written(target: str, span: Span) -> str:
+    return f"{_number(target, span[0])} … {_number(target, span[1])}"
 
 
 def _holds(span: Span, value: float) -> bool:
@@ -257,6 +288,7 @@ class LeftOut:
     interval: Span | None  # in which its loss should have fallen; null without draws of the rest
     seed_sd: float | None  # of one run's loss, from replicate seeds; null without any
     reason: str  # why there is no forecast
+    target: str = "loss"  # what the law predicts, if something else
 
     @property
     def error(self) -> float | None:
@@ -277,18 +309,23 @@ class LeftOut:
             return f"Largest run ({self._cell}) left out: {self.reason}"
         off = f"off by {self._off}"
         if self.error_in_seed_sds is not None and self.seed_sd is not None:
-            off += f", {self.error_in_seed_sds:+.1f} sd of a seed ({self.seed_sd:.4f})"
+            sd = _number(self.target, self.seed_sd)
+            off += f", {self.error_in_seed_sds:+.1f} sd of a seed ({sd})"
         if self.interval is not None:
             off += f", {'inside' if not self.missed else 'OUTSIDE'} its {self._forecast}"
         return (
-            f"Largest run ({self._cell}) left out of a second fit: forecast {self.forecast:.4f}, "
-            f"observed {self.observed:.4f}, {off}"
+            f"Largest run ({self._cell}) left out of a second fit: {self.target} forecast "
+            f"{_number(self.target, self.forecast)}, observed "
+            f"{_number(self.target, self.observed)}, {off}"
         )
 
     @property
     def missed(self) -> bool:
         """Whether the loss lies outside the interval in which it should have fallen."""
-        return self.interval is not None and not _holds(self.interval, self.observed)
+        if self.interval is None or self.error is None:
+            return False
+        rounded = abs(self.error) < ROUNDING * abs(self.observed)
+        return not rounded and not _holds(self.interval, self.observed)
 
     @property
     def cautions(self) -> tuple[str, ...]:
@@ -308,12 +345,12 @@ class LeftOut:
     def _off(self) -> str:
         assert self.error is not None
         share = f" ({self.error / self.observed:+.2%})" if self.observed > 0 else ""
-        return f"{self.error:+.4f}{share}"
+        return f"{_difference(self.target, self.error, self.observed)}{share}"
 
     @property
     def _forecast(self) -> str:
         assert self.interval is not None
-        return f"{self.level:.0%} forecast interval {_written(self.interval)}"
+        return f"{self.level:.0%} forecast interval {_written(self.target, self.interval)}"
 
 
 def leave_out_largest(
@@ -353,15 +390,15 @@ def leave_out_largest(
             checks=False,
         )
     except Refusal as error:
-        return LeftOut(at, observed, None, level, None, sd, str(error))
+        return LeftOut(at, observed, None, level, None, sd, str(error), fitted.law.target)
     if again.status is Status.FAILED:
-        return LeftOut(at, observed, None, level, None, sd, again.reason)
+        return LeftOut(at, observed, None, level, None, sd, again.reason, fitted.law.target)
     [found] = predict(again, rows.loc[cell].iloc[:1])
     interval = found.interval
     if interval is not None and sd is not None:  # no forecast is better than a seed's scatter
         reach = NormalDist().inv_cdf((1 + level) / 2) * sd
         interval = min(interval[0], found.loss - reach), max(interval[1], found.loss + reach)
-    return LeftOut(at, observed, found.loss, level, interval, sd, "")
+    return LeftOut(at, observed, found.loss, level, interval, sd, "", fitted.law.target)
 
 
 def seed_sd(rows: pd.DataFrame, features: list[str], target: str = "loss") -> float | None:

@@ -12,6 +12,10 @@ from analysis.estimate import Estimate
 from analysis.tradeoff import flat_with
 from analysis.units import count_of, counted, decimal, human
 
+# An rms log residual of runs that lie on the law, where a held floor costs any factor of nothing;
+# and a share of a coefficient: a change of less says nothing of the answer.
+EXACT, MATTERS = 1e-6, 1e-3
+
 
 def summary(fit: Estimate) -> str:
     """Heading with status, a row a coefficient, then what to know before using them."""
@@ -72,7 +76,8 @@ def doubts(fit: Estimate) -> list[str]:
     if checks is None:
         return []
     lines = []
-    if len(checks.profile):
+    exact = fit.rmse_log < EXACT
+    if len(checks.profile) and not exact:
         floor = next(c for c in fit.law.coefficients if c in checks.profile.columns[1:2])
         lines.append(_profile(fit, checks.profile, floor))
     table = checks.sensitivity
@@ -83,6 +88,8 @@ def doubts(fit: Estimate) -> list[str]:
             continue
         first = float(table[name].iloc[0])
         for change, value in zip(table["change"][1:], table[name][1:], strict=True):
+            if exact and abs(value - first) < MATTERS * abs(first):
+                continue
             move = _Move(abs(value - first) / se, name, first, float(value))
             moves.setdefault(change, []).append(move)
     ranked = sorted(moves.items(), key=lambda item: -max(m.size for m in item[1]))

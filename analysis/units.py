@@ -1,8 +1,9 @@
 """Numbers as people write them: 1.3B parameters, 26B tokens, 1e21 FLOPs.
 
 The one place that decides digits. A number with an interval is printed to the digits that the
-interval supports: at least two significant ones, at least three where its ends lie within a factor
-of two, so that a reader who multiplies or divides printed numbers is not misled. No digit is
+interval supports: two significant ones where its ends lie more than a factor of two apart, and at
+least three where they lie closer. N and D beside their ratio have three at least, so that a reader
+who multiplies or divides them is not misled. The ones are never cut (131B, 820k), no digit is
 replaced by a zero, and numbers are always stored in full.
 """
 
@@ -10,18 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 Span = tuple[float, float]
 
 SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 NARROW = 2.0  # high/low of an interval: closer ends differ in their third digit
-COMPARED, MOST_DIGITS = 3, 8  # of numbers that a reader divides by each other
+COMPARED = 3  # digits of numbers that a reader divides by each other
+LARGEST = 1e15  # beyond 999T the ones alone would be four digits
 
 
 def human(value: float, span: Span | None = None, least: int = 2) -> str:
-    """A count such as N or D with a suffix: 1.3B, 26B, 820k; beyond 1e16 as 2.1e17.
+    """A count such as N or D with a suffix: 1.3B, 26B, 820k; beyond 1e15 as 2.1e17.
 
     `span` is the interval that decides the digits; without one, three significant digits. `least`
     asks for more.
@@ -31,7 +32,7 @@ def human(value: float, span: Span | None = None, least: int = 2) -> str:
     span = _wide(value, span)
     place = _place(value, span, max(3, least), least)
     rounded = abs(float(_powers(value, place)))
-    if not 1e-2 <= rounded < 1e16:
+    if not 1e-2 <= rounded < LARGEST:
         return scientific(value, span, least)
     scale, suffix = next(((s, x) for s, x in SUFFIXES if rounded >= s), (1.0, ""))
     text = f"{value / scale:.{max(0, round(math.log10(scale)) - place)}f}"
@@ -98,14 +99,11 @@ NO_SPANS = Spans()
 
 
 def sizes(params: float, tokens: float, spans: Spans = NO_SPANS) -> Sizes:
-    """N, D and D/N as they stand in one row: D/N to the digits of its interval, or two; N and D to
-    three, or to as many more as it takes for a reader who divides them to find that D/N."""
-    ratio = partial(human, span=spans.tokens_per_param) if spans.tokens_per_param else factor
-    for least in range(COMPARED, MOST_DIGITS):
-        n, d = human(params, spans.params, least), human(tokens, spans.tokens, least)
-        if ratio(value_of(d) / value_of(n)) == ratio(tokens / params):
-            break
-    return Sizes(n, d, ratio(tokens / params))
+    """N, D and D/N as they stand in one row: N and D to three digits, or to as many more as their
+    intervals support; D/N, to the digits of its own or to two, is that of the N and D printed."""
+    n, d = human(params, spans.params, COMPARED), human(tokens, spans.tokens, COMPARED)
+    found, span = value_of(d) / value_of(n), spans.tokens_per_param
+    return Sizes(n, d, human(found, span) if span else factor(found))
 
 
 def quotient(one: str, other: str) -> str:
@@ -164,16 +162,16 @@ def _place(value: float, span: Span | None, without: int, least: int = 2) -> int
     """Power of ten of the last digit to print: `without` significant digits where no interval says
     how many, else at least `least`.
 
-    Its unit is at most half the interval's half-width, so that it still carries information.
+    Of a narrow interval its unit is at most half the half-width, so that it still carries
+    information.
     """
     if span is None:
-        return _leading(value) - without + 1
-    if not all(math.isfinite(end) for end in span):
-        return _leading(value) - least + 1
+        return _leading(value, without) - without + 1
+    if not all(math.isfinite(end) for end in span) or not _narrow(span):
+        return _leading(value, least) - least + 1
     supported = _leading(span[1] / 4 - span[0] / 4)
-    if _narrow(span):  # one place for the number and both its ends
-        return min(supported, _leading(min(map(abs, (value, *span)))) - max(3, least) + 1)
-    return min(supported, _leading(value) - least + 1)
+    # One place for the number and both its ends.
+    return min(supported, _leading(min(map(abs, (value, *span)))) - max(3, least) + 1)
 
 
 def _wide(value: float, span: Span | None) -> Span | None:
@@ -187,12 +185,19 @@ def _narrow(span: Span) -> bool:
     return span[0] * span[1] > 0 and far <= NARROW * near
 
 
-def _leading(value: float) -> int:
-    return math.floor(math.log10(abs(value)))
+def _leading(value: float, digits: int | None = None) -> int:
+    """Power of ten of the first digit, of the value rounded to so many `digits` if given."""
+    if digits is None:
+        return math.floor(math.log10(abs(value)))
+    return int(f"{value:.{digits - 1}e}".split("e")[1])
 
 
 def _powers(value: float, place: int) -> str:
-    mantissa, exponent = f"{value:.{max(0, _leading(value) - place)}e}".split("e")
+    digits = max(0, _leading(value) - place)
+    rounded = float(f"{value:.{digits}e}")
+    if _leading(rounded) > _leading(value):  # 9.996 became 10.00
+        digits = max(0, _leading(rounded) - place)
+    mantissa, exponent = f"{rounded:.{digits}e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 
 

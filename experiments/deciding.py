@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.fit import Fit
+    from analysis.laws import Law
     from analysis.published import Published
 
 Rules = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="RULE …")]
@@ -39,6 +41,7 @@ def predict(
     *,
     params: Numbers = (),
     tokens: Numbers = (),
+    flops: Numbers = (),
     table: Path | None = None,
     unique_tokens: Number = None,
     run_table: Options = AS_NAMED,
@@ -46,6 +49,9 @@ def predict(
     to_json: JsonFile = None,
 ) -> None:
     """Predict the loss of runs: one by --params and --tokens, or every row of a table.
+
+    A law needs what it is a law of: of N alone, --params will do. A law of anything but the loss,
+    such as a learning rate, predicts that.
 
     The interval is that of one run's loss: the uncertainty of the curve and the scatter of runs
     about it, which grows with the distance beyond the data as it did on nine published tables. On
@@ -57,8 +63,9 @@ def predict(
 
     Args:
         source: A file that `scaling fit` wrote, or a published law of `scaling laws`.
-        params: N, in the convention of the law; one for each of --tokens.
-        tokens: D, one for each of --params.
+        params: N, in the convention of the law; one for each run.
+        tokens: D, one for each run.
+        flops: C, one for each run, for a law of it; else it is 6ND.
         table: Predict every row of this run table instead.
         unique_tokens: Different tokens that exist; beyond them data repeats. Of more than a run
             trains on, as many as it trains on are used.
@@ -80,17 +87,11 @@ def predict(
     law = law_source(source)
     unique = number("--unique-tokens", unique_tokens)
     if table is None:
-        if not params or len(params) != len(tokens):
-            raise Refusal(
-                f"--params has {len(params)} values and --tokens {len(tokens)}: give as many of "
-                "each, at least one, or --table RUNS."
-            )
-        rows = pd.DataFrame(
-            {"params": numbers("--params", params), "tokens": numbers("--tokens", tokens)}
-        )
+        given = {"params": params, "tokens": tokens, "flops": flops}
+        rows = pd.DataFrame(_asked(law.law, given, unique))
     else:
-        given = () if unique is None else ("unique_tokens",)
-        needed = [name for name in law.law.features if name not in given]
+        known = () if unique is None else ("unique_tokens",)
+        needed = [name for name in law.law.features if name not in known]
         selected = valid(_counting(run_table, law, table).read(table, require=needed))
         say_left_out(selected.excluded)
         rows = selected.rows
@@ -116,6 +117,38 @@ def predict(
         unit = law.data.loss_unit if isinstance(law, Fit) else TOKEN
         say(predictions[0].verdict(observed, unit))
     say(assumptions(law))
+
+
+def _asked(
+    law: Law, given: Mapping[str, tuple[str, ...]], unique: float | None
+) -> dict[str, list[float]]:
+    """The runs that options ask about. What the law does not use may be given or left out.
+
+    Raises Refusal for a feature of the law that is not given, and for values of unequal number.
+    """
+    columns = {name: numbers(_option(name), words) for name, words in given.items() if words}
+    known = {*columns} | ({"unique_tokens"} if unique is not None else set())
+    if {"params", "tokens"} <= known:
+        known.add("flops")
+    missing = [name for name in law.features if name not in known]
+    if other := [name for name in missing if name not in (*given, "unique_tokens")]:
+        raise Refusal(
+            f"{law.name} needs {', '.join(other)}, which no option gives. Give --table RUNS with "
+            f"the columns {', '.join(law.features)}."
+        )
+    if missing:
+        options = " and ".join(map(_option, missing))
+        raise Refusal(f"{law.name} needs {', '.join(missing)}. Give {options}, or --table RUNS.")
+    if len({len(values) for values in columns.values()}) != 1:
+        counts = " and ".join(f"{_option(n)} {len(values)}" for n, values in columns.items())
+        raise Refusal(f"unequal numbers of values, {counts}: give one of each for each run.")
+    if "flops" in law.features and len(columns) == len(given):
+        raise Refusal(f"{law.name} is a law of C. Give --flops, or --params and --tokens for 6ND.")
+    return columns
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _counting(options: TableOptions, law: Fit | Published, table: Path) -> TableOptions:

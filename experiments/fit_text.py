@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from textwrap import fill
+from math import ceil, log10
+from pathlib import Path
+from textwrap import fill, shorten
 from typing import Any
 
 from analysis.answer import Recommendation
 from analysis.approaches import Approaches
 from analysis.conventions import Convention, spread
 from analysis.fit import Fit
+from analysis.rates import TARGETS
 from analysis.runs.sweep import Sweep
 from analysis.units import counted, decimal, human, scientific, with_interval
 from experiments.text import columns
@@ -23,6 +26,33 @@ def ending(fit: Fit) -> str:
     )
     status = fill(f"Status: {fit.status.value}: {fit.reason}", 100, subsequent_indent="  ")
     return f"{status}\n{fill(f'Law: {fit.law.formula}; {values}', 100, subsequent_indent='  ')}"
+
+
+def next_text(fit: Fit, path: Path) -> str:
+    """What to do with a fit: what to mend first where every answer would repeat a doubt, then the
+    command that takes it. Empty where nothing is to be done."""
+    first = [
+        "Mend first, and fit again, for every answer from this fit repeats:",
+        *(f"  - {shorten(each, 94, placeholder=' …')}" for each in fit.cautions),
+    ]
+    asks = _asks(fit, path)
+    following = [f"Next{', once mended' if fit.cautions else ''}: {asks}"] if asks else []
+    return "\n".join([*(first if fit.cautions else []), *following])
+
+
+def _asks(fit: Fit, path: Path) -> str:
+    """The command that recommends by this fit; empty where none takes it."""
+    features = {*fit.law.features}
+    if fit.data.flops_max is None:
+        return ""
+    flops = f"--flops {scientific(10.0 ** ceil(log10(fit.data.flops_max)))}"
+    if fit.law.target in TARGETS and features <= {"params", "tokens", "flops", "loss"}:
+        return f"scaling recommend FIT_OF_THE_LOSS.json {flops} --rules {path}"
+    if fit.law.target != "loss" or features - {"unique_tokens"} != {"params", "tokens"}:
+        return ""
+    if "unique_tokens" in features:
+        flops += f" --unique-tokens {human(float(fit.table['unique_tokens'].max()))}"
+    return f"scaling recommend {path} {flops}"
 
 
 def sweep_text(swept: Sweep, params_column: str) -> str:

@@ -98,13 +98,13 @@ def fit(
     from analysis.objective import objective as objective_named
     from analysis.runs.sweep import best_rows, optima, sweep
     from analysis.runs.sweep import to_json as sweep_json
-    from analysis.units import scientific
     from experiments.fit_text import (
         approaches_text,
         conventions_json,
         conventions_text,
         ending,
         exponents_text,
+        next_text,
     )
 
     named = law_named(law)
@@ -187,9 +187,8 @@ def fit(
         say(f"\n{ending(fitted)}\n{kept}")
         raise Failed(f"the fit failed: {fitted.reason}")
     say(f"\n{ending(fitted)}\nFitted {law} → {path}{' (replaced)' if existed else ''}")
-    if {"params", "tokens"} <= set(named.features) and fitted.data.flops_max:
-        ahead = 10.0 ** math.ceil(math.log10(fitted.data.flops_max))
-        say(f"Next: scaling recommend {path} --flops {scientific(ahead)}")
+    if advised := next_text(fitted, path):
+        say(advised)
 
 
 def _swept(table: pd.DataFrame, column: str, level: float) -> Sweep:
@@ -281,9 +280,9 @@ def compare(
     if to_json:
         write_json(to_json, found.to_json())
     say(columns(header, rows))
+    for warning in found.warnings:  # before the verdict, which whoever reads one line reads
+        say("\n" + textwrap.fill(f"Warning: {warning}", 100, subsequent_indent="  "))
     say(f"\n{textwrap.fill(found.verdict, 100)}")
-    for warning in found.warnings:
-        say(textwrap.fill(f"Warning: {warning}", 100, subsequent_indent="  "))
 
 
 def _listed(laws: str) -> list[str]:

@@ -14,6 +14,7 @@ from analysis.fit import fit
 from analysis.laws import law
 from analysis.published import published
 from analysis.recommend import recommend
+from analysis.runs.table import standardise
 from scaling.records import Refusal
 
 
@@ -91,3 +92,12 @@ def test_the_text_and_the_json_say_the_spread():
 def test_a_source_without_both_features_is_refused():
     with pytest.raises(Refusal, match="kaplan_n predicts from params"):
         beside([published("kaplan-2020-n")], 1e21)
+
+
+def test_every_row_of_ones_own_fit_calls_n_by_one_name(simulate, grid):
+    table = simulate(published("besiroglu-2024"), grid, 0.001).rename(
+        columns={"params": "n_params"}
+    )
+    own = fit(law("chinchilla"), standardise(table, require=["params", "tokens"]), bootstrap=0)
+    others = beside([own, *refits(own)], 1e21).others
+    assert {each.params_convention for each in others if each.own} == {"n_params"}

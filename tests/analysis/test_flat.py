@@ -91,3 +91,14 @@ def test_the_ranges_of_whom_the_answer_follows_come_first_with_the_reason():
         text = to_text(flat, of_runs(valley, FLOPS), by, "as asked")
         assert text.index(first) == min(text.index("By the law"), text.index("By the runs"))
         assert "(as asked)" in text
+
+
+def test_a_valley_is_carried_as_far_as_it_was_checked_and_beyond_that_the_price_is_the_laws():
+    for decades, carried in ((2.3, True), (2.5, False), (10, False)):
+        top = math.log(FLOPS) - decades * math.log(10)
+        valley = Valley(46.0, 21.0, 0.5, 0.03, 20, 0.01, 0.01, top, np.empty((0, 2)))
+        runs = of_runs(valley, FLOPS)
+        text = to_text(flat_bottom(SOURCE, FLOPS), runs, "runs")
+        assert bool(runs.excess_loss) == carried
+        assert text.count("× N* loses") == (4 if carried else 2)
+        assert ("not carried to this budget" in " ".join(text.split())) != carried

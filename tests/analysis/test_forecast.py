@@ -183,3 +183,19 @@ def test_no_alarm_is_raised_within_what_seeds_differ_by(fitted):
     table["loss"] *= np.where(np.arange(len(table)) < len(fitted.table), 0.95, 1.05)
     held = leave_out_largest(fit(law("chinchilla"), table, bootstrap=50, checks=False))
     assert held.interval[1] - held.interval[0] > 2 * 1.64 * held.seed_sd
+
+
+def test_a_law_of_a_rate_forecasts_that_by_name_and_to_the_digits_it_has():
+    n, d = (
+        each.ravel() for each in np.meshgrid(np.geomspace(1e8, 3e9, 5), np.geomspace(2e9, 6e10, 4))
+    )
+    off = np.exp(0.02 * np.random.default_rng(0).normal(size=20))
+    rates = pd.DataFrame(
+        {"params": n, "tokens": d, "learning_rate": 1.79 * n**-0.713 * d**0.307 * off}
+    )
+    fitted = fit(law("steplaw_lr"), rates, bootstrap=50, checks=False)
+    [each] = predict(fitted, pd.DataFrame({"params": [1e9], "tokens": [2e10]}))
+    assert ": learning_rate 0.00" in each.sentence or ": learning_rate 9." in each.sentence
+    assert "learning_rate" in each.to_json() and "loss" not in each.to_json()
+    said = leave_out_largest(fitted).sentence
+    assert "learning_rate forecast" in said and "off by -0.0000" not in said

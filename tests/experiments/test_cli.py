@@ -233,7 +233,7 @@ def test_a_bad_run_table_is_refused(edit, says, runs_csv, monkeypatch, capsys):
         (("recommend", "published:chinchilla-2022"), "nothing is given"),
         (("recommend", "published:chinchilla-2022", "--flops", "1", "--device", "x"), "device 'x'"),
         (("plan", "nowhere.toml"), "nowhere.toml"),
-        (("predict", "published:chinchilla-2022", "--params", "1B"), "--tokens 0"),
+        (("predict", "published:chinchilla-2022", "--params", "1B"), "Give --tokens"),
         (("run", str(SMOKE), "--workers", "0"), "--workers 0"),
     ],
 )

@@ -13,8 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.fit import fit
+from analysis.laws import law
 from analysis.published import published
 from experiments.__main__ import main
+from experiments.fit_text import next_text
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -161,6 +164,8 @@ import resource
 import numpy as np, pandas as pd
 from analysis.fit import fit
 from analysis.laws import law
+from analysis.fit import fit
+from analysis.laws import law
 from analysis.published import published
 rng, n = np.random.default_rng(0), 10**6
 table = pd.DataFrame({"params": 10 ** rng.uniform(7, 10, n), "tokens": 10 ** rng.uniform(9, 12, n)})
@@ -198,6 +203,47 @@ def test_a_missed_largest_run_is_a_warning_of_the_fit_and_of_every_answer(
         assert scaling(monkeypatch, ask[0], fit, *ask[1:]) == 0
         said = capsys.readouterr().out.split("\n\n")[0]
         assert "Warning: Of the runs: a fit without the largest" in said
+
+
+def test_a_law_of_rates_ends_with_a_command_that_takes_it(monkeypatch, capsys, tmp_path):
+    n, d = (e.ravel() for e in np.meshgrid(np.geomspace(1e8, 3e9, 4), np.geomspace(2e9, 6e10, 4)))
+    table = pd.DataFrame({"params": n, "tokens": d, "learning_rate": 1.79 * n**-0.713 * d**0.307})
+    table["loss"] = published("besiroglu-2024").predict({"params": n, "tokens": d})
+    table.to_csv(tmp_path / "runs.csv", index=False)
+    loss, rule = tmp_path / "loss.json", tmp_path / "sl.json"
+    few = ("--bootstrap", 20)
+    assert scaling(monkeypatch, "fit", tmp_path / "runs.csv", *few, "--out", loss) == 0
+    capsys.readouterr()
+    ask = ("fit", tmp_path / "runs.csv", "--law", "steplaw_lr", *few, "--out", rule)
+    assert scaling(monkeypatch, *ask) == 0
+    _, command = capsys.readouterr().out.rstrip().rsplit("Next: scaling ", 1)
+    assert command.endswith(f"--rules {rule}")
+    run = command.replace("FIT_OF_THE_LOSS.json", str(loss)).split()
+    assert scaling(monkeypatch, *run) == 0
+    assert "peak rate" in capsys.readouterr().out
+
+
+def test_what_to_mend_stands_before_the_next_command(runs_csv, tmp_path):
+    table = pd.read_csv(runs_csv)[["params_total", "tokens", "loss"]]
+    found = fit(law("chinchilla"), table, bootstrap=0)
+    doubted = found.doubted(["rows had not decayed: off by more than any interval"])
+    first, doubt, following = next_text(doubted, tmp_path / "f.json").splitlines()
+    assert first.startswith("Mend first") and "had not decayed" in doubt
+    assert following.startswith("Next, once mended: scaling recommend")
+    assert next_text(found, tmp_path / "f.json").startswith("Next: scaling recommend")
+
+
+def test_compare_says_what_to_doubt_before_its_verdict(monkeypatch, capsys, tmp_path):
+    n, d = (e.ravel() for e in np.meshgrid(np.geomspace(1e8, 3e9, 5), np.geomspace(2e9, 6e10, 5)))
+    loss = published("besiroglu-2024").predict({"params": n, "tokens": d})
+    two = [pd.DataFrame({"params": n, "tokens": d, "loss": loss * f, "recipe": r})
+           for f, r in ((1, "a"), (1.1, "b"))]  # fmt: skip
+    pd.concat(two).to_csv(tmp_path / "runs.csv", index=False)
+    ask = ("compare", tmp_path / "runs.csv", "--laws", "chinchilla,kaplan_nd")
+    assert scaling(monkeypatch, *ask) == 0
+    said = capsys.readouterr().out
+    assert said.index("recipe") < said.index("Least error above the cuts")
+    assert "Warning" not in said[said.index("Least error above the cuts") :]
 
 
 def test_no_file_is_overwritten_that_the_command_reads_or_that_is_no_fit(

@@ -1,0 +1,103 @@
+"""`scaling predict` asks a law for its own features and names what it predicts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.fit import fit, save_fit
+from analysis.laws import LAWS
+from experiments.__main__ import main
+
+RUN = {"params": 1e9, "tokens": 2e10, "flops": 1.2e20, "unique_tokens": 1e10}
+BY_TABLE = {"steps": 1e4, "experts": 8.0}
+LIKE = {"X_start": 2.0, "X_max": 200.0, "e_0": 9.0, "a": 0.1, "d": 1.0}  # others are 0.3
+
+
+def scaling(monkeypatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["scaling", *map(str, arguments)])
+    return main()
+
+
+def saved(name: str, folder: Path) -> Path:
+    """A law with coefficients of our choosing, as fitted to runs of its own features alone."""
+    law = LAWS[name]
+    near = {
+        key: float(np.clip(LIKE.get(key, 0.3), symbol.lower, symbol.upper))
+        for key, symbol in law.symbols.items()
+        if not symbol.feature
+    }
+    at = {key: value * np.geomspace(1, 9, 12) for key, value in (RUN | BY_TABLE).items()}
+    table = pd.DataFrame({key: at[key] for key in law.features})
+    table[law.target] = law.predict(near, table) * np.geomspace(1, 1.01, 12)
+    whole = fit(law, table, fixed=near, bootstrap=0)
+    drawn = pd.DataFrame([near] * 3)
+    path = folder / f"{name}.json"
+    save_fit(replace(whole, draws=drawn), path)
+    return path
+
+
+def options(names) -> list[str]:
+    return [w for n in names for w in (f"--{n.replace('_', '-')}", f"{RUN[n]:g}")]
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_every_law_is_asked_by_its_own_features(monkeypatch, capsys, tmp_path, name):
+    path, out, features = saved(name, tmp_path), tmp_path / "out.json", LAWS[name].features
+    if by_table := [each for each in features if each in BY_TABLE]:
+        assert scaling(monkeypatch, "predict", path, *options(set(features) & set(RUN))) == 2
+        assert f"needs {by_table[0]}, which no option gives" in capsys.readouterr().err
+        rows = pd.DataFrame([{each: (RUN | BY_TABLE)[each] for each in features}])
+        rows.to_csv(tmp_path / "runs.csv", index=False)
+        asked = ["--table", tmp_path / "runs.csv"]
+    else:
+        asked = options(features)
+    assert scaling(monkeypatch, "predict", path, *asked, "--json", out) == 0
+    [found] = json.loads(out.read_text())["predictions"]
+    assert set(features) <= set(found) and LAWS[name].target in found
+    assert f": {LAWS[name].target} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [n for n in LAWS if len(LAWS[n].features) == 1])
+def test_what_a_law_does_not_use_may_be_given_and_changes_nothing(
+    monkeypatch, capsys, tmp_path, name
+):
+    path, [feature] = saved(name, tmp_path), LAWS[name].features
+    assert scaling(monkeypatch, "predict", path, *options([feature])) == 0
+    alone = capsys.readouterr().out
+    assert scaling(monkeypatch, "predict", path, *options(["params", "tokens"])) == 0
+    assert capsys.readouterr().out == alone
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("chinchilla", ["params"], "chinchilla needs tokens. Give --tokens"),
+        ("chinchilla", [], "Give --params and --tokens, or --table"),
+        ("kaplan_c", ["params"], "Give --flops"),
+        ("kaplan_c", ["params", "tokens", "flops"], "Give --flops, or --params and --tokens"),
+        ("data_constrained", ["params", "tokens"], "Give --unique-tokens"),
+    ],
+)
+def test_what_is_lacking_is_named_by_its_option(monkeypatch, capsys, tmp_path, name, given, words):
+    assert scaling(monkeypatch, "predict", saved(name, tmp_path), *options(given)) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_unequal_numbers_of_values_are_refused(monkeypatch, capsys):
+    source = "published:chinchilla-2022"
+    asked = ("--params", "1B", "2B", "--tokens", "20B")
+    assert scaling(monkeypatch, "predict", source, *asked) == 2
+    assert "--params 2 and --tokens 1" in capsys.readouterr().err
+
+
+def test_unique_tokens_that_moved_the_answer_stand_beside_it(monkeypatch, capsys, tmp_path):
+    asked = options(["params", "tokens", "unique_tokens"])
+    assert scaling(monkeypatch, "predict", saved("chinchilla", tmp_path), *asked) == 0
+    assert "params 1B, tokens 20B, unique_tokens 10B: loss" in capsys.readouterr().out
