@@ -48,8 +48,8 @@ def missing_columns(name: str, table: pd.DataFrame, unclear: Sequence[Unclear]) 
         plural = "s" * (len(missing) > 1)
         text = f"{name} has no column{plural} {wanted}; it has {listing(table.columns)}."
         asked = [e.name for e in missing if e.name != e.quantity or e.quantity not in OPTIONS]
-        for each in asked:  # by the user; what we call a column says nothing of another's name
-            text += did_you_mean(each, [shown(str(name)) for name in table.columns])
+        for column in asked:  # by the user; what we call a column says nothing of another's name
+            text += did_you_mean(column, [shown(str(name)) for name in table.columns])
         options = [f"--{e.quantity}-column" for e in missing if e.quantity in OPTIONS]
         quantities = listed([e.quantity for e in missing if e.quantity in OPTIONS])
         if len(options) > 1:
