@@ -57,12 +57,12 @@ def draw(
 ) -> list[Path]:
     """Write every figure that the inputs allow into `folder`; returns the files' paths.
 
-    A law of other features than params and tokens gets the residuals, and one of repeated data
-    what repeating costs. Training curves need `steps`, and `runs` for each run's size. Raises
-    Refusal for a failed fit and if a file cannot be written.
+    A law of other features than params and tokens, or of another target than the loss, gets the
+    residuals, and one of repeated data what repeating costs. Training curves need `steps`, and
+    `runs` for each run's size. Raises Refusal for a failed fit and if a file cannot be written.
     """
     figures = {"residuals": residuals(fit)}
-    if {"params", "tokens"} == set(fit.law.features):
+    if {"params", "tokens"} == set(fit.law.features) and fit.law.target == "loss":
         figures["loss"] = loss_curves(fit)
         with suppress(NoOptimum):  # a law without one has no frontier
             found = answers(fit)

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from analysis.identifiability import condition_number, refuse_line
-from analysis.laws import law
+from analysis.laws import LAWS, law
 from analysis.units import human, scientific, value_of
 from models.count import count_params
 from models.presets import PRESETS
 from scaling.plan import Draft, Plan, draft
-from scaling.records import Refusal
+from scaling.records import Refusal, nearest_names
 from scaling.rounding import in_whole_calls
 from scaling.study import IsoflopGrid, LadderGrid, Study
 
@@ -38,9 +38,14 @@ def identifies(made: Draft) -> float | None:
     shape, or another's, does not count: what is advised does without it.
     """
     study = made.plan.study
-    if study.law is None or not made.plan.points:
+    if study.law is None:
         return None
-    features = frozenset(law(study.law).features)
+    try:
+        features = frozenset(law(study.law).features)
+    except Refusal as error:
+        raise _misspelt(made, study.law, error) from error
+    if not made.plan.points:
+        return None
     if not _whole(made.plan):
         made = _of_the_rest(made)
     wrong = _wrong(made.plan, features)
@@ -51,6 +56,18 @@ def identifies(made: Draft) -> float | None:
             f"{_remedy(made, features)}"
         )
     return _condition(made.plan) if features == BOTH else None
+
+
+def _misspelt(made: Draft, name: str, error: Refusal) -> Refusal:
+    """The refusal of a law's name, with what the law that was meant would refuse."""
+    said = [str(error)]
+    for meant in nearest_names(name, LAWS)[:1]:
+        study = replace(made.plan.study, law=meant)
+        try:
+            identifies(replace(made, plan=replace(made.plan, study=study)))
+        except Refusal as more:
+            said.append(str(more))
+    return Refusal("\n".join(said))
 
 
 def _of_the_rest(made: Draft) -> Draft:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from analysis.cost import Cost, Device, cost, device_named
 from analysis.units import scientific
@@ -19,7 +20,7 @@ from scaling.hardware import cache_folder
 from scaling.plan import Plan, draft
 from scaling.records import Refusal
 from scaling.refusals import Refusals
-from scaling.study import DataSection, Study
+from scaling.study import DataSection, Misspelt, Study, read_study
 from scaling.tasks.mix import TaskMix
 
 
@@ -30,6 +31,22 @@ class Planned:
     plan: Plan
     condition_number: float | None  # null when the study names no law of params and tokens
     judged: tuple[Judged, ...]  # by sequence length; none where the corpus is not here
+
+
+def plan_file(path: Path) -> Planned:
+    """`plan_study` of a study's file.
+
+    Raises Refusal as `read_study` and `plan_study` do; for misspelt words together with
+    what else is wrong with the study that was meant.
+    """
+    try:
+        return plan_study(read_study(path))
+    except Misspelt as error:
+        refusals = Refusals()
+        refusals.add(str(error))
+        with refusals.gathered():
+            _without_text(error.meant, unread, Refusals())
+        raise Refusal("\n".join(refusals)) from error
 
 
 def plan_study(study: Study) -> Planned:

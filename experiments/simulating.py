@@ -17,7 +17,6 @@ from experiments.cli import JsonFile, Numbers, StudyPath, app, law_source, numbe
 from experiments.tables import AS_NAMED, Options, TableOptions
 from experiments.text import columns, say
 from scaling.records import Refusal, write_json
-from scaling.study import read_study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,12 +86,12 @@ def simulate(
     from analysis.simulation import params_column
     from analysis.simulation import simulate as simulated
     from analysis.simulation import to_json as as_json
-    from experiments.planning import plan_study
+    from experiments.planning import plan_file
 
     truth = law_source(law)
     column = params_column(truth)
     deviations = _noise(noise, seed_noise, noise_from, run_table, noise_power, column)
-    planned = plan_study(read_study(study))
+    planned = plan_file(study)
     design = design_of(planned, column)
     largest = 6 * float((design["params"] * design["tokens"]).max())
     found = simulated(

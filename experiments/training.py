@@ -13,7 +13,6 @@ from tyro.conf import arg
 from experiments.cli import Directory, Failed, JsonFile, Number, StudyPath, app, number
 from experiments.text import say
 from scaling.records import Refusal, read_json, read_run, run_folders, write_json
-from scaling.study import read_study
 
 
 @app.command
@@ -51,11 +50,11 @@ def plan(
     """
     from experiments.grid_text import idle_text
     from experiments.plan_text import plan_json, plan_text
-    from experiments.planning import asked_devices, grid_costs, plan_study, refuse_above
+    from experiments.planning import asked_devices, grid_costs, plan_file, refuse_above
     from scaling.hardware import device_count, worker_count
 
     devices = asked_devices(device, count, mfu)
-    planned = plan_study(read_study(study))
+    planned = plan_file(study)
     refuse_above(max_flops, planned.plan.flops_spent)
     bills = grid_costs(planned.plan, devices, count, mfu, dtype)
     if to_json:
@@ -100,7 +99,7 @@ def run(
     from analysis.units import scientific
     from experiments.grid_text import idle_text, runs_text, to_do_text
     from experiments.next_text import next_text
-    from experiments.planning import plan_study, refuse_above
+    from experiments.planning import plan_file, refuse_above
     from experiments.progress import Watch
     from scaling.hardware import device_count, has_accelerator, worker_count
     from scaling.launch import base
@@ -117,8 +116,8 @@ def run(
             f"--workers {workers}: one worker uses all accelerators of this host, and two would "
             "fight for their memory. Leave --workers out."
         )
-    read = read_study(study)
-    planned = plan_study(read)
+    planned = plan_file(study)
+    read = planned.plan.study
     folder = results / read.name
     if planned.plan.corpus.declared and not dry_run:
         raise Refusal(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from scaling.records import did_you_mean
+from scaling.records import did_you_mean, nearest_names
 
 MAX_SHOWN = 100  # characters of a value that a message repeats
 KINDS = ("product", "ladder", "isoflop")
@@ -76,6 +77,20 @@ def lines_of(
     if isinstance(data, dict):
         lines |= {line: line for line in source_missing(data)}
     return list(lines.values())
+
+
+def respelt(error: ValidationError, raw: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The table with the words that were probably meant; null unless no more than that is wrong."""
+    found = copy.deepcopy(dict(raw))
+    for mistake in error.errors():
+        place = [str(part) for part in mistake["loc"] if part not in KINDS]
+        if mistake["type"] != "literal_error" or len(place) != 2:  # section and field
+            return None
+        near = nearest_names(str(mistake["input"]), _choices(mistake))
+        if not near:
+            return None
+        found[place[0]][place[1]] = near[0]
+    return found
 
 
 def ladder_missing(model: Mapping[str, Any], presets: Any) -> list[str]:

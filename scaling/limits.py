@@ -93,8 +93,8 @@ def refuse_beyond_corpus(study: Study, corpus: CorpusInfo, sizes: Sequence[Size]
     cap, batch = cap_of(study), sizes[0].base.text_batch_tokens
     if cap is not None and cap > corpus.train_tokens:
         raise Refusal(
-            f"[data] unique_tokens = {cap:,} is more than the {corpus.train_tokens:,} tokens of "
-            "the corpus. Lower it, or give more text."
+            f"[data] unique_tokens = {cap:,} is more than the {_had(corpus.train_tokens, corpus)}. "
+            "Lower it, or give more text."
         )
     epoch = epoch_tokens(corpus, study.data.sequence_length, cap)
     if epoch < batch and cap is not None:
@@ -104,8 +104,9 @@ def refuse_beyond_corpus(study: Study, corpus: CorpusInfo, sizes: Sequence[Size]
         )
     if epoch < batch:
         raise Refusal(
-            f"[data] source = {corpus.source!r} has {epoch:,} tokens to train on, less than one "
-            f"batch of {batch:,}. Give more text or a smaller batch_sequences."
+            f"[data] source = {corpus.source!r} has {'at most ' * corpus.unread}{epoch:,} tokens "
+            f"to train on, less than one batch of {batch:,}. Give more text or a smaller "
+            "batch_sequences."
         )
     if study.data.allow_repeats:
         return
@@ -121,12 +122,20 @@ def refuse_beyond_corpus(study: Study, corpus: CorpusInfo, sizes: Sequence[Size]
         most = epoch // (batch * call) * call * sizes[0].base.batch_tokens
         verb = "is" if len({cell.tokens for cell in beyond}) == 1 else "are"
         less = f"{_at_most(study, beyond, most)}, " if most else ""
+        if corpus.unread and cap is None:  # how many are few enough is not known before it is read
+            less = "fewer tokens, "
+        has = _had(epoch, corpus) if cap is None else f"{epoch:,} of unique_tokens"
+        more = "more text" if cap is None else "a larger cap"
         raise Refusal(
-            f"[grid] {asked(study, beyond)} {verb} more than the "
-            f"{epoch:,} {'tokens of the corpus' if cap is None else 'of unique_tokens'}. "
-            f"Give {less}{'more text' if cap is None else 'a larger cap'}, or set [data] "
-            "allow_repeats = true to train on it again."
+            f"[grid] {asked(study, beyond)} {verb} more than the {has}. Give {less}{more}, or set "
+            "[data] allow_repeats = true to train on it again."
         )
+
+
+def _had(tokens: int, corpus: CorpusInfo) -> str:
+    if corpus.unread:
+        return f"{tokens:,} tokens that the text can have, one a byte"
+    return f"{tokens:,} tokens of the corpus"
 
 
 def _at_most(study: Study, cells: Sequence[Cell], tokens: float) -> str:

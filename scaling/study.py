@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass
 
 from models.ladder import ParamsConvention
-from scaling.explanation import ladder_missing, lines_of, source_missing
+from scaling.explanation import ladder_missing, lines_of, respelt, source_missing
 from scaling.quantity import parse_count, parse_quantity
 from scaling.records import Refusal, did_you_mean
 
@@ -322,6 +322,14 @@ class Study:
                 )
 
 
+class Misspelt(Refusal):
+    """Of a study's file no more is wrong by itself than words that are near to those meant."""
+
+    def __init__(self, said: str, meant: Study) -> None:
+        super().__init__(said)
+        self.meant = meant
+
+
 _ADAPTER = TypeAdapter(Study)
 _SECTIONS = {
     "": Study,
@@ -375,11 +383,20 @@ def parse_study(raw: dict[str, Any], name: str) -> Study:
         # By way of JSON, whose strict mode takes arrays for tuples and tables for dataclasses.
         return _ADAPTER.validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
-        raise Refusal(
-            "\n".join(f"{name}: {line}" for line in lines_of(error, raw, _KNOWN))
-        ) from error
+        said = "\n".join(f"{name}: {line}" for line in lines_of(error, raw, _KNOWN))
+        raise _refusal(said, respelt(error, raw), name) from error
     except (ValueError, RecursionError) as error:  # no JSON: thousands of digits, endless nesting
         raise Refusal(f"{name}: {error}.") from error
+
+
+def _refusal(said: str, meant: dict[str, Any] | None, name: str) -> Refusal:
+    """What is refused, with what is wrong with the study that was meant."""
+    if meant is None:
+        return Refusal(said)
+    try:
+        return Misspelt(said, parse_study(meant, name))
+    except Refusal as more:
+        return Refusal(f"{said}\n{more}")
 
 
 def _refuse_long_text(raw: dict[str, Any]) -> None:

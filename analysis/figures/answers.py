@@ -19,6 +19,7 @@ from analysis.answer import NoOptimum, Recommendation, law_for
 from analysis.caution import By, Source
 from analysis.decide import WAYS, choose, decide
 from analysis.expression import Array
+from analysis.figures.bulk import log_span
 from analysis.figures.fitted import rows_of
 from analysis.figures.style import DASHED, INK, OTHERS, OWN
 from analysis.fit import Fit
@@ -248,10 +249,12 @@ def draw_asked(axes: Axes, found: Answers, name: Quantity) -> None:
 
 
 def limits(found: Answers, name: Quantity, more: Sequence[float] = ()) -> Span:
-    """The y limits that hold the runs, the answers, `more` and the intervals up to WIDEST."""
+    """The y limits that hold the runs (of their losses the bulk), the answers, `more` and the
+    intervals up to WIDEST."""
     values = [float(getattr(each, name)) for way in COLOURS for each in found.by(way)]
     values += [float(getattr(each, name)) for each in found.asked]
-    values += [*of_runs(found.runs, name), *more]
+    runs = of_runs(found.runs, name)
+    values += [*more, *(log_span(runs) if name == "loss" and len(runs) else runs)]
     low, high = min(values), max(values)
     spans = [end for each in (*found.along, *found.asked) for end in ends(each, name)]
     low, high = min([low, *spans]), max([high, *spans])

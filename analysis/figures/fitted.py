@@ -14,11 +14,14 @@ from matplotlib.figure import Figure
 from analysis.caution import Source
 from analysis.derived import interval_over_draws
 from analysis.expression import Array
+from analysis.figures.bulk import bulk, log_span, mark_beyond
+from analysis.figures.doubts import doubts
 from analysis.figures.style import (
     DASHED,
     FAINT,
     INK,
     MANY,
+    Kind,
     Palette,
     figure,
     levels,
@@ -67,11 +70,15 @@ def loss_curves(fit: Fit) -> Figure:
         if not fit.draws.empty:
             text += (
                 f" Bands, at the least and the largest level: {100 * fit.interval.level:.0f}% "
-                "intervals of the curve."
+                "intervals of the fitted curve, from its coefficients alone; they are no forecast "
+                "of a run, which scatters about the curve."
             )
         if len(levels(table["tokens"])) > MANY or len(levels(table["params"])) > MANY:
             text += f" Of more than {MANY} levels, curves at the ticks of the bar."
-        _caption(made, fit, f"{text} {_floor(fit, table, (left, right), curves)}")
+        text += f" {_floor(fit, table, (left, right), curves)}"
+        mark_beyond(left)
+        said = mark_beyond(right)  # of the same runs
+        _caption(made, fit, text + said)
     return made
 
 
@@ -135,7 +142,9 @@ def _some(distinct: Array) -> Array:
 
 
 def loss_label(fit: Fit) -> str:
-    """An axis of losses, in the unit of the fit's own."""
+    """An axis of what the law predicts: losses, in the fit's own unit, or another quantity."""
+    if fit.law.target != "loss":
+        return fit.law.target.replace("_", " ")
     return f"loss, {fit.data.loss_unit}"
 
 
@@ -152,9 +161,9 @@ def _floor(
 ) -> str:
     """Limits that hold the runs and the curves; the floor E as a dotted line where it is near
     them, and what to say of it."""
-    loss = table[fit.law.target]
-    low = min(float(loss.min()), *(float(curve.min()) for curve in curves)) * 0.98
-    high = 1.1 * float(loss.max())
+    least, most = log_span(table[fit.law.target])
+    low = min(least, *(float(curve.min()) for curve in curves)) * 0.98
+    high = 1.1 * most
     floor = fit.coefficients.get("E", 0.0)
     near = floor > low * (low / high) ** NEAR
     panels[0].set_ylim(min(low, floor * 0.98) if near else low, high)  # shared
@@ -181,10 +190,10 @@ def floor_text(source: Source) -> str:
 
 
 def residuals(fit: Fit) -> Figure:
-    """Observed against fitted loss (nats/token), and the residual in per cent below.
+    """Observed against fitted loss, or what else the law predicts; below the residual in per cent.
 
-    Works for every law. The residual is 100·ln(observed / fitted), so that its root mean square
-    is the caption's RMSE.
+    Works for every law. The residual is 100·ln(observed / fitted), whose root mean square over
+    all rows is in the caption.
     """
     table = rows_of(fit)
     by = "params" if "params" in table else fit.law.features[0]
@@ -197,30 +206,40 @@ def residuals(fit: Fit) -> Figure:
         grid = made.add_gridspec(2, 1, height_ratios=(2.4, 1))
         above = made.add_subplot(grid[0])
         below = made.add_subplot(grid[1], sharex=above)
-        ends = np.array([min(fitted.min(), observed.min()), max(fitted.max(), observed.max())])
-        ends = ends * np.array([0.98, 1.02])
+        spans = np.array([log_span(fitted), log_span(observed)])
+        ends = np.array([0.98 * spans[:, 0].min(), 1.02 * spans[:, 1].max()])
         above.plot(ends, ends, color=FAINT, linewidth=1.0, zorder=1)
         points(above, fitted, observed, table[by], palette)
         below.axhline(0.0, color=FAINT, linewidth=1.0, zorder=1)
         points(below, fitted, percent, table[by], palette)
-        largest = 1.15 * float(np.abs(percent).max()) or 1.0
+        inside = bulk(percent)
+        largest = 1.15 * float(np.abs(percent[inside]).max()) or 1.0
         below.set_ylim(-largest, largest)
         below.set_ylabel("residual, %")
-        log_axis(above.xaxis, "", "loss")
-        log_axis(above.yaxis, f"observed {loss_label(fit)}", "loss")
+        kind: Kind = "loss" if fit.law.target == "loss" else "flops"
+        log_axis(above.xaxis, "", kind)
+        log_axis(above.yaxis, f"observed {loss_label(fit)}", kind)
         above.tick_params(labelbottom=False)
-        log_axis(below.xaxis, f"fitted {loss_label(fit)}", "loss")
+        log_axis(below.xaxis, f"fitted {loss_label(fit)}", kind)
         above.set(xlim=ends, ylim=ends)
         palette.key(made, above, LETTERS.get(by, by), LABELS.get(by, by), line=False)
+        mark_beyond(above)
+        said = mark_beyond(below)
+        error = f"RMSE {_rms(percent):.2g}%"
+        if not inside.all():
+            error += f" ({_rms(percent[inside]):.2g}% without those beyond the axis)"
         _caption(
             made,
             fit,
-            f"Residual: 100·ln(observed/fitted), RMSE {100 * fit.rmse_log:.2g}%. Line: observed "
-            "= fitted.",
+            f"Residual: 100·ln(observed/fitted), {error}. Line: observed = fitted.{said}",
         )
     return made
 
 
+def _rms(values: Array) -> float:
+    return float(np.sqrt(np.mean(values**2)))
+
+
 def _caption(made: Figure, fit: Fit, text: str) -> None:
     counted = f" N = {count_of(fit.data.params_column)}." if fit.data.params is not None else ""
-    set_caption(made, f"n = {fit.data.n} runs.{counted} {text.strip()}")
+    set_caption(made, f"n = {fit.data.n} runs.{counted} {text.strip()}{doubts(fit)}")

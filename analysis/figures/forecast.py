@@ -9,6 +9,8 @@ from matplotlib.lines import Line2D
 from analysis.answer import Recommendation
 from analysis.decide import WAYS
 from analysis.figures.answers import STAR, Answers, draw_asked, draw_ways, limits
+from analysis.figures.bulk import mark_beyond
+from analysis.figures.doubts import doubts
 from analysis.figures.fitted import NEAR, floor_text
 from analysis.figures.style import (
     INK,
@@ -50,8 +52,9 @@ def loss_by_compute(found: Answers, *, ax: Axes | None = None) -> Figure:
         made = figure_of(axes)
         if not found.runs.empty:
             palette.bar(made, [axes], "parameters N of the runs")
+        beyond = mark_beyond(axes)
         if ax is None:
-            set_caption(made, _caption(found, drawn))
+            set_caption(made, _caption(found, drawn) + beyond + doubts(found.source))
     return made
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.figures.answers import (
     COLOURS,
@@ -20,6 +21,7 @@ from analysis.figures.answers import (
     limits,
     of_runs,
 )
+from analysis.figures.doubts import doubts
 from analysis.figures.style import (
     FAINT,
     OTHERS,
@@ -126,7 +128,15 @@ def _name(each: Artist) -> str:
 
 
 def _handles(axes: Axes) -> list[Artist]:
-    return list(axes.get_legend_handles_labels()[0])
+    """What a legend names: all but lines that do not enter the panel, whose limits must be set."""
+    return [each for each in axes.get_legend_handles_labels()[0] if _enters(each, axes)]
+
+
+def _enters(each: Artist, axes: Axes) -> bool:
+    if not isinstance(each, Line2D):
+        return True
+    path = each.get_path().transformed(each.get_transform())
+    return bool(path.intersects_bbox(axes.bbox, filled=False))
 
 
 def _published(axes: Axes, found: Answers, name: Quantity) -> None:
@@ -156,4 +166,4 @@ def _caption(found: Answers, known: Sequence[Landmark]) -> str:
     )
     if known:
         said.append("Diamonds: published models, by active parameters.")
-    return " ".join(said)
+    return " ".join(said) + doubts(found.source)

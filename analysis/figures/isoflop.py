@@ -11,9 +11,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
+from analysis.cubic import Cubic
 from analysis.envelope import Envelope, envelope
 from analysis.expression import Array
+from analysis.figures.bulk import log_span, mark_beyond
+from analysis.figures.doubts import doubts
 from analysis.figures.fitted import loss_label, rows_of
 from analysis.figures.style import (
     INK,
@@ -29,9 +33,21 @@ from analysis.figures.style import (
     set_caption,
 )
 from analysis.fit import Fit, Status
-from analysis.isoflop import FEWEST, SAME_SIZE, Budget, Method, allocation, budgets, optima, tally
-from analysis.optimum import compute_optimal
-from analysis.units import count_of, scientific
+from analysis.isoflop import (
+    FEWEST,
+    SAME_SIZE,
+    Budget,
+    Method,
+    Minima,
+    allocation,
+    budgets,
+    optima,
+    tally,
+    without_each_size,
+)
+from analysis.optimum import FLOPS_PER_PARAM_TOKEN, compute_optimal
+from analysis.outliers import FAR, NORMAL, SCATTER
+from analysis.units import count_of, counted, decimal, scientific
 from scaling.records import Refusal
 
 MARKS: dict[Method, tuple[str, str]] = {"parabola": ("o", OTHERS[0]), "akima": ("s", OTHERS[1])}
@@ -50,7 +66,8 @@ def optima_figures(fit: Fit) -> dict[str, Figure]:
         found = {method: optima(rows, method) for method in MARKS}
         if any(table["params"].notna().any() for table in found.values()):
             shown = [each for each in budgets(rows) if len(each.params) >= FEWEST["parabola"]]
-            made["isoflop"] = isoflop_curves(fit, shown, found)
+            again = {method: without_each_size(rows, method) for method in MARKS}
+            made["isoflop"] = isoflop_curves(fit, shown, found, again)
     with suppress(Refusal):
         lower = envelope(rows)
         lower.allocation()
@@ -59,34 +76,46 @@ def optima_figures(fit: Fit) -> dict[str, Figure]:
 
 
 def isoflop_curves(
-    fit: Fit, shown: Sequence[Budget], found: Mapping[Method, pd.DataFrame]
+    fit: Fit,
+    shown: Sequence[Budget],
+    found: Mapping[Method, pd.DataFrame],
+    again: Mapping[Method, Sequence[Minima]],
 ) -> Figure:
     """Loss against N at each budget with its parabola, and the minima `found` against compute.
 
-    Parabolas end with the sizes; a budget without a minimum inside has points only. The right
+    Parabolas end with the sizes; a budget without a minimum inside has points only. `again` are
+    the minima with each size left out (`without_each_size`), for the exponents' digits. The right
     panel puts C = 6·N*·D* below both methods' minima, their power laws and the fit's own N*.
     """
     palette = Palette([each.flops for each in shown], "flare")
     title = f"Best size at each of {len(shown)} budgets (approach 2), beside {fit.law.name}"
     with figure(10.0, 5.2, title) as made:
         left, right = made.subplots(1, 2)
-        for budget in shown:
-            _curve(left, budget, palette)
         log_axis(left.xaxis, "parameters N", "count")
         log_axis(left.yaxis, loss_label(fit), "loss")
+        for budget in shown:
+            at = np.full(len(budget.params), budget.flops)
+            points(left, budget.params, budget.loss, at, palette)
         least = np.array([each.loss.min() for each in shown])
-        above = _trim(left, least, np.concatenate([each.loss for each in shown]))
+        _trim(left, least, np.concatenate([each.loss for each in shown]))
+        undrawn = sum(not _parabola(left, budget, palette) for budget in shown)
+        beyond = mark_beyond(left)
+        if undrawn:
+            beyond += f" {counted(undrawn, 'parabola')} with a minimum below the axis not drawn."
         spans = []
         for method, (mark, colour) in MARKS.items():
             seen = found[method].dropna(subset="params")
+            if seen.empty:
+                continue
             flops = seen["flops"]
             spans += list(flops)
             label = method.capitalize()
             if len(seen) > 1:
-                law = allocation(seen).params
+                law = allocation(found[method], fit.interval.level, again[method]).params
                 ends = np.array([flops.min(), flops.max()])
                 right.plot(ends, law.at(ends), color=colour, linewidth=1.4)
-                label += f": $N^* \\propto C^{{{law.exponent:.2f}}}$"
+                # With the digits of the table of approaches, which go by the interval.
+                label += f": $N^* \\propto C^{{{decimal(law.exponent, law.interval)}}}$"
             style: dict[str, Any] = {"marker": mark, "linestyle": "", "markeredgecolor": "white"}
             right.plot(flops, seen["params"], color=colour, markersize=5.5, label=label, **style)
         if fit.status is not Status.FAILED:
@@ -103,8 +132,9 @@ def isoflop_curves(
             made,
             f"{_points(fit, sum(len(each.params) for each in shown))} at {len(shown)} budgets. "
             f"N = {count_of(fit.data.params_column)}. Left: parabolas in log N within the sizes "
-            f"they were fitted to, diamonds at their minima.{above} Right: the minima of both "
-            f"methods, and power laws through them. Minima inside the sizes: {kept}.",
+            f"they were fitted to, diamonds at their minima.{beyond} Right: the minima of both "
+            f"methods, and power laws through them. Minima inside the sizes: {kept}."
+            f"{doubts(fit)}",
         )
     return made
 
@@ -115,19 +145,30 @@ def envelope_curves(fit: Fit, lower: Envelope, *, ax: Axes | None = None) -> Fig
     with panel(ax, 7.5, 5.2, f"Lower envelope (approach 1): {len(lower.params)} sizes") as axes:
         # Runs of one budget differ by a rounding of their compute: not every size reaches its ends.
         shown = slice(*np.searchsorted(lower.flops, lower.flops[[0, -1]] * [1 + EDGE, 1 - EDGE]))
-        axes.plot(lower.flops[shown], lower.loss[shown], color="#c4c4c4", linewidth=5.0, zorder=1)
+        least, grid, off = lower.loss.copy(), np.log(lower.flops), 0
         for params, curve in zip(lower.params, lower.curves, strict=True):
-            inside = np.linspace(curve.x[0], curve.x[-1], 80)
             colour = palette(float(params))
-            axes.plot(np.exp(inside), curve(inside), color=colour, linewidth=1.1, zorder=2)
+            spikes = _spikes(fit, float(params), curve)
+            off += int(spikes.sum())
+            for piece, spiked in enumerate(spikes[:-1] | spikes[1:]):
+                start, end = curve.x[piece : piece + 2]
+                if spiked:
+                    least[(start <= grid) & (grid <= end) & (lower.loss == curve(grid))] = np.nan
+                    continue
+                inside = np.linspace(start, end, 20)
+                axes.plot(np.exp(inside), curve(inside), color=colour, linewidth=1.1, zorder=2)
             points(axes, np.exp(curve.x), curve.y, np.full(len(curve.x), params), palette)
+        axes.plot(lower.flops[shown], least[shown], color="#c4c4c4", linewidth=5.0, zorder=1)
         every = np.concatenate([curve.y for curve in lower.curves])
-        above = _trim(axes, lower.loss[np.isfinite(lower.loss)], every)
         found = lower.crossings
         diamond: dict[str, Any] = {"marker": "D", "linestyle": "", "color": INK, "markersize": 4.5}
         axes.plot(found["flops"], found["loss"], zorder=5, markeredgecolor="white", **diamond)
         log_axis(axes.xaxis, "training compute C = 6ND, FLOPs", "flops")
         log_axis(axes.yaxis, loss_label(fit), "loss")
+        _trim(axes, lower.loss[np.isfinite(lower.loss)], every)
+        beyond = mark_beyond(axes)
+        if off:
+            beyond += f" No curve is drawn to {counted(off, 'point')} far off the law."
         also = [
             Line2D([], [], color="#c4c4c4", linewidth=5.0, label="lower envelope"),
             Line2D([], [], label="crossing", **diamond),
@@ -140,7 +181,7 @@ def envelope_curves(fit: Fit, lower: Envelope, *, ax: Axes | None = None) -> Fig
                 made,
                 f"{_points(fit, len(every))} of {len(lower.params)} sizes. "
                 f"N = {count_of(fit.data.params_column)}. Curves: PCHIP through the runs of one "
-                f"size. Diamonds: where the best size changes{edges}.{above}",
+                f"size. Diamonds: where the best size changes{edges}.{beyond}{doubts(fit)}",
             )
     return made
 
@@ -153,12 +194,15 @@ def _points(fit: Fit, count: int) -> str:
     return f"n = {count} points" + (", runs of equal N and D averaged," if means else "")
 
 
-def _curve(axes: Axes, budget: Budget, palette: Palette) -> None:
+def _parabola(axes: Axes, budget: Budget, palette: Palette) -> bool:
+    """The curve of a budget with its minimum, if it has one; False where that lies below the axis,
+    pulled there by a point that no valley has."""
     colour = palette(budget.flops)
     best = budget.optimum("parabola")
-    points(axes, budget.params, budget.loss, np.full(len(budget.params), budget.flops), palette)
     if best.reason:
-        return
+        return True
+    if best.loss < axes.get_ylim()[0]:
+        return False
     x = np.log(budget.params)
     inside = np.linspace(x[0], x[-1], 100)
     curve = np.polyval(budget.parabola(), inside - x.mean())
@@ -167,16 +211,26 @@ def _curve(axes: Axes, budget: Budget, palette: Palette) -> None:
         best.params, best.loss, marker="D", markersize=5.5, color=colour, markeredgecolor=INK,
         markeredgewidth=0.8, linestyle="", zorder=5,
     )  # fmt: skip
+    return True
 
 
-def _trim(axes: Axes, least: Array, every: Array) -> str:
-    """Cut the losses of sizes far off the best, which would flatten every valley; says how many."""
-    low, high = float(least.min()), float(least.max())
+def _trim(axes: Axes, least: Array, every: Array) -> None:
+    """Cut the losses of sizes far off the best, which would flatten every valley."""
+    bottom, most = log_span(every)
+    low, high = np.clip([least.min(), least.max()], bottom, most)
     top = high + ABOVE * max(high - low, 0.05 * high)
-    top = min(top, float(every.max()) * 1.01)
-    axes.set_ylim(low * 0.985, top)
-    above = int((every > top).sum())
-    return f" {above} points lie above the panel." if above else ""
+    axes.set_ylim(low * 0.985, min(top, most * 1.01))
+
+
+def _spikes(fit: Fit, params: float, curve: Cubic) -> NDArray[np.bool_]:
+    """Which knots of a size's curve are as far off the law as `outliers` are."""
+    if fit.status is Status.FAILED:
+        return np.zeros(len(curve.x), dtype=bool)
+    rows = rows_of(fit)
+    typical = np.abs(np.log(rows["loss"] / fit.predict({n: rows[n] for n in fit.law.features})))
+    tokens = np.exp(curve.x) / (FLOPS_PER_PARAM_TOKEN * params)
+    off = np.abs(np.log(curve.y / fit.predict({"params": params, "tokens": tokens})))
+    return np.asarray(off > FAR * max(NORMAL * float(np.median(typical)), SCATTER))
 
 
 def _budget_key(made: Figure, axes: Axes, palette: Palette, shown: Sequence[Budget]) -> None:

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.answer import law_for
 from analysis.expression import Array
 from analysis.figures.answers import COLOURS, STAR, Answers, drawn_at, ends, line_label
+from analysis.figures.doubts import doubts
 from analysis.figures.style import (
     DASHED,
     FAINT,
@@ -41,8 +42,9 @@ def landscape(
     """Contours of the law's loss (nats/token) over N and D, at the budgets of `found`.
 
     Diagonals are equal compute; thick lines what is recommended at each, the band around the
-    law's the sizes within 1% of its best loss. Stars are the runs asked for, with the interval of
-    N* along their budget; `landmarks` are placed by their active N and D; runs are small points.
+    law's, where it answers, the sizes within 1% of its best loss. Stars are the runs asked for,
+    with the interval of N* along their budget; `landmarks` are placed by their active N and D;
+    runs are small points.
     """
     low, high = found.flops
     law = law_for(found.source, found.along[0].ask)
@@ -97,13 +99,14 @@ def _caption(found: Answers, placed: Sequence[Landmark]) -> str:
         found.counted,
         f"Contours: loss by the law, {found.loss_unit}. Diagonals: equal C, FLOPs.",
     ]
-    said.append(f"Band: sizes within {WITHIN:.0%} of the law's best loss at their compute.")
+    if "law" in found.ways:
+        said.append(f"Band: sizes within {WITHIN:.0%} of the law's best loss at their compute.")
     if found.asked:
         level = "" if found.level is None else f", with the {found.level:.0%} interval of N*"
         said.append(f"Star: the run recommended{level}.")
     if placed:
         said.append("Diamonds: published models, by active parameters.")
-    return " ".join(said)
+    return " ".join(said) + doubts(found.source)
 
 
 def _reach(*values: Iterable[float | None]) -> tuple[float, float]:
@@ -171,8 +174,9 @@ def _asked(axes: Axes, found: Answers) -> None:
 
 
 def _flat_bottom(axes: Axes, law: Law, found: Answers) -> None:
-    """The band of sizes within WITHIN of the best loss, its ends found along each equal compute."""
-    best = found.by("law")
+    """The band of sizes within WITHIN of the law's best loss where the law answers, its ends found
+    along each equal compute. About the runs' own minima it would be another source's band."""
+    best = [each for each in found.along if each.by == "law"]
     if not best:
         return
     budgets, sizes = (np.array([getattr(e, name) for e in best]) for name in ("flops", "params"))

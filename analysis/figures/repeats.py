@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.figures.doubts import doubts
 from analysis.figures.fitted import LABELS, loss_label, rows_of
 from analysis.figures.style import (
     DASHED,
@@ -80,6 +81,7 @@ def repeat_curves(fit: Fit, *, ax: Axes | None = None) -> Figure:
         if ax is None:
             set_caption(
                 figure_of(axes),
-                f"{said}. N = {count_of(fit.data.params_column)}. Curves: the law, fitted to all.",
+                f"{said}. N = {count_of(fit.data.params_column)}. Curves: the law, fitted to all."
+                f"{doubts(fit)}",
             )
     return figure_of(axes)

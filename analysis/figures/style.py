@@ -307,8 +307,9 @@ def place_landmarks(
 ) -> None:
     """Draw named points (name, x, y) and set each name where it covers no other, if any place is.
 
-    Nor does a name cover the points `avoid`. The axes' limits must be set. Sizes are estimated in
-    points; the layout may still shift, unless the figure was laid out before.
+    Nor does a name cover the points `avoid`, or lie as near to another named point. The axes'
+    limits must be set. Sizes are estimated in points; the layout may still shift, unless the
+    figure was laid out before.
     """
     scale = 72 / axes.figure.dpi
     width, height = axes.bbox.width * scale, axes.bbox.height * scale
@@ -332,6 +333,8 @@ def place_landmarks(
             y0 = py + (up * 8.5 - 3.5)
             box = (x0, y0, x0 + size, y0 + 7.5)
             free = not any(_overlap(box, other) for other in taken)
+            others = [(qx, qy) for *_, qx, qy in known if (qx, qy) != (px, py)]
+            free &= all(_distance(box, q) > NEARER * _distance(box, (px, py)) for q in others)
             if free and box[0] > 0 and box[2] < width and box[1] > 0 and box[3] < height:
                 break
         else:
@@ -343,8 +346,15 @@ def place_landmarks(
         )  # fmt: skip
 
 
+NEARER = 2.0  # times as far from a name as its own point, at least, is every other
 _AROUND = ((1, 0), (-1, 0), (0, 1), (0, -1))  # farther off it might be another's name
 _Box = tuple[float, float, float, float]
+
+
+def _distance(box: _Box, point: tuple[float, float]) -> float:
+    """From a point to the nearest edge of a box outside which it lies."""
+    (x0, y0, x1, y1), (x, y) = box, point
+    return math.hypot(max(x0 - x, x - x1, 0.0), max(y0 - y, y - y1, 0.0))
 
 
 def _overlap(a: _Box, b: _Box) -> bool:

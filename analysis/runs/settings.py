@@ -15,7 +15,7 @@ from analysis.runs.cells import NEAR, Index, cells
 from analysis.runs.rows import listed
 from analysis.runs.table import name_of, several_variants, variants
 from analysis.runs.trajectories import COLUMN
-from analysis.runs.vocabulary import SETTINGS, is_number, may_be_setting, words
+from analysis.runs.vocabulary import SETTINGS, is_number, is_seed, may_be_setting, words
 from scaling.records import Refusal
 
 NO_SPREAD = 1e-9  # relative: the rounding of equal losses, no scatter between seeds
@@ -39,10 +39,15 @@ class Setting:
 def replicates(rows: pd.DataFrame, features: Collection[str] = (), target: str = "loss") -> Index:
     """The number of each row's cell: rows of one differ in their seed alone, as far as known.
 
+    Without a column of seeds N and D must be equal: runs of nearly one D are no known repeats.
     A row of the same run at the same point (a step logged again after a restart) has its own.
     """
     several = [setting.column for setting in settings(rows, features, target)]
     cell = cells(rows, [*_point(features), "variant", *several])
+    if not any(is_seed(str(column)) for column in rows):
+        counts = rows[[column for column in NEAR if column in rows]].assign(cell=cell)
+        number = counts.groupby([*counts], dropna=False, sort=False).ngroup()
+        cell = np.array(number, dtype=np.intp)
     if COLUMN in rows:
         run = pd.DataFrame({"cell": cell, "run": rows[COLUMN].to_numpy()})
         again = (run.duplicated() & run["run"].notna()).to_numpy()

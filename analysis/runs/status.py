@@ -25,7 +25,7 @@ OTHERS = each(
     resv_del_hold revoked running scheduled signaling skipped special_exit stage_out started
     stopped suspended timeout unfinished waiting"""
 )
-_CODE = re.compile(r"(-?[0-9]+)(?:\.0+)?")  # what a process ended with; an empty cell makes floats
+_CODE = re.compile(r"-?[0-9]{1,10}")  # what a process ended with
 REMEDY = "If such runs came to their end, name their status with --completed."
 WORDS = "completed"  # of a table's attrs: the user's own words for a completed run
 
@@ -82,7 +82,7 @@ def _own_words(table: pd.DataFrame) -> frozenset[str]:
 def _reason(name: str, text: str, completed: frozenset[str]) -> str:
     word = _word(text)
     code = _CODE.fullmatch(word)
-    if word in completed or not text or (code and int(code[1]) == 0):
+    if word in completed or not text or (code and int(word) == 0):
         return ""
     reason = f"{shown(name)} {shown(text)}"
     if code:
@@ -96,4 +96,6 @@ def _reason(name: str, text: str, completed: frozenset[str]) -> str:
 def _word(text: str) -> str:
     """In lower case and without detail: CANCELLED by 1000 is cancelled, Node fail node_fail."""
     short = re.sub(r"\s+by\s.*|\s*\(.*|\+$", "", text.strip().lower(), flags=re.DOTALL)
+    if _CODE.fullmatch(whole := short.removesuffix(".0")):  # an empty cell makes the others floats
+        return whole
     return re.sub(r"[\s-]+", "_", short)

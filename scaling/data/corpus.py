@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from scaling.data.batches import Batches, visible_sequences
 from scaling.records import RUN_ID, Refusal, read_json
 
+UNREAD = "unread-"  # the same, where the sizes are the most that the files can hold
 DECLARED = "declared-"  # what the fingerprint of a corpus begins with that nobody has read
 
 
@@ -51,6 +52,11 @@ class CorpusInfo:
     def declared(self) -> bool:
         """Whether its sizes are the study's word, so that it can be planned but not trained on."""
         return self.fingerprint.startswith(DECLARED)
+
+    @property
+    def unread(self) -> bool:
+        """Whether its sizes are bounds, the most tokens that files of their size can hold."""
+        return self.fingerprint.startswith(UNREAD)
 
     @property
     def shares(self) -> tuple[Share, ...]:
@@ -112,8 +118,8 @@ def _visible(info: CorpusInfo, sequence_length: int, unique_tokens: int | None) 
         if part > share.train_tokens:
             raise Refusal(
                 f"[data] unique_tokens = {unique_tokens:,}: its part of {share.source!r} is "
-                f"{part:,} tokens, which has {share.train_tokens:,}. Lower it, or change the "
-                "weights."
+                f"{part:,} tokens, which has {'at most ' * info.unread}{share.train_tokens:,}. "
+                "Lower it, or change the weights."
             )
     train_tokens = [share.train_tokens for share in info.shares]
     return visible_sequences(train_tokens, info.per_block, sequence_length, unique_tokens)

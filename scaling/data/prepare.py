@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from scaling.data.batches import proportions
-from scaling.data.corpus import DECLARED, Corpus, CorpusInfo, Share, load
+from scaling.data.corpus import DECLARED, UNREAD, Corpus, CorpusInfo, Share, load
 from scaling.data.documents import Document
 from scaling.data.progress import Watch, counted, unwatched
 from scaling.data.remembered import Memory, memory
-from scaling.data.sources import HUB, Source, open_sources, sections_of
+from scaling.data.sources import HUB, Source, most_tokens, open_sources, sections_of
 from scaling.data.split import Index, held_out, index, verified
 from scaling.data.tokenizer import Tokenizer, make_tokenizer, vocabulary
 from scaling.data.verified import note_checksums
@@ -131,16 +131,24 @@ def declared(section: DataSection) -> CorpusInfo:
 
 
 def unread(section: DataSection) -> CorpusInfo:
-    """A corpus larger than any run needs, to check what can be checked before reading the text.
+    """The largest corpus that the text may make, to check what can be checked before reading it.
 
-    Raises Refusal unless the study names its vocabulary.
+    Where its size is not known, larger than any run needs. Raises Refusal unless the study names
+    its vocabulary.
     """
-    return _of_size(section, UNREAD_TOKENS)
+    return _of_size(section, UNREAD_TOKENS, UNREAD, most_tokens(section))
 
 
-def _of_size(section: DataSection, train_tokens: float) -> CorpusInfo:
+def _of_size(
+    section: DataSection,
+    train_tokens: float,
+    prefix: str = DECLARED,
+    most: Sequence[int | None] = (),
+) -> CorpusInfo:
+    """A corpus of that size in all, but of `most` tokens where these are known of a source."""
     sections, size, fraction = sections_of(section), vocabulary(section), section.holdout_fraction
     per_block = proportions([each.weight for each in sections])
+    known = most or [None] * len(sections)
     identity = {
         "sources": [[each.source, part] for each, part in zip(sections, per_block, strict=True)],
         "train_tokens": train_tokens,
@@ -149,12 +157,12 @@ def _of_size(section: DataSection, train_tokens: float) -> CorpusInfo:
         "holdout_fraction": fraction,
     }
     shares = []
-    for each, part in zip(sections, per_block, strict=True):
-        tokens = train_tokens * part / sum(per_block)
+    for each, part, bound in zip(sections, per_block, known, strict=True):
+        tokens = train_tokens * part / sum(per_block) if bound is None else bound
         held = round(tokens * fraction / (1 - fraction))
         shares.append(Share("", each.source, part, round(tokens), held, None))
     return CorpusInfo(
-        fingerprint=DECLARED + fingerprint(identity),
+        fingerprint=prefix + fingerprint(identity),
         source=_named(shares),
         vocab_size=size,
         train_documents=0,

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import lzma
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -67,6 +68,37 @@ def open_sources(section: DataSection) -> list[Source]:
             f"{found[0].name!r} is text. Remove it."
         )
     return found
+
+
+def most_tokens(section: DataSection) -> list[int | None]:
+    """Of each source, the most tokens it can have by the sizes of its files: one a byte.
+
+    Null where these do not tell: for compressed files, a tokeniser of the user's, which may make
+    several tokens of a byte, and what is not here or another library reads.
+    """
+    known = section.tokenizer == "bytes" or section.tokenizer.startswith("bpe:")
+    return [_most_tokens(each, section) if known else None for each in sections_of(section)]
+
+
+def _most_tokens(each: SourceSection, section: DataSection) -> int | None:
+    if each.source == "sotu":
+        manifest = read_json(CORPORA / "sotu.json")
+        size, documents = manifest["bytes"], manifest["documents"]
+    elif each.source.startswith(HUB):
+        return None
+    else:
+        try:
+            files = _open(each, section).files or ()
+            size, documents = sum(file.stat().st_size for file in files), len(files)
+        except (Refusal, OSError):  # said where it is read
+            return None
+        if any(file.suffix in (".gz", ".zst") for file in files):
+            return None
+    width = {"uint16": 2, "uint32": 4}.get(section.token_dtype or "", 1)
+    # A token ends each file, and each piece of a large document; all but the last piece are at
+    # least about an eighth of the smallest source's held-out share (`split.cut`).
+    ends = documents + len(sections_of(section)) * math.ceil(16 / section.holdout_fraction)
+    return size // width + ends if size else None
 
 
 def _open(each: SourceSection, section: DataSection) -> Source:

@@ -242,6 +242,8 @@ def test_an_exit_code_of_zero_and_true_are_completed_runs(
 ) -> None:
     table = pd.DataFrame({"loss": [3.0, 2.9, 2.8], "status": cells})
     assert usable(table).rows.index.tolist() == kept
+    table.attrs["completed"] = ("1", "137", "-9", "false")
+    assert len(usable(table).rows) == 3
 
 
 def test_other_words_of_a_completed_run_can_be_named(tmp_path: Path) -> None:

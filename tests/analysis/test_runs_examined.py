@@ -290,6 +290,14 @@ def test_runs_of_one_d_in_whole_batches_of_several_sizes_are_at_one_point(
     assert set(usable(best_rows(table, found)).rows["batch_size"]) == {160}
 
 
+def test_runs_of_nearly_one_d_are_replicates_where_a_seed_tells_them_apart(
+    runs: pd.DataFrame,
+) -> None:
+    table = twice(runs.assign(seed=0), seed=1, tokens=runs["tokens"] * 1.004, loss=3.0)
+    assert np.bincount(replicates(table)).tolist() == [2] * 48
+    assert np.bincount(replicates(table.drop(columns="seed"))).max() == 1
+
+
 def test_the_steps_of_a_log_are_no_one_point() -> None:
     log = pd.DataFrame({"params": 1e7, "tokens": 1e9 * np.linspace(0.5, 1, 200)})
     assert len(np.unique(cells(log, ["params", "tokens"]))) == 200

@@ -17,7 +17,7 @@ from experiments import preparing
 from experiments.design import MAX_CONDITION
 from experiments.doubts import doubts
 from experiments.plan_text import plan_text
-from experiments.planning import Planned, plan_study
+from experiments.planning import Planned, plan_file, plan_study
 from scaling.data import tokenizer
 from scaling.data.progress import Step
 from scaling.records import Refusal
@@ -124,6 +124,33 @@ def test_what_needs_no_text_is_refused_together_before_any_is_read(
     with pytest.raises(Refusal, match="names no file") as caught:
         plan_study(mine(source='"away.txt"', warmup_tokens='"1k"'))
     assert "warmup_tokens" in str(caught.value)
+
+
+def test_misspelt_words_and_what_else_is_wrong_are_said_together(
+    mine: Callable[..., Study], tmp_path: Path
+) -> None:
+    grid = PRODUCT.replace(", 16384", "")
+    with pytest.raises(Refusal, match=r"no law 'chinchila'.*(?s:.)*tokens has 2 distinct values"):
+        plan_study(mine(grid, law='"chinchila"'))
+    text = STUDY.replace("{source}", str(tmp_path / "*.txt")).replace("{grid}", grid)
+    (tmp_path / "s.toml").write_text(text.replace('"cosine"', '"cosin"'))
+    with pytest.raises(Refusal, match=r"Did you mean cosine\?\n.*tokens has 2 distinct values"):
+        plan_file(tmp_path / "s.toml")
+
+
+def test_more_tokens_than_the_text_has_bytes_are_refused_before_a_bpe_is_trained(
+    mine: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "train_bpe", lambda *_: pytest.fail("a BPE was trained"))
+    size = sum(len(each.read_bytes()) + 1 for each in tmp_path.glob("*.txt"))
+    most = (size + 16 * 5) // 16 * 16  # whole sequences, with the ends of pieces
+    said = rf"tokens = 20,480; 40,960 are more than the {most:,} tokens .* can have, one a byte"
+    grid = PRODUCT.replace("16384", "20480, 40960")
+    with pytest.raises(Refusal, match=rf"{said}\. Give fewer tokens, more text, or set") as caught:
+        plan_study(mine(grid, allow_repeats="false"))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(Refusal, match=r"unique_tokens = 40,000 is more than the .* one a byte"):
+        plan_study(mine(allow_repeats="true\nunique_tokens = 40000"))
 
 
 @pytest.mark.parametrize(
