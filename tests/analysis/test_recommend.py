@@ -17,6 +17,7 @@ from analysis.forecast import predict
 from analysis.laws import law
 from analysis.published import published
 from analysis.recommend import recommend, to_json, to_text
+from analysis.uncertainty import Bounds
 from scaling.records import Refusal
 
 TRUTH = {"E": 0.8, "A": 12.0, "alpha": 0.31, "B": 620.0, "beta": 0.53}
@@ -139,7 +140,9 @@ def test_the_distance_beyond_the_data_is_in_decades_and_zero_inside(fitted):
 
 
 def test_the_warning_grows_with_the_distance(fitted):
-    tight = replace(fitted, draws=fitted.draws.assign(E=0.01))  # keeps the floor's warning out
+    known = {**fitted.interval.coefficients, "E": Bounds(0.01, 0.01)}
+    interval = replace(fitted.interval, coefficients=known)  # keeps the floor's warning out
+    tight = replace(fitted, interval=interval)
     budgets = [fitted.data.flops_max * 10**decades for decades in (0.5, 1.5, 3, 6)]
     said = [best.warnings for best in recommend(tight, budgets, by="law")]
     assert [len(each) for each in said] == [1, 1, 1, 1]
