@@ -135,6 +135,11 @@ def _threshold(each: Forecast, curve: Curve) -> str | None:
         f"{series.label}: a score of {each.half_way:.3g}, half-way from chance to the best "
         "possible, is "
     )
+    if each.reached is not None:
+        said = (
+            f"{said.removesuffix('is ')}has been reached already: {each.reached.value:.3g} "
+            f"was seen at {series.scale} = {series.write(each.reached.x)}. For one new model it is "
+        )
     if series.to_t(ahead) > series.to_t(each.track.x[-1]):
         return f"{said}not forecast up to {series.scale} = {series.write(each.track.x[-1])}"
     where = between(ahead, each.emergence_interval, series.write)

@@ -19,6 +19,7 @@ from analysis.emergence.ability import FORMS, Posterior, Seen, posterior
 from analysis.emergence.breaks import intraclass, standardised
 from analysis.emergence.line import fit_line
 from analysis.emergence.loss_step import loss_step
+from analysis.emergence.seen import Score, Track, first_at, missed
 from analysis.emergence.series import Series
 from analysis.emergence.worth import DRAWS, Judged, constant, judge, plain_logistic
 from scaling.records import Refusal
@@ -40,16 +41,6 @@ MEMBERS = {
     "logistic": ("logistic",),
     "power_log_prob": ("power_log_prob",),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Track:
-    """The fit up to the cut and the forecast beyond it, on even steps: one of them is the cut."""
-
-    x: Floats
-    median: Floats
-    low: Floats
-    high: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +84,16 @@ class Forecast:
         at = self.series.to_x(math.inf) if self.emergence is None else self.emergence
         to_t = self.series.to_t
         return at if to_t(at) > to_t(self.cut) else None
+
+    @property
+    def reached(self) -> Score | None:
+        """The first score seen at `half_way` or better, whether fitted or not."""
+        return first_at(self.series, self.half_way) if self.series.metric.bounded else None
+
+    @property
+    def missed(self) -> str | None:
+        """Why to doubt it where it misses the last score that it was fitted to; else None."""
+        return missed(self.series, self.cut, self.track)
 
     def to_json(self) -> dict[str, Any]:
         """The forecast, its predictions and how it did."""
@@ -171,7 +172,8 @@ def foresee(
         series, cut, method, int(below.sum()), level, x, observed, median,
         found.in_units(samples.mean(axis=0)), low, high,
         found.emergence, found.emergence_interval, found.weights, track, judged,
-        (*cautions, *_cautions(series, below, x), *found.cautions),
+        (*cautions, *_cautions(series, below, x), *found.cautions,
+         *filter(None, [missed(series, cut, track)])),
     )  # fmt: skip
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.emergence.foresee import Forecast
 from analysis.figures.panels import MOST_PANELS, left_out, panels, scale_axis, score_axes, short
 from analysis.figures.style import DASHED, FAINT, INK, OTHERS, OWN, set_caption
+
+INSIDE = 0.01  # of the axis: so far from its ends an interval that goes on ends in an arrow
 
 
 def forecast_panels(forecasts: Sequence[Forecast]) -> Figure:
@@ -47,12 +48,16 @@ def _panel(axes: Axes, each: Forecast) -> None:
     # The interval may reach far beyond the axis: what is asked for decides its limits.
     axes.set_xlim(axes.get_xlim())
     left, right = sorted(axes.get_xlim())
+    room = (right / left) ** INSIDE
+    limits = left * room, right / room
     ends = [
-        limit if end is None else end
-        for end, limit in zip(each.emergence_interval, (left, right), strict=True)
+        limit if end is None else min(max(end, limits[0]), limits[1])
+        for end, limit in zip(each.emergence_interval, limits, strict=True)
     ]
-    axes.plot(np.clip(ends, left, right), [each.half_way] * 2, color=OTHERS[0], linewidth=1.2,
-              zorder=5)  # fmt: skip
+    axes.plot(ends, [each.half_way] * 2, color=OTHERS[0], linewidth=1.2, zorder=5)
+    for end, limit, marker in zip(ends, limits, "<>", strict=True):
+        if end == limit:  # it reaches further than the axis does
+            axes.plot(end, each.half_way, marker, color=OTHERS[0], markersize=4.5, zorder=6)
     axes.plot(at, each.half_way, "D", color=OTHERS[0], markersize=4.5, zorder=6)
 
 
@@ -73,4 +78,15 @@ def _caption(shown: Sequence[Forecast]) -> str:
             " Diamond: where the forecast is half-way from chance to the best possible score, with "
             f"its {level} interval."
         )
+    risen = [each for each in shown if _threshold(each) is not None and each.reached]
+    said += _about(risen, "A score of half-way has been seen already")
+    off = [each for each in shown if each.missed]
+    said += _about(off, "Doubtful: the forecast misses the score at the largest scale fitted")
     return said
+
+
+def _about(some: Sequence[Forecast], what: str) -> str:
+    """A sentence of some forecasts by their tasks; empty for none."""
+    if not some:
+        return ""
+    return f" {what} ({', '.join(short(each.series.task, 24) for each in some)})."

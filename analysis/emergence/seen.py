@@ -1,0 +1,58 @@
+"""A forecast against the scores it was made from: what they have reached already, and whether it
+meets the last of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.emergence.series import Series
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """The fit up to the cut and the forecast beyond it, on even steps: one of them is the cut."""
+
+    x: Floats
+    median: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score seen."""
+
+    x: float
+    value: float
+
+
+def first_at(series: Series, level: float) -> Score | None:
+    """The score of the smallest scale that is at `level` or better; None if none is."""
+    there = np.flatnonzero(series.unit >= series.to_unit(np.array(level)))
+    if not len(there):
+        return None
+    first = there[np.argmin(series.t[there])]
+    return Score(float(series.x[first]), float(series.value[first]))
+
+
+def missed(series: Series, cut: float, track: Track) -> str | None:
+    """What to say where the mean score of the largest scale up to `cut` lies outside the interval
+    of one new model there; None where it lies inside."""
+    fitted = series.t <= series.to_t(np.array(cut))
+    last = float(series.t[fitted].max())
+    at = int(np.abs(series.to_t(track.x) - last).argmin())
+    seen = float(series.value[fitted & (series.t == last)].mean())
+    low, high = sorted((float(track.low[at]), float(track.high[at])))
+    if low <= seen <= high:
+        return None
+    side = "below" if track.median[at] < seen else "above"
+    return (
+        f"at the largest scale fitted, {series.scale} = {series.write(series.to_x(last))}, the "
+        f"forecast's median {track.median[at]:.3g} [{low:.3g} … {high:.3g}] lies {side} the score "
+        f"of {seen:.3g} there by more than its interval: doubt it beyond"
+    )
