@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.figures.bulk import log_span, mark_beyond
 from analysis.figures.doubts import doubts
 from analysis.figures.fitted import LABELS, loss_label, rows_of
 from analysis.figures.style import (
@@ -66,6 +67,11 @@ def repeat_curves(fit: Fit, *, ax: Axes | None = None) -> Figure:
                 )  # fmt: skip
         log_axis(axes.xaxis, LABELS["tokens"], "count")
         log_axis(axes.yaxis, loss_label(fit), "loss")
+        curves = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
+        low, high = log_span(table[fit.law.target])
+        room = (high / low) ** 0.05
+        axes.set_ylim(min(low, curves.min()) / room, max(high, curves.max()) * room)
+        beyond = mark_beyond(axes)
         hollow: dict[str, Any] = {"marker": "o", "markerfacecolor": "none", "markersize": 6}
         also = [
             Line2D([], [], color=INK, marker="o", markersize=4, label="fresh"),
@@ -82,6 +88,6 @@ def repeat_curves(fit: Fit, *, ax: Axes | None = None) -> Figure:
             set_caption(
                 figure_of(axes),
                 f"{said}. N = {count_of(fit.data.params_column)}. Curves: the law, fitted to all."
-                f"{doubts(fit)}",
+                f"{beyond}{doubts(fit)}",
             )
     return figure_of(axes)
