@@ -71,7 +71,7 @@ def repeat_curves(fit: Fit, *, ax: Axes | None = None) -> Figure:
         low, high = log_span(table[fit.law.target])
         room = (high / low) ** 0.05
         axes.set_ylim(min(low, curves.min()) / room, max(high, curves.max()) * room)
-        beyond = mark_beyond(axes)
+        outside = mark_beyond(axes)
         hollow: dict[str, Any] = {"marker": "o", "markerfacecolor": "none", "markersize": 6}
         also = [
             Line2D([], [], color=INK, marker="o", markersize=4, label="fresh"),
@@ -88,6 +88,6 @@ def repeat_curves(fit: Fit, *, ax: Axes | None = None) -> Figure:
             set_caption(
                 figure_of(axes),
                 f"{said}. N = {count_of(fit.data.params_column)}. Curves: the law, fitted to all."
-                f"{beyond}{doubts(fit)}",
+                f"{outside}{doubts(fit)}",
             )
     return figure_of(axes)
