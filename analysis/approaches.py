@@ -36,6 +36,7 @@ from analysis.optimum import (
     require_params_and_tokens,
     why_not_interior,
 )
+from analysis.outliers import bulk
 from analysis.runs.checks import LEAST
 from analysis.runs.rows import listed
 from analysis.uncertainty import Bounds
@@ -156,12 +157,14 @@ def approaches(fit: Fit) -> Approaches:
     """
     require_params_and_tokens(fit.law)
     level = fit.interval.level
-    rows = fit.table.drop(columns="flops", errors="ignore")
+    rows = bulk(fit).drop(columns="flops", errors="ignore")
+    far = len(fit.table) - len(rows)
+    beyond = f"{counted(far, 'row')} far off the law left out" if far else ""
     flops = FLOPS_PER_PARAM_TOKEN * rows["params"].to_numpy() * rows["tokens"].to_numpy()
     read = [
-        _tried(ENVELOPE, lambda: _by_envelope(rows, level)),
-        _tried(PARABOLA, lambda: _by_isoflop(rows, "parabola", level)),
-        _tried(AKIMA, lambda: _by_isoflop(rows, "akima", level)),
+        _tried(ENVELOPE, lambda: _by_envelope(rows, level), beyond),
+        _tried(PARABOLA, lambda: _by_isoflop(rows, "parabola", level), beyond),
+        _tried(AKIMA, lambda: _by_isoflop(rows, "akima", level), beyond),
     ]
     common = _common(flops, [each.reach for each in read if each.reach is not None])
     return Approaches(common, level, (*(_row(each, common) for each in read), _law(fit, common)))
@@ -182,13 +185,17 @@ class _Found(NamedTuple):
     left_out: str
 
 
-def _tried(method: str, read: Callable[[], _Found]) -> _Reading:
+def _tried(method: str, read: Callable[[], _Found], beyond: str) -> _Reading:
     try:
         found = read()
     except Refusal as refused:
         return _Reading(method, None, None, "", str(refused).split(". ")[0])
     reach = Bounds(float(found.flops.min()), float(found.flops.max()))
-    return _Reading(method, found.allocation, reach, found.used, found.left_out)
+    return _Reading(method, found.allocation, reach, found.used, _both(found.left_out, beyond))
+
+
+def _both(*said: str) -> str:
+    return "; ".join(filter(None, said))
 
 
 def _by_envelope(rows: pd.DataFrame, level: float) -> _Found:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from analysis.estimate import Estimate
 from analysis.expression import Array
 from analysis.laws import Law
 from analysis.model import Data, Model, to_coefficients
@@ -52,9 +54,9 @@ def outliers(
     whole = float(np.sqrt(np.mean(off**2)))
     if not np.isfinite(off).all():
         return Outliers(whole, whole)
-    far = off > FAR * max(NORMAL * float(np.median(off)), SCATTER)
+    far = _far(off, int((~fixed).sum()))
     count = int(far.sum())
-    if not 0 < count <= max(1, SHARE * data.n) or data.n - count < int((~fixed).sum()) + 2:
+    if count == 0:
         return Outliers(whole, whole)
     end = point
     if not fixed.all():
@@ -84,6 +86,25 @@ def outliers(
             f"{drop}",
         ),
     )
+
+
+def bulk(fit: Estimate) -> pd.DataFrame:
+    """The rows of the fit but those far off its law, which make minima that no other run has."""
+    with np.errstate(all="ignore"):
+        columns = {name: fit.table[name].to_numpy() for name in fit.law.features}
+        off = np.abs(np.log(fit.predict(columns) / fit.table[fit.law.target].to_numpy()))
+    if not np.isfinite(off).all():
+        return fit.table
+    return fit.table[~_far(off, len(fit.law.coefficients) - len(fit.fixed))]
+
+
+def _far(off: Array, free: int) -> NDArray[np.bool_]:
+    """Which log residuals are outliers': none where too many rows are far off, or too few are left
+    for so many free coefficients."""
+    far = np.asarray(off > FAR * max(NORMAL * float(np.median(off)), SCATTER))
+    count = int(far.sum())
+    few = count <= max(1, SHARE * len(off)) and len(off) - count >= free + 2
+    return far if few else np.zeros_like(far)
 
 
 def _predicted(law: Law, problem: Model, point: Array, data: Data) -> Array:

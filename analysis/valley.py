@@ -22,6 +22,7 @@ import pandas as pd
 from analysis.derived import percentiles
 from analysis.expression import Array
 from analysis.fit import LEAST_DRAWS, Fit
+from analysis.outliers import bulk
 from analysis.runs.settings import settings
 from analysis.runs.table import labels, variants
 from analysis.uncertainty import Index, clusters_of, resamples
@@ -193,17 +194,18 @@ def _fresh(fit: Fit) -> tuple[pd.DataFrame, list[str]]:
             "without, or give --by law."
         )
     _refuse_pooled(fit.table)
-    if "unique_tokens" not in fit.table:
-        return fit.table, []
-    unique = pd.to_numeric(fit.table["unique_tokens"], errors="coerce")
-    repeats = (fit.table["tokens"] > EPOCH * unique).to_numpy(dtype=bool)
+    rows = bulk(fit)
+    if "unique_tokens" not in rows:
+        return rows, []
+    unique = pd.to_numeric(rows["unique_tokens"], errors="coerce")
+    repeats = (rows["tokens"] > EPOCH * unique).to_numpy(dtype=bool)
     if repeats.all():
         raise Refusal(
             "every run repeats its data, and the runs' own minima are those of fresh data. Train "
             "with more unique_tokens, or give --by law."
         )
     said = f"{repeats.sum()} runs that repeat their data are left out of the runs' own minima."
-    return fit.table[~repeats], [said] if repeats.any() else []
+    return rows[~repeats], [said] if repeats.any() else []
 
 
 def _refuse_pooled(rows: pd.DataFrame) -> None:

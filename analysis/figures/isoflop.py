@@ -11,9 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 
-from analysis.cubic import Cubic
 from analysis.envelope import Envelope, envelope
 from analysis.expression import Array
 from analysis.figures.bulk import log_span, mark_beyond
@@ -45,8 +43,8 @@ from analysis.isoflop import (
     tally,
     without_each_size,
 )
-from analysis.optimum import FLOPS_PER_PARAM_TOKEN, compute_optimal
-from analysis.outliers import FAR, NORMAL, SCATTER
+from analysis.optimum import compute_optimal
+from analysis.outliers import bulk
 from analysis.units import count_of, counted, decimal, scientific
 from scaling.records import Refusal
 
@@ -60,7 +58,8 @@ def optima_figures(fit: Fit) -> dict[str, Figure]:
 
     Raises Refusal for a fit without rows.
     """
-    rows = rows_of(fit).drop(columns="flops", errors="ignore")
+    rows_of(fit)  # refused without
+    rows = bulk(fit).drop(columns="flops", errors="ignore")
     made = {}
     with suppress(Refusal):
         found = {method: optima(rows, method) for method in MARKS}
@@ -145,20 +144,12 @@ def envelope_curves(fit: Fit, lower: Envelope, *, ax: Axes | None = None) -> Fig
     with panel(ax, 7.5, 5.2, f"Lower envelope (approach 1): {len(lower.params)} sizes") as axes:
         # Runs of one budget differ by a rounding of their compute: not every size reaches its ends.
         shown = slice(*np.searchsorted(lower.flops, lower.flops[[0, -1]] * [1 + EDGE, 1 - EDGE]))
-        least, grid, off = lower.loss.copy(), np.log(lower.flops), 0
         for params, curve in zip(lower.params, lower.curves, strict=True):
             colour = palette(float(params))
-            spikes = _spikes(fit, float(params), curve)
-            off += int(spikes.sum())
-            for piece, spiked in enumerate(spikes[:-1] | spikes[1:]):
-                start, end = curve.x[piece : piece + 2]
-                if spiked:
-                    least[(start <= grid) & (grid <= end) & (lower.loss == curve(grid))] = np.nan
-                    continue
-                inside = np.linspace(start, end, 20)
-                axes.plot(np.exp(inside), curve(inside), color=colour, linewidth=1.1, zorder=2)
+            inside = np.linspace(curve.x[0], curve.x[-1], 200)
+            axes.plot(np.exp(inside), curve(inside), color=colour, linewidth=1.1, zorder=2)
             points(axes, np.exp(curve.x), curve.y, np.full(len(curve.x), params), palette)
-        axes.plot(lower.flops[shown], least[shown], color="#c4c4c4", linewidth=5.0, zorder=1)
+        axes.plot(lower.flops[shown], lower.loss[shown], color="#c4c4c4", linewidth=5.0, zorder=1)
         every = np.concatenate([curve.y for curve in lower.curves])
         found = lower.crossings
         diamond: dict[str, Any] = {"marker": "D", "linestyle": "", "color": INK, "markersize": 4.5}
@@ -167,8 +158,6 @@ def envelope_curves(fit: Fit, lower: Envelope, *, ax: Axes | None = None) -> Fig
         log_axis(axes.yaxis, loss_label(fit), "loss")
         _trim(axes, lower.loss[np.isfinite(lower.loss)], every)
         beyond = mark_beyond(axes)
-        if off:
-            beyond += f" No curve is drawn to {counted(off, 'point')} far off the law."
         also = [
             Line2D([], [], color="#c4c4c4", linewidth=5.0, label="lower envelope"),
             Line2D([], [], label="crossing", **diamond),
@@ -220,17 +209,6 @@ def _trim(axes: Axes, least: Array, every: Array) -> None:
     low, high = np.clip([least.min(), least.max()], bottom, most)
     top = high + ABOVE * max(high - low, 0.05 * high)
     axes.set_ylim(low * 0.985, min(top, most * 1.01))
-
-
-def _spikes(fit: Fit, params: float, curve: Cubic) -> NDArray[np.bool_]:
-    """Which knots of a size's curve are as far off the law as `outliers` are."""
-    if fit.status is Status.FAILED:
-        return np.zeros(len(curve.x), dtype=bool)
-    rows = rows_of(fit)
-    typical = np.abs(np.log(rows["loss"] / fit.predict({n: rows[n] for n in fit.law.features})))
-    tokens = np.exp(curve.x) / (FLOPS_PER_PARAM_TOKEN * params)
-    off = np.abs(np.log(curve.y / fit.predict({"params": params, "tokens": tokens})))
-    return np.asarray(off > FAR * max(NORMAL * float(np.median(typical)), SCATTER))
 
 
 def _budget_key(made: Figure, axes: Axes, palette: Palette, shown: Sequence[Budget]) -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection
 from itertools import product
 
+import numpy as np
 import pandas as pd
 
 from analysis.runs.columns import TOKEN, TRAINED
@@ -59,6 +60,8 @@ _SCALES = {
     "params": {"thousands": 1e3, "millions": 1e6, "billions": 1e9},
     "tokens": {"thousands": 1e3, "millions": 1e6, "billions": 1e9, "trillions": 1e12},
 }
+# Of a run in a scaling grid: between the 4.4e7 and 1.6e10 parameters of Hoffmann et al. 2022.
+_TYPICAL = {"params": 1e9, "tokens": 2e10}
 _USUAL = 20  # tokens per parameter (Hoffmann et al. 2022), to guess a unit by
 
 
@@ -66,7 +69,7 @@ def _other_units(table: pd.DataFrame) -> list[str]:
     """A warning for each column too small for what it counts, with the unit it may be in.
 
     That is the unit, among those that leave the numbers possible, which brings the runs nearest
-    to the usual tokens per parameter; the largest of them where this cannot tell.
+    to the usual tokens per parameter, and where this cannot tell, to the usual size of a run.
     """
     small = [c for c, least in LEAST.items() if c in table and table[c].min() < least]
     ratio = 1.0
@@ -79,7 +82,8 @@ def _other_units(table: pd.DataFrame) -> list[str]:
         scale = {c: _SCALES[c][unit] for c, unit in zip(small, units, strict=True)}
         beyond = any(table[c].max() * s > TRAINED[c] for c, s in scale.items())
         times = scale.get("tokens", 1.0) / scale.get("params", 1.0)
-        return beyond, round(abs(math.log10(ratio * times)), 1), -math.prod(scale.values())
+        apart = sum(abs(_middle(table[c]) + math.log10(s / _TYPICAL[c])) for c, s in scale.items())
+        return beyond, round(abs(math.log10(ratio * times)), 1), apart
 
     units = min(product(*(_SCALES[c] for c in small)), key=unusual)
     return [
@@ -87,6 +91,12 @@ def _other_units(table: pd.DataFrame) -> list[str]:
         f"Read them with --unit {c}={unit}, {UNITS}"
         for c, unit in zip(small, units, strict=True)
     ]
+
+
+def _middle(counts: pd.Series) -> float:
+    """The mean of log10 of the positive ones; 0 where there are none."""
+    positive = counts[counts > 0]
+    return float(np.log10(positive).mean()) if len(positive) else 0.0
 
 
 def _source(table: pd.DataFrame, column: str) -> str:

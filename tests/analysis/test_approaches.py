@@ -263,7 +263,7 @@ def test_figures_are_drawn_where_there_is_something_to_see() -> None:
     assert list(drawn) == ["isoflop", "envelope"]
     left, right = drawn["isoflop"].axes[:2]
     assert left.get_legend().get_texts()[0].get_text() == "C = 1e18"
-    assert "C^{0.51}" in right.get_legend().get_texts()[0].get_text()
+    assert "C^{0.512" in right.get_legend().get_texts()[0].get_text()
     assert optima_figures(fitted(table.iloc[::9], bootstrap=0)) == {}
 
 
@@ -291,3 +291,12 @@ def test_several_variants_are_warned_of_also_when_the_fit_is_loaded(tmp_path: Pa
     one = fitted(where(both, [f"variant=={variants[1]}"]))
     assert not any("variant" in each for each in one.warnings)
     assert by_method(approaches(one))["2 parabola"].exponent is not None
+
+
+def test_a_row_far_off_the_law_makes_no_minimum_and_no_envelope() -> None:
+    table = isoflops(published("besiroglu-2024"), noise=0.003)
+    slipped = table.assign(loss=table["loss"].where(table.index != 30, 10 * table["loss"]))
+    found, without = approaches(fitted(slipped)), approaches(fitted(table.drop(30)))
+    for mine, other in zip(found.rows[:3], without.rows[:3], strict=True):
+        assert mine.exponent == pytest.approx(other.exponent, rel=1e-12)
+        assert "1 row far off the law left out" in mine.reason

@@ -40,6 +40,8 @@ def test_units_that_look_wrong_are_warned_of() -> None:
         ([0.07, 70.0], [1.0, 1400.0], "tokens from 1 to 1400: likely billions. Read them"),
         ([70.0, 10_000.0], [1.4, 200.0], "params from 70 to 10000: likely millions"),
         ([70.0, 10_000.0], [1.4, 200.0], "tokens from 1.4 to 200: likely billions"),
+        ([57.0, 1300.0], [1.0, 30.0], "params from 57 to 1300: likely millions"),
+        ([57.0, 1300.0], [1.0, 30.0], "tokens from 1 to 30: likely billions"),
         ([1.4e12, 2e11], [7e7, 1e9], "swapped"),
     ],
 )
