@@ -352,7 +352,7 @@ def test_the_summary_shows_no_digit_the_interval_does_not_support(noisy: Fit) ->
 def test_all_that_stands_in_the_way_is_said_first_what_more_runs_would_not_mend(
     grid: pd.DataFrame,
 ) -> None:
-    runs = grid.head(6).assign(loss=3.0, tokens=1e9)
+    runs = grid.head(6).assign(loss=[3.0, 2.9, 2.8, 2.7, 2.6, 2.5], tokens=1e9)
     said = (
         r"^tokens has one distinct value \(1e\+09\).*Give runs at two or more tokens\. "
         r"chinchilla has 5 free coefficients and needs at least 7 usable runs; there are 6\. "
