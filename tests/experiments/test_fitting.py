@@ -233,6 +233,7 @@ def test_what_to_mend_stands_before_the_next_command(runs_csv, tmp_path):
     assert next_text(found, tmp_path / "f.json").startswith("Next: scaling recommend")
 
 
+@pytest.mark.slow
 def test_compare_says_what_to_doubt_before_its_verdict(monkeypatch, capsys, tmp_path):
     n, d = (e.ravel() for e in np.meshgrid(np.geomspace(1e8, 3e9, 5), np.geomspace(2e9, 6e10, 5)))
     loss = published("besiroglu-2024").predict({"params": n, "tokens": d})

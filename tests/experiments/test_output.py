@@ -106,6 +106,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", WRITES)
 def test_without_a_reader_everything_is_written(
     command: str, here: Path, monkeypatch: pytest.MonkeyPatch

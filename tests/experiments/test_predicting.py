@@ -47,6 +47,7 @@ def options(names) -> list[str]:
     return [w for n in names for w in (f"--{n.replace('_', '-')}", f"{RUN[n]:g}")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_every_law_is_asked_by_its_own_features(monkeypatch, capsys, tmp_path, name):
     path, out, features = saved(name, tmp_path), tmp_path / "out.json", LAWS[name].features
@@ -64,6 +65,7 @@ def test_every_law_is_asked_by_its_own_features(monkeypatch, capsys, tmp_path, n
     assert f": {LAWS[name].target} " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in LAWS if len(LAWS[n].features) == 1])
 def test_what_a_law_does_not_use_may_be_given_and_changes_nothing(
     monkeypatch, capsys, tmp_path, name
