@@ -2,8 +2,9 @@
 
 Of the values tried the best is the one with the least loss, seeds averaged. Between them the
 optimum is the bottom of a curve in the logarithm of the value through the best and its two
-neighbours on each side. A best at the end of what was tried is only a bound: the
-optimum may lie anywhere beyond.
+neighbours on each side. A best at the end of what was tried is only a bound: the optimum may lie
+anywhere beyond. Intervals cover the noise in the runs, and an error in the curve's form only so
+far as two readings of it differ: where values lie a factor of two apart, they may be too narrow.
 """
 
 from __future__ import annotations
