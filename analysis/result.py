@@ -1,4 +1,4 @@
-"""What a fit hands over: coefficients, their intervals and doubts, as an object and as plain values."""
+"""What a fit hands over: coefficients, intervals and doubts, as an object and as plain values."""
 
 from __future__ import annotations
 
