@@ -32,7 +32,7 @@ from analysis.optimum import FLOPS_PER_PARAM_TOKEN, compute_optimal, require_par
 from analysis.solve import FLOPS_PER_PARAM_SERVED, Ask, cheapest, solve
 from analysis.units import Span, decimal, scientific
 from analysis.valley import Valley
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 Shape: TypeAlias = Mapping[str, Any]  # plain values only: analysis knows no model classes
 

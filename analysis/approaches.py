@@ -41,7 +41,7 @@ from analysis.runs.checks import LEAST
 from analysis.runs.rows import listed
 from analysis.uncertainty import Bounds
 from analysis.units import counted, decimal, scientific, with_interval
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 ENVELOPE, PARABOLA, AKIMA, LAW = "1 envelope", "2 parabola", "2 Akima", "3 law"
 SAME = 0.005  # of a: less is no difference, however narrow the intervals

@@ -22,7 +22,7 @@ from analysis.recommend import convention
 from analysis.solve import Ask
 from analysis.units import Span, decimal, human, quotient, scientific, sizes
 from analysis.valley import Valley
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 PUBLISHED_BESIDE = ("chinchilla-2022", "besiroglu-2024")
 LAWS_BESIDE = ("chinchilla", "chinchilla_tied", "chinchilla_coupled", "kaplan_nd")

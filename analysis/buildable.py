@@ -19,7 +19,7 @@ from analysis.optimum import FLOPS_PER_PARAM_TOKEN, compute_optimal
 from analysis.solve import Ask
 from analysis.units import Span, human, scientific
 from analysis.valley import Valley
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 FlopCount: TypeAlias = Literal["6nd", "exact"]
 

@@ -19,7 +19,7 @@ from analysis.fit import Status, fit
 from analysis.laws import Law
 from analysis.runs.examine import examine
 from analysis.runs.table import name_of, standardise, usable
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 SHARES = (0.5, 0.7, 0.85)  # of the rows lie at or below the default cuts
 

@@ -16,7 +16,7 @@ from analysis.laws import Law
 from analysis.model import Data, Model, is_floor
 from analysis.newton import Local, Mask
 from analysis.objective import Objective
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 NOTHING = -700.0  # the logarithm of a floor that is held at 0
 

@@ -17,7 +17,7 @@ from analysis.fit import Fit, fit
 from analysis.laws import Law
 from analysis.optimum import compute_optimal
 from analysis.runs.table import name_of
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 COLUMNS = ("params_total", "params_non_embedding", "params_matmul")
 

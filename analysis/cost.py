@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.units import bytes_text, dollars, duration, human, scientific
-from scaling.records import Refusal, did_you_mean
+from scaling.store.records import Refusal, did_you_mean
 
 SHIPPED = Path(__file__).with_name("devices.toml")
 FIELDS = {"peak", "memory", "source", "price", "price_source", "price_date"}

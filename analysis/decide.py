@@ -18,7 +18,7 @@ from analysis.optimum import FLOPS_PER_PARAM_TOKEN
 from analysis.solve import Ask
 from analysis.units import Span, human
 from analysis.valley import DRAWS, Valley, valley
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 WAYS: Mapping[By, str] = {"law": "the law", "runs": "the runs' own minima"}
 APART = 2.0  # a factor between the two N*, where there are no intervals to compare

@@ -20,7 +20,7 @@ from analysis.fit import Fit
 from analysis.fit import fit as fit_law
 from analysis.model import is_floor
 from analysis.uncertainty import clusters_of
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 # Coefficients as columns (draws, 1) to values (draws, k).
 Quantity: TypeAlias = Callable[[Mapping[str, Array]], Array]

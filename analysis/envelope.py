@@ -24,7 +24,7 @@ from analysis.runs.settings import refuse_pooled
 from analysis.runs.table import standardise, usable
 from analysis.trend import power_law
 from analysis.units import counted
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 CELLS = 600  # of the grid in ln C; within a cell the curves' difference is taken as straight
 FEWEST_WINNERS = 3  # two crossings, the least for an exponent

@@ -15,7 +15,7 @@ from analysis.expression import Array
 from analysis.laws import Law
 from analysis.runs.columns import TOKEN
 from analysis.uncertainty import Bounds, Interval
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 class Status(Enum):

@@ -34,7 +34,7 @@ from analysis.runs.table import loss_unit_of, standardise, usable
 from analysis.runs.trajectories import AUTO
 from analysis.search import Optimum, optimise
 from analysis.uncertainty import Bounds, Index, Interval, Uncertainty, clusters_of, uncertainty
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 __all__ = ["Fit", "Prior", "Status", "fit", "load_fit", "save_fit", "to_json"]
 

@@ -24,7 +24,7 @@ from analysis.laws import law as law_named
 from analysis.result import Fit, from_json, to_json
 from analysis.runs.load import MAX_BYTES, load
 from analysis.runs.settings import settings
-from scaling.records import (
+from scaling.store.records import (
     MAX_JSON,
     Refusal,
     check_seal,

@@ -22,7 +22,7 @@ from analysis.optimum import FLOPS_PER_PARAM_TOKEN
 from analysis.solve import Ask, solve
 from analysis.units import Span, human, scientific
 from analysis.valley import Valley
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 SHARES = (0.005, 0.01, 0.02)
 FACTORS = (0.5, 2.0)

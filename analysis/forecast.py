@@ -26,7 +26,7 @@ from analysis.runs.columns import TOKEN
 from analysis.runs.settings import NO_SPREAD, replicates
 from analysis.runs.trajectories import AUTO
 from analysis.units import Span, counted, decimal, human
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 # Beyond the data laws err by more than their coefficients' intervals say. On nine published tables
 # fitted below a cut, the residuals above it grew like rms·(1 + decades beyond), and the intervals

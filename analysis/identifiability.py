@@ -12,7 +12,7 @@ from analysis.laws import Law
 from analysis.model import Data, to_coefficients
 from analysis.newton import Mask
 from analysis.objective import objective
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 RAY_WIDTH = 0.05  # e-folds; whole batches move a point off its ray by a percent or two
 # Of J with columns of unit size, smallest against largest singular value: 1e-15 where a direction

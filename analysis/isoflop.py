@@ -24,7 +24,7 @@ from analysis.runs.settings import refuse_pooled
 from analysis.runs.table import standardise, usable
 from analysis.trend import PowerLaw, jackknifed, power_law, slope
 from analysis.units import scientific
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 Method = Literal["akima", "parabola"]
 

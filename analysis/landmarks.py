@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 SHIPPED = Path(__file__).with_name("landmarks.toml")
 FIELDS = {

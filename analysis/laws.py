@@ -37,7 +37,7 @@ from analysis.expression import (
     softplus,
     symbols,
 )
-from scaling.records import Refusal, did_you_mean
+from scaling.store.records import Refusal, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from analysis.expression import Array
 from analysis.laws import LAWS, Law
 from analysis.published import published
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 LENDER = "muennighoff-2023"
 

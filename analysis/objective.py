@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.expression import Array
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 class Penalty(NamedTuple):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from analysis.expression import Array, Expr
 from analysis.laws import LAWS, Law
 from analysis.units import scientific
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 Coefficients: TypeAlias = Mapping[str, Any]  # floats, or arrays over draws
 

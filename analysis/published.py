@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.expression import Array
 from analysis.laws import LAWS, Law
-from scaling.records import Refusal, did_you_mean
+from scaling.store.records import Refusal, did_you_mean
 
 PF_DAY = 8.64e19  # FLOPs in a petaflop/s-day: 1e15 × 86,400
 

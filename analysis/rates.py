@@ -21,7 +21,7 @@ from analysis.fit import Fit, Status
 from analysis.laws import Law
 from analysis.published import published
 from analysis.units import Span, human, quotient, scientific
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 APART = 3.0  # a factor between rates that no tuning range covers
 TARGETS = ("learning_rate", "batch_tokens")

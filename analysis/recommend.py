@@ -33,7 +33,7 @@ from analysis.units import (
     sizes,
     with_interval,
 )
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 __all__ = [
     "Ask",

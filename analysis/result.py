@@ -18,7 +18,7 @@ from analysis.runs.rows import row_number
 from analysis.summary import doubts, summary
 from analysis.tradeoff import flat_directions
 from analysis.uncertainty import Bounds, Interval
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 __all__ = ["Fit", "FitData", "Minimised", "Status", "from_json", "to_json"]
 

@@ -30,7 +30,7 @@ from analysis.runs.settings import NO_SPREAD, replicates
 from analysis.solve import Ask
 from analysis.uncertainty import Index, clusters_of
 from analysis.units import scientific
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 DRAWS = 200  # a study; the median of many studies' intervals steadies what so few leave unsteady
 # What N of a law counts, as a column of the run table.

@@ -29,7 +29,7 @@ from analysis.optimum import (
     require_params_and_tokens,
 )
 from analysis.units import human, scientific
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 FLOPS_PER_PARAM_SERVED = 2.0  # a forward pass: 2N a token (Sardana et al. 2024, section 2)
 LOG_FAR = 70.0  # N and D are sought between 1 and e^70 = 2.5e30

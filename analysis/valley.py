@@ -27,7 +27,7 @@ from analysis.runs.settings import settings
 from analysis.runs.table import labels, variants
 from analysis.uncertainty import Index, clusters_of, resamples
 from analysis.units import Span, scientific
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 # A law's optimum is taken where the law leaves less than this share of the valley's residuals:
 # there it describes the runs near the optimum, and what they say of it is said best by the law.

@@ -43,7 +43,7 @@ from analysis.laws import law
 from analysis.optimum import compute_optimal
 from analysis.published import published
 from analysis.valley import valley
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("SCALING_REFERENCE_DATA") or ROOT / "../shared/data")

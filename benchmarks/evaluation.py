@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaling.hardware import cache_folder, worker_environment
-from scaling.records import run_folders, write_json
+from scaling.store.records import run_folders, write_json
 
 if TYPE_CHECKING:
-    from scaling.run import RunSpec
+    from scaling.spec import RunSpec
 
 MOST = 0.1
 ROUNDS = 7
@@ -47,8 +47,8 @@ def main() -> None:
 
 def measured(results: Path) -> Iterator[dict[str, float]]:
     """A row a run: its parameters, and its seconds of training, held-out losses and tasks."""
-    from models.count import count_params
-    from scaling.worker import read_spec
+    from models.decoder.count import count_params
+    from scaling.launch.worker import read_spec
 
     timed: dict[str, tuple[float, float, float]] = {}
     for folder in run_folders(results):
@@ -80,12 +80,12 @@ def seconds(spec: RunSpec) -> tuple[float, float, float]:
     import numpy as np
 
     from models.sharding import make_mesh
-    from scaling.compilation import configure_jax
     from scaling.data.corpus import load
     from scaling.data.holdout import holdout_windows, iterate_windows
     from scaling.schedule import learning_rates
-    from scaling.step import make_program
-    from scaling.tasks.mixed import batches_of, evaluator_of
+    from scaling.training.inputs import batches_of, evaluator_of
+    from scaling.training.jax_setup import configure_jax
+    from scaling.training.step import make_program
 
     configure_jax()
     corpus = load(spec.corpus, cache_folder() / "corpora")

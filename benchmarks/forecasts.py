@@ -31,7 +31,7 @@ from decisions import DATA, cleaned, compute, tables
 from analysis.fit import fit
 from analysis.forecast import predict
 from analysis.laws import law
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the runs lie at or below the cuts
 BINS = (0.0, 0.5, 1.0, 1.5, 10.0)  # decades beyond the cut

@@ -21,9 +21,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from scaling.data.prepare import declared
-from scaling.plan import Plan, make_plan
-from scaling.records import write_json
-from scaling.run import run_columns
+from scaling.planning.plan import Plan, make_plan
+from scaling.spec import run_columns
+from scaling.store.records import write_json
 from scaling.study import read_study
 
 SEEDS = (2, 20)  # of 20 sizes on 24 budgets; with their trunks 1,000 and 10,000 runs
@@ -91,7 +91,8 @@ def measure(seeds: int) -> list[dict[str, object]]:
         write_results(plan, results)
         collecting = (
             "import sys; from pathlib import Path\n"
-            "from scaling.records import write_table; from scaling.table import collect\n"
+            "from scaling.store.records import write_table\n"
+            "from scaling.store.table import collect\n"
             "folder = Path(sys.argv[1])\n"
             "write_table(folder / 'runs.parquet', collect(folder).table)"
         )

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from scaling.hardware import core_flops, worker_environment
-from scaling.records import write_json
+from scaling.store.records import write_json
 
 SIZES = (25e3, 98e3, 151e3, 222e3, 332e3, 594e3)  # experiments/quickstart.toml
 STEPS = 32
@@ -34,11 +34,11 @@ def measure(params: float, steps_per_call: int) -> dict[str, float]:
     import jax
     import numpy as np
 
-    from models.count import count_flops
-    from models.ladder import Ladder, nearest
+    from models.decoder.count import count_flops
+    from models.decoder.ladder import Ladder, nearest
     from models.sharding import make_mesh
-    from scaling.run import Compute, Optimizer
-    from scaling.step import make_program
+    from scaling.spec import Compute, Optimizer
+    from scaling.training.step import make_program
 
     config = nearest(Ladder(256, LENGTH, "llama", 32, 32), params, "non_embedding").config
     program = make_program(

@@ -15,7 +15,7 @@ from scaling.launch.start import import_ours
 import_ours()
 del sys.path[0]
 
-from scaling.stops import stops_interrupt  # noqa: E402
+from scaling.launch.stops import stops_interrupt  # noqa: E402
 
 # Before numpy is imported: these fits are thousands of tiny products, which threads slow 20-fold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -65,7 +65,7 @@ def _run(command: str) -> int:
     """Run a command; returns its exit code."""
     from experiments.cli import Failed, app, overview, refuse_addresses, refuse_overwriting
     from experiments.text import say
-    from scaling.records import Refusal, did_you_mean
+    from scaling.store.records import Refusal, did_you_mean
 
     # Importing a module of commands registers them. A known command loads its own alone: an
     # estimate should not wait for what plans a grid.

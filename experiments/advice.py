@@ -19,7 +19,7 @@ from analysis.units import scientific
 from analysis.valley import Valley
 from experiments.fit_text import shapes_text
 from experiments.shapes import Shapes
-from scaling.records import Refusal, read_json
+from scaling.store.records import Refusal, read_json
 
 COUNTS = {"all parameters": "params_total", "non-embedding": "params_non_embedding"}
 

@@ -13,9 +13,9 @@ import tyro
 from analysis.units import human
 from experiments.cli import JsonFile, app
 from experiments.text import columns, say
-from models.count import count_params
-from models.presets import PRESETS, Preset
-from scaling.records import Refusal, did_you_mean, write_json
+from models.decoder.count import count_params
+from models.decoder.presets import PRESETS, Preset
+from scaling.store.records import Refusal, did_you_mean, write_json
 
 Prefix = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PREFIX")]
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from scaling.addresses import refuse_address
 from scaling.quantity import parse_quantity
-from scaling.records import Refusal
+from scaling.store.paths import refuse_address
+from scaling.store.records import Refusal
 
 if TYPE_CHECKING:
     from analysis.fit import Fit

@@ -21,7 +21,7 @@ from experiments.cli import (
 )
 from experiments.tables import AS_NAMED, Options, TableOptions, say_left_out
 from experiments.text import say
-from scaling.records import Refusal, write_json
+from scaling.store.records import Refusal, write_json
 from scaling.study import read_study
 
 if TYPE_CHECKING:

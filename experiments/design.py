@@ -17,11 +17,11 @@ import numpy as np
 from analysis.identifiability import condition_number, refuse_line
 from analysis.laws import LAWS, law
 from analysis.units import human, scientific, value_of
-from models.count import count_params
-from models.presets import PRESETS
-from scaling.plan import Draft, Plan, draft
-from scaling.records import Refusal, nearest_names
-from scaling.rounding import in_whole_calls
+from models.decoder.count import count_params
+from models.decoder.presets import PRESETS
+from scaling.planning.plan import Draft, Plan, draft
+from scaling.planning.rounding import in_whole_calls
+from scaling.store.records import Refusal, nearest_names
 from scaling.study import IsoflopGrid, LadderGrid, Study
 
 MAX_CONDITION = 1e6  # a grid has about 1e3, a single ray 5.6e8

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 from analysis.units import bytes_text, human
 from experiments.planning import Planned
-from models.count import count_params
-from models.ladder import Rung
+from models.decoder.count import count_params
+from models.decoder.ladder import Rung
 from scaling.data.holdout import Judged
 from scaling.hardware import estimate
-from scaling.plan import Plan
+from scaling.planning.plan import Plan
 
 # Of the range of sizes that was asked for, in log: below half of it the exponent of N is read off
 # half the lever, and its interval is about twice as wide as the grid was drawn up for.

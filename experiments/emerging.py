@@ -12,7 +12,7 @@ import tyro
 from experiments.cli import Conditions, JsonFile, Number, Numbers, app, number, numbers
 from experiments.text import say
 from scaling.quantity import parse_quantity
-from scaling.records import Refusal, write_json
+from scaling.store.records import Refusal, write_json
 
 if TYPE_CHECKING:
     from analysis.emergence.curve import Curve

@@ -21,7 +21,7 @@ from analysis.emergence.pairs import CAUTION, Predicted, apart, predict_exact_ma
 from analysis.emergence.series import write_scale
 from analysis.units import Span, decimal, human, scientific, with_interval
 from experiments.text import columns
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 if TYPE_CHECKING:
     from analysis.emergence.curve import Curve, Estimate

@@ -13,11 +13,11 @@ import tyro
 
 from experiments.cli import Failed, JsonFile, app
 from experiments.text import columns, printable, say
-from scaling.records import Refusal, read_run, run_folders, write_json
+from scaling.store.records import Refusal, read_run, run_folders, write_json
 
 if TYPE_CHECKING:
-    from scaling.finished import Finished
     from scaling.tasks.mix import TaskSpec
+    from scaling.training.restore import Finished
 
 RunPaths = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN|DIR …")]
 Tasks = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK|FILE.jsonl …")]
@@ -175,7 +175,7 @@ def _is_completed(folder: Path) -> bool:
 
 
 def _scores(folder: Path, ask: Ask) -> Answers:
-    from scaling.finished import finished
+    from scaling.training.restore import finished
 
     run = finished(folder)
     record = read_run(folder)
@@ -196,7 +196,7 @@ def _scores(folder: Path, ask: Ask) -> Answers:
 
 def _answers(folder: Path, run: Finished, ask: Ask) -> list[dict[str, Any]]:
     from scaling.tasks.mix import TaskMix
-    from scaling.tasks.mixed import evaluator_of
+    from scaling.training.inputs import evaluator_of
 
     own = run.spec.tasks.tasks if run.spec.tasks else ()
     if not (ask.tasks or own):
@@ -211,7 +211,7 @@ def _in_context(run: Finished) -> Answers:
     import numpy as np
 
     from scaling.data.holdout import holdout_windows, iterate_windows
-    from scaling.tasks.mixed import context_scores
+    from scaling.training.inputs import context_scores
 
     spec, program = run.spec, run.program
     windows = holdout_windows(run.corpus, spec.sequence_length, spec.holdout_tokens)

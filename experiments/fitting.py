@@ -20,7 +20,7 @@ from experiments.cli import (
 )
 from experiments.tables import AS_NAMED, Options, say_left_out
 from experiments.text import columns, say
-from scaling.records import Refusal, write_json
+from scaling.store.records import Refusal, write_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,8 +10,8 @@ import pandas as pd
 
 from analysis.units import human, scientific
 from experiments.text import MOST_ROWS, columns
-from scaling.records import Status
-from scaling.run import RunSpec, spent_flops
+from scaling.spec import RunSpec, spent_flops
+from scaling.store.records import Status
 
 
 def idle_text(runs: Sequence[RunSpec], devices: int) -> str | None:

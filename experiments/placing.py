@@ -8,10 +8,10 @@ from typing import Any
 
 from analysis.cost import Device
 from analysis.units import bytes_text, human
-from models.count import count_params
-from scaling.memory import StepMemory, step_memory
-from scaling.plan import Plan
-from scaling.run import RunSpec
+from models.decoder.count import count_params
+from scaling.planning.memory import StepMemory, step_memory
+from scaling.planning.plan import Plan
+from scaling.spec import RunSpec
 
 # What compilers need at most of the count beside the state. libtpu's compiled step of the largest
 # run of experiments/accelerator.toml takes 10.1 GB where 7.1 are counted

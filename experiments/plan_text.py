@@ -19,9 +19,9 @@ from experiments.planning import Planned
 from experiments.text import MOST_ROWS, columns, printable
 from scaling.data.corpus import CorpusInfo
 from scaling.data.holdout import Judged
-from scaling.memory import step_memory
-from scaling.plan import Plan, plan_table
-from scaling.run import spent_flops
+from scaling.planning.memory import step_memory
+from scaling.planning.plan import Plan, plan_table
+from scaling.spec import spent_flops
 
 # CPU seconds of a trunk with its branches beside its steps: a process starts, imports and compiles
 # (13 to 22 were seen on tiny studies, on a busy machine).

@@ -11,15 +11,15 @@ from analysis.units import scientific
 from experiments.cli import number
 from experiments.design import identifies
 from experiments.preparing import Preparation
-from models.count import count_params
+from models.decoder.count import count_params
 from scaling.data.corpus import Corpus, CorpusInfo
 from scaling.data.documents import SourceMissing
 from scaling.data.holdout import Judged, judged
 from scaling.data.prepare import declared, prepare, remembered, unread
 from scaling.hardware import cache_folder
-from scaling.plan import Plan, draft
-from scaling.records import Refusal
-from scaling.refusals import Refusals
+from scaling.planning.plan import Plan, draft
+from scaling.planning.refusals import Refusals
+from scaling.store.records import Refusal
 from scaling.study import DataSection, Misspelt, Study, read_study
 from scaling.tasks.mix import TaskMix
 

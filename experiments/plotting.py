@@ -11,7 +11,7 @@ import tyro
 
 from experiments.cli import app
 from experiments.text import say
-from scaling.records import Refusal, read_json, read_steps, run_folders
+from scaling.store.records import Refusal, read_json, read_steps, run_folders
 
 if TYPE_CHECKING:
     import pandas as pd

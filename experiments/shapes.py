@@ -11,12 +11,12 @@ import numpy as np
 
 from analysis.buildable import Built
 from analysis.rates import Rates
-from models.count import count_flops, count_params
-from models.ladder import Ladder, ParamsConvention, nearest
+from models.decoder.count import count_flops, count_params
+from models.decoder.ladder import Ladder, ParamsConvention, nearest
 from scaling.data.tokenizer import vocabulary
-from scaling.grid import ladder_of
-from scaling.hparams import LEARNING_RATES, resolve
-from scaling.records import Refusal
+from scaling.planning.grid import ladder_of
+from scaling.planning.rules import LEARNING_RATES, resolve
+from scaling.store.records import Refusal
 from scaling.study import Study
 
 SPAN = 4.0  # shapes from a quarter of a size to four times it, wider than any flat bottom of 1%

@@ -16,7 +16,7 @@ from analysis.units import duration
 from experiments.cli import JsonFile, Numbers, StudyPath, app, law_source, numbers
 from experiments.tables import AS_NAMED, Options, TableOptions
 from experiments.text import columns, say
-from scaling.records import Refusal, write_json
+from scaling.store.records import Refusal, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,7 +162,7 @@ def design_of(planned: Planned, column: str) -> pd.DataFrame:
     """The plan's points as the fit will see them."""
     import pandas as pd
 
-    from models.count import count_params
+    from models.decoder.count import count_params
 
     plan = planned.plan
     if plan.study.sweep:

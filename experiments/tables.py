@@ -13,7 +13,7 @@ import tyro
 
 from experiments.cli import Conditions
 from experiments.text import say
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from tyro.conf import arg
 
 from experiments.cli import Directory, Failed, JsonFile, Number, StudyPath, app, number
 from experiments.text import say
-from scaling.records import Refusal, read_json, read_run, run_folders, write_json
+from scaling.store.records import Refusal, read_json, read_run, run_folders, write_json
 
 
 @app.command
@@ -104,7 +104,7 @@ def run(
     from scaling.hardware import device_count, has_accelerator, worker_count
     from scaling.launch import base
     from scaling.launch.local import TimeUp, run_jobs
-    from scaling.run import spent_flops
+    from scaling.spec import spent_flops
 
     hours = number("--max-hours", max_hours)
     if hours is not None and hours <= 0:
@@ -220,9 +220,9 @@ def status(directory: Directory, /, *, to_json: JsonFile = None) -> None:
 
 def _status(folder: Path) -> dict[str, Any]:
     """Where one run is, as plain values."""
-    from scaling.attempt import attempt_folder
-    from scaling.checksums import damage
-    from scaling.claim import newest, owner
+    from scaling.store.attempt import attempt_folder
+    from scaling.store.checksums import damage
+    from scaling.store.claims import newest, owner
 
     record = read_run(folder)
     progress: dict[str, Any] = {}

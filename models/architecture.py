@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
-from models.config import ModelConfig
+from models.decoder.config import ModelConfig
 
 GROUP = "scaling_laws.architectures"
 
@@ -26,7 +26,7 @@ class Architecture(Protocol):
         """An nnx.Module from token ids (B, T) to float32 logits (B, T, V)."""
 
     def count_params(self, config: ModelConfig) -> Any:
-        """A ParamCount of models/count.py; training refuses one that the tree contradicts."""
+        """A ParamCount; training refuses one that the tree contradicts."""
 
     def count_flops(self, config: ModelConfig, sequence_length: int) -> Any:
         """FLOPs of one token in training, forward and backward, a FlopCount."""

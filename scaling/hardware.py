@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from models.count import count_params
-from scaling.addresses import refuse_address
-from scaling.records import Refusal
-from scaling.run import RunSpec
+from models.decoder.count import count_params
+from scaling.spec import RunSpec
+from scaling.store.paths import refuse_address
+from scaling.store.records import Refusal
 
 # Vector width and fast math are worth 1.5x to 2x on small float32 models on a CPU. Fast math may
 # fold NaN checks away, so finiteness is always checked on the host.

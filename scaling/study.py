@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from models.ladder import ParamsConvention
-from scaling.explanation import ladder_missing, lines_of, respelt, source_missing
+from models.decoder.ladder import ParamsConvention
 from scaling.quantity import parse_count, parse_quantity
-from scaling.records import Refusal, did_you_mean
+from scaling.store.records import Refusal, did_you_mean
+from scaling.study_errors import ladder_missing, lines_of, respelt, source_missing
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -107,7 +107,7 @@ class DataSection:
 
 @dataclass(frozen=True, config=_STRICT)
 class TrainingSection:
-    """The optimiser and its schedule; a string is the name of a rule in scaling/hparams.py."""
+    """The optimiser and its schedule; a string names a rule of scaling/planning/rules.py."""
 
     schedule: Literal["wsd", "cosine"]
     batch_sequences: Count

@@ -13,7 +13,7 @@ PACKAGES = ("models", "scaling", "analysis", "experiments")
 ALLOWED = {
     "models": {"models"},
     "scaling": {"models", "scaling"},
-    "analysis": {"analysis", "scaling.records"},
+    "analysis": {"analysis", "scaling.store.records"},
     "experiments": set(PACKAGES),
 }
 

@@ -19,7 +19,7 @@ from scipy.special import gammaln
 
 from analysis.emergence.curve import Curve
 from analysis.emergence.thresholds import Estimate
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 Floats = NDArray[np.float64]
 

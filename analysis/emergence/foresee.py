@@ -22,7 +22,7 @@ from analysis.emergence.loss_step import loss_step
 from analysis.emergence.seen import Score, Track, first_at, missed
 from analysis.emergence.series import Series
 from analysis.emergence.worth import DRAWS, Judged, constant, judge, plain_logistic
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 Floats = NDArray[np.float64]
 Method = Literal["auto", "logistic", "power_log_prob", "two_step"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from analysis.emergence.ability import Posterior
 from analysis.emergence.line import Line, fit_line
 from analysis.emergence.series import Series
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 Floats = NDArray[np.float64]
 

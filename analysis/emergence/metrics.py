@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 # What a guess scores: "choice" somewhere above the worst, and how much is not in the score;
 # "written" the worst; "unknown" whatever the scores say.

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 
 from analysis.emergence.metrics import METRICS, usual
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 Floats = NDArray[np.float64]
 

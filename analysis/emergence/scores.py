@@ -32,7 +32,7 @@ from analysis.runs.filter import where
 from analysis.runs.load import listing, load
 from analysis.runs.repeats import REPEATED, first_told, which_repeat
 from analysis.runs.vocabulary import words
-from scaling.records import Refusal, read_json
+from scaling.store.records import Refusal, read_json
 
 T = TypeVar("T")
 # Words of columns that name a model.

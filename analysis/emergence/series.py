@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from analysis.emergence.metrics import Metric
 from analysis.expression import Array
 from analysis.units import Span, decimal, human, scientific
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 @dataclass(frozen=True, eq=False)

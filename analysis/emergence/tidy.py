@@ -18,7 +18,7 @@ from analysis.runs.columns import Unclear, beyond, candidates, find, unit_of
 from analysis.runs.load import listing, load, shown
 from analysis.runs.numbers import Unreadable, plain, read, text_of
 from analysis.runs.rows import row_called
-from scaling.records import Refusal, did_you_mean
+from scaling.store.records import Refusal, did_you_mean
 
 # Columns that may stand for what was asked, the first that is there.
 STANDS_FOR = {

@@ -49,7 +49,7 @@ from analysis.emergence.thresholds import (
     width,
 )
 from analysis.expression import Array
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 SIGNIFICANT = 0.05
 FALLS = 0.02

@@ -29,7 +29,7 @@ from analysis.recommend import convention
 from analysis.runs.columns import TOKEN
 from analysis.solve import Ask
 from analysis.units import Span, count_of, human
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 DECADES_BEYOND = 2.0  # as far as the warnings of `recommend` stay short of "far"
 PAST = 3.0  # × the largest budget asked for

@@ -32,7 +32,7 @@ from analysis.figures.style import (
 from analysis.fit import Fit
 from analysis.optimum import require_params_and_tokens
 from analysis.units import count_of, decimal, with_interval
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 Name = Literal["params", "tokens"]
 

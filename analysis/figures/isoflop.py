@@ -46,7 +46,7 @@ from analysis.isoflop import (
 from analysis.optimum import compute_optimal
 from analysis.outliers import bulk
 from analysis.units import count_of, counted, decimal, scientific
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 MARKS: dict[Method, tuple[str, str]] = {"parabola": ("o", OTHERS[0]), "akima": ("s", OTHERS[1])}
 EDGE = 0.02  # of compute, left off both ends of a drawn envelope

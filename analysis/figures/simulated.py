@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter
 from analysis.figures.style import FAINT, INK, OTHERS, OWN, figure, log_axis, set_caption
 from analysis.simulation import Key, Simulation
 from analysis.units import scientific
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 LABELS = {
     "params_exponent": "a in N* ∝ Cᵃ",

@@ -34,7 +34,7 @@ from matplotlib.ticker import (
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.units import human
-from scaling.records import write_bytes
+from scaling.store.records import write_bytes
 
 Colour = tuple[float, float, float, float]
 Kind = Literal["count", "flops", "loss"]

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from analysis.expression import Array
 from analysis.figures.style import INK, Palette, figure_of, log_axis, panel, set_caption
 from analysis.units import count_of
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 SMOOTHING = 1.1  # the training loss is smoothed over steps within this factor of the compute
 ENVELOPE = "#c4c4c4"

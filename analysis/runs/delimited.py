@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.runs import numbers
 from analysis.runs.limits import refuse_huge, shown
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 DELIMITERS = (",", ";", "\t", "|")
 FIRST_LINE = 2  # of the rows: the names stand above

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.runs import numbers
 from analysis.runs.limits import listing, shown
-from scaling.records import Refusal, did_you_mean
+from scaling.store.records import Refusal, did_you_mean
 
 CONDITION = re.compile(r"\s*(?P<column>[^<>=!]+?)\s*(?P<op>>=|<=|==|!=|>|<)\s*(?P<literal>.+?)\s*")
 EMPTY = ("''", '""', "nan", "NaN")  # literals that mean a cell without a value

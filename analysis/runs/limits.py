@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 # A larger file is no run table. At these limits reading takes 2.5 s and .7 GB (measured).
 MAX_BYTES = 256 << 20

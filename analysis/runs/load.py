@@ -24,7 +24,7 @@ from analysis.runs.limits import (
     shown,
 )
 from analysis.runs.objects import load_objects, looks_like_json
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 __all__ = ["listing", "load", "shown"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.runs.limits import MAX_OBJECT_BYTES, refuse_heavy, refuse_huge, shown
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 MOST_NESTED = 20
 

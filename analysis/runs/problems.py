@@ -16,7 +16,7 @@ from analysis.runs.delimited import as_written
 from analysis.runs.limits import listing, shown
 from analysis.runs.numbers import text_of
 from analysis.runs.rows import listed, row_called
-from scaling.records import Refusal, did_you_mean
+from scaling.store.records import Refusal, did_you_mean
 
 MOST_SHOWN = 5  # cells of a column
 OPTIONS = ("params", "tokens", "loss", "flops")  # quantities with an option --NAME-column

@@ -24,7 +24,7 @@ from analysis.runs.contradictions import compute, contradictions
 from analysis.runs.filter import meets
 from analysis.runs.limits import listing, shown
 from analysis.runs.problems import Bad, bad_cells, left_out, missing_columns
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 CORE = ("params", "tokens", "loss")
 

@@ -16,7 +16,7 @@ from analysis.runs.rows import listed
 from analysis.runs.table import name_of, several_variants, variants
 from analysis.runs.trajectories import COLUMN
 from analysis.runs.vocabulary import SETTINGS, is_number, is_seed, may_be_setting, words
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 NO_SPREAD = 1e-9  # relative: the rounding of equal losses, no scatter between seeds
 SWEEP = 3  # values at one point, from which one of them lies inside

@@ -24,7 +24,7 @@ from analysis.runs.status import LEFT_OUT
 from analysis.runs.table import name_of, standardise, usable
 from analysis.runs.vocabulary import is_number
 from analysis.uncertainty import Bounds
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 CORE = ("params", "tokens", "loss")
 Edge = Literal["lowest", "highest"]

@@ -21,7 +21,7 @@ from analysis.runs.load import load, shown
 from analysis.runs.read import CORE, Asked, read
 from analysis.runs.repeats import REPEATED, first_told, which_repeat
 from analysis.runs.status import LEFT_OUT
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.runs.columns import each
 from analysis.runs.vocabulary import RUNS, STEPS, is_number, is_plain, is_rate, is_seed, words
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 COLUMN = "trunk_id"  # names the run that a row belongs to, in every table that is fitted
 AUTO, NONE = "auto", "none"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from analysis.expression import Array
 from analysis.runs.load import load, shown
 from analysis.runs.table import read_runs, standardise
-from scaling.records import MAX_STEPS, Refusal, read_steps
+from scaling.store.records import MAX_STEPS, Refusal, read_steps
 
 COLUMNS = ("curve", "step", "lr", "loss")
 

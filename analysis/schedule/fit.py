@@ -30,7 +30,7 @@ from analysis.schedule.multipower import AMPLITUDES, FINE, NAMES, ROUGH, End, Pr
 from analysis.trend import student
 from analysis.uncertainty import JACKKNIFE_FROM, Bounds, Interval
 from analysis.units import decimal
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 FORMULA = (
     "L = L0 + A·S1^-alpha - B·sum_k (lr_{k-1} - lr_k)·(1 - (1 + C·lr_k^-gamma·S_k)^-beta); "

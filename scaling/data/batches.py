@@ -15,7 +15,7 @@ from math import lcm
 
 import numpy as np
 
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 _FEISTEL_ROUNDS = 6  # 4 suffice for a pseudo-random permutation (Luby & Rackoff 1988)
 # Sequences after which the sources' weights have been met exactly, and have to start again.

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from scaling.data.batches import Batches, visible_sequences
-from scaling.records import RUN_ID, Refusal, read_json
+from scaling.store.records import RUN_ID, Refusal, read_json
 
 UNREAD = "unread-"  # the same, where the sizes are the most that the files can hold
 DECLARED = "declared-"  # what the fingerprint of a corpus begins with that nobody has read

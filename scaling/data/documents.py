@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 Document = bytes | np.ndarray
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaling.data.corpus import Corpus
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 @dataclass(frozen=True)

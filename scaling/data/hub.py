@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.data.documents import SourceMissing, utf8
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 def texts(name: str, subset: str | None, split: str, field: str) -> Callable[[], Iterator[bytes]]:

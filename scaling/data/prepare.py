@@ -26,7 +26,7 @@ from scaling.data.sources import HUB, Source, most_tokens, open_sources, section
 from scaling.data.split import Index, held_out, index, verified
 from scaling.data.tokenizer import Tokenizer, make_tokenizer, vocabulary
 from scaling.data.verified import note_checksums
-from scaling.records import Refusal, fingerprint, write_json
+from scaling.store.records import Refusal, fingerprint, write_json
 from scaling.study import DataSection
 
 # Raised when the cached files change their meaning, or other documents are read from a source.

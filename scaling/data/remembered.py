@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from scaling.data.corpus import Corpus, CorpusInfo, load
 from scaling.data.verified import Stamps, settled, stamps
-from scaling.records import Refusal, fingerprint, read_json, write_json
+from scaling.store.records import Refusal, fingerprint, read_json, write_json
 from scaling.study import DataSection
 
 

@@ -19,11 +19,11 @@ from typing import IO
 
 from scaling.data import hub, tokens
 from scaling.data.documents import Document, SourceMissing, utf8
-from scaling.explanation import source_missing
-from scaling.records import Refusal, read_json
+from scaling.store.records import Refusal, read_json
 from scaling.study import DataSection, SourceSection
+from scaling.study_errors import source_missing
 
-CORPORA = Path(__file__).parents[1] / "corpora"
+CORPORA = Path(__file__).with_name("corpora")
 HUB = "hf:"  # what the name of a Hugging Face data set begins with
 JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 CHUNK = 1 << 20  # bytes looked at once

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from scaling.data.documents import Document, raw
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 _BREAKS = (b"\n\n", b"\n", b" ")  # where a large document is best cut, best first
 

@@ -21,7 +21,7 @@ from scaling.data.documents import Document
 from scaling.data.progress import Step, Watch, counted, unwatched
 from scaling.data.split import cut
 from scaling.quantity import parse_count
-from scaling.records import Refusal, fingerprint, write_bytes
+from scaling.store.records import Refusal, fingerprint, write_bytes
 from scaling.study import DataSection
 
 BYTE_VOCAB = 256  # the byte tokeniser; NUL, which text does not contain, ends a document

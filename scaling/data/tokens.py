@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 from scaling.study import DataSection
 
 CHUNK = 1 << 24  # tokens looked at once

@@ -19,17 +19,17 @@ from typing import BinaryIO
 
 import pandas as pd
 
-from scaling.attempt import replace_record, set_damaged_aside, settle, steps_of
-from scaling.checksums import damage
-from scaling.claim import Owned, Replaced, claimed, draft, refuse_links
 from scaling.data.corpus import CorpusInfo
-from scaling.failpoint import failpoint
-from scaling.plan import Plan, plan_table
-from scaling.records import Refusal, Status, read_run, write_bytes, write_table
-from scaling.run import LABELS, RunSpec, run_columns, spent_flops
-from scaling.table import collect
-from scaling.tasks.scores import score_table
-from scaling.worker import ENDED, planned
+from scaling.launch.worker import ENDED, planned
+from scaling.planning.plan import Plan, plan_table
+from scaling.spec import LABELS, RunSpec, run_columns, spent_flops
+from scaling.store.attempt import replace_record, set_damaged_aside, settle, steps_of
+from scaling.store.checksums import damage
+from scaling.store.claims import Owned, Replaced, claimed, draft, refuse_links
+from scaling.store.failpoint import failpoint
+from scaling.store.records import Refusal, Status, read_run, write_bytes, write_table
+from scaling.store.scores import score_table
+from scaling.store.table import collect
 
 
 @dataclass(frozen=True)

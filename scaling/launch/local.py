@@ -15,8 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from scaling.attempt import attempt_folder, checkpoint_folders, set_status, settle
-from scaling.claim import (
+from scaling.data.corpus import load
+from scaling.data.verified import check_afresh
+from scaling.hardware import cache_folder, worker_environment
+from scaling.launch.base import Job, Task, worker_command
+from scaling.launch.stops import STOPS, stops_interrupt
+from scaling.launch.worker import ENDED, REQUEUE, branch_point
+from scaling.spec import spent_flops
+from scaling.store.attempt import attempt_folder, checkpoint_folders, set_status, settle
+from scaling.store.claims import (
     Claim,
     Observer,
     Owned,
@@ -26,14 +33,7 @@ from scaling.claim import (
     was_held_by,
     was_left_by,
 )
-from scaling.data.corpus import load
-from scaling.data.verified import check_afresh
-from scaling.hardware import cache_folder, worker_environment
-from scaling.launch.base import Job, Task, worker_command
-from scaling.records import Refusal, checkpoint_steps, read_json, read_run
-from scaling.run import spent_flops
-from scaling.stops import STOPS, stops_interrupt
-from scaling.worker import ENDED, REQUEUE, branch_point
+from scaling.store.records import Refusal, checkpoint_steps, read_json, read_run
 
 POLL_SECONDS = 0.5
 SWEEP_SECONDS = 2.0  # between looks at runs that no worker of ours has

@@ -24,6 +24,6 @@ def import_ours() -> None:
 
 if __name__ == "__main__":
     import_ours()
-    from scaling.worker import main
+    from scaling.launch.worker import main
 
     sys.exit(main(sys.argv[1:]))

@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 from scaling.tasks.draw import Draw
 from scaling.tasks.task import STRICT, Item, Task
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.generate import generate, log_likelihoods
+from models.decoder.generate import generate, log_likelihoods
 from scaling.tasks.metrics import Answered, Score, chance_of, metrics_of, summarise
 from scaling.tasks.mix import TaskMix
 from scaling.tasks.questions import Question, every_question

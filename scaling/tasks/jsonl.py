@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 from scaling.tasks.draw import Draw
 from scaling.tasks.task import STRICT, Item, Task
 

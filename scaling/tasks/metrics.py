@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 from scaling.tasks import arithmetic, composition, context, jsonl, strings
 from scaling.tasks.task import Task, evaluation_items
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaling.data.holdout import HoldoutWindows, summarise_holdout
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 # Olsson et al. take the 50th and the 500th token of contexts of 512: past the first words, and
 # near the end.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 from scaling.tasks.draw import Draw
 from scaling.tasks.mix import TaskMix
 from scaling.tasks.task import (

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict
 
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 from scaling.tasks.draw import Draw
 
 STRICT = ConfigDict(extra="forbid", strict=True)

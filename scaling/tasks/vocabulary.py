@@ -11,7 +11,7 @@ from itertools import chain
 
 from scaling.data.corpus import Corpus
 from scaling.data.tokenizer import plain_tokenizer
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 from scaling.tasks.task import Item
 
 END_OF_ITEM = "\n"  # what ends an answer

@@ -21,10 +21,10 @@ import pytest
 
 from scaling.data.prepare import prepare as prepare_corpus
 from scaling.launch.base import prepare
-from scaling.plan import make_plan
-from scaling.records import Refusal
+from scaling.launch.worker import train_run
+from scaling.planning.plan import make_plan
+from scaling.store.records import Refusal
 from scaling.study import parse_study
-from scaling.worker import train_run
 
 try:
     with warnings.catch_warnings():
@@ -32,7 +32,7 @@ try:
         import lm_eval
         from lm_eval.tasks import TaskManager
 
-        from scaling.lm_eval import RunModel
+        from scaling.training.lm_eval import RunModel
 except ImportError:
     if os.environ.get("SCALING_REQUIRE_AGREEMENT"):
         raise
@@ -185,6 +185,6 @@ def test_the_model_works_where_torch_is_not_installed() -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'transformers'): sys.modules[name] = None\n"
-        "import scaling.lm_eval\n"
+        "import scaling.training.lm_eval\n"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

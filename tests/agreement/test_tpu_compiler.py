@@ -23,8 +23,8 @@ from jax.experimental import topologies
 from jax.sharding import AxisType
 from models.sharding import AXES, batch_sharding, replicated
 from scaling.data.prepare import declared
-from scaling.plan import make_plan
-from scaling.step import make_program
+from scaling.planning.plan import make_plan
+from scaling.training.step import make_program
 from scaling.study import read_study
 
 chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices

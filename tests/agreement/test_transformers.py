@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.config import DIALECTS, ModelConfig
-from models.decoder import Decoder, Layers, cross_entropy
+from models.decoder.config import DIALECTS, ModelConfig
+from models.decoder.model import Decoder, Layers, cross_entropy
 
 try:
     import torch

@@ -16,7 +16,7 @@ from analysis.laws import law
 from analysis.published import published
 from analysis.recommend import to_json, to_text
 from analysis.solve import Ask
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 CHINCHILLA = law("chinchilla")
 TRUTH = {"E": 0.8, "A": 12.0, "alpha": 0.31, "B": 620.0, "beta": 0.53}

@@ -18,7 +18,7 @@ from analysis.optimum import compute_optimal
 from analysis.published import Published, published
 from analysis.runs.filter import where
 from analysis.uncertainty import Bounds
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 BUDGETS = np.geomspace(1e18, 1e21, 7)
 

@@ -15,7 +15,7 @@ from analysis.laws import law
 from analysis.published import published
 from analysis.recommend import recommend
 from analysis.runs.table import standardise
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 def test_each_row_is_what_its_source_recommends():

@@ -14,7 +14,7 @@ from analysis.fit import Fit, fit
 from analysis.laws import law
 from analysis.published import published
 from analysis.solve import Ask
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 SOURCE = published("besiroglu-2024")
 ASK = Ask(flops=1e22)

@@ -9,7 +9,7 @@ import pytest
 from analysis.compare import compare
 from analysis.laws import law
 from analysis.published import published
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 Simulate = Callable[..., pd.DataFrame]
 LAWS = [law(name) for name in ("chinchilla", "kaplan_nd", "kaplan_n")]

@@ -11,7 +11,7 @@ from analysis.fit import fit
 from analysis.forecast import leave_out_largest
 from analysis.laws import law
 from analysis.published import published
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 TRUTH = published("besiroglu-2024")
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from analysis.cost import cost, device_named, devices, to_text
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 # Touvron et al. 2023 (arXiv:2302.13971): 65.2B parameters on 1.4T tokens, "around 380 tokens/s

@@ -15,7 +15,7 @@ from analysis.laws import law
 from analysis.published import published
 from analysis.recommend import recommend, to_json, to_text
 from analysis.solve import Ask
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 ASK = Ask(flops=1e21)
 CHINCHILLA = law("chinchilla")

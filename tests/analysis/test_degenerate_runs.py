@@ -10,7 +10,7 @@ from analysis.fit import fit
 from analysis.laws import law
 from analysis.published import published
 from analysis.units import decimal
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-15])

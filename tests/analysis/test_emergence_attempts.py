@@ -23,7 +23,7 @@ from analysis.emergence.metrics import Metric
 from analysis.emergence.series import Series
 from analysis.emergence.thresholds import Estimate
 from analysis.figures.attempts import attempts_panels
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from analysis.emergence.line import fit_line
 from analysis.emergence.metrics import Metric
 from analysis.emergence.series import Series
 from analysis.emergence.worth import crps, judge
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 ACCURACY = Metric("exact_match", 0.0, 1.0)
 

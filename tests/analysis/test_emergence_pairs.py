@@ -14,7 +14,7 @@ from analysis.emergence.pairs import (
     predict_exact_match,
     resolution,
 )
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 def table(token: np.ndarray, exact: np.ndarray, metric: str = "token_accuracy") -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pytest
 
 from analysis.emergence.scores import Assumed, Scores, losses, read_scores, scores
 from analysis.emergence.tidy import Ask, PerTask
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 PARAMS = [1e7, 1e8, 1e9]
 

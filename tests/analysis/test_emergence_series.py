@@ -9,7 +9,7 @@ import pytest
 
 from analysis.emergence.metrics import Metric, metric
 from analysis.emergence.series import Series
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 X = np.geomspace(1e7, 1e10, 4)
 

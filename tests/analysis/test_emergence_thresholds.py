@@ -9,7 +9,7 @@ from scipy.special import expit
 from analysis.emergence.metrics import Metric, metric
 from analysis.emergence.series import Series
 from analysis.emergence.verdict import analyse, fit_curve
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 T = np.linspace(7, 11, 16)
 LN9 = np.log(9)

@@ -10,7 +10,7 @@ import pytest
 from analysis.envelope import envelope
 from analysis.laws import law
 from analysis.published import Published
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 def runs_of(alpha: float, beta: float, sizes: int = 8, spread: float = 16.0) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from analysis.landmarks import landmarks
 from analysis.plots import answers, frontier, landscape, loss_by_compute, tokens_per_param
 from analysis.published import published
 from analysis.recommend import recommend
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 LABELS = {"law": "the law (chinchilla)", "runs": "the runs' own minima"}
 LARGEST = 6 * 786e3 * 4e6  # FLOPs of a run of grid_fit

@@ -16,7 +16,7 @@ from analysis.fit import Fit, fit
 from analysis.laws import law
 from analysis.plots import loss_curves, repeat_curves, residuals
 from analysis.published import published
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 SIZES, BUDGETS = (25e3, 98e3, 332e3, 786e3), (0.5e6, 1e6, 2e6, 4e6)  # of grid_fit
 

@@ -9,7 +9,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from analysis.plots import training_curves
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 def scattered(axes: Axes) -> int:

@@ -16,7 +16,7 @@ from analysis.laws import Law, law
 from analysis.published import Published, published
 from analysis.runs.table import read_runs
 from analysis.search import Optimum
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 Simulate = Callable[..., pd.DataFrame]
 REFERENCES = Path(__file__).resolve().parents[2] / "results/reference"

@@ -18,7 +18,7 @@ import pytest
 from analysis.fit import Fit, Status, fit, load_fit, save_fit, to_json
 from analysis.laws import law
 from analysis.published import published
-from scaling.records import Refusal, sealed, write_json
+from scaling.store.records import Refusal, sealed, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 

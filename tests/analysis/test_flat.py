@@ -12,7 +12,7 @@ from analysis.flat import flat_bottom, of_runs, to_text
 from analysis.published import published
 from analysis.solve import Ask
 from analysis.valley import Valley
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 SOURCE = published("besiroglu-2024")
 FLOPS = 1e21

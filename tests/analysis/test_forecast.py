@@ -18,7 +18,7 @@ from analysis.forecast import (
 )
 from analysis.laws import law
 from analysis.published import published
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 TRUTH = published("besiroglu-2024")
 NOISE = 0.01

@@ -11,7 +11,7 @@ from analysis.fit import fit
 from analysis.isoflop import Method, allocation, budgets, optima, without_each_size
 from analysis.laws import law
 from analysis.published import Published
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 BUDGETS = np.geomspace(1e18, 1e21, 7)
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from analysis.landmarks import landmarks
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 def test_every_landmark_has_a_source_with_author_and_year_and_says_what_is_missing():

@@ -6,7 +6,7 @@ import pytest
 from analysis.expression import derivative, evaluate, symbols
 from analysis.laws import LAWS, Law, law
 from analysis.published import PUBLISHED, published
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 def sample(chosen: Law, seed: int = 0) -> dict[str, float]:

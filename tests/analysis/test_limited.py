@@ -10,7 +10,7 @@ from analysis.limited import limit
 from analysis.published import published
 from analysis.recommend import to_text
 from analysis.solve import Ask
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 MUENNIGHOFF = published("muennighoff-2023")
 BUDGET = 9.2e21

@@ -16,7 +16,7 @@ from analysis.isoflop import Method, optima
 from analysis.landmarks import landmarks
 from analysis.laws import law
 from analysis.published import published
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 METHODS: tuple[Method, Method] = ("akima", "parabola")
 

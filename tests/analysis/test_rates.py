@@ -12,7 +12,7 @@ import pytest
 from analysis.fit import fit
 from analysis.laws import law
 from analysis.rates import RULES, rates, rule_named, rule_of, to_json, to_text
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 # Bi et al. 2024 (arXiv:2401.02954), table 2: 7B with 4.2e-4 and 2304 sequences of 4096 tokens, 67B

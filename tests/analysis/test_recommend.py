@@ -18,7 +18,7 @@ from analysis.laws import law
 from analysis.published import published
 from analysis.recommend import recommend, to_json, to_text
 from analysis.uncertainty import Bounds
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 TRUTH = {"E": 0.8, "A": 12.0, "alpha": 0.31, "B": 620.0, "beta": 0.53}
 CHINCHILLA = law("chinchilla")

@@ -10,7 +10,7 @@ from scipy.optimize import least_squares
 from analysis.fit import Status, fit
 from analysis.laws import LAWS, Law, bnsl, law, separable
 from analysis.published import PUBLISHED
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 TRUTHS: dict[str, dict[str, float]] = {
     **{entry.law.name: dict(entry.coefficients) for entry in PUBLISHED.values()},

@@ -16,7 +16,7 @@ from analysis.fit import Fit, Status, fit, load_fit, save_fit, to_json
 from analysis.laws import law
 from analysis.published import published
 from analysis.runs.table import read_runs
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 BENT = {"E": 0.0, "A": 40.0, "alpha": 0.2, "B": 40.0, "beta": 0.2}
 Simulate = Callable[..., pd.DataFrame]

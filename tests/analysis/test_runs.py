@@ -14,7 +14,7 @@ import pytest
 from analysis.identifiability import condition_number, refuse_line
 from analysis.runs.filter import where
 from analysis.runs.table import read_runs, standardise, usable
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -238,7 +238,7 @@ def test_a_file_of_too_many_cells_is_refused_before_it_is_read(tmp_path: Path, k
 SPENT = """
 import resource, sys, time
 from analysis.runs.table import read_runs
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     told = len(read_runs(sys.argv[1]))

@@ -14,7 +14,7 @@ from analysis.laws import law
 from analysis.runs.columns import candidates, loss_unit_of, unit_of, unit_words
 from analysis.runs.load import load
 from analysis.runs.table import read_runs, standardise, usable
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 def csv(folder: Path, header: str, *rows: str) -> Path:

@@ -25,7 +25,7 @@ from analysis.runs.trajectories import trajectories
 from analysis.runs.vocabulary import is_label, is_rate, may_be_setting
 from analysis.simulation import noise_of
 from analysis.uncertainty import clusters_of
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 LAW = law("chinchilla")
 TRUTH = published("besiroglu-2024")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis.runs.table import read_runs
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 RUNS = [
     {"params": 1e6, "tokens": 2e7, "loss": 4.5},

@@ -9,7 +9,7 @@ import pytest
 
 from analysis.runs.numbers import Ambiguous, read
 from analysis.runs.table import read_runs
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 def numbers(*cells: object) -> list[float]:

@@ -12,7 +12,7 @@ from analysis.fit import fit
 from analysis.laws import law
 from analysis.runs.sweep import Sweep, best_rows, from_json, optima, sweep, to_json
 from analysis.runs.table import read_runs, usable
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "learning_rate"
 SIZES = (1e7, 1e8, 1e9)

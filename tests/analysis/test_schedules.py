@@ -15,7 +15,7 @@ from analysis.schedule.annealing import PUBLISHED, losses, terms_of
 from analysis.schedule.curves import Schedule, read, read_curves, schedule_of
 from analysis.schedule.fit import fit_schedules
 from analysis.schedule.multipower import NAMES, Problem
-from scaling.records import STEP_COLUMNS, Refusal, write_table
+from scaling.store.records import STEP_COLUMNS, Refusal, write_table
 
 TRUTH = PUBLISHED["25M"]
 PEAK, WARMUP = 3e-4, 50

@@ -23,7 +23,7 @@ from analysis.simulation import (
     simulate,
     to_json,
 )
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 TRUTH = published("besiroglu-2024")
 REFERENCES = Path("results/reference")

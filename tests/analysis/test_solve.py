@@ -11,7 +11,7 @@ from analysis.laws import A, B, D, E, Law, N, alpha, beta, law
 from analysis.optimum import Optimum, compute_optimal
 from analysis.published import published
 from analysis.solve import Ask, cheapest, solve
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 CHINCHILLA = law("chinchilla")
 # The same law in another order is another formula to the registry, so it is solved numerically.

@@ -17,7 +17,7 @@ from analysis.laws import law
 from analysis.published import published
 from analysis.solve import Ask
 from analysis.valley import DRIFT, LEAST_CURVATURE, READING, SLOPE, valley
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 EXPONENT, AT_1E20, CURVATURE = 0.6, 2e9, 0.03
 CHINCHILLA = law("chinchilla")

@@ -75,8 +75,8 @@ import jax, numpy as np
 from pathlib import Path
 from models.sharding import make_mesh
 from scaling.data.prepare import declared
-from scaling.plan import make_plan
-from scaling.step import make_program
+from scaling.planning.plan import make_plan
+from scaling.training.step import make_program
 from scaling.study import read_study
 
 study = read_study(Path("experiments/accelerator.toml"))

@@ -16,8 +16,8 @@ from experiments.grid_text import idle_text
 from experiments.next_text import next_text
 from experiments.progress import Watch
 from scaling.launch.local import Snapshot
-from scaling.records import Refusal
-from scaling.run import RunSpec
+from scaling.spec import RunSpec
+from scaling.store.records import Refusal
 
 
 def line(capsys: pytest.CaptureFixture[str], **fields: Any) -> str:

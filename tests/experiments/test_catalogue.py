@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from experiments.__main__ import main
-from models.config import ModelConfig
-from models.presets import PRESETS
+from models.decoder.config import ModelConfig
+from models.decoder.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -19,7 +19,7 @@ from analysis.emergence.series import Series
 from analysis.emergence.thresholds import Estimate
 from experiments.__main__ import main
 from experiments.emerging_text import attempts_part
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 
 @pytest.fixture

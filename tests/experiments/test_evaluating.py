@@ -14,9 +14,9 @@ import pytest
 from experiments.__main__ import main
 from scaling.data.prepare import prepare as prepare_corpus
 from scaling.launch.base import prepare
-from scaling.plan import Plan, make_plan
+from scaling.launch.worker import train_run
+from scaling.planning.plan import Plan, make_plan
 from scaling.study import parse_study
-from scaling.worker import train_run
 
 STUDY: dict[str, Any] = {
     "name": "tiny",
@@ -191,7 +191,9 @@ def test_a_run_whose_record_is_damaged_is_named_and_the_others_are_asked(
 def test_a_file_that_is_missing_is_noticed_before_any_model_is_brought_back(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("scaling.finished.finished", lambda folder: pytest.fail("brought back"))
+    monkeypatch.setattr(
+        "scaling.training.restore.finished", lambda folder: pytest.fail("brought back")
+    )
     assert scaling_eval(monkeypatch, results, "--task", "nowhere.jsonl") == 2
     assert "cannot read tasks nowhere.jsonl" in capsys.readouterr().err
 

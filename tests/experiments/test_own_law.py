@@ -14,7 +14,7 @@ import pytest
 from analysis.fit import fit, load_fit, save_fit
 from analysis.laws import GROUP, law
 from experiments.__main__ import main
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 MINE = """
 from analysis.expression import amplitude, exponent, feature

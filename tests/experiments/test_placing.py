@@ -13,11 +13,11 @@ import pytest
 from analysis.cost import device_named
 from experiments.__main__ import main
 from experiments.placing import Placed, placed, to_text
-from models.count import count_params
+from models.decoder.count import count_params
 from scaling.data.prepare import declared
-from scaling.memory import step_memory
-from scaling.plan import Plan, make_plan
-from scaling.run import Compute
+from scaling.planning.memory import step_memory
+from scaling.planning.plan import Plan, make_plan
+from scaling.spec import Compute
 from scaling.study import read_study
 
 STUDY = Path("experiments/accelerator.toml")

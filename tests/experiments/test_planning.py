@@ -20,7 +20,7 @@ from experiments.plan_text import plan_text
 from experiments.planning import Planned, plan_file, plan_study
 from scaling.data import tokenizer
 from scaling.data.progress import Step
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 from scaling.study import Study, parse_study
 from scaling.tasks.jsonl import read_items
 

@@ -11,8 +11,8 @@ from analysis.laws import law
 from analysis.published import published
 from analysis.recommend import recommend
 from experiments.planning import plan_study
-from models.count import count_params
-from scaling.plan import plan_table
+from models.decoder.count import count_params
+from scaling.planning.plan import plan_table
 from scaling.study import read_study
 
 QUICKSTART = Path(__file__).parents[2] / "experiments" / "quickstart.toml"

@@ -15,8 +15,8 @@ from experiments import __main__ as command_line
 from experiments import planning
 from experiments.__main__ import INTERRUPTED, main
 from scaling.launch import base, local
-from scaling.records import Refusal
-from scaling.stops import STOPS
+from scaling.launch.stops import STOPS
+from scaling.store.records import Refusal
 
 STUDY = """\
 name = "grid"

@@ -11,7 +11,7 @@ import pytest
 
 from experiments.__main__ import main
 from experiments.planning import plan_study
-from models.config import ModelConfig
+from models.decoder.config import ModelConfig
 from scaling import study as studies
 from scaling.study import read_study
 

@@ -13,7 +13,7 @@ from analysis.published import published
 from experiments import deciding, emerging, fitting, simulating
 from experiments.cli import app
 from experiments.grid_text import runs_text
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 COMMANDS = (deciding, emerging, fitting, simulating)  # importing registers them
 ROOT = Path(__file__).resolve().parents[2]

@@ -25,16 +25,16 @@ import pytest
 
 from experiments.planning import plan_study
 from models.sharding import make_mesh
-from scaling import checkpoint
-from scaling import train as training
-from scaling.compilation import configure_jax
 from scaling.launch.base import prepare, publish_table
-from scaling.plan import Plan
-from scaling.records import read_json, read_steps
-from scaling.run import RunSpec
-from scaling.step import make_program
+from scaling.launch.worker import train_run
+from scaling.planning.plan import Plan
+from scaling.spec import RunSpec
+from scaling.store.records import read_json, read_steps
 from scaling.study import read_study
-from scaling.worker import train_run
+from scaling.training import checkpoint
+from scaling.training import loop as training
+from scaling.training.jax_setup import configure_jax
+from scaling.training.step import make_program
 
 ROOT = Path(__file__).parents[2]
 CLOCK = ["tokens_per_s", "mfu"]  # all that may differ

@@ -20,14 +20,14 @@ import jax.numpy as jnp
 import pandas as pd
 import pytest
 
-from scaling import claim
-from scaling import train as training
-from scaling.attempt import checkpoint_folders
-from scaling.claim import Observer
 from scaling.hardware import worker_environment
 from scaling.launch.base import publish_table, worker_command
-from scaling.records import Refusal, checkpoint_steps, read_json, run_folders
-from scaling.worker import train_run
+from scaling.launch.worker import train_run
+from scaling.store import claims as claim
+from scaling.store.attempt import checkpoint_folders
+from scaling.store.claims import Observer
+from scaling.store.records import Refusal, checkpoint_steps, read_json, run_folders
+from scaling.training import loop as training
 
 pytestmark = [
     pytest.mark.slow,
@@ -86,12 +86,12 @@ def worker(folders: list[Path], **environment: str) -> subprocess.Popen[str]:
 # longer than all that a worker does here.
 NURSERY = """
 import os, sys, warnings
-import scaling.compilation, scaling.hardware, scaling.train, scaling.worker
+import scaling.training.jax_setup, scaling.hardware, scaling.training.loop, scaling.launch.worker
 warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # no program runs in this process
 for name in sys.stdin:
     if (child := os.fork()) == 0:
         os.environ["SCALING_FAILPOINT"] = name.strip()
-        os._exit(scaling.worker.main(sys.argv[1:]))
+        os._exit(scaling.launch.worker.main(sys.argv[1:]))
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 

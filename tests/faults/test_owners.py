@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from scaling import claim
-from scaling.attempt import attempt, set_status, settle
-from scaling.claim import Observer, Owned, Replaced, claimed, create, newest, owner
-from scaling.records import COUNTED, Refusal, read_json, read_run, sealed, write_json
+from scaling.store import claims as claim
+from scaling.store.attempt import attempt, set_status, settle
+from scaling.store.claims import Observer, Owned, Replaced, claimed, create, newest, owner
+from scaling.store.records import COUNTED, Refusal, read_json, read_run, sealed, write_json
 
 HOLD = """
-import sys, time; from pathlib import Path; from scaling.claim import claimed
+import sys, time; from pathlib import Path; from scaling.store.claims import claimed
 with claimed(Path(sys.argv[1])): print("held", flush=True); time.sleep(60)
 """
 

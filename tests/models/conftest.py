@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from models.config import DIALECTS, ModelConfig
+from models.decoder.config import DIALECTS, ModelConfig
 
 
 @pytest.fixture(scope="session")

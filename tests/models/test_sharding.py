@@ -17,11 +17,11 @@ from models.sharding import is_matrix, make_mesh
 EIGHT_DEVICES = """
 import json
 import jax, numpy as np
-from models.config import ModelConfig
+from models.decoder.config import ModelConfig
 from models.sharding import make_mesh
-from scaling.compilation import configure_jax
-from scaling.run import Compute, Optimizer
-from scaling.step import make_program
+from scaling.training.jax_setup import configure_jax
+from scaling.spec import Compute, Optimizer
+from scaling.training.step import make_program
 
 configure_jax()
 model = ModelConfig(64, 16, 2, 16, 2, 2, 8, 32)
@@ -55,10 +55,10 @@ print(json.dumps({"devices": jax.device_count(), **found}))
 
 LOWERED = """
 import jax, numpy as np
-from models.config import DIALECTS, ModelConfig
+from models.decoder.config import DIALECTS, ModelConfig
 from models.sharding import make_mesh
-from scaling.run import Compute, Optimizer
-from scaling.step import make_program
+from scaling.spec import Compute, Optimizer
+from scaling.training.step import make_program
 
 for dialect in DIALECTS.values():
     model = ModelConfig(64, 16, 1, 16, 2, 2, 8, 32, **dialect)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 
 SECONDS = 10.0  # of CPU, for what takes a tenth of it
 MEGABYTES = 300  # beyond what was there before

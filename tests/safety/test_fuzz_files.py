@@ -24,8 +24,8 @@ from analysis.runs.table import read_runs
 from experiments import training
 from experiments.grid_text import runs_text, status_text
 from experiments.training import _status
-from scaling.checksums import checksums
-from scaling.records import (
+from scaling.store.checksums import checksums
+from scaling.store.records import (
     STEP_COLUMNS,
     Refusal,
     read_json,
@@ -37,7 +37,7 @@ from scaling.records import (
     write_segment,
     write_table,
 )
-from scaling.table import collect
+from scaling.store.table import collect
 from scaling.tasks.jsonl import read_items
 from scaling.tasks.vocabulary import BYTES
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from experiments.plan_text import plan_text
 from experiments.planning import Planned
 from scaling.data.corpus import CorpusInfo
-from scaling.plan import make_plan, plan_table
+from scaling.planning.plan import make_plan, plan_table
 from scaling.study import parse_study, read_study
 
 Guard = Callable[[], AbstractContextManager[None]]

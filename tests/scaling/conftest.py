@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from scaling.data.corpus import Corpus
 from scaling.data.prepare import prepare
-from scaling.plan import Plan, make_plan
+from scaling.planning.plan import Plan, make_plan
 from scaling.study import DataSection, Study, parse_study
 
 WORDS = (

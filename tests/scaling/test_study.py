@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaling.data.sources import open_sources
-from scaling.explanation import KINDS, USUAL
 from scaling.quantity import parse_quantity
-from scaling.records import Refusal
+from scaling.store.records import Refusal
 from scaling.study import Study, parse_study, read_study
+from scaling.study_errors import KINDS, USUAL
 
 Table = Callable[..., dict[str, Any]]
 

@@ -1,0 +1,109 @@
+"""Tokens in whole compiled calls of steps: what a cell's D is rounded to, and when that is too far.
+
+All cells that rounding would make other cells are refused at once, with what would fit them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.planning.grid import Cell
+from scaling.planning.refusals import listed
+from scaling.store.records import Refusal
+from scaling.study import IsoflopGrid, LadderGrid, Study
+
+# A budget may move so far when it is rounded to whole calls of steps; beyond, it is another budget.
+MAX_ROUNDING = 0.05
+# Runs of one isoFLOP budget are compared at equal compute. At the loss's slope of at most 0.1 a
+# factor e in compute, 1% of compute is 0.001 nats, below the noise between seeds.
+MAX_ISOFLOP_ROUNDING = 0.01
+
+
+def step_tokens(study: Study) -> int:
+    """Tokens of one step."""
+    return study.training.batch_sequences * study.data.sequence_length
+
+
+def whole_calls(study: Study, tokens: float) -> int:
+    """The steps nearest to `tokens` that make whole compiled calls."""
+    call = study.training.steps_per_call
+    return max(1, round(tokens / (step_tokens(study) * call))) * call
+
+
+def in_whole_calls(study: Study, tokens: float) -> float:
+    """The tokens themselves where whole calls do not miss them by too much, else such as they make,
+    in three digits."""
+    whole = whole_calls(study, tokens) * step_tokens(study)
+    return tokens if abs(whole / tokens - 1) <= MAX_ROUNDING else float(f"{whole:.3g}")
+
+
+def missed(study: Study, cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    """The cells whose tokens whole calls of steps miss by too much."""
+    batch, call = step_tokens(study), study.training.steps_per_call
+    tokens = np.array([cell.tokens for cell in cells])
+    too_far = _missed(tokens, batch * call, _limit(study))
+    return tuple(cell for cell, far in zip(cells, too_far, strict=True) if far)
+
+
+def _limit(study: Study) -> float:
+    return MAX_ISOFLOP_ROUNDING if isinstance(study.grid, IsoflopGrid) else MAX_ROUNDING
+
+
+def refuse_rounding(study: Study, cells: Sequence[Cell]) -> None:
+    """Raises Refusal that names every cell whose tokens whole calls of steps miss by too much."""
+    astray = missed(study, cells)
+    if not astray:
+        return
+    batch, call, limit = step_tokens(study), study.training.steps_per_call, _limit(study)
+    tokens = np.array([cell.tokens for cell in cells])
+    # The largest call that fits all; none does where even single steps miss.
+    calls = range(call - 1, 0, -1)
+    fits = next((c for c in calls if not _missed(tokens, batch * c, limit).any()), None)
+    lower = "a smaller batch_sequences" if fits is None else f"steps_per_call = {fits}"
+    least = at_least(study, [(cell, batch * call / (2 * limit)) for cell in astray])
+    remedy = f"Give {least}, or smaller sizes, or {lower}."
+    if not isinstance(study.grid, IsoflopGrid):
+        remedy = f"Give multiples of {call * batch:,}, or {lower}."
+    raise Refusal(
+        f"[grid] {asked(study, astray)} would be rounded by more than {limit:.0%}, to "
+        f"whole calls of {call} steps of {batch:,} tokens. {remedy}"
+    )
+
+
+def asked(study: Study, cells: Sequence[Cell]) -> str:
+    """The cells as the grid asks for them: its tokens, or its budgets, each with its sizes."""
+    if not isinstance(study.grid, IsoflopGrid):
+        field = {"product": "tokens =", "ladder": "tokens_per_param: D ="}[study.grid.kind]
+        return f"{field} {listed((f'{d:,.0f}' for d in sorted({c.tokens for c in cells})), '; ')}"
+    sizes: dict[float, list[str]] = {}
+    for cell in cells:
+        assert cell.budget_flops is not None
+        sizes.setdefault(cell.budget_flops, []).append(f"{cell.rung.params:,}")
+    each = (f"{c:.3g} FLOPs on {', '.join(sizes[c])} parameters" for c in sorted(sizes))
+    return f"budgets: {listed(each, '; ')}"
+
+
+def at_least(study: Study, wanted: Sequence[tuple[Cell, float]]) -> str:
+    """What the grid must ask for at least, so that each of these cells has so many tokens."""
+    if isinstance(study.grid, IsoflopGrid):
+        budgets = [(cell.budget_flops or 0.0) * tokens / cell.tokens for cell, tokens in wanted]
+        return f"budgets from {_up(max(budgets)):.2g} FLOPs on"
+    if isinstance(study.grid, LadderGrid):
+        multiples = max(tokens / cell.rung.params for cell, tokens in wanted)
+        return f"tokens_per_param from {_up(multiples):.2g} on"
+    return f"tokens from {max(tokens for _, tokens in wanted):,.0f} on"
+
+
+def _up(value: float) -> float:
+    """Rounded up to two digits."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return math.ceil(value / unit) * unit
+
+
+def _missed(tokens: NDArray[np.float64], call_tokens: int, limit: float) -> NDArray[np.bool_]:
+    rounded = np.maximum(1, np.round(tokens / call_tokens)) * call_tokens
+    return np.asarray(np.abs(rounded / tokens - 1) > limit)

@@ -1,0 +1,177 @@
+"""The runs of one size and seed: a trunk with a cooldown branch a budget, or full cosine runs.
+
+Each size (and seed) trains one trunk at a constant rate; every token budget is a cooldown
+branch off it, so a grid of many budgets costs little more than its longest (Hägele et al.
+2024, arXiv:2405.18392). A cosine study trains each budget from the start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+
+from models.decoder.count import count_params
+from models.decoder.ladder import Rung
+from scaling.data.corpus import CorpusInfo
+from scaling.planning.grid import Cell
+from scaling.planning.refusals import Refusals
+from scaling.planning.rounding import step_tokens, whole_calls
+from scaling.planning.rules import BETA2, LEARNING_RATES, WARMUP_TOKENS, Rule, resolve
+from scaling.schedule import Schedule
+from scaling.spec import Compute, Optimizer, RunSpec, identity_of
+from scaling.store.records import did_you_mean, fingerprint
+from scaling.study import Study
+from scaling.tasks.mix import TaskMix, resolve_mix
+
+
+def trajectory(study: Study, base: RunSpec, points: Sequence[Cell]) -> list[RunSpec]:
+    """The runs that end at `points`, cells of one shape with tokens ascending.
+
+    `base` is what they have in common; scaling/planning/limits.py refuses those that would mislead.
+    """
+    training = study.training
+    steps = [whole_calls(study, cell.tokens) for cell in points]
+    identity = identity_of(base)
+    if training.schedule == "cosine":
+        return [
+            replace(_cosine(base, identity, total), budget_flops=cell.budget_flops)
+            for total, cell in zip(steps, points, strict=True)
+        ]
+    trunk_id = fingerprint(identity)
+    branches = []
+    for total, cell in zip(steps, points, strict=True):
+        decay = cooldown_steps(study, total)
+        schedule = replace(
+            base.schedule, steps=total, decay=training.cooldown_shape, decay_steps=decay
+        )
+        branch = {"trunk": trunk_id, "steps": total, "decay": schedule.decay, "over": decay}
+        branches.append(
+            replace(
+                base,
+                run_id=fingerprint(branch),
+                trunk_id=trunk_id,
+                run_kind="cooldown",
+                schedule=schedule,
+                budget_flops=cell.budget_flops,
+            )
+        )
+    starts = tuple(sorted({branch.first_step for branch in branches}))
+    trunk = replace(
+        base,
+        run_id=trunk_id,
+        trunk_id=trunk_id,
+        schedule=replace(base.schedule, steps=starts[-1]),
+        checkpoint_at=starts,
+    )
+    return [trunk, *branches]
+
+
+def _cosine(base: RunSpec, identity: dict[str, object], steps: int) -> RunSpec:
+    schedule = replace(
+        base.schedule,
+        steps=steps,
+        decay="cosine",
+        decay_steps=steps - base.schedule.warmup_steps,
+    )
+    run_id = fingerprint({**identity, "schedule": asdict(schedule)})
+    return replace(base, run_id=run_id, trunk_id=run_id, run_kind="full", schedule=schedule)
+
+
+def cooldown_steps(study: Study, steps: int) -> int:
+    """Steps of the decay that ends a run of so many: whole calls."""
+    call = study.training.steps_per_call
+    return max(1, round(study.training.cooldown_fraction * steps / call)) * call
+
+
+def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
+    """What all runs of a size have in common, as a trunk of no steps and the study's first seed.
+
+    Raises Refusal for microbatches that do not divide the batch, rules that are unknown or give
+    no rate here, layers that an architecture does not have, and tasks that make no mixture.
+    """
+    training = study.training
+    model, params = rung.config, count_params(rung.config)
+    batch_tokens = step_tokens(study)
+    refusals = Refusals()
+    if training.batch_sequences % training.accumulate:
+        near = _divisor(training.batch_sequences, training.accumulate)
+        refusals.add(
+            f"[training] accumulate = {training.accumulate} does not divide batch_sequences = "
+            f"{training.batch_sequences}. Give a divisor, such as {near}."
+        )
+    if model.architecture != "decoder" and (training.layers, training.remat) != ("unrolled", False):
+        refusals.add(
+            f"[training] layers, remat: architecture = {model.architecture!r} runs its own layers. "
+            "Remove them, or see to it in its build()."
+        )
+
+    def resolved(field: str, rules: Mapping[str, Rule]) -> float:
+        setting = getattr(training, field)
+        try:
+            return resolve(setting, rules, field, params, batch_tokens)
+        except ValueError as error:
+            unknown = isinstance(setting, str) and setting not in rules
+            near = did_you_mean(setting, rules) if unknown else ""
+            refusals.add(f"[training] {error}.{near}")
+            return math.nan
+
+    peak = training.learning_rate_factor * resolved("learning_rate", LEARNING_RATES)
+    beta2 = resolved("beta2", BETA2)
+    warmup_tokens = resolved("warmup_tokens", WARMUP_TOKENS)
+    tasks = None
+    with refusals.gathered():
+        tasks = _mix_of(study)
+    refusals.raise_any()
+    return RunSpec(
+        run_id="",
+        trunk_id="",
+        run_kind="trunk",
+        model=model,
+        corpus=corpus.fingerprint,
+        sequence_length=study.data.sequence_length,
+        batch_sequences=training.batch_sequences,
+        seed=study.grid.seeds[0],
+        optimizer=Optimizer(
+            training.beta1, beta2, training.weight_decay, training.clip_norm, training.z_loss
+        ),
+        schedule=Schedule(peak, max(1, round(warmup_tokens / batch_tokens)), 0, "none", 0),
+        compute=Compute(
+            training.compute_dtype, training.layers, training.remat, training.accumulate
+        ),
+        steps_per_call=training.steps_per_call,
+        holdout_tokens=round(study.evaluation.tokens),
+        evaluate_every=whole_calls(study, study.evaluation.every_tokens),
+        checkpoint_at=(),
+        checkpoint_every=whole_calls(
+            study, training.checkpoint_every_tokens or study.evaluation.every_tokens
+        ),
+        unique_tokens=cap_of(study),
+        tasks=tasks,
+    )
+
+
+def _mix_of(study: Study) -> TaskMix | None:
+    if study.tasks is None:
+        return None
+    asked = study.tasks
+    return resolve_mix(
+        asked.fraction,
+        asked.list,
+        study.training.batch_sequences,
+        asked.shots,
+        asked.items,
+        asked.samples,
+    )
+
+
+def cap_of(study: Study) -> int | None:
+    """The cap on distinct training tokens, if the study has one."""
+    cap = study.data.unique_tokens
+    return None if cap is None else round(cap)
+
+
+def _divisor(whole: int, near: int) -> int:
+    """The divisor of a number that is nearest to another."""
+    pairs = ((k, whole // k) for k in range(1, math.isqrt(whole) + 1) if whole % k == 0)
+    return min((each for pair in pairs for each in pair), key=lambda each: abs(each - near))

@@ -1,0 +1,277 @@
+"""One attempt at a run: its own folder, published once.
+
+    attempts/<generation>-<token>/    steps, checkpoints and progress of the process with that claim
+    published/<steps>.json            the attempt that brought the run to so many steps
+
+One exclusive creation publishes an attempt; only then do its files move to where readers look. So
+an owner that lost its run without noticing, paused or cut off, harms nothing: it finds its claim
+outnumbered or the run published, and discards what it wrote.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scaling.store.checksums import Damaged, checksums, damage, verify
+from scaling.store.claims import (
+    NAME,
+    Claim,
+    Replaced,
+    claimed,
+    create_owned,
+    last_number,
+    newest,
+    replace,
+)
+from scaling.store.failpoint import failpoint
+from scaling.store.records import (
+    RUN_FIELDS,
+    TABLES,
+    UNREADABLE,
+    Refusal,
+    check_seal,
+    checkpoint_steps,
+    json_bytes,
+    read_json,
+    read_run,
+    sealed,
+)
+
+
+@contextmanager
+def attempt(run: Path) -> Iterator[Attempt]:
+    """Hold a run. Raises Owned if another process does, or Refusal if it cannot be written."""
+    with claimed(run) as claim:
+        yield Attempt(run, claim)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """This process's hold on a run."""
+
+    run: Path
+    claim: Claim
+
+    @property
+    def folder(self) -> Path:
+        return attempt_folder(self.run, self.claim)
+
+    def check(self) -> None:
+        """Raises Replaced unless this process still owns the run."""
+        latest = newest(self.run)
+        if latest is None:
+            raise Replaced("the run's folder is gone")
+        if latest.generation > self.claim.generation:
+            raise Replaced(f"replaced by {latest}")
+
+    def begin(self) -> None:
+        """Make this attempt's folder, with the furthest that any attempt before it came.
+
+        Files are linked, never moved: an owner that is only paused may still write in its folder.
+        """
+        aside = self.folder.with_name(f".{self.claim.name}")
+        try:
+            for _ in range(3):
+                shutil.rmtree(aside, ignore_errors=True)
+                with suppress(FileNotFoundError):  # its owner, alive after all, deletes old ones
+                    _link_progress(_furthest(self.run), aside)
+                    break
+                self.check()
+            failpoint("attempt-linked")
+            aside.rename(self.folder)
+        except OSError as error:
+            raise Refusal(f"cannot write {self.folder}: {error.strerror}. Free space.") from error
+        failpoint("attempt-begun")
+        _remove_attempts(self.run, self.claim.generation - 1)
+
+    def record(self, status: str, **changes: Any) -> None:
+        """Write a status, and whatever else is given, to run.json. Raises Replaced."""
+        self.check()
+        set_status(self.run, self.claim, status, **changes)
+
+    def publish(self, steps: int, result: dict[str, Any]) -> None:
+        """Make this attempt the one that counts for so many steps. Raises Replaced."""
+        self.check()
+        failpoint("publish")
+        record = {
+            **{"attempt": self.claim.name, "steps": steps, "result": result},
+            "files": checksums({name: self.folder / name for name in TABLES}),
+        }
+        name = f"published/{steps:09d}.json"
+        if not create_owned(self.run, self.claim, name, json_bytes(sealed(record))):
+            settle(self.run, self.claim)  # who published it may have lost the run, or its life
+            raise Replaced("another attempt was published")
+        failpoint("published")
+        settle(self.run, self.claim)
+
+    def discard(self) -> None:
+        """Delete what this attempt wrote."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # others are there
+            self.folder.parent.rmdir()
+
+
+def set_status(run: Path, claim: Claim, status: str, **changes: Any) -> None:
+    """Replace the status, and whatever else is given, in a run.json. Raises Replaced."""
+    before = read_run(run)
+    record = {**{name: before[name] for name in RUN_FIELDS}, "status": status, **changes}
+    replace_record(run, claim, sealed(record) if status == "completed" else record)
+
+
+def replace_record(run: Path, claim: Claim, record: dict[str, Any]) -> None:
+    """Replace a run.json whole. Raises Replaced."""
+    replace(run, claim, "run.json", json_bytes(record))
+
+
+def settle(run: Path, claim: Claim) -> None:
+    """Move the files of the published attempt to where readers look, then say so in run.json.
+
+    Whoever comes next finishes what a killed process began; doing it twice or at once is the same.
+    Raises Replaced.
+    """
+    published = _published(run)
+    if published is None:
+        return
+    attempt = run / "attempts" / published["attempt"]
+    for checkpoint in sorted(_whole(attempt / "checkpoints"), reverse=True):
+        if checkpoint.suffix == UNREADABLE:  # the run's own is the same, damaged
+            _move(run / "checkpoints" / checkpoint.stem, run / "checkpoints" / checkpoint.name)
+        _move(checkpoint, run / "checkpoints" / checkpoint.name)
+        failpoint("settled-checkpoint")
+    for name in ("evals.parquet", "steps.parquet"):
+        _move(attempt / name, run / name)
+        failpoint("settled-table")
+    shutil.rmtree(run / "steps", ignore_errors=True)  # of before there were attempts
+    _remove_attempts(run, int(published["attempt"].partition("-")[0]))
+    failpoint("attempts-removed")
+    record = read_run(run)
+    if record["status"] != "completed" and steps_of(record) <= published["steps"]:
+        found = {"result": published["result"], "files": published.get("files")}
+        set_status(run, claim, "completed", reason=None, **found)
+    failpoint("settled-run")
+
+
+def _published(run: Path) -> dict[str, Any] | None:
+    """The record of the longest publication; one that is damaged, or of nothing, is set aside."""
+    while (steps := last_number(run / "published", 9)) is not None:
+        path = run / "published" / f"{steps:09d}.json"
+        with suppress(Refusal, KeyError, TypeError, ValueError, RecursionError):
+            found = read_json(path)
+            known = set(found) <= {"attempt", "steps", "result", "files", "sha256"}
+            if known and re.fullmatch(NAME, found["attempt"]) and isinstance(found["result"], dict):
+                check_seal(found)
+                if _is_there(run, found):
+                    return {**found, "steps": steps}
+        _move(path, path.with_suffix(UNREADABLE))
+    return None
+
+
+def _is_there(run: Path, published: dict[str, Any]) -> bool:
+    """Whether what was published is in its attempt's folder still, or in place."""
+    if (run / "attempts" / published["attempt"]).is_dir():
+        return True
+    tables = {name: run / name for name in TABLES}
+    if published.get("files") is None:  # of before there were checksums
+        return all(table.is_file() for table in tables.values())
+    with suppress(Damaged):
+        verify(f"run {run.name}", tables, published["files"])
+        return True
+    return False
+
+
+def set_damaged_aside(run: Path) -> None:
+    """Rename what of a run that completed is not as it was written, so that it is made again.
+
+    A record alone is made again from the publication; for tables the run is trained again.
+    """
+    try:
+        record = read_run(run)
+    except Refusal:
+        _move(run / "run.json", run / f"run{UNREADABLE}")
+        return
+    if damaged := damage(run, record):
+        published = run / "published" / f"{last_number(run / 'published', 9) or 0:09d}.json"
+        for path in (*(run / name for name in damaged), published):
+            _move(path, path.with_suffix(UNREADABLE))
+
+
+def steps_of(record: dict[str, Any]) -> int:
+    """The steps that a run.json asks for."""
+    return int(record["config"]["schedule"]["steps"])
+
+
+def checkpoint_folders(run: Path) -> list[Path]:
+    """Where checkpoints of a run lie: the newest attempt's first, the settled ones last."""
+    attempts = sorted((run / "attempts").glob("[0-9]*-*"), reverse=True)
+    return [folder / "checkpoints" for folder in (*attempts, run)]
+
+
+def attempt_folder(run: Path, claim: Claim) -> Path:
+    """Where the process with that claim works."""
+    return run / "attempts" / claim.name
+
+
+def _furthest(run: Path) -> Path:
+    """The attempt, or the run's own folder, with the last checkpoint."""
+
+    def last(checkpoints: Path) -> int:
+        return max(checkpoint_steps(checkpoints), default=-1)
+
+    return max(checkpoint_folders(run), key=last).parent
+
+
+def _link_progress(source: Path, target: Path) -> None:
+    """Give `target` the steps and checkpoints of `source` that were written to their end."""
+    target.mkdir(parents=True)
+    for name in ("steps", "checkpoints", "evals"):
+        (target / name).mkdir()
+    for entry in _whole(source / "checkpoints"):
+        _link(entry, target / "checkpoints" / entry.name)
+    tables = [*source.glob("steps.parquet"), *source.glob("steps/[0-9]*.parquet")]
+    tables += [*source.glob("evals.parquet"), *source.glob("evals/[0-9]*.parquet")]
+    for rows in tables:
+        _link(rows, target / rows.relative_to(source))
+
+
+def _whole(checkpoints: Path) -> list[Path]:
+    """Finished checkpoints, and those set aside."""
+    finished = [checkpoints / str(step) for step in checkpoint_steps(checkpoints)]
+    return [*finished, *checkpoints.glob(f"*{UNREADABLE}")]
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard links to a file, or to all files of a folder."""
+    if source.is_dir():
+        target.mkdir()
+        for entry in source.iterdir():
+            _link(entry, target / entry.name)
+    else:
+        os.link(source, target)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename, unless somebody has, or the target is a folder that is full already."""
+    target.parent.mkdir(exist_ok=True)
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+def _remove_attempts(run: Path, last: int) -> None:
+    """Delete the attempts up to a generation, never a later one's, which may be at work."""
+    for entry in (run / "attempts").glob("*"):
+        name = entry.name.removeprefix(".")
+        if re.fullmatch(NAME, name) and int(name.partition("-")[0]) <= last:
+            shutil.rmtree(entry, ignore_errors=True)
+    with suppress(OSError):
+        (run / "attempts").rmdir()

@@ -1,0 +1,73 @@
+"""Files as they were written: size and SHA-256 are noted with them, and compared when they count.
+
+A bit that flipped on a disk often still decodes, to another number; only what was noted tells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scaling.store.records import TABLES, Refusal
+
+
+class Damaged(Refusal):
+    """Something is not as it was written."""
+
+
+def checksums(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Size in bytes and SHA-256 of each file, by its name."""
+    return {
+        name: {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        for name, file in sorted(files.items())
+    }
+
+
+def verify(what: str, files: Mapping[str, Path], noted: Any) -> None:
+    """Raise Damaged, naming `what` and the file, unless the files are those that were noted.
+
+    Only `files` are opened, whatever names are noted.
+    """
+    try:
+        wanted = {name: (noted[name]["bytes"], noted[name]["sha256"]) for name in noted}
+    except (KeyError, TypeError) as error:
+        raise Damaged(f"{what}: its checksums cannot be read ({error})") from error
+    for name, (size, sha256) in wanted.items():
+        try:
+            if name not in files or not files[name].is_file():
+                raise Damaged(f"{what}: {name} is missing")
+            if (found := files[name].stat().st_size) != size:
+                raise Damaged(f"{what}: {name} has {found} of {size} bytes")
+            if _sha256(files[name]) != sha256:
+                raise Damaged(f"{what}: {name} has changed since it was written")
+        except OSError as error:
+            raise Damaged(f"{what}: {error}") from error
+
+
+def files_in(folder: Path) -> dict[str, Path]:
+    """All files of a folder and those in it, by their path from there."""
+    return {
+        file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()
+    }
+
+
+def damage(run: Path, record: Mapping[str, Any]) -> dict[str, str]:
+    """Of the tables of a run that completed, those that are not as they were published, and why.
+
+    Of runs from before there were checksums, none is found.
+    """
+    found = {}
+    if record["status"] == "completed":
+        for name, noted in (record.get("files") or {}).items():
+            try:
+                verify(f"run {run.name}", {each: run / each for each in TABLES}, {name: noted})
+            except Damaged as error:
+                found[name] = f"{error}; scaling run STUDY --retry failed trains it again"
+    return found
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

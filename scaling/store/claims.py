@@ -1,0 +1,387 @@
+"""Which process owns a run: the highest claim, a file that exactly one process can create.
+
+    claims/<generation>.json       who claimed the run
+    claims/<generation>.beat       a counter that moves while that process lives
+    claims/<generation>-<token>/   where its process writes what is to replace a file of the run
+
+A claim ends when its process releases it, when it dies (a lock that dies with it tells others on
+its machine at once), or when an observer has seen its counter stand still for long enough and
+writes the next claim. An owner that was only paused then finds itself outnumbered, and its folder
+gone: what it had been about to put in place at whatever moment stays where nobody looks.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+from scaling.store.failpoint import failpoint
+from scaling.store.records import Refusal, read_json, write_json
+
+BEAT_SECONDS = 2.0
+# Thirty beats, and as long as a network file system may show old attributes (acregmax of nfs(5)).
+STALE_SECONDS = 60.0
+# An observer that slept itself (Ctrl-Z, a suspended machine) has not seen an owner miss its beats.
+LONGEST_LOOK = 10.0
+
+_RELEASED = b"released"
+NAME = r"[0-9]{6}-[0-9a-f]{12}"  # of an attempt's folder: generation and token
+
+
+# Folders of a run, in which files are written and deleted.
+FOLDERS = ("claims", "attempts", "published", "checkpoints", "steps")
+
+
+class Owned(Exception):
+    """Another process holds the run."""
+
+
+class Replaced(Exception):
+    """Another process has taken the run over, or published it."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a process writes to own a run."""
+
+    generation: int
+    token: str
+    host: str
+    boot: str  # the running kernel, where the system names it
+    pid: int
+    started: str  # by the owner's wall clock: for people, never compared
+    released: bool = False  # from the start: it ends another's claim and holds nothing itself
+
+    @property
+    def name(self) -> str:
+        """The attempt's folder."""
+        return f"{self.generation:06d}-{self.token}"
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}" if self.host else "an unknown process"
+
+
+def newest(run: Path) -> Claim | None:
+    """The highest claim on a run, dead or alive."""
+    generation = last_number(run / "claims", 6)
+    if generation is None:
+        return None
+    try:
+        found = Claim(**{**read_json(_claim_file(run, generation)), "generation": generation})
+        if re.fullmatch(NAME, found.name):
+            return found
+    except (Refusal, TypeError):
+        pass
+    # Damaged: held by somebody until it was still for long enough.
+    return Claim(generation, "", "", "", 0, "")
+
+
+def owner(run: Path) -> Claim | None:
+    """The claim that holds a run: none if it was released, or its process on this machine died."""
+    claim = newest(run)
+    return claim if claim is not None and _holds(run, claim) else None
+
+
+def was_left_by(run: Path, pid: int) -> bool:
+    """Whether the run was last claimed by a process of this host that died without releasing it."""
+    claim = newest(run)
+    return (
+        claim is not None
+        and (claim.pid, claim.host, claim.boot) == (pid, *_here())
+        and _beat(run, claim) != _RELEASED
+    )
+
+
+def was_held_by(run: Path, pid: int) -> bool:
+    """Whether a process of this host ever claimed the run."""
+    for file in (run / "claims").glob("*.json"):
+        with suppress(Refusal, KeyError, TypeError):
+            found = read_json(file)
+            if (found["pid"], found["host"], found["boot"]) == (pid, *_here()):
+                return True
+    return False
+
+
+class Observer:
+    """Ends the claims of owners that stand still, on its own steady clock: wall clocks may jump."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, tuple[Claim, bytes]] = {}
+        self._still: dict[Path, float] = {}  # seconds that an owner was seen not to move
+        self._looked: dict[Path, float] = {}
+
+    def owner(self, run: Path) -> Claim | None:
+        """The owner of a run, unless it was still for too long. Call it again and again."""
+        held = owner(run)
+        if held is None:
+            return None
+        seen, now = (held, _beat(run, held)), time.monotonic()
+        waited = min(now - self._looked.get(run, now), LONGEST_LOOK)
+        self._looked[run] = now
+        self._still[run] = self._still[run] + waited if self._seen.get(run) == seen else 0.0
+        self._seen[run] = seen
+        if self._still[run] < STALE_SECONDS:
+            return held
+        create(_claim_file(run, held.generation + 1), asdict(_new(held.generation + 1, True)))
+        return owner(run)
+
+
+@contextmanager
+def claimed(run: Path) -> Iterator[Claim]:
+    """Hold a run. Raises Owned if another process does, or Refusal if the folder is read-only."""
+    refuse_links(run)
+    latest = newest(run)
+    if latest is not None and _holds(run, latest):
+        raise Owned(f"{latest} trains it")
+    mine = _new(1 if latest is None else latest.generation + 1)
+    door = _door(run, mine.name)
+    try:
+        door.mkdir(parents=True)
+    except OSError as error:
+        raise Refusal(f"cannot write {door}: {error.strerror}.") from error
+    lock = None
+    try:
+        lock = _create(_claim_file(run, mine.generation), asdict(mine))
+    finally:
+        if lock is None:
+            with suppress(OSError):  # whoever was faster may have been followed by another
+                door.rmdir()
+    if lock is None:
+        raise Owned("another process was faster")
+    failpoint("claimed")
+    ended = threading.Event()
+    beats = threading.Thread(target=_beat_until, args=(run, mine, ended), daemon=True)
+    with lock:
+        beats.start()
+        try:
+            _shut_out(run, mine.generation - 1)
+            yield mine
+        finally:
+            ended.set()
+            beats.join()
+            shutil.rmtree(door, ignore_errors=True)
+            _write_beat(run, mine, _RELEASED)
+
+
+def replace(run: Path, claim: Claim, name: str, data: bytes) -> None:
+    """Replace a file of a run whole, as its owner. Raises Replaced, having changed nothing."""
+    with _on_the_verge(run, claim, name, data) as aside:
+        aside.rename(run / name)
+
+
+def create_owned(run: Path, claim: Claim, name: str, data: bytes) -> bool:
+    """Whether this call made a file of a run, whole and as its owner, that was not there.
+
+    Raises Replaced, having changed nothing.
+    """
+    with _on_the_verge(run, claim, name, data) as aside:
+        (run / name).parent.mkdir(exist_ok=True)
+        made = _make_link(aside, run / name)
+        with suppress(OSError):  # so that nothing writes to the file by this name
+            aside.unlink()
+        return made
+
+
+@contextmanager
+def _on_the_verge(run: Path, claim: Claim, name: str, data: bytes) -> Iterator[Path]:
+    """A file in the claim's own folder, to be put in place by one system call.
+
+    Whoever takes the run over removes that folder before it reads anything: so there is no moment
+    between a check and the call.
+    """
+    aside = _door(run, claim.name) / Path(name).name
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        failpoint("replacing")
+        yield aside
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ESTALE):  # the second on a network file system
+            raise Replaced(f"replaced by {newest(run)}") from error
+        raise Refusal(
+            f"cannot write {run / name}: {error.strerror}. Free space or choose another folder "
+            "with --results; what was written before is intact."
+        ) from error
+
+
+def _shut_out(run: Path, last: int) -> None:
+    """Take from the owners up to a generation what they would replace files of the run with."""
+    for door in (run / "claims").iterdir():
+        if re.fullmatch(NAME, door.name) and int(door.name.partition("-")[0]) <= last:
+            for _ in range(10):  # one that is awake may put a file there meanwhile
+                shutil.rmtree(door, ignore_errors=True)
+                if not door.exists():
+                    break
+            else:
+                raise Refusal(f"cannot remove {door}. Give this user the right to write there.")
+
+
+def refuse_links(run: Path) -> None:
+    """Raise Refusal if a run's folder, the one it is in or one inside is a link.
+
+    What is written and deleted there belongs to the results.
+    """
+    links = [folder for folder in (run.parent, run) if folder.is_symlink()]
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(run) as entries:
+        links += [run / each.name for each in entries if each.name in FOLDERS and each.is_symlink()]
+    for folder in links:
+        raise Refusal(
+            f"{folder} is a link to another place. Put the folder itself there, or remove it; "
+            "to keep results elsewhere, name that place with --results."
+        )
+
+
+def _new(generation: int, released: bool = False) -> Claim:
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    return Claim(generation, uuid4().hex[:12], *_here(), os.getpid(), started, released)
+
+
+@cache
+def _here() -> tuple[str, str]:
+    """This host and its running kernel."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = ""
+    return platform.node(), boot
+
+
+def _holds(run: Path, claim: Claim) -> bool:
+    if claim.released or _beat(run, claim) == _RELEASED:
+        return False
+    if (claim.host, claim.boot) != _here():
+        return True
+    try:  # a lock dies with its process
+        with _claim_file(run, claim.generation).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # held; or a file system without locks, where the counter alone tells
+        return True
+    return False
+
+
+def _beat_until(run: Path, claim: Claim, ended: threading.Event) -> None:
+    count = 0
+    while not ended.wait(BEAT_SECONDS):
+        count += 1
+        _write_beat(run, claim, b"%d" % count)
+
+
+def _write_beat(run: Path, claim: Claim, text: bytes) -> None:
+    """In place, so that a full disk stops no heart."""
+    with suppress(OSError):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+        file = os.open(_beat_file(run, claim), flags, 0o666)
+        try:
+            os.pwrite(file, text.ljust(12), 0)
+        finally:
+            os.close(file)
+
+
+def _beat(run: Path, claim: Claim) -> bytes:
+    try:
+        return _beat_file(run, claim).read_bytes().strip()
+    except OSError:  # before the first
+        return b""
+
+
+def _door(run: Path, name: str) -> Path:
+    return run / "claims" / name
+
+
+def _claim_file(run: Path, generation: int) -> Path:
+    return run / "claims" / f"{generation:06d}.json"
+
+
+def _beat_file(run: Path, claim: Claim) -> Path:
+    return run / "claims" / f"{claim.generation:06d}.beat"
+
+
+def create(path: Path, value: Any) -> bool:
+    """Whether this call made the JSON file `path`: whole at once, and one caller alone."""
+    file = _create(path, value)
+    if file is not None:
+        file.close()
+    return file is not None
+
+
+def draft(path: Path, value: Any) -> bool:
+    """As `create`, of a file that can be made again: after a power cut it may be empty.
+
+    To wait for the disk takes most of the time in which a large grid is laid out.
+    """
+    aside = path.with_name(f".{path.stem}.{uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(value, allow_nan=False))
+    except OSError as error:
+        raise Refusal(
+            f"cannot write {path}: {error.strerror}. Free space or choose another folder with "
+            "--results."
+        ) from error
+    return _link(aside, path)
+
+
+def _create(path: Path, value: Any) -> BinaryIO | None:
+    """The new JSON file `path`, open and locked; none if it is there already."""
+    aside = path.with_name(f".{path.stem}.{uuid4().hex}")
+    write_json(aside, value)
+    file = aside.open("r+b")
+    made = False
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        made = _link(aside, path)
+    finally:
+        if not made:
+            file.close()
+    return file if made else None
+
+
+def _link(aside: Path, path: Path) -> bool:
+    """Give a file its name, unless one has it."""
+    try:
+        return _make_link(aside, path)
+    except OSError as error:
+        raise Refusal(
+            f"cannot link {path}: {error.strerror}. Results need a file system with hard links: "
+            "choose another folder with --results."
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _make_link(aside: Path, path: Path) -> bool:
+    """Whether this call gave a file its name: exclusive on network file systems too."""
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        # A network may lose the answer to a link that was made, and ask again.
+        with suppress(FileNotFoundError):  # taken away by who took the run over
+            return aside.stat().st_nlink == 2
+        return False
+    return True
+
+
+def last_number(folder: Path, digits: int) -> int | None:
+    """The highest of the numbers, of so many digits, that name JSON files of a folder."""
+    names = (file.stem for file in folder.glob("*.json"))
+    return max(
+        (int(name) for name in names if re.fullmatch(rf"[0-9]{{{digits}}}", name)), default=None
+    )

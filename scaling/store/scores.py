@@ -1,0 +1,116 @@
+"""What models answered, on disk: a file an evaluation while a run trains, one a run at its end.
+
+evals/<step>-….parquet written before the checkpoint that follows, as segments of steps are
+evals.parquet          all of them, and the held-out losses
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from scaling.store.records import Refusal, check_part, read_run, run_folders, write_part
+
+COLUMNS = ("run", "step", "task", "metric", "value", "stderr", "n", "shots", "chance")
+HOLDOUT = "holdout"  # the task of held-out losses
+_KEY = ["step", "task", "shots", "metric"]
+_NUMBERS = {"step": "int64", "n": "int64", "shots": "Int64"}
+_NUMBERS |= dict.fromkeys(("value", "stderr", "chance"), "float64")
+
+
+def write_scores(run: Path, step: int, rows: pd.DataFrame) -> None:
+    """Write the answers of one evaluation."""
+    write_part(run / "evals", step, _typed(rows))
+
+
+def scored_steps(run: Path) -> set[int]:
+    """The steps whose answers can be read."""
+    return set(_read_scores(run)["step"])
+
+
+def join_scores(run: Path, holdout: pd.DataFrame) -> pd.DataFrame:
+    """The held-out losses of a run and, of the same steps, what it answered."""
+    scores = _read_scores(run)
+    scores = scores[scores["step"].isin(holdout["step"])].sort_values("step", kind="stable")
+    return pd.concat([_typed(holdout), scores], ignore_index=True)
+
+
+def _read_scores(run: Path) -> pd.DataFrame:
+    """What a run answered so far; of files that cannot be read, nothing."""
+    parts = [_typed(pd.DataFrame(columns=list(COLUMNS)))]
+    for path in [*run.glob("evals.parquet"), *sorted(run.glob("evals/[0-9]*.parquet"))]:
+        try:
+            parts.append(read_evals(path))
+        except Refusal:
+            continue
+    every = pd.concat([part for part in parts if len(part)] or parts[:1])
+    every = every[every["task"] != HOLDOUT]
+    return every.drop_duplicates(_KEY, ignore_index=True)
+
+
+def read_evals(path: Path) -> pd.DataFrame:
+    """The evaluations in a file. Raises Refusal unless every column is there and of its kind."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        check_part(path)
+        with ParquetFile(path) as file:
+            # Without what the file says of itself beyond its columns, which pandas would follow.
+            table = file.read().replace_schema_metadata(None).to_pandas()
+        return _typed(table)
+    except (OSError, ValueError, TypeError, KeyError, ArrowException) as error:
+        raise Refusal(
+            f"{path} cannot be read ({error}). Restore it, or delete the run's folder and run the "
+            "study again."
+        ) from error
+
+
+def _typed(rows: pd.DataFrame) -> pd.DataFrame:
+    """The columns of an evaluation, each of its type; those of tasks alone may be missing."""
+    missing = {name: None for name in ("shots", "chance") if name not in rows}
+    return rows.assign(**missing)[list(COLUMNS)].astype({**_NUMBERS})
+
+
+RUN_COLUMNS = (
+    *("seed", "params_total", "params_non_embedding", "params_matmul", "n_layers", "d_model"),
+    "task_share",
+)
+
+
+def score_table(results: Path, run_ids: set[str]) -> pd.DataFrame:
+    """Every answer of these completed runs as one long table, beside its run's columns.
+
+    `tokens`, `flops_6nd` and `flops` are those of the evaluated step, not of the run's end;
+    `params` is params_total, `final` whether the step is the run's last, `val_loss` the held-out
+    loss there and `loss_final` that of the run's end.
+    """
+    tables = []
+    for folder in run_folders(results):
+        if folder.name not in run_ids:
+            continue
+        run = read_run(folder)
+        if run["status"] != "completed":
+            continue
+        evals = read_evals(folder / "evals.parquet")
+        losses = evals[(evals["task"] == HOLDOUT) & (evals["metric"] == "loss")]
+        counts = run["counts"]
+        done = evals["step"] / counts["steps"]
+        columns = {
+            "run_id": folder.name,
+            "trunk_id": run["trunk_id"],
+            "run_kind": run["run_kind"],
+            "final": evals["step"] == counts["steps"],
+            "params": counts["params_total"],
+            **{name: counts.get(name, math.nan) for name in RUN_COLUMNS},
+            "tokens": (counts["tokens"] * done).round(),
+            "flops_6nd": counts["flops_6nd"] * done,
+            "flops": counts["flops"] * done,
+            "val_loss": evals["step"].map(losses.set_index("step")["value"]),
+            "loss_final": (run["result"] or {}).get("loss"),
+        }
+        table = evals.drop(columns="run").assign(**columns)
+        tables.append(table[table["task"] != HOLDOUT])
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

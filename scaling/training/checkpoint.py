@@ -1,0 +1,133 @@
+"""Orbax checkpoints of a run, by step: whole and as they were written, or not there.
+
+A checkpoint is made aside and gets its name, the step, by one rename after the SHA-256 of every
+file is written beside the data; it loses the name by one rename before anything of it is deleted.
+So whatever moment a process is killed at, a folder that is named by a step is complete, and bits
+that changed since are found before they are read.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import orbax.checkpoint as ocp
+
+from scaling.store import checksums
+from scaling.store.checksums import Damaged
+from scaling.store.records import (
+    CHECKSUMS,
+    STEP,
+    UNREADABLE,
+    Refusal,
+    checkpoint_steps,
+    read_json,
+    write_json,
+)
+
+# Of a run's checkpoints the last so many are kept, beside its branch points: the one before the
+# last is what a damaged last one falls back to.
+KEEP_LAST = 2
+
+# A slow disk is no failure. Orbax would give a save 20 minutes, and other threads that make its
+# folders 5, by a wall clock that may jump (AsyncOptions.timeout_secs and coordination_timeout of
+# orbax-checkpoint 0.12.8): thirty years, and no other threads.
+_PATIENT = ocp.AsyncOptions(timeout_secs=10**9, create_directories_asynchronously=False)
+
+# Orbax narrates every save; a grid of hundreds of runs has its own progress.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def save(folder: Path, step: int, state: Any) -> None:
+    """Commit `state` as the checkpoint of `step`.
+
+    Raises Refusal with the system's reason if it cannot be written; earlier ones stay.
+    """
+    target, aside = folder / str(step), folder / f"{step}.saving"
+    try:
+        with ocp.StandardCheckpointer(async_options=_PATIENT) as checkpointer:
+            checkpointer.save(aside.absolute(), state, force=True)
+        write_json(aside / CHECKSUMS, {"files": checksums.checksums(_files(aside))})
+        if target.exists():
+            _discard(target)
+        aside.rename(target)
+    except (OSError, ValueError, Refusal) as error:
+        for begun in folder.glob(f"{aside.name}*"):  # a full disk needs room for the reason
+            shutil.rmtree(begun, ignore_errors=True)
+        raise Refusal(
+            f"cannot write checkpoint {target}: {error}. Free space and run the study with "
+            "--retry failed: it goes on from the checkpoint before."
+        ) from error
+
+
+def restore(folder: Path, step: int, abstract: Any) -> Any:
+    """The state of `step`, on the devices that `abstract` names.
+
+    Raises Damaged if its files are not those that were written, Refusal if they are and still
+    cannot be read.
+    """
+    path = folder / str(step)
+    verify(path)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(path.absolute(), abstract)
+    except Exception as error:  # Orbax and TensorStore raise many types
+        raise Refusal(f"cannot read checkpoint {path}: {error}") from error
+
+
+def verify(path: Path) -> None:
+    """Raise Damaged, naming the file, unless a checkpoint's files are those that were written."""
+    try:
+        noted = read_json(path / CHECKSUMS)["files"]
+    except (Refusal, KeyError, TypeError) as error:
+        raise Damaged(f"checkpoint {path}: {CHECKSUMS} cannot be read ({error})") from error
+    checksums.verify(f"checkpoint {path}", _files(path), noted)
+
+
+def last_steps(folder: Path, step: int) -> set[int]:
+    """The steps up to `step` whose checkpoints a run keeps wherever its branches start."""
+    return set([each for each in checkpoint_steps(folder) if each <= step][-KEEP_LAST:])
+
+
+def keep(folder: Path, wanted: set[int]) -> None:
+    """Delete the checkpoints of all steps but `wanted`, and what killed processes left behind."""
+    whole = set(checkpoint_steps(folder))
+    for entry in folder.iterdir():
+        if not STEP.fullmatch(entry.name):
+            if not entry.name.endswith(UNREADABLE):
+                shutil.rmtree(entry, ignore_errors=True)
+        elif int(entry.name) not in whole:
+            print(
+                f"checkpoint {entry} has no {CHECKSUMS}, as those of earlier versions; set aside",
+                file=sys.stderr,
+            )
+            set_aside(folder, int(entry.name))
+        elif int(entry.name) not in wanted:
+            _discard(entry)
+
+
+def set_aside(folder: Path, step: int) -> Path:
+    """Rename a checkpoint that cannot be used, so that it is neither used nor lost."""
+    target = folder / f"{step}{UNREADABLE}"
+    if target.exists():
+        _discard(target)
+    return (folder / str(step)).rename(target)
+
+
+def _discard(path: Path) -> None:
+    """Delete a folder; who is killed on the way leaves one that `keep` deletes."""
+    doomed = path.with_name(f"{path.name}.{uuid4().hex}.discarded")
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path.rename(doomed), ignore_errors=True)
+
+
+def _files(path: Path) -> dict[str, Path]:
+    """A checkpoint's files but the list of them, by their path in it."""
+    files = checksums.files_in(path)
+    files.pop(CHECKSUMS, None)
+    return files

@@ -1,0 +1,63 @@
+"""What tasks add to a run: windows in its batches, questions at its evaluations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from scaling.data.batches import Batches
+from scaling.data.corpus import Corpus
+from scaling.data.holdout import HoldoutWindows
+from scaling.spec import RunSpec
+from scaling.tasks.evaluate import Evaluator
+from scaling.tasks.position import icl_score, loss_by_position
+from scaling.tasks.vocabulary import vocabulary_of
+from scaling.tasks.windows import MixedBatches, TaskWindows
+from scaling.training.step import Program
+
+
+def batches_of(spec: RunSpec, corpus: Corpus) -> Batches | MixedBatches:
+    """The batches of a run. Raises Refusal for tasks on a corpus without a tokeniser."""
+    text = corpus.batches(
+        spec.sequence_length,
+        spec.batch_sequences - spec.task_sequences,
+        spec.seed,
+        spec.unique_tokens,
+    )
+    if spec.tasks is None:
+        return text
+    trained = [each for each in spec.tasks.tasks if each.weight]
+    windows = TaskWindows(
+        tuple(each.build() for each in trained),
+        tuple(each.weight for each in trained),
+        vocabulary_of(corpus),
+        spec.sequence_length,
+        spec.task_sequences,
+        spec.seed,
+    )
+    return MixedBatches(text, windows)
+
+
+def evaluator_of(spec: RunSpec, corpus: Corpus, program: Program) -> Evaluator:
+    """What puts the tasks of a run to its model. Raises Refusal for questions that are too long."""
+    assert spec.tasks is not None
+    return Evaluator(
+        spec.tasks,
+        vocabulary_of(corpus),
+        spec.sequence_length,
+        # Without a backward pass no activations are kept beyond their layer.
+        2 * spec.microbatch_sequences,
+        program.logits,
+        program.model,
+        program.put_windows,
+    )
+
+
+def context_scores(losses: np.ndarray, windows: HoldoutWindows) -> list[dict[str, Any]]:
+    """What the text before a token is worth to a model, as scores of the task "context".
+
+    `losses` are those of held-out windows, (windows, T).
+    """
+    measured = [icl_score(losses, windows), *loss_by_position(losses, windows)]
+    return [{"task": "context", **vars(each)} for each in measured]

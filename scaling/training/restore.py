@@ -1,0 +1,60 @@
+"""The model that a finished run ended with, brought back from its last checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from models.sharding import make_mesh
+from scaling.data.corpus import Corpus, load
+from scaling.hardware import cache_folder
+from scaling.launch.worker import read_spec
+from scaling.spec import RunSpec
+from scaling.store.records import Refusal, read_run
+from scaling.tasks.vocabulary import Vocabulary, vocabulary_of
+from scaling.training import checkpoint
+from scaling.training.jax_setup import configure_jax
+from scaling.training.step import Program, make_program
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that completed, and its model."""
+
+    spec: RunSpec
+    corpus: Corpus
+    program: Program
+    params: Any
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Its tokeniser. Raises Refusal for a corpus of tokens whose texts are not known."""
+        return vocabulary_of(self.corpus)
+
+
+def finished(folder: Path) -> Finished:
+    """The run in a folder, with the parameters of its last step.
+
+    Raises Refusal for one that has not completed, whose checkpoint is missing or damaged, or
+    whose corpus, and with it the tokeniser, is not in this machine's cache.
+    """
+    status = read_run(folder)["status"]
+    if status != "completed":
+        raise Refusal(f"{folder} is {status}: only a completed run has a model to evaluate.")
+    spec = read_spec(folder)
+    step = spec.schedule.steps
+    if not (folder / "checkpoints" / str(step)).is_dir():
+        raise Refusal(
+            f"{folder} has no checkpoint of its last step, {step}. Copy its checkpoints here, or "
+            "delete the run's folder and run the study again."
+        )
+    configure_jax()
+    corpus = load(spec.corpus, cache_folder() / "corpora")
+    mesh = make_mesh(fsdp=spec.devices_used(jax.device_count()))
+    program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute, mesh)
+    state = checkpoint.restore(folder / "checkpoints", step, program.abstract)
+    return Finished(spec, corpus, program, state.params)

@@ -1,0 +1,184 @@
+"""The compiled part of training: one pure step, several to a call.
+
+`(state, batches, rates) → (state, metrics)`, with the steps of a call in a rolled `lax.scan`:
+a scan of 8 gives the same bits as 4 scans of 2. An unrolled program does not, nor, under fast
+math, does a scan of 1, whose loop XLA takes away: steps_per_call is part of a run's identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from models.architecture import architecture
+from models.decoder.config import ModelConfig
+from models.decoder.count import count_params
+from models.decoder.model import Decoder, cross_entropy
+from models.sharding import batch_sharding, is_matrix, replicated, state_shardings
+from scaling.spec import Compute, Optimizer
+from scaling.store.records import Refusal
+
+ADAM_EPSILON = 1e-8  # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1
+
+
+class TrainState(NamedTuple):
+    """Everything a checkpoint holds."""
+
+    params: Any  # nnx.State of float32 parameters
+    moments: Any  # optax state
+    step: jax.Array  # int32 scalar: steps done
+
+
+class Metrics(NamedTuple):
+    """One value a step of the call, shape (steps,)."""
+
+    loss: jax.Array  # mean cross-entropy of the batch, nats/token
+    grad_norm: jax.Array  # global, before clipping
+
+
+@dataclass(frozen=True)
+class Program:
+    """The compiled functions of one model on one mesh."""
+
+    initial: Callable[[], TrainState]
+    train: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
+    evaluate: Callable[[Any, jax.Array], jax.Array]
+    logits: Callable[[Any, jax.Array], jax.Array]  # (B, T, V) of tokens (B, T); not compiled
+    model: Callable[[Any], nnx.Module]  # that has these parameters
+    put_batches: Callable[[np.ndarray], jax.Array]
+    put_rates: Callable[[np.ndarray], jax.Array]
+    put_windows: Callable[[np.ndarray], jax.Array]
+    abstract: TrainState  # shapes, dtypes and shardings, for restoring
+
+
+def update_rule(optimizer: Optimizer) -> optax.GradientTransformation:
+    """AdamW without its learning rate, which the step multiplies in.
+
+    Decay is decoupled and touches matrices only (Loshchilov & Hutter 2019, arXiv:1711.05101).
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(optimizer.clip_norm),
+        optax.scale_by_adam(optimizer.beta1, optimizer.beta2, eps=ADAM_EPSILON),
+        optax.add_decayed_weights(
+            optimizer.weight_decay,
+            mask=lambda params: jax.tree_util.tree_map_with_path(is_matrix, params),
+        ),
+    )
+
+
+def make_program(
+    model: ModelConfig, optimizer: Optimizer, seed: int, compute: Compute, mesh: Mesh
+) -> Program:
+    """The program of a run.
+
+    `train` takes tokens (steps, B, T + 1) int32 and rates (steps,) float32 and donates its state.
+    `evaluate` takes parameters and windows (B, T + 1) and returns losses (B, T) float32.
+    Raises Refusal if the parameter tree is not of the size that was counted: every N, and so
+    every fit, would be wrong.
+    """
+    rule = update_rule(optimizer)
+
+    def create() -> nnx.Module:
+        rngs, dtype = nnx.Rngs(seed), jnp.dtype(compute.dtype)
+        if model.architecture != "decoder":
+            return architecture(model.architecture).build(model, rngs=rngs, dtype=dtype)
+        return Decoder(model, rngs=rngs, dtype=dtype, layers=compute.layers, remat=compute.remat)
+
+    graph, _ = nnx.split(nnx.eval_shape(create))
+
+    def initial() -> TrainState:
+        params = nnx.split(create())[1]
+        return TrainState(params, rule.init(params), jnp.int32(0))
+
+    shapes = jax.eval_shape(initial)
+    held, counted = sum(leaf.size for leaf in jax.tree.leaves(shapes.params)), count_params(model)
+    if held != counted.total:
+        raise Refusal(
+            f"architecture = {model.architecture!r}: its parameter tree holds {held:,} numbers and "
+            f"count_params says {counted.total:,}. Correct the count."
+        )
+    shardings = state_shardings(mesh, shapes)
+
+    def logits(params: Any, tokens_BxT: jax.Array) -> jax.Array:
+        # The decoder lays its table out on the mesh that it is traced for.
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return nnx.merge(graph, params)(tokens_BxT)
+
+    def losses(params: Any, tokens_BxT1: jax.Array) -> jax.Array:
+        return cross_entropy(logits(params, tokens_BxT1[:, :-1]), tokens_BxT1[:, 1:])
+
+    def objective(params: Any, tokens_BxT1: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What is minimised, and the mean cross-entropy that is reported."""
+        logits_BxTxV = logits(params, tokens_BxT1[:, :-1])
+        loss = jnp.mean(cross_entropy(logits_BxTxV, tokens_BxT1[:, 1:]))
+        if not optimizer.z_loss:
+            return loss, loss
+        log_normaliser_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)
+        return loss + optimizer.z_loss * jnp.mean(log_normaliser_BxT**2), loss
+
+    def gradients(params: Any, tokens_BxT1: jax.Array) -> tuple[jax.Array, Any]:
+        """The mean loss of a batch and the gradient of its objective."""
+        value_and_grad = jax.value_and_grad(objective, has_aux=True)
+        if compute.accumulate == 1:
+            (_, loss), grads = value_and_grad(params, tokens_BxT1)
+            return loss, grads
+
+        # Every k-th sequence makes a microbatch, so that each still lies on all devices.
+        k = compute.accumulate
+        micro_KxMxT1 = jax.lax.with_sharding_constraint(
+            tokens_BxT1.reshape(-1, k, tokens_BxT1.shape[1]).swapaxes(0, 1),
+            batch_sharding(mesh, leading=1),
+        )
+
+        def add(total: tuple[jax.Array, Any], tokens_MxT1: jax.Array) -> tuple[Any, None]:
+            (_, loss), grads = value_and_grad(params, tokens_MxT1)
+            return jax.tree.map(jnp.add, total, (loss, grads)), None
+
+        zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+        (loss, grads), _ = jax.lax.scan(add, zeros, micro_KxMxT1)
+        return loss / k, jax.tree.map(lambda grad: grad / k, grads)
+
+    def step(state: TrainState, inputs: tuple[jax.Array, jax.Array]) -> tuple[TrainState, Metrics]:
+        tokens_BxT1, rate = inputs
+        loss, grads = gradients(state.params, tokens_BxT1)
+        updates, moments = rule.update(grads, state.moments, state.params)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        metrics = Metrics(loss, optax.tree.norm(grads))
+        return TrainState(params, moments, state.step + 1), metrics
+
+    def train(
+        state: TrainState, tokens_SxBxT1: jax.Array, rates_S: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(step, state, (tokens_SxBxT1, rates_S))
+
+    everywhere = replicated(mesh)
+    batches, windows = batch_sharding(mesh, leading=1), batch_sharding(mesh)
+    return Program(
+        # Born sharded: no device ever holds the whole state of a model that needs several.
+        initial=jax.jit(initial, out_shardings=shardings),
+        train=jax.jit(
+            train,
+            in_shardings=(shardings, batches, everywhere),
+            out_shardings=(shardings, everywhere),
+            donate_argnums=0,
+        ),
+        logits=logits,
+        model=lambda params: nnx.merge(graph, params),
+        evaluate=jax.jit(losses, in_shardings=(shardings.params, windows), out_shardings=windows),
+        put_batches=lambda tokens: jax.device_put(tokens, batches),
+        put_rates=lambda rates: jax.device_put(rates, everywhere),
+        put_windows=lambda tokens: jax.device_put(tokens, windows),
+        abstract=jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            shardings,
+        ),
+    )

@@ -1,0 +1,211 @@
+"""What a killed, stopped or failed worker leaves behind, another finishes with the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from models.sharding import make_mesh
+from scaling import checkpoint, worker
+from scaling.data.corpus import Corpus
+from scaling.hardware import worker_environment
+from scaling.launch.base import prepare, worker_command
+from scaling.launch.stops import STOPS
+from scaling.launch.worker import train_run
+from scaling.planning.plan import Plan
+from scaling.spec import RunSpec
+from scaling.store.attempt import attempt, checkpoint_folders
+from scaling.store.records import checkpoint_steps, read_json, read_steps, write_json
+from scaling.training.step import make_program
+
+CLOCK = ["tokens_per_s", "mfu"]
+
+# Not preexec_fn, which forks, and jax has threads. -1 is no limit.
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def start(folders: list[Path], limit: int = -1) -> subprocess.Popen[str]:
+    """A worker with the flags of a study; `limit` is the size in bytes that no file may exceed."""
+    environment = worker_environment()
+    flags = environment["XLA_FLAGS"].replace("--xla_backend_optimization_level=0", "")
+    return subprocess.Popen(
+        [sys.executable, "-c", LIMITED, str(limit), *worker_command(folders)],
+        env={**environment, "XLA_FLAGS": flags},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> int:
+    said = process.communicate(timeout=600)[1]
+    print(said[-3000:])  # shown by pytest when the test fails
+    return process.returncode
+
+
+def last_checkpoint(run: Path) -> int:
+    return max(max(checkpoint_steps(each), default=0) for each in checkpoint_folders(run))
+
+
+def status(folder: Path) -> str:
+    return str(read_json(folder / "run.json")["status"])
+
+
+def final(spec: RunSpec, results: Path) -> list[bytes]:
+    program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute, make_mesh())
+    folder = results / "runs" / spec.run_id / "checkpoints"
+    state = checkpoint.restore(folder, spec.schedule.steps, program.abstract)
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+Ready = Callable[[Path], list[Path]]
+
+
+@pytest.fixture(scope="module")
+def small(plan: Callable[..., Plan]) -> Plan:
+    """A trunk of 80 steps with a checkpoint at every second call, and its one branch."""
+    return plan(grid={"tokens": [6144]})
+
+
+@pytest.fixture(scope="module")
+def ready(small: Plan, corpus: Corpus) -> Ready:
+    def make(results: Path) -> list[Path]:
+        (job,) = prepare(results, small, b"", retry=["failed"])
+        return list(job.folders)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ready: Ready, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("undisturbed")
+    folders = ready(results)
+    assert finish(start(folders)) == 0
+    assert [status(folder) for folder in folders] == ["completed", "completed"]
+    return results
+
+
+def assert_same(plan: Plan, one: Path, other: Path) -> None:
+    for spec in plan.runs:
+        assert final(spec, one) == final(spec, other)
+        folders = [results / "runs" / spec.run_id for results in (one, other)]
+        steps = [read_steps(folder).drop(columns=CLOCK) for folder in folders]
+        pd.testing.assert_frame_equal(*steps, check_exact=True)
+        ends = [read_json(folder / "run.json")["result"] for folder in folders]
+        for end in ends:
+            del end["tokens_per_s"]
+        assert ends[0] == ends[1]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_and_then_stopped_ends_with_the_same_bits(
+    small: Plan, ready: Ready, undisturbed: Path, tmp_path: Path
+) -> None:
+    folders = ready(tmp_path)
+    trunk = folders[0]
+
+    def once_it_has_a_checkpoint_beyond(step: int, number: int) -> int:
+        process = start(folders)
+        while process.poll() is None:
+            if last_checkpoint(trunk) > step:
+                process.send_signal(number)
+                break
+            time.sleep(0.002)
+        return finish(process)
+
+    assert once_it_has_a_checkpoint_beyond(0, signal.SIGKILL) == -signal.SIGKILL
+    assert status(trunk) == "running"
+    killed_at = last_checkpoint(trunk)
+    assert killed_at < 80
+    assert once_it_has_a_checkpoint_beyond(killed_at, signal.SIGTERM) == 75
+    assert status(trunk) == "planned"
+    assert finish(start(folders)) == 0
+    assert_same(small, undisturbed, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_full_disk_fails_the_run_and_loses_nothing(
+    small: Plan, ready: Ready, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Files may not grow beyond 12 kB: enough for records, too little for a checkpoint."""
+    folders = ready(tmp_path)
+    assert finish(start(folders, limit=12_000)) == 1
+    run = read_json(folders[0] / "run.json")
+    assert run["status"] == "failed"
+    assert "cannot write checkpoint" in run["reason"] and "\n" not in run["reason"]
+    ready(tmp_path)
+    assert finish(start(folders)) == 0
+    assert_same(small, undisturbed, tmp_path)
+
+
+def test_a_run_that_cannot_start_fails_with_its_reason_and_so_does_its_branch(
+    ready: Ready, tmp_path: Path
+) -> None:
+    trunk, branch = ready(tmp_path)
+    run = read_json(trunk / "run.json")
+    write_json(trunk / "run.json", {**run, "config": {**run["config"], "corpus": "f" * 12}})
+    assert finish(start([tmp_path / "nowhere", trunk, branch])) == 1
+    assert status(trunk) == "failed"
+    assert "f" * 12 in read_json(trunk / "run.json")["reason"]
+    # Its branch has nowhere to start, and says so instead of training the trunk again.
+    assert status(branch) == "failed"
+    assert trunk.name in read_json(branch / "run.json")["reason"]
+
+
+def test_a_log_that_can_hold_no_more_hides_no_reason(
+    ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunk = ready(tmp_path)[0]
+    run = read_json(trunk / "run.json")
+    write_json(trunk / "run.json", {**run, "config": {**run["config"], "corpus": "f" * 12}})
+    with monkeypatch.context() as patch, Path("/dev/full").open("w", buffering=1) as full:
+        patch.setattr(sys, "stderr", full)
+        assert train_run(trunk, lambda: False) == "failed"
+        with suppress(OSError):
+            full.close()
+    assert "f" * 12 in read_json(trunk / "run.json")["reason"]
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_every_signal_that_asks_to_stop_ends_a_worker_in_order(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    trained = []
+
+    def train_one(folder: Path, should_stop: Callable[[], bool]) -> str:
+        os.kill(os.getpid(), number)
+        trained.append((folder.name, should_stop()))
+        return "planned"
+
+    before = {each: signal.getsignal(each) for each in STOPS}
+    monkeypatch.setattr(worker, "train_run", train_one)
+    try:
+        assert worker.main(["first", "second"]) == worker.REQUEUE
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert trained == [("first", True)]
+
+
+def test_a_finished_run_is_not_touched(ready: Ready, tmp_path: Path) -> None:
+    folders = ready(tmp_path)
+    for folder in folders:
+        with attempt(folder) as mine:
+            mine.record("completed", result={"loss": 2.5})
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    assert {train_run(folder, lambda: False) for folder in folders} == {"completed"}
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before

@@ -1,0 +1,40 @@
+"""The rule "sotu-bytes" is what its sweep measured."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from models.decoder.count import ParamCount
+from scaling.planning.rules import LEARNING_RATES
+
+SWEEP = Path(__file__).parents[3] / "results" / "reference" / "learning_rate" / "runs.csv"
+SEED_SD = 0.009  # nats; between seeds of the smallest size
+
+
+def sizes():
+    table = pd.read_csv(SWEEP)
+    points = table[table["run_kind"] == "cooldown"].sort_values("learning_rate")
+    return [(int(size), rows) for size, rows in points.groupby("params_non_embedding")]
+
+
+def rule(non_embedding: int) -> float:
+    params = ParamCount(0, 0, non_embedding, 0, 0, 0, 0)
+    return LEARNING_RATES["sotu-bytes"].value(params, 1024)
+
+
+@pytest.mark.parametrize(("size", "rows"), sizes(), ids=lambda value: str(value)[:9])
+def test_the_best_rate_lies_inside_its_bracket_and_the_rule_beside_it(size, rows):
+    log_rate, loss = np.log(rows["learning_rate"].to_numpy()), rows["loss"].to_numpy()
+    best = int(np.argmin(loss))
+    assert 0 < best < len(rows) - 1, "the best rate is an end of the sweep"
+    near = slice(max(0, best - 2), best + 3)
+    parabola = np.poly1d(np.polyfit(log_rate[near], loss[near], 2))
+    lowest = parabola(parabola.deriv().roots[0])
+    # What the rule gives away to the parabola's minimum is less than a seed's noise.
+    assert parabola(np.log(rule(size))) - lowest < SEED_SD / 3
+
+
+def test_four_sizes_were_swept():
+    assert len(sizes()) == 4

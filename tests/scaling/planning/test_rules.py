@@ -1,0 +1,65 @@
+"""The rules give the numbers that their sources print."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from models.decoder.config import ModelConfig
+from models.decoder.count import ParamCount, count_params
+from scaling.planning.rules import BETA2, LEARNING_RATES, WARMUP_TOKENS, resolve
+
+SMALL = count_params(ModelConfig(256, 128, 2, 64, 4, 4, 16, 176))
+
+
+def sized(non_embedding: int) -> ParamCount:
+    return ParamCount(0, 0, non_embedding, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("params, rate", [(10**6, 1.3117e-3), (10**8, 6.693e-4), (10**9, 3.481e-4)])
+def test_kaplans_rate_is_equation_d1(params: int, rate: float) -> None:
+    """0.003239 - 0.0001395 ln N, worked out by hand to four digits."""
+    got = resolve("kaplan-2020", LEARNING_RATES, "learning_rate", sized(params), 2**19)
+    assert got == pytest.approx(rate, rel=1e-3)
+
+
+def test_kaplans_rate_is_refused_where_it_is_no_longer_positive() -> None:
+    with pytest.raises(ValueError, match=r"learning_rate = 'kaplan-2020' gives -"):
+        resolve("kaplan-2020", LEARNING_RATES, "learning_rate", sized(2 * 10**10), 2**19)
+
+
+def test_beta2_is_the_customary_one_at_gpt3s_batch() -> None:
+    """Brown et al. 2020 train with 0.95 on batches of 0.5M tokens."""
+    assert round(resolve("half-life-7M", BETA2, "beta2", SMALL, 500_000), 2) == 0.95
+
+
+def test_beta2_forgets_half_over_seven_million_tokens_whatever_the_batch() -> None:
+    for batch in (1024, 70_000, 500_000):
+        beta2 = resolve("half-life-7M", BETA2, "beta2", SMALL, batch)
+        assert beta2 ** (7e6 / batch) == pytest.approx(0.5)
+
+
+def test_warmup_takes_as_many_tokens_as_there_are_parameters() -> None:
+    assert resolve("params", WARMUP_TOKENS, "warmup_tokens", SMALL, 1024) == SMALL.total
+
+
+def test_a_number_means_itself() -> None:
+    assert resolve(0.25, LEARNING_RATES, "learning_rate", SMALL, 1) == 0.25
+
+
+def test_an_unknown_rule_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"learning_rate = 'chinchila' is no known.*kaplan-2020"):
+        resolve("chinchila", LEARNING_RATES, "learning_rate", SMALL, 1)
+
+
+@pytest.mark.parametrize("rules", [LEARNING_RATES, WARMUP_TOKENS, BETA2])
+def test_every_rule_states_formula_and_source(rules: dict[str, object]) -> None:
+    for rule in rules.values():
+        assert all(dataclasses.asdict(rule)[name] for name in ("formula", "source"))  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("name", LEARNING_RATES)
+def test_larger_models_learn_at_lower_rates(name: str) -> None:
+    rates = [resolve(name, LEARNING_RATES, "", sized(10**power), 1024) for power in (4, 6, 8)]
+    assert rates == sorted(rates, reverse=True) and len(set(rates)) == 3

@@ -1,0 +1,341 @@
+"""A run ends with the same bits however often it was interrupted, and learns."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from models.sharding import make_mesh
+from scaling.data.corpus import Corpus
+from scaling.data.holdout import holdout_windows
+from scaling.planning.plan import Plan
+from scaling.spec import RunSpec
+from scaling.store.records import checkpoint_steps, read_steps
+from scaling.training import checkpoint
+from scaling.training import loop as training
+from scaling.training.jax_setup import configure_jax
+from scaling.training.loop import Diverged, Interrupted, Trained, train
+from scaling.training.step import make_program
+
+CLOCK = ["tokens_per_s", "mfu"]
+PlanOf = Callable[..., Plan]
+
+program_once = functools.cache(make_program)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs(cache: Path) -> Iterator[None]:
+    """Compile each program once; that other processes agree is shown in test_worker.py."""
+    configure_jax()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "make_program", program_once)
+        yield
+
+
+@pytest.fixture(scope="module")
+def runs(plan: PlanOf) -> tuple[RunSpec, ...]:
+    return plan().runs
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    runs: tuple[RunSpec, ...], corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Trained]]:
+    """The folder of the trunk and its two branches, trained without interruption."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, [bring(run, folder, corpus) for run in runs]
+
+
+def program(spec: RunSpec) -> Any:
+    return program_once(spec.model, spec.optimizer, spec.seed, spec.compute, make_mesh())
+
+
+def final(spec: RunSpec, results: Path) -> list[bytes]:
+    """The bits of parameters, moments and step at the end of a run."""
+    folder = results / spec.run_id / "checkpoints"
+    state = checkpoint.restore(folder, checkpoint_steps(folder)[-1], program(spec).abstract)
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def assert_same(spec: RunSpec, one: Path, other: Path) -> None:
+    """Identical parameters, and records in every column that comes from no clock."""
+    assert final(spec, one) == final(spec, other)
+    tables = (read_steps(folder / spec.run_id).drop(columns=CLOCK) for folder in (one, other))
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    evals = (pd.read_parquet(folder / spec.run_id / "evals.parquet") for folder in (one, other))
+    pd.testing.assert_frame_equal(*evals, check_exact=True)
+
+
+def bring(run: RunSpec, results: Path, corpus: Corpus, **more: Any) -> Trained:
+    """Train a run beside its trunk."""
+    return train(run, results / run.run_id, corpus, trunk=results / run.trunk_id, **more)
+
+
+def stop_after(calls: int) -> Callable[[], bool]:
+    left = iter(range(calls - 1))
+    return lambda: next(left, None) is None
+
+
+def test_a_run_stopped_after_every_single_call_ends_with_the_same_bits(
+    runs: tuple[RunSpec, ...],
+    corpus: Corpus,
+    undisturbed: tuple[Path, list[Trained]],
+    tmp_path: Path,
+) -> None:
+    for run, expected in zip(runs, undisturbed[1], strict=True):
+        calls = (run.schedule.steps - run.first_step) // run.steps_per_call
+        for _ in range(calls - 1):
+            with pytest.raises(Interrupted):
+                bring(run, tmp_path, corpus, should_stop=stop_after(1))
+        assert bring(run, tmp_path, corpus) == expected
+        assert_same(run, undisturbed[0], tmp_path)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3, 5, 9])
+def test_a_run_killed_between_checkpoints_ends_with_the_same_bits(
+    runs: tuple[RunSpec, ...],
+    corpus: Corpus,
+    undisturbed: tuple[Path, list[Trained]],
+    tmp_path: Path,
+    calls: int,
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(progress: training.Progress) -> None:
+        if progress.step == calls * runs[0].steps_per_call:
+            raise Killed
+
+    with pytest.raises(Killed):
+        bring(runs[0], tmp_path, corpus, report=kill)
+    bring(runs[0], tmp_path, corpus)
+    assert_same(runs[0], undisturbed[0], tmp_path)
+
+
+def test_a_segment_without_its_checkpoint_is_trained_again(
+    runs: tuple[RunSpec, ...],
+    corpus: Corpus,
+    undisturbed: tuple[Path, list[Trained]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def save(folder: Path, step: int, state: Any) -> None:
+        if step > 20:
+            raise Killed
+        checkpoint_save(folder, step, state)
+
+    checkpoint_save = checkpoint.save
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoint, "save", save)
+        bring(runs[0], tmp_path, corpus)
+    assert read_steps(tmp_path / runs[0].run_id)["step"].max() > 20
+    bring(runs[0], tmp_path, corpus)
+    assert_same(runs[0], undisturbed[0], tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["branch point", "all"])
+def test_a_cooldown_by_replay_equals_one_from_the_trunks_checkpoint(
+    runs: tuple[RunSpec, ...],
+    corpus: Corpus,
+    undisturbed: tuple[Path, list[Trained]],
+    tmp_path: Path,
+    missing: str,
+) -> None:
+    trunk, branch = runs[0], runs[2]
+    if missing != "all":
+        shutil.copytree(undisturbed[0] / trunk.run_id, tmp_path / trunk.run_id)
+        checkpoint.keep(tmp_path / trunk.run_id / "checkpoints", {20})
+    bring(branch, tmp_path, corpus)
+    assert_same(branch, undisturbed[0], tmp_path)
+
+
+# Orbax leaves the tasks that read the other arrays to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_truncated_checkpoint_is_set_aside_and_the_one_before_used(
+    runs: tuple[RunSpec, ...],
+    corpus: Corpus,
+    undisturbed: tuple[Path, list[Trained]],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    trunk = runs[0]
+    with pytest.raises(Interrupted):
+        bring(trunk, tmp_path, corpus, should_stop=stop_after(7))
+    folder = tmp_path / trunk.run_id / "checkpoints"
+    assert checkpoint_steps(folder) == [20, 24, 28]
+    data = max((folder / "28").rglob("d/*"), key=lambda file: file.stat().st_size)
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    bring(trunk, tmp_path, corpus)
+    assert (folder / "28.unreadable").is_dir()
+    assert_same(trunk, undisturbed[0], tmp_path)
+
+
+def test_a_bit_flipped_in_a_logged_loss_is_found_and_its_steps_trained_again(
+    runs: tuple[RunSpec, ...],
+    corpus: Corpus,
+    undisturbed: tuple[Path, list[Trained]],
+    tmp_path: Path,
+) -> None:
+    trunk = runs[0]
+    with pytest.raises(Interrupted):
+        bring(trunk, tmp_path, corpus, should_stop=stop_after(7))
+    folder = tmp_path / trunk.run_id
+    segment = max((folder / "steps").iterdir())
+    loss = np.float64(read_steps(folder)["loss"].iloc[-1]).tobytes()
+    data = segment.read_bytes()
+    assert data.count(loss) == 1  # so that it decodes, to another number
+    at = data.index(loss)
+    segment.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    bring(trunk, tmp_path, corpus)
+    assert segment.with_suffix(".unreadable").exists()
+    assert_same(trunk, undisturbed[0], tmp_path)
+
+
+def test_a_longer_budget_extends_its_trunk_and_keeps_its_steps(
+    plan: PlanOf, corpus: Corpus, undisturbed: tuple[Path, list[Trained]], tmp_path: Path
+) -> None:
+    short, long = plan().runs[0], plan(grid={"tokens": [1536, 3072, 4096]}).runs[0]
+    shutil.copytree(undisturbed[0] / short.run_id, tmp_path / short.run_id)
+    bring(long, tmp_path, corpus)
+    before, after = (read_steps(folder / short.run_id) for folder in (undisturbed[0], tmp_path))
+    assert after["step"].tolist() == list(range(1, long.schedule.steps + 1))
+    pd.testing.assert_frame_equal(after[: len(before)], before, check_exact=True)
+
+    bring(long, tmp_path / "afresh", corpus)
+    assert final(long, tmp_path) == final(long, tmp_path / "afresh")
+
+
+def test_steps_are_recorded_once_each_with_their_tokens_flops_and_rates(
+    runs: tuple[RunSpec, ...], undisturbed: tuple[Path, list[Trained]]
+) -> None:
+    branch = runs[2]
+    table = read_steps(undisturbed[0] / branch.run_id)
+    assert table["step"].tolist() == list(range(41, 49))
+    assert (table["tokens"] == table["step"] * 64).all()
+    assert (table["flops"] == table["tokens"] * branch.flops_per_token).all()
+    expected = 0.02 * (1 - np.sqrt(np.arange(8) / 8))
+    assert table["lr"].tolist() == pytest.approx(expected.tolist(), rel=1e-6)
+    evaluated = read_steps(undisturbed[0] / runs[0].run_id).dropna(subset="val_loss")
+    assert evaluated["step"].tolist() == [12, 24, 36, 40]  # every 768 tokens, and the end
+
+
+def test_the_loss_starts_near_that_of_guessing_and_goes_down(
+    runs: tuple[RunSpec, ...], undisturbed: tuple[Path, list[Trained]]
+) -> None:
+    loss = read_steps(undisturbed[0] / runs[0].run_id)["loss"]
+    assert abs(loss[0] - (np.log(256) + 0.5)) < 0.5  # logits of unit variance cost half a nat
+    assert loss[-5:].mean() < loss[:5].mean() - 1
+    trunk, short, long = (trained.holdout.loss for trained in undisturbed[1])
+    assert long < trunk < short
+
+
+def test_the_held_out_loss_is_that_of_the_final_checkpoint(
+    runs: tuple[RunSpec, ...], corpus: Corpus, undisturbed: tuple[Path, list[Trained]]
+) -> None:
+    """Recomputed window by window, from logits, in float64."""
+    from flax import nnx
+
+    from models.decoder.model import Decoder
+
+    run, trained = runs[2], undisturbed[1][2]
+    state = checkpoint.restore(
+        undisturbed[0] / run.run_id / "checkpoints", 48, program(run).abstract
+    )
+    graph, _ = nnx.split(nnx.eval_shape(lambda: Decoder(run.model, rngs=nnx.Rngs(0))))
+    windows = holdout_windows(corpus, 16, 400).tokens
+    logits = jax.jit(lambda p, t: nnx.merge(graph, p)(t))(
+        state.params, jnp.asarray(windows[:, :-1])
+    )
+    exact = np.asarray(logits, np.float64)
+    chosen = np.take_along_axis(exact, windows[:, 1:, None], -1)[..., 0]
+    expected = (np.log(np.exp(exact).sum(-1)) - chosen).mean()
+    # Float32 logits; the mean of hundreds of tokens.
+    assert trained.holdout.loss == pytest.approx(expected, rel=1e-6)
+    recorded = read_steps(undisturbed[0] / run.run_id)["val_loss"].iloc[-1]
+    assert recorded == trained.holdout.loss
+
+
+def test_the_seed_changes_the_data_order_and_the_initialisation(
+    plan: PlanOf, corpus: Corpus
+) -> None:
+    zero, one = (plan(grid={"seeds": [seed]}).runs[0] for seed in (0, 1))
+    tokens = [corpus.batches(16, 4, run.seed).at(0) for run in (zero, one)]
+    assert (tokens[0] != tokens[1]).any()
+    embeddings = [
+        np.asarray(program(run).initial().params["embedding"][...]) for run in (zero, one)
+    ]
+    assert (embeddings[0] != embeddings[1]).mean() > 0.99
+
+
+def test_a_call_of_eight_steps_equals_four_calls_of_two(
+    runs: tuple[RunSpec, ...], corpus: Corpus
+) -> None:
+    compiled = program(runs[0])
+    tokens = corpus.batches(16, 4, 0).span(0, 8)
+    rates = np.linspace(0.01, 0.02, 8, dtype=np.float32)
+
+    def after(chunk: int) -> list[bytes]:
+        state = compiled.initial()
+        for at in range(0, 8, chunk):
+            part = slice(at, at + chunk)
+            state, _ = compiled.train(
+                state, compiled.put_batches(tokens[part]), compiled.put_rates(rates[part])
+            )
+        return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+    assert after(8) == after(2)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_with_its_step(
+    runs: tuple[RunSpec, ...],
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bad: float,
+) -> None:
+    run = runs[0]
+    advance = training._Loop._advance
+
+    def poisoned(loop: Any, state: Any, step: int) -> Any:
+        state, metrics = advance(loop, state, step)
+        loss = np.asarray(metrics.loss).copy()
+        loss[2] = bad if step == 24 else loss[2]
+        return state, metrics._replace(loss=loss)
+
+    monkeypatch.setattr(training._Loop, "_advance", poisoned)
+    with pytest.raises(Diverged, match=rf"loss {bad}.* at step 27"):
+        bring(run, tmp_path, corpus)
+    assert read_steps(tmp_path / run.run_id)["step"].tolist() == list(range(1, 28))
+
+
+def test_a_rate_that_explodes_is_a_divergence_even_when_only_the_held_out_loss_shows_it(
+    plan: PlanOf, corpus: Corpus, tmp_path: Path
+) -> None:
+    run = plan(training={"learning_rate": 1e30, "warmup_tokens": 64}).runs[0]
+    with pytest.raises(Diverged):
+        bring(run, tmp_path, corpus)
+
+
+def test_worse_than_guessing_over_the_window_is_a_divergence(
+    plan: PlanOf, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rate so low that the loss stays where it starts, half a nat above ln V."""
+    run = plan(training={"learning_rate": 1e-9}).runs[0]
+    monkeypatch.setattr(training, "DIVERGENCE_WINDOW", 8)
+    # After a warmup of 4 steps and a window of 8.
+    with pytest.raises(Diverged, match=r"mean loss of 8 steps above ln V = 5\.545 at step 13"):
+        bring(run, tmp_path, corpus)

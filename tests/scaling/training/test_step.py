@@ -1,0 +1,142 @@
+"""However a step is carried out, it is the same step."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from models.decoder.config import ModelConfig
+from models.decoder.model import Decoder
+from models.sharding import make_mesh
+from scaling.spec import Compute, Optimizer
+from scaling.training.step import TrainState, make_program
+
+MODEL = ModelConfig(64, 16, 2, 16, 2, 2, 8, 32, norm="layer", biases=True)
+OPTIMIZER = Optimizer(0.9, 0.95, 0.5, 1.0)
+TOKENS = np.random.default_rng(0).integers(0, 64, (3, 8, 17)).astype(np.int32)
+RATES = np.full(3, 1e-2, np.float32)
+
+
+def trained(optimizer: Optimizer = OPTIMIZER, **compute: Any) -> tuple[TrainState, np.ndarray]:
+    """State and losses after three steps."""
+    settings = Compute(**{"dtype": "float32", **compute})
+    program = make_program(MODEL, optimizer, 0, settings, make_mesh())
+    state, metrics = program.train(
+        program.initial(), program.put_batches(TOKENS), program.put_rates(RATES)
+    )
+    return state, np.asarray(metrics.loss)
+
+
+def unstacked(params: Any) -> dict[str, np.ndarray]:
+    """Parameters by path, layers of a scanned decoder one by one."""
+    found = {}
+    for path, leaf in jax.tree.leaves_with_path(params):
+        names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
+        if names[0] == "blocks" and not names[1].isdigit():
+            for layer, part in enumerate(np.asarray(leaf)):
+                found["/".join(["blocks", str(layer), *names[1:]])] = part
+        else:
+            found["/".join(names)] = np.asarray(leaf)
+    return found
+
+
+def assert_same(state: TrainState, other: TrainState) -> None:
+    mine, theirs = unstacked(state.params), unstacked(other.params)
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        # Float32 sums in another order differ by 1e-7, which Adam divides by a gradient's size: a
+        # few entries part by more, the mean does not. Three steps move parameters by 3e-2.
+        assert np.abs(mine[name] - theirs[name]).mean() < 2e-6, name
+
+
+@pytest.fixture(scope="module")
+def whole() -> tuple[TrainState, np.ndarray]:
+    return trained()
+
+
+@pytest.mark.parametrize("accumulate", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_microbatches_add_up_to_the_batch(whole: Any, accumulate: int) -> None:
+    state, losses = trained(accumulate=accumulate)
+    assert losses == pytest.approx(whole[1], rel=1e-5)
+    assert_same(state, whole[0])
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_scanned_layers_train_to_the_same_parameters(whole: Any, remat: bool) -> None:
+    # Weight decay of .5 would show at once if it touched stacked scales or biases.
+    state, losses = trained(layers="scanned", remat=remat)
+    assert losses == pytest.approx(whole[1], rel=1e-5)
+    assert_same(state, whole[0])
+
+
+def test_weight_decay_moves_matrices_alone() -> None:
+    still, decayed = (
+        unstacked(trained(Optimizer(0.9, 0.95, decay, 1.0), layers="scanned")[0].params)
+        for decay in (0.0, 50.0)
+    )
+    # Three steps at rate .01 and decay 50 halve a matrix each; gradients alone do not.
+    shrunk = {name for name in still if np.ptp(decayed[name]) < 0.3 * np.ptp(still[name])}
+    assert shrunk == {name for name in still if still[name].ndim == 2}
+
+
+def test_bfloat16_keeps_float32_parameters_and_moments_and_nearly_the_losses(whole: Any) -> None:
+    state, losses = trained(dtype="bfloat16")
+    floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert {leaf.dtype for leaf in floats} == {jnp.dtype("float32")}
+    assert losses == pytest.approx(whole[1], rel=0.02)  # bfloat16 has three digits
+    assert (losses != whole[1]).all()
+
+
+def test_z_loss_is_in_the_gradient_and_not_in_the_reported_loss(whole: Any) -> None:
+    optimizer = Optimizer(0.9, 0.95, 0.5, 1.0, z_loss=0.1)
+    program = make_program(MODEL, optimizer, 0, Compute("float32"), make_mesh())
+    graph, params = nnx.split(Decoder(MODEL, rngs=nnx.Rngs(0)))
+
+    def objective(params: Any) -> jax.Array:
+        logits = nnx.merge(graph, params)(TOKENS[0, :, :-1])
+        log_z = jnp.log(jnp.exp(logits).sum(-1))
+        chosen = jnp.take_along_axis(logits, TOKENS[0, :, 1:, None], -1)[..., 0]
+        return (log_z - chosen).mean() + 0.1 * (log_z**2).mean()
+
+    expected = optax.tree.norm(jax.jit(jax.grad(objective))(params))
+    _, metrics = program.train(
+        program.initial(), program.put_batches(TOKENS), program.put_rates(RATES)
+    )
+    assert float(metrics.grad_norm[0]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(metrics.loss[0]) == pytest.approx(whole[1][0], rel=1e-6)
+
+
+EIGHT = """
+import json, sys
+sys.path.insert(0, {folder!r})
+import test_step as t
+from models.sharding import make_mesh
+mesh = lambda: make_mesh(2, 2, 2)
+t.make_mesh = mesh
+print(json.dumps([float(x) for x in t.trained(accumulate=2, layers="scanned", remat=True)[1]]))
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_accumulate_to_the_same_losses(whole: Any) -> None:
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    folder = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", EIGHT.format(folder=folder)],
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(list(whole[1]), rel=1e-5)
