@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import math
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.units import bytes_text, dollars, duration, human, scientific
-from scaling.store.records import Refusal, did_you_mean
+from scaling.store.records import Refusal
 
-SHIPPED = Path(__file__).with_name("devices.toml")
-FIELDS = {"peak", "memory", "source", "price", "price_source", "price_date"}
+if TYPE_CHECKING:  # the table of devices is of those who train; here a device is a plain value
+    from models.devices import Device
 
 # Weights and gradients in 16 bits, weights, mean and variance of Adam in 32 (Rajbhandari et al.
 # 2019, arXiv:1910.02054, section 3.1), all divided among the devices.
 STATE_BYTES_PER_PARAM = 16.0
-
-
-@dataclass(frozen=True)
-class Device:
-    """One accelerator, with the source of each figure."""
-
-    name: str
-    peak: Mapping[str, float]  # FLOP/s by number format, dense
-    memory: float  # bytes
-    source: str
-    price: float | None  # dollars an hour, on demand; None: no list price found
-    price_source: str
-    price_date: str
 
 
 @dataclass(frozen=True)
@@ -119,51 +103,3 @@ def to_json(each: Cost) -> dict[str, Any]:
 
 def _hours(hours: float) -> str:
     return "under 0.01" if hours < 0.01 else human(hours)
-
-
-def devices(path: Path = SHIPPED) -> dict[str, Device]:
-    """The devices of a TOML file like the one shipped, by name.
-
-    Raises Refusal naming device and field for a figure without a source, an unknown field or a
-    number that is not positive.
-    """
-    try:
-        entries = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise Refusal(f"cannot read devices from {path}: {error}.") from error
-    return {name: _device(name, entry, path) for name, entry in entries.items()}
-
-
-def device_named(name: str, own: Path | None = None) -> Device:
-    """The device of that name: of one's own file, else as shipped. Raises Refusal listing both."""
-    known = devices() | ({} if own is None else devices(own))
-    if name not in known:
-        where = "analysis/devices.toml" + ("" if own is None else f" and {own}")
-        near = did_you_mean(name, known)
-        raise Refusal(f"no device {name!r} in {where}.{near} Known: {', '.join(known)}.")
-    return known[name]
-
-
-def _device(name: str, entry: Mapping[str, Any], path: Path) -> Device:
-    unknown = set(entry) - FIELDS
-    if unknown:
-        known = ", ".join(sorted(FIELDS))
-        raise Refusal(f"{path}: {name} has a field {min(unknown)!r}. Known: {known}.")
-    for field in ("peak", "memory", "source"):
-        if not entry.get(field):
-            raise Refusal(f"{path}: {name} has no {field}.")
-    if "price" in entry and not (entry.get("price_source") and entry.get("price_date")):
-        raise Refusal(f"{path}: {name} has a price without price_source and price_date.")
-    numbers = {"memory": entry["memory"], "price": entry.get("price", 1.0), **entry["peak"]}
-    for field, value in numbers.items():
-        if not 0 < value < math.inf:
-            raise Refusal(f"{path}: {name} has {field} = {value}; it must be positive.")
-    return Device(
-        name=name,
-        peak={dtype: float(value) for dtype, value in entry["peak"].items()},
-        memory=float(entry["memory"]),
-        source=str(entry["source"]),
-        price=None if "price" not in entry else float(entry["price"]),
-        price_source=str(entry.get("price_source", "")),
-        price_date=str(entry.get("price_date", "")),
-    )

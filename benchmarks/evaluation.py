@@ -19,8 +19,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scaling.hardware import cache_folder, worker_environment
-from scaling.store.records import run_folders, write_json
+from scaling.store.paths import cache_folder
+from scaling.store.records import write_json
+from scaling.store.run_record import run_folders
+from scaling.training.flags import worker_environment
 
 if TYPE_CHECKING:
     from scaling.spec import RunSpec
@@ -48,7 +50,7 @@ def main() -> None:
 def measured(results: Path) -> Iterator[dict[str, float]]:
     """A row a run: its parameters, and its seconds of training, held-out losses and tasks."""
     from models.decoder.count import count_params
-    from scaling.launch.worker import read_spec
+    from scaling.spec import read_spec
 
     timed: dict[str, tuple[float, float, float]] = {}
     for folder in run_folders(results):

@@ -4,9 +4,9 @@
 
 Per size: tokens/s as a worker trains (its XLA flags, 8 steps a call) and of the same model with
 default flags and one step a call; their ratio; and the share of a core's float32 matrix rate
-(`scaling.hardware.core_flops`) that the step reaches; whole studies reach less
-(`scaling.hardware.CPU_EFFICIENCY`). Each is the best of five timings in a fresh process of one
-thread.
+(`scaling.planning.estimate.core_flops`) that the step reaches; whole studies reach less
+(`scaling.planning.estimate.CPU_EFFICIENCY`). Each is the best of five timings in a fresh process of
+one thread.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import sys
 import time
 from pathlib import Path
 
-from scaling.hardware import core_flops, worker_environment
+from scaling.planning.estimate import core_flops
 from scaling.store.records import write_json
+from scaling.training.flags import worker_environment
 
 SIZES = (25e3, 98e3, 151e3, 222e3, 332e3, 594e3)  # experiments/quickstart.toml
 STEPS = 32

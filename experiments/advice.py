@@ -17,8 +17,10 @@ from analysis.fit import Fit, load_fit
 from analysis.recommend import convention
 from analysis.units import scientific
 from analysis.valley import Valley
+from experiments.devices import device_named
 from experiments.fit_text import shapes_text
 from experiments.shapes import Shapes
+from models.devices import Device
 from scaling.store.records import Refusal, read_json
 
 COUNTS = {"all parameters": "params_total", "non-embedding": "params_non_embedding"}
@@ -168,14 +170,14 @@ def draw(source: Source, advice: Sequence[Recommendation], folder: Path) -> list
 # --- what is asked ------------------------------------------------------------------------------
 
 
-def device_asked(name: str | None, own: Path | None, mfu: float | None) -> cost.Device | None:
+def device_asked(name: str | None, own: Path | None, mfu: float | None) -> Device | None:
     """The device named, or none. Raises Refusal for one without the share of its peak, and for a
     share of none."""
     if name is None:
         if mfu is not None:
             raise Refusal(f"--mfu {mfu:g} is a share of a device's peak. Give --device too.")
         return None
-    found = cost.device_named(name, own)
+    found = device_named(name, own)
     if mfu is None:
         raise Refusal("--device needs --mfu, the share of its peak you measured, e.g. 0.4.")
     return found

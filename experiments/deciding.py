@@ -240,7 +240,7 @@ def recommend(
             Kaplan would train instead.
         rules: Learning rate and batch by these: steplaw-2025, deepseek-2024, kaplan-2020, or fits
             of steplaw_lr and steplaw_batch; all published ones if none is named.
-        device: Time and money on this device; names and sources are in analysis/devices.toml.
+        device: Time and money on this device; names and sources are in models/devices.toml.
         devices: A file of devices and prices of your own, in the form of that one.
         count: Of devices.
         mfu: Share of the device's peak that training reaches: measured, there is no default.

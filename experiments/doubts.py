@@ -11,7 +11,7 @@ from experiments.planning import Planned
 from models.decoder.count import count_params
 from models.decoder.ladder import Rung
 from scaling.data.holdout import Judged
-from scaling.hardware import estimate
+from scaling.planning.estimate import estimate
 from scaling.planning.plan import Plan
 
 # Of the range of sizes that was asked for, in log: below half of it the exponent of N is read off

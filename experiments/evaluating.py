@@ -13,7 +13,8 @@ import tyro
 
 from experiments.cli import Failed, JsonFile, app
 from experiments.text import columns, printable, say
-from scaling.store.records import Refusal, read_run, run_folders, write_json
+from scaling.store.records import Refusal, write_json
+from scaling.store.run_record import read_run, run_folders
 
 if TYPE_CHECKING:
     from scaling.tasks.mix import TaskSpec
@@ -86,7 +87,7 @@ def evaluate(
     if not shots:
         raise Refusal("--shots: give a number of examples, such as 0.")
     if "jax" not in sys.modules:  # as in training, for the same programs
-        from scaling.hardware import worker_environment
+        from scaling.training.flags import worker_environment
 
         os.environ.update(worker_environment())
     from scaling.tasks.mix import refuse_twice

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.units import human, scientific
 from experiments.text import MOST_ROWS, columns
 from scaling.spec import RunSpec, spent_flops
-from scaling.store.records import Status
+from scaling.store.run_record import Status
 
 
 def idle_text(runs: Sequence[RunSpec], devices: int) -> str | None:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from analysis.cost import Device
 from analysis.units import bytes_text, human
 from models.decoder.count import count_params
+from models.devices import Device
 from scaling.planning.memory import StepMemory, step_memory
 from scaling.planning.plan import Plan
 from scaling.spec import RunSpec

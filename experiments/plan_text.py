@@ -10,13 +10,14 @@ from typing import Any
 import pandas as pd
 
 from analysis import cost
-from analysis.cost import Cost, Device
+from analysis.cost import Cost
 from analysis.units import bytes_text, duration, human, scientific
 from experiments import placing
 from experiments.doubts import doubts, too_large
 from experiments.placing import Placed, placed
 from experiments.planning import Planned
 from experiments.text import MOST_ROWS, columns, printable
+from models.devices import Device
 from scaling.data.corpus import CorpusInfo
 from scaling.data.holdout import Judged
 from scaling.planning.memory import step_memory

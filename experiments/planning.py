@@ -6,19 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from analysis.cost import Cost, Device, cost, device_named
+from analysis.cost import Cost, cost
 from analysis.units import scientific
 from experiments.cli import number
 from experiments.design import identifies
+from experiments.devices import device_named
 from experiments.preparing import Preparation
 from models.decoder.count import count_params
+from models.devices import Device
 from scaling.data.corpus import Corpus, CorpusInfo
 from scaling.data.documents import SourceMissing
 from scaling.data.holdout import Judged, judged
 from scaling.data.prepare import declared, prepare, remembered, unread
-from scaling.hardware import cache_folder
 from scaling.planning.plan import Plan, draft
 from scaling.planning.refusals import Refusals
+from scaling.store.paths import cache_folder
 from scaling.store.records import Refusal
 from scaling.study import DataSection, Misspelt, Study, read_study
 from scaling.tasks.mix import TaskMix

@@ -11,7 +11,9 @@ import tyro
 
 from experiments.cli import app
 from experiments.text import say
-from scaling.store.records import Refusal, read_json, read_steps, run_folders
+from scaling.store.records import Refusal, read_json
+from scaling.store.run_record import run_folders
+from scaling.store.steps import read_steps
 
 if TYPE_CHECKING:
     import pandas as pd

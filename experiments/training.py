@@ -12,7 +12,8 @@ from tyro.conf import arg
 
 from experiments.cli import Directory, Failed, JsonFile, Number, StudyPath, app, number
 from experiments.text import say
-from scaling.store.records import Refusal, read_json, read_run, run_folders, write_json
+from scaling.store.records import Refusal, read_json, write_json
+from scaling.store.run_record import read_run, run_folders
 
 
 @app.command
@@ -40,7 +41,7 @@ def plan(
 
     Args:
         study: A study file; experiments/quickstart.toml is a documented example.
-        device: Whether the largest run fits these devices of analysis/devices.toml and, with
+        device: Whether the largest run fits these devices of models/devices.toml and, with
             --mfu, time and money of the whole grid on them.
         count: Of devices, among which each run is divided.
         mfu: Share of the device's peak that training reaches: measured, there is no default.
@@ -51,7 +52,7 @@ def plan(
     from experiments.grid_text import idle_text
     from experiments.plan_text import plan_json, plan_text
     from experiments.planning import asked_devices, grid_costs, plan_file, refuse_above
-    from scaling.hardware import device_count, worker_count
+    from scaling.launch.slots import device_count, worker_count
 
     devices = asked_devices(device, count, mfu)
     planned = plan_file(study)
@@ -101,9 +102,10 @@ def run(
     from experiments.next_text import next_text
     from experiments.planning import plan_file, refuse_above
     from experiments.progress import Watch
-    from scaling.hardware import device_count, has_accelerator, worker_count
+    from models.devices import has_accelerator
     from scaling.launch import base
     from scaling.launch.local import TimeUp, run_jobs
+    from scaling.launch.slots import device_count, worker_count
     from scaling.spec import spent_flops
 
     hours = number("--max-hours", max_hours)
@@ -221,8 +223,8 @@ def status(directory: Directory, /, *, to_json: JsonFile = None) -> None:
 def _status(folder: Path) -> dict[str, Any]:
     """Where one run is, as plain values."""
     from scaling.store.attempt import attempt_folder
-    from scaling.store.checksums import damage
     from scaling.store.claims import newest, owner
+    from scaling.store.run_record import damage
 
     record = read_run(folder)
     progress: dict[str, Any] = {}

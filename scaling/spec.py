@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from models.architecture import code_of
 from models.decoder.config import ModelConfig
 from models.decoder.count import count_flops, count_params
 from scaling.data.corpus import CorpusInfo, unique_tokens
 from scaling.schedule import Schedule
-from scaling.store.records import RunKind
+from scaling.store.records import Refusal
+from scaling.store.run_record import RunKind, read_run
 from scaling.tasks.mix import TaskMix
 
 # Part of every run's identity. Raise it when code that no configuration names changes results:
@@ -185,3 +190,33 @@ def run_columns(run: RunSpec, corpus: CorpusInfo) -> dict[str, Any]:
         "compute_dtype": run.compute.dtype,
         **({} if run.tasks is None else {"task_share": run.task_sequences / run.batch_sequences}),
     }
+
+
+def planned(spec: RunSpec, study: str, counts: dict[str, Any]) -> dict[str, Any]:
+    """The run.json of a run that is to be trained."""
+    return {
+        "run_id": spec.run_id,
+        "trunk_id": spec.trunk_id,
+        "run_kind": spec.run_kind,
+        "study": study,
+        "status": "planned",
+        "reason": None,
+        "config": _specification().dump_python(spec),
+        "counts": counts,
+        "provenance": [],
+        "result": None,
+    }
+
+
+@cache
+def _specification() -> TypeAdapter[RunSpec]:
+    return TypeAdapter(RunSpec)
+
+
+def read_spec(folder: Path) -> RunSpec:
+    """The specification in a run's folder. Raises Refusal if it is not one."""
+    run = read_run(folder)
+    try:
+        return _specification().validate_python(run["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise Refusal(f"{folder / 'run.json'} is no run specification: {error}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from scaling.hardware import worker_environment
+from scaling.training.flags import worker_environment
 
 # Before jax is imported anywhere: what holds under the workers' fast math is what is tested, and a
 # program that one test compiled serves all. Most of the time is compilation, so it optimises

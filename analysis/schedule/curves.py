@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from analysis.expression import Array
 from analysis.runs.load import load, shown
 from analysis.runs.table import read_runs, standardise
-from scaling.store.records import MAX_STEPS, Refusal, read_steps
+from scaling.store.records import Refusal
+from scaling.store.steps import MAX_STEPS, read_steps
 
 COLUMNS = ("curve", "step", "lr", "loss")
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from scaling.data.corpus import Corpus
-from scaling.store.checksums import Damaged, checksums, files_in, verify
-from scaling.store.records import CHECKSUMS, Refusal, read_json, write_json
+from scaling.store.checksums import CHECKSUMS, Damaged, checksums, files_in, verify
+from scaling.store.records import Refusal, read_json, write_json
 
 # Two seconds is FAT's granularity, the coarsest of file systems in use; a write within it of one
 # before may leave no trace in the times.

@@ -20,14 +20,14 @@ from typing import BinaryIO
 import pandas as pd
 
 from scaling.data.corpus import CorpusInfo
-from scaling.launch.worker import ENDED, planned
+from scaling.launch.worker import ENDED
 from scaling.planning.plan import Plan, plan_table
-from scaling.spec import LABELS, RunSpec, run_columns, spent_flops
+from scaling.spec import LABELS, RunSpec, planned, run_columns, spent_flops
 from scaling.store.attempt import replace_record, set_damaged_aside, settle, steps_of
-from scaling.store.checksums import damage
 from scaling.store.claims import Owned, Replaced, claimed, draft, refuse_links
 from scaling.store.failpoint import failpoint
-from scaling.store.records import Refusal, Status, read_run, write_bytes, write_table
+from scaling.store.records import Refusal, write_bytes, write_table
+from scaling.store.run_record import Status, damage, read_run
 from scaling.store.scores import score_table
 from scaling.store.table import collect
 

@@ -17,7 +17,6 @@ from typing import IO
 
 from scaling.data.corpus import load
 from scaling.data.verified import check_afresh
-from scaling.hardware import cache_folder, worker_environment
 from scaling.launch.base import Job, Task, worker_command
 from scaling.launch.stops import STOPS, stops_interrupt
 from scaling.launch.worker import ENDED, REQUEUE, branch_point
@@ -33,7 +32,11 @@ from scaling.store.claims import (
     was_held_by,
     was_left_by,
 )
-from scaling.store.records import Refusal, checkpoint_steps, read_json, read_run
+from scaling.store.paths import cache_folder
+from scaling.store.records import Refusal, read_json
+from scaling.store.run_record import read_run
+from scaling.store.steps import checkpoint_steps
+from scaling.training.flags import worker_environment
 
 POLL_SECONDS = 0.5
 SWEEP_SECONDS = 2.0  # between looks at runs that no worker of ours has

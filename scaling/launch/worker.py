@@ -15,62 +15,24 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from scaling.data.corpus import load
 from scaling.data.verified import check
-from scaling.hardware import cache_folder
 from scaling.launch.stops import STOPS
-from scaling.spec import RunSpec
+from scaling.spec import RunSpec, read_spec
 from scaling.store.attempt import Attempt, attempt, checkpoint_folders, settle
 from scaling.store.claims import Owned, Replaced, replace
 from scaling.store.failpoint import failpoint
-from scaling.store.records import (
-    Refusal,
-    Status,
-    checkpoint_steps,
-    read_run,
-    read_steps,
-    write_json,
-)
+from scaling.store.paths import cache_folder
+from scaling.store.records import Refusal, write_json
+from scaling.store.run_record import Status, read_run
+from scaling.store.steps import checkpoint_steps, read_steps
 
 REPORT_SECONDS = 1.0  # how often progress.json is replaced
 REQUEUE = 75  # EX_TEMPFAIL: interrupted, start me again
 ENDED: tuple[Status, ...] = ("completed", "diverged", "failed")
-
-
-def planned(spec: RunSpec, study: str, counts: dict[str, Any]) -> dict[str, Any]:
-    """The run.json of a run that is to be trained."""
-    return {
-        "run_id": spec.run_id,
-        "trunk_id": spec.trunk_id,
-        "run_kind": spec.run_kind,
-        "study": study,
-        "status": "planned",
-        "reason": None,
-        "config": _specification().dump_python(spec),
-        "counts": counts,
-        "provenance": [],
-        "result": None,
-    }
-
-
-@cache
-def _specification() -> TypeAdapter[RunSpec]:
-    return TypeAdapter(RunSpec)
-
-
-def read_spec(folder: Path) -> RunSpec:
-    """The specification in a run's folder. Raises Refusal if it is not one."""
-    run = read_run(folder)
-    try:
-        return _specification().validate_python(run["config"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise Refusal(f"{folder / 'run.json'} is no run specification: {error}") from error
 
 
 def train_run(folder: Path, should_stop: Callable[[], bool]) -> str:
@@ -127,9 +89,9 @@ def _train_from_files(
 ) -> str:
     """Begin, train, publish; returns completed, diverged, or planned if it was stopped."""
     # Late: a run that is another's is found out without waiting for jax.
-    from scaling.hardware import provenance
     from scaling.training.jax_setup import configure_jax
     from scaling.training.loop import Diverged, Interrupted, Progress, train
+    from scaling.training.provenance import provenance
 
     configure_jax()
     mine.begin()

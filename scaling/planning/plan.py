@@ -13,7 +13,7 @@ from models.decoder.config import ModelConfig
 from models.decoder.count import count_params
 from models.decoder.ladder import Rung
 from scaling.data.corpus import CorpusInfo
-from scaling.hardware import Estimate, estimate
+from scaling.planning.estimate import Estimate, estimate
 from scaling.planning.grid import Cell, draft_cells
 from scaling.planning.limits import Size, refuse_beyond_corpus, refuse_warmups
 from scaling.planning.refusals import MOST, Refusals

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.store.checksums import Damaged, checksums, damage, verify
+from scaling.store.checksums import Damaged, checksums, verify
 from scaling.store.claims import (
     NAME,
     Claim,
@@ -32,18 +32,9 @@ from scaling.store.claims import (
     replace,
 )
 from scaling.store.failpoint import failpoint
-from scaling.store.records import (
-    RUN_FIELDS,
-    TABLES,
-    UNREADABLE,
-    Refusal,
-    check_seal,
-    checkpoint_steps,
-    json_bytes,
-    read_json,
-    read_run,
-    sealed,
-)
+from scaling.store.records import UNREADABLE, Refusal, check_seal, json_bytes, read_json, sealed
+from scaling.store.run_record import RUN_FIELDS, TABLES, damage, read_run
+from scaling.store.steps import checkpoint_steps
 
 
 @contextmanager

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scaling.store.records import TABLES, Refusal
+from scaling.store.records import Refusal
+
+CHECKSUMS = "checksums.json"  # in a checkpoint: size and SHA-256 of each of its files
 
 
 class Damaged(Refusal):
@@ -51,21 +53,6 @@ def files_in(folder: Path) -> dict[str, Path]:
     return {
         file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()
     }
-
-
-def damage(run: Path, record: Mapping[str, Any]) -> dict[str, str]:
-    """Of the tables of a run that completed, those that are not as they were published, and why.
-
-    Of runs from before there were checksums, none is found.
-    """
-    found = {}
-    if record["status"] == "completed":
-        for name, noted in (record.get("files") or {}).items():
-            try:
-                verify(f"run {run.name}", {each: run / each for each in TABLES}, {name: noted})
-            except Damaged as error:
-                found[name] = f"{error}; scaling run STUDY --retry failed trains it again"
-    return found
 
 
 def _sha256(file: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 from scaling.store.records import Refusal
 
@@ -24,3 +26,12 @@ def refuse_address(given_as: str, path: str) -> None:
         f"{given_as} {path!r}: only files and folders of this machine can be read and written so "
         f"far. {remedy}."
     )
+
+
+def cache_folder() -> Path:
+    """Where tokenised corpora and compiled programs are kept between runs.
+
+    `SCALING_CACHE` if set, else ~/.cache/scaling-laws. Raises Refusal for an address.
+    """
+    refuse_address("SCALING_CACHE", os.environ.get("SCALING_CACHE", ""))
+    return Path(os.environ.get("SCALING_CACHE", "~/.cache/scaling-laws")).expanduser()

@@ -1,6 +1,6 @@
-"""What a grid leaves on disk: identities, atomic writes, and the records and steps of a run.
+"""What every record shares: refusals, identities, seals and files that are replaced whole.
 
-Everything here is plain JSON or Parquet, replaced atomically, and readable without jax.
+Everything is plain JSON or Parquet, and readable without jax.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ import re
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 from uuid import uuid4
 
 import pandas as pd
 
-RunKind = Literal["full", "trunk", "cooldown"]
-Status = Literal["planned", "running", "completed", "diverged", "failed"]
-
-RUN_ID = re.compile(r"[0-9a-f]{12}")
+RUN_ID = re.compile(r"[0-9a-f]{12}")  # a fingerprint, and so the name of a run
 MOST_MEANT = 5  # names that a question lists; a word that begins more says too little
 MAX_JSON = 64 << 20  # bytes; a fit has thousands, a run of a thousand sessions a million
 
@@ -186,230 +183,6 @@ def check_part(path: Path) -> None:
     _, _, digest = path.stem.partition("-")
     if digest and hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGITS] != digest:
         raise ValueError("it has changed since it was written")
-
-
-# --- a run ------------------------------------------------------------------------------------
-
-STEP_COLUMNS = (
-    "step",  # optimiser steps done, the trunk's included
-    "tokens",  # trained on by then
-    "flops",  # exact, by then
-    "loss",  # training batch, nats/token
-    "val_loss",  # held-out, nats/token; null where not evaluated
-    "val_loss_stderr",
-    "lr",
-    "grad_norm",  # before clipping
-    "tokens_per_s",  # this column and the next are the only ones taken from a clock
-    "mfu",  # null where the device's peak is not known
-)
-CHECKSUMS = "checksums.json"  # in a checkpoint: size and SHA-256 of each of its files
-STEP = re.compile(r"0|[1-9][0-9]{0,15}")  # the name of a checkpoint
-
-
-def checkpoint_steps(folder: Path) -> list[int]:
-    """Steps with a checkpoint in a run's `checkpoints` folder, ascending.
-
-    One without checksums does not count: it was not finished, or made before there were any.
-    """
-    if not folder.is_dir():
-        return []
-    return sorted(
-        int(entry.name)
-        for entry in folder.iterdir()
-        if STEP.fullmatch(entry.name) and (entry / CHECKSUMS).is_file()
-    )
-
-
-RESULT_COLUMNS = ("loss", "loss_stderr", "bits_per_byte", "train_loss", "tokens_per_s")
-
-RUN_FIELDS = (
-    "run_id",
-    "trunk_id",  # the run whose trajectory it continues; its own id if none
-    "run_kind",
-    "study",
-    "status",
-    "reason",  # of a failure or divergence; null otherwise
-    "config",  # everything that determines the result
-    "counts",  # columns of the run table that follow from the configuration
-    "provenance",  # where and with what it was trained, one entry a session
-    "result",  # columns of the run table that training found; null before
-)
-TABLES = ("steps.parquet", "evals.parquet")  # of a run that completed
-# Of a run that completed: what its tables were when it was published, and the seal of the record.
-PUBLISHED_FIELDS = ("files", "sha256")
-# The columns that every run's counts have, and numbers.
-COUNTED = (
-    *("seed", "n_layers", "d_model", "params_total", "params_non_embedding"),
-    *("tokens", "steps", "flops_6nd", "learning_rate"),
-)
-MAX_COUNTS = 1000  # columns; a run of ours has 50
-MAX_STEPS = 5_000_000  # of one run; the longest published have about one million
-
-
-def read_steps(run: Path) -> pd.DataFrame:
-    """The logged steps of a run in order: steps.parquet and any segments not yet merged."""
-    files = [*run.glob("steps.parquet"), *_segments(run)]
-    parts = [read_step_file(file) for file in files]
-    parts = [part for part in parts if len(part)]
-    if not parts:
-        return pd.DataFrame({name: pd.Series(dtype=float) for name in STEP_COLUMNS})
-    # A process killed between merging and deleting its segments leaves rows in both places.
-    return pd.concat(parts).drop_duplicates("step", ignore_index=True)
-
-
-def read_step_file(path: Path) -> pd.DataFrame:
-    """The columns of a step and no others. Raises Refusal unless all are there, and numbers."""
-    from pyarrow import ArrowException, types
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        check_part(path)
-        with ParquetFile(path) as file:
-            schema, rows = file.schema_arrow, file.metadata.num_rows
-            if rows > MAX_STEPS:
-                raise ValueError(f"{rows:,} rows; no run has more than {MAX_STEPS:,}")
-            for name in STEP_COLUMNS:
-                kind = schema.field(name).type
-                if not (types.is_float64(kind) or types.is_int64(kind) or types.is_null(kind)):
-                    raise ValueError(f"{name} is of type {kind}")
-            # Without what the file says of itself beyond its columns, which pandas would follow.
-            table = file.read(list(STEP_COLUMNS)).replace_schema_metadata(None).to_pandas()
-        if table["step"].dtype != "int64":
-            raise ValueError("step is no whole number")
-        return table.astype(dict.fromkeys(STEP_COLUMNS[1:], "float64"))
-    except (OSError, ValueError, KeyError, NotImplementedError, ArrowException) as error:
-        raise Refusal(
-            f"{path} cannot be read ({error}). Restore it, or delete the run's folder "
-            "and run the study again."
-        ) from error
-
-
-def write_segment(run: Path, rows: list[dict[str, Any]]) -> None:
-    """Write consecutive step rows as one segment, before the checkpoint that ends them."""
-    if rows:
-        table = pd.DataFrame(rows, columns=list(STEP_COLUMNS))
-        table = table.astype({name: "int64" if name == "step" else "float64" for name in table})
-        write_part(run / "steps", rows[0]["step"], table)
-
-
-def forget_steps_after(run: Path, step: int) -> None:
-    """Drop the rows past `step`: what a killed worker logged beyond its last checkpoint."""
-    for segment in _segments(run):
-        if int(segment.stem.partition("-")[0]) > step:
-            segment.unlink()
-    table = read_steps(run)
-    if len(table) and table["step"].max() > step:
-        merge_steps(run, table[table["step"] <= step])
-
-
-def merge_steps(run: Path, table: pd.DataFrame | None = None) -> None:
-    """Make steps.parquet the only file of steps."""
-    write_table(run / "steps.parquet", read_steps(run) if table is None else table)
-    for segment in _segments(run):
-        segment.unlink()
-
-
-def _segments(run: Path) -> list[Path]:
-    files = (run / "steps").glob("*.parquet")
-    return sorted(file for file in files if _SEGMENT.fullmatch(file.name))
-
-
-_SEGMENT = re.compile(r"[0-9]{9,16}(-[0-9a-f]+)?\.parquet")
-
-
-def run_folders(results: Path) -> list[Path]:
-    """The run folders of a study's results: those named by a run id that hold a run.json.
-
-    Raises Refusal for one that is a link: what is written and deleted here belongs here.
-    """
-    runs = results / "runs"
-    if not runs.is_dir():
-        raise Refusal(
-            f"{results} holds no runs. Give the folder that `scaling run` wrote, "
-            "such as results/quickstart."
-        )
-    found = []
-    with os.scandir(runs) as entries:
-        for entry in entries:
-            if RUN_ID.fullmatch(entry.name):
-                if entry.is_symlink():
-                    raise Refusal(
-                        f"{runs / entry.name} is a link to another place. Put the run's folder "
-                        "itself there, or remove it."
-                    )
-                if os.path.exists(os.path.join(entry.path, "run.json")):  # noqa: PTH110, PTH118
-                    found.append(entry.name)
-    return [runs / name for name in sorted(found)]
-
-
-def read_run(run: Path) -> dict[str, Any]:
-    """The run.json of a run's folder.
-
-    Raises Refusal if a field is missing or of another kind, or the record of a run that completed
-    is not as it was written.
-    """
-    record = read_json(run / "run.json")
-    if wrong := _wrong(record, run):
-        raise Refusal(
-            f"{run / 'run.json'} is no run record: {wrong}. "
-            "Restore it, or delete the run's folder and run the study again."
-        )
-    return dict(record)
-
-
-def _wrong(record: Any, run: Path) -> str | None:
-    """What of a run record is not as it must be; null if all is."""
-    if not isinstance(record, dict) or not set(RUN_FIELDS) <= set(record):
-        return f"it needs {', '.join(RUN_FIELDS)}"
-    if unknown := sorted(set(record) - {*RUN_FIELDS, *PUBLISHED_FIELDS}):
-        return f"{unknown[0][:40]!r} is none of its fields"
-    try:
-        check_seal(record)
-    except (TypeError, ValueError, RecursionError) as error:
-        return str(error)
-    for name in ("run_id", "trunk_id", "study"):
-        if not isinstance(record[name], str):
-            return f"{name} is no text"
-    if not RUN_ID.fullmatch(record["trunk_id"]):
-        return f"trunk_id = {record['trunk_id'][:40]!r} is no run id"
-    if record["run_id"] != run.absolute().name:
-        return f"run_id = {record['run_id'][:40]!r} is not the name of its folder"
-    for name, choices in (("status", get_args(Status)), ("run_kind", get_args(RunKind))):
-        if record[name] not in choices:
-            return f"{name} is none of {', '.join(choices)}"
-    if not isinstance(record["reason"], str | None):
-        return "reason is no text"
-    counts, result = record["counts"], record["result"]
-    if not isinstance(counts, dict) or len(counts) > MAX_COUNTS:
-        return "counts is no table of counts"
-    if clash := {*RUN_FIELDS, *RESULT_COLUMNS} & set(counts):
-        return f"counts has {', '.join(sorted(clash))}"
-    for name, value in counts.items():
-        if not isinstance(value, str | float | None) and not _is_whole(value):
-            return f"counts: {name[:40]!r} is no text or number"
-    for name in COUNTED:
-        if not _is_number(counts.get(name)):
-            return f"counts: {name} is no number"
-    if result is not None and not isinstance(result, dict):
-        return "result is no table"
-    for name, value in (result or {}).items():
-        if name not in RESULT_COLUMNS or not (value is None or _is_number(value)):
-            return f"result: {name[:40]!r} is no column of a result, or no number"
-    files = record.get("files")
-    if files is not None and not (isinstance(files, dict) and set(files) <= set(TABLES)):
-        return f"files is no table of {', '.join(TABLES)}"
-    return None
-
-
-def _is_whole(value: Any) -> bool:
-    """Whether it fits a column of whole numbers, as true and false do."""
-    return isinstance(value, int) and abs(value) < 2**63
-
-
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool) and (
-        _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
-    )
 
 
 def _null_for_non_finite(value: Any) -> Any:

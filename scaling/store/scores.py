@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from scaling.store.records import Refusal, check_part, read_run, run_folders, write_part
+from scaling.store.records import Refusal, check_part, write_part
+from scaling.store.run_record import read_run, run_folders
 
 COLUMNS = ("run", "step", "task", "metric", "value", "stderr", "n", "shots", "chance")
 HOLDOUT = "holdout"  # the task of held-out losses

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from scaling.store.checksums import damage
-from scaling.store.records import MAX_COUNTS, RESULT_COLUMNS, Refusal, read_run, run_folders
+from scaling.store.records import Refusal
+from scaling.store.run_record import MAX_COUNTS, RESULT_COLUMNS, damage, read_run, run_folders
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,9 @@ from uuid import uuid4
 import orbax.checkpoint as ocp
 
 from scaling.store import checksums
-from scaling.store.checksums import Damaged
-from scaling.store.records import (
-    CHECKSUMS,
-    STEP,
-    UNREADABLE,
-    Refusal,
-    checkpoint_steps,
-    read_json,
-    write_json,
-)
+from scaling.store.checksums import CHECKSUMS, Damaged
+from scaling.store.records import UNREADABLE, Refusal, read_json, write_json
+from scaling.store.steps import STEP, checkpoint_steps
 
 # Of a run's checkpoints the last so many are kept, beside its branch points: the one before the
 # last is what a damaged last one falls back to.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from scaling.hardware import cache_folder
+from scaling.store.paths import cache_folder
 
 
 def configure_jax() -> None:

@@ -31,18 +31,16 @@ from scaling.schedule import learning_rates
 from scaling.spec import RunSpec
 from scaling.store.attempt import checkpoint_folders
 from scaling.store.failpoint import failpoint
-from scaling.store.records import (
-    UNREADABLE,
-    Refusal,
+from scaling.store.records import UNREADABLE, Refusal, write_table
+from scaling.store.scores import HOLDOUT, join_scores, scored_steps, write_scores
+from scaling.store.steps import (
     checkpoint_steps,
     forget_steps_after,
     merge_steps,
     read_step_file,
     read_steps,
     write_segment,
-    write_table,
 )
-from scaling.store.scores import HOLDOUT, join_scores, scored_steps, write_scores
 from scaling.training import checkpoint
 from scaling.training.inputs import batches_of, context_scores, evaluator_of
 from scaling.training.step import Metrics, TrainState, make_program

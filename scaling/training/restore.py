@@ -11,10 +11,10 @@ import jax
 
 from models.sharding import make_mesh
 from scaling.data.corpus import Corpus, load
-from scaling.hardware import cache_folder
-from scaling.launch.worker import read_spec
-from scaling.spec import RunSpec
-from scaling.store.records import Refusal, read_run
+from scaling.spec import RunSpec, read_spec
+from scaling.store.paths import cache_folder
+from scaling.store.records import Refusal
+from scaling.store.run_record import read_run
 from scaling.tasks.vocabulary import Vocabulary, vocabulary_of
 from scaling.training import checkpoint
 from scaling.training.jax_setup import configure_jax

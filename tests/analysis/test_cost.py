@@ -6,7 +6,9 @@ import re
 
 import pytest
 
-from analysis.cost import cost, device_named, devices, to_text
+from analysis.cost import cost, to_text
+from experiments.devices import device_named
+from models.devices import devices
 from scaling.store.records import Refusal
 
 
@@ -97,7 +99,7 @@ def test_ones_own_table_is_checked_and_used(tmp_path, text, words):
     path = tmp_path / "mine.toml"
     path.write_text(f"[mine]\n{text}\n")
     with pytest.raises(Refusal, match=words):
-        devices(path)
+        device_named("mine", path)
     path.write_text('[mine]\npeak = { bf16 = 1e14 }\nmemory = 1e11\nsource = "mine, 2026"\n')
     assert cost(1e20, 1e9, device_named("mine", path), count=1, mfu=0.5).seconds == 2e6
     assert device_named("h100-sxm", path) == device_named("h100-sxm")

@@ -15,7 +15,8 @@ from analysis.schedule.annealing import PUBLISHED, losses, terms_of
 from analysis.schedule.curves import Schedule, read, read_curves, schedule_of
 from analysis.schedule.fit import fit_schedules
 from analysis.schedule.multipower import NAMES, Problem
-from scaling.store.records import STEP_COLUMNS, Refusal, write_table
+from scaling.store.records import Refusal, write_table
+from scaling.store.steps import STEP_COLUMNS
 
 TRUTH = PUBLISHED["25M"]
 PEAK, WARMUP = 3e-4, 50

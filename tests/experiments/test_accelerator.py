@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.cost import device_named
 from experiments.__main__ import main
+from experiments.devices import device_named
 
 STUDY = "experiments/accelerator.toml"
 

@@ -153,7 +153,7 @@ def test_time_on_a_device_needs_the_share_of_its_peak(monkeypatch, capsys):
     refused = capsys.readouterr()
     assert "--mfu 40 is not a share" in refused.err and not refused.out
     assert scaling(monkeypatch, "plan", SMOKE, "--device", "h100sxm", "--mfu", "0.4") == 2
-    assert "no device 'h100sxm' in analysis/devices.toml. Did you" in capsys.readouterr().err
+    assert "no device 'h100sxm' in models/devices.toml. Did you" in capsys.readouterr().err
 
 
 def study_with(tmp_path: Path, old: str, new: str) -> Path:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.cost import device_named
 from experiments.__main__ import main
+from experiments.devices import device_named
 from experiments.placing import Placed, placed, to_text
 from models.decoder.count import count_params
 from scaling.data.prepare import declared

@@ -29,7 +29,8 @@ from scaling.launch.base import prepare, publish_table
 from scaling.launch.worker import train_run
 from scaling.planning.plan import Plan
 from scaling.spec import RunSpec
-from scaling.store.records import read_json, read_steps
+from scaling.store.records import read_json
+from scaling.store.steps import read_steps
 from scaling.study import read_study
 from scaling.training import checkpoint
 from scaling.training import loop as training

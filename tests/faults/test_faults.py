@@ -20,14 +20,16 @@ import jax.numpy as jnp
 import pandas as pd
 import pytest
 
-from scaling.hardware import worker_environment
 from scaling.launch.base import publish_table, worker_command
 from scaling.launch.worker import train_run
 from scaling.store import claims as claim
 from scaling.store.attempt import checkpoint_folders
 from scaling.store.claims import Observer
-from scaling.store.records import Refusal, checkpoint_steps, read_json, run_folders
+from scaling.store.records import Refusal, read_json
+from scaling.store.run_record import run_folders
+from scaling.store.steps import checkpoint_steps
 from scaling.training import loop as training
+from scaling.training.flags import worker_environment
 
 pytestmark = [
     pytest.mark.slow,
@@ -86,7 +88,7 @@ def worker(folders: list[Path], **environment: str) -> subprocess.Popen[str]:
 # longer than all that a worker does here.
 NURSERY = """
 import os, sys, warnings
-import scaling.training.jax_setup, scaling.hardware, scaling.training.loop, scaling.launch.worker
+import scaling.training.jax_setup, scaling.training.loop, scaling.launch.worker
 warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # no program runs in this process
 for name in sys.stdin:
     if (child := os.fork()) == 0:

@@ -19,7 +19,8 @@ import pytest
 from scaling.store import claims as claim
 from scaling.store.attempt import attempt, set_status, settle
 from scaling.store.claims import Observer, Owned, Replaced, claimed, create, newest, owner
-from scaling.store.records import COUNTED, Refusal, read_json, read_run, sealed, write_json
+from scaling.store.records import Refusal, read_json, sealed, write_json
+from scaling.store.run_record import COUNTED, read_run
 
 HOLD = """
 import sys, time; from pathlib import Path; from scaling.store.claims import claimed

@@ -25,18 +25,9 @@ from experiments import training
 from experiments.grid_text import runs_text, status_text
 from experiments.training import _status
 from scaling.store.checksums import checksums
-from scaling.store.records import (
-    STEP_COLUMNS,
-    Refusal,
-    read_json,
-    read_run,
-    read_steps,
-    run_folders,
-    sealed,
-    write_json,
-    write_segment,
-    write_table,
-)
+from scaling.store.records import Refusal, read_json, sealed, write_json, write_table
+from scaling.store.run_record import read_run, run_folders
+from scaling.store.steps import STEP_COLUMNS, read_steps, write_segment
 from scaling.store.table import collect
 from scaling.tasks.jsonl import read_items
 from scaling.tasks.vocabulary import BYTES

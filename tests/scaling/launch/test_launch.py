@@ -22,8 +22,9 @@ from scaling.launch import local
 from scaling.launch.base import Job, prepare, publish_table
 from scaling.planning.plan import Plan
 from scaling.store.attempt import attempt
+from scaling.store.checksums import CHECKSUMS
 from scaling.store.claims import claimed, owner
-from scaling.store.records import CHECKSUMS, Refusal, read_json, write_json
+from scaling.store.records import Refusal, read_json, write_json
 
 
 def statuses(jobs: list[Job]) -> list[list[str]]:

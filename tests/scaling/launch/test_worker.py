@@ -17,16 +17,18 @@ import pandas as pd
 import pytest
 
 from models.sharding import make_mesh
-from scaling import checkpoint, worker
 from scaling.data.corpus import Corpus
-from scaling.hardware import worker_environment
+from scaling.launch import worker
 from scaling.launch.base import prepare, worker_command
 from scaling.launch.stops import STOPS
 from scaling.launch.worker import train_run
 from scaling.planning.plan import Plan
 from scaling.spec import RunSpec
 from scaling.store.attempt import attempt, checkpoint_folders
-from scaling.store.records import checkpoint_steps, read_json, read_steps, write_json
+from scaling.store.records import read_json, write_json
+from scaling.store.steps import checkpoint_steps, read_steps
+from scaling.training import checkpoint
+from scaling.training.flags import worker_environment
 from scaling.training.step import make_program
 
 CLOCK = ["tokens_per_s", "mfu"]

@@ -263,7 +263,7 @@ def test_a_corpus_shorter_than_a_batch_is_refused_even_with_repeats(study: Study
 
 
 def test_a_specification_survives_its_file(plan: PlanOf, tmp_path: Path) -> None:
-    from scaling.launch.worker import planned, read_spec
+    from scaling.spec import planned, read_spec
 
     for made in (plan(), plan(training={"schedule": "cosine"})):
         for run in made.runs:

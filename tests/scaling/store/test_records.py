@@ -19,22 +19,24 @@ from hypothesis import strategies as st
 
 from scaling.store import records
 from scaling.store.records import (
-    STEP_COLUMNS,
     Refusal,
     canonical_json,
     fingerprint,
-    forget_steps_after,
-    merge_steps,
     read_json,
-    read_run,
-    read_steps,
     sealed,
     write_bytes,
     write_json,
-    write_segment,
     write_table,
 )
+from scaling.store.run_record import read_run
 from scaling.store.scores import scored_steps, write_scores
+from scaling.store.steps import (
+    STEP_COLUMNS,
+    forget_steps_after,
+    merge_steps,
+    read_steps,
+    write_segment,
+)
 from scaling.store.table import collect
 
 JSON = st.recursive(

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scaling.store.records import CHECKSUMS, Refusal, checkpoint_steps, read_json
+from scaling.store.checksums import CHECKSUMS
+from scaling.store.records import Refusal, read_json
+from scaling.store.steps import checkpoint_steps
 from scaling.training import checkpoint
 from scaling.training.checkpoint import Damaged, keep, last_steps, restore, save, set_aside
 

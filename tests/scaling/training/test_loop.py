@@ -19,7 +19,7 @@ from scaling.data.corpus import Corpus
 from scaling.data.holdout import holdout_windows
 from scaling.planning.plan import Plan
 from scaling.spec import RunSpec
-from scaling.store.records import checkpoint_steps, read_steps
+from scaling.store.steps import checkpoint_steps, read_steps
 from scaling.training import checkpoint
 from scaling.training import loop as training
 from scaling.training.jax_setup import configure_jax

@@ -1,0 +1,60 @@
+"""What one worker on this machine needs for a run: time and memory, roughly."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from models.decoder.count import count_params
+from models.devices import has_accelerator
+from scaling.spec import RunSpec
+
+# The share of a core's float32 matrix throughput that a study reaches: the isoflop and repeat
+# studies took 60 and 30 minutes of CPU where .45 said 37 and 19. The step alone reaches .29 to .60
+# (`benchmarks/step.py`); compiling, evaluating and checkpoints take the rest.
+CPU_EFFICIENCY = 0.28
+
+
+@cache
+def core_flops() -> float:
+    """Float32 matrix FLOP/s of one core of this machine, measured in about 50 ms."""
+    a = np.ones((256, 256), np.float32)
+    best = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * 256**3 / best
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one worker needs."""
+
+    seconds: float | None  # null on accelerators, where nothing was measured
+    memory_bytes: float
+
+
+def estimate(run: RunSpec, flops: float) -> Estimate:
+    """Seconds to train `flops` on one core of this machine, and the memory of the worker.
+
+    Memory: parameters, gradients and two moments in float32, the activations kept for the
+    backward pass of a microbatch (with remat one layer's, and the input of each), and the
+    runtime itself. Both are rough.
+    """
+    c = run.model
+    layer = (
+        8 * c.d_model + 4 * c.n_heads * c.head_dim + 3 * c.d_ff + 3 * c.n_heads * c.context_length
+    )
+    kept = layer + c.n_layers * c.d_model if run.compute.remat else c.n_layers * layer
+    size = {"float32": 4, "bfloat16": 2}[run.compute.dtype]
+    microbatch = run.batch_tokens / run.compute.accumulate
+    activations = microbatch * (size * kept + 4 * 3 * c.vocab_size)  # logits are float32 always
+    runtime = 450e6  # resident size of a worker after import and compilation
+    return Estimate(
+        seconds=None if has_accelerator() else flops / (CPU_EFFICIENCY * core_flops()),
+        memory_bytes=16.0 * count_params(c).total + activations + runtime,
+    )

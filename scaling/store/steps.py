@@ -1,0 +1,112 @@
+"""The steps of a run: a row a logged step, in segments while it trains, and its checkpoints."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from scaling.store.checksums import CHECKSUMS
+from scaling.store.records import Refusal, check_part, write_part, write_table
+
+STEP_COLUMNS = (
+    "step",  # optimiser steps done, the trunk's included
+    "tokens",  # trained on by then
+    "flops",  # exact, by then
+    "loss",  # training batch, nats/token
+    "val_loss",  # held-out, nats/token; null where not evaluated
+    "val_loss_stderr",
+    "lr",
+    "grad_norm",  # before clipping
+    "tokens_per_s",  # this column and the next are the only ones taken from a clock
+    "mfu",  # null where the device's peak is not known
+)
+MAX_STEPS = 5_000_000  # of one run; the longest published have about one million
+STEP = re.compile(r"0|[1-9][0-9]{0,15}")  # the name of a checkpoint
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps with a checkpoint in a run's `checkpoints` folder, ascending.
+
+    One without checksums does not count: it was not finished, or made before there were any.
+    """
+    if not folder.is_dir():
+        return []
+    return sorted(
+        int(entry.name)
+        for entry in folder.iterdir()
+        if STEP.fullmatch(entry.name) and (entry / CHECKSUMS).is_file()
+    )
+
+
+def read_steps(run: Path) -> pd.DataFrame:
+    """The logged steps of a run in order: steps.parquet and any segments not yet merged."""
+    files = [*run.glob("steps.parquet"), *_segments(run)]
+    parts = [read_step_file(file) for file in files]
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return pd.DataFrame({name: pd.Series(dtype=float) for name in STEP_COLUMNS})
+    # A process killed between merging and deleting its segments leaves rows in both places.
+    return pd.concat(parts).drop_duplicates("step", ignore_index=True)
+
+
+def read_step_file(path: Path) -> pd.DataFrame:
+    """The columns of a step and no others. Raises Refusal unless all are there, and numbers."""
+    from pyarrow import ArrowException, types
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        check_part(path)
+        with ParquetFile(path) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+            if rows > MAX_STEPS:
+                raise ValueError(f"{rows:,} rows; no run has more than {MAX_STEPS:,}")
+            for name in STEP_COLUMNS:
+                kind = schema.field(name).type
+                if not (types.is_float64(kind) or types.is_int64(kind) or types.is_null(kind)):
+                    raise ValueError(f"{name} is of type {kind}")
+            # Without what the file says of itself beyond its columns, which pandas would follow.
+            table = file.read(list(STEP_COLUMNS)).replace_schema_metadata(None).to_pandas()
+        if table["step"].dtype != "int64":
+            raise ValueError("step is no whole number")
+        return table.astype(dict.fromkeys(STEP_COLUMNS[1:], "float64"))
+    except (OSError, ValueError, KeyError, NotImplementedError, ArrowException) as error:
+        raise Refusal(
+            f"{path} cannot be read ({error}). Restore it, or delete the run's folder "
+            "and run the study again."
+        ) from error
+
+
+def write_segment(run: Path, rows: list[dict[str, Any]]) -> None:
+    """Write consecutive step rows as one segment, before the checkpoint that ends them."""
+    if rows:
+        table = pd.DataFrame(rows, columns=list(STEP_COLUMNS))
+        table = table.astype({name: "int64" if name == "step" else "float64" for name in table})
+        write_part(run / "steps", rows[0]["step"], table)
+
+
+def forget_steps_after(run: Path, step: int) -> None:
+    """Drop the rows past `step`: what a killed worker logged beyond its last checkpoint."""
+    for segment in _segments(run):
+        if int(segment.stem.partition("-")[0]) > step:
+            segment.unlink()
+    table = read_steps(run)
+    if len(table) and table["step"].max() > step:
+        merge_steps(run, table[table["step"] <= step])
+
+
+def merge_steps(run: Path, table: pd.DataFrame | None = None) -> None:
+    """Make steps.parquet the only file of steps."""
+    write_table(run / "steps.parquet", read_steps(run) if table is None else table)
+    for segment in _segments(run):
+        segment.unlink()
+
+
+def _segments(run: Path) -> list[Path]:
+    files = (run / "steps").glob("*.parquet")
+    return sorted(file for file in files if _SEGMENT.fullmatch(file.name))
+
+
+_SEGMENT = re.compile(r"[0-9]{9,16}(-[0-9a-f]+)?\.parquet")

@@ -1,0 +1,48 @@
+"""Where and with what a run was trained: kept with it, never part of what it is."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from scaling.spec import RunSpec
+
+
+def provenance(run: RunSpec) -> dict[str, Any]:
+    """Where and with what a run is made. Call in the worker: it asks jax for its device."""
+    import jax
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    device = jax.devices()[0]
+    return {
+        "git": _git_commit(),
+        "python": platform.python_version(),
+        "packages": {name: installed(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+        "host": platform.node(),
+        "platform": device.platform,
+        "device_kind": device.device_kind,
+        "device_count": jax.device_count(),
+        "devices_used": run.devices_used(jax.device_count()),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of this checkout, with -dirty if it was changed; null outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
