@@ -417,7 +417,7 @@ def test_more_steps_than_a_run_has_are_counted_and_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_segment(tmp_path, rows(1, 3))
-    monkeypatch.setattr(records, "MAX_STEPS", 2)
+    monkeypatch.setattr("scaling.store.steps.MAX_STEPS", 2)
     with pytest.raises(Refusal, match="3 rows; no run has more than 2"):
         read_steps(tmp_path)
 
