@@ -49,7 +49,6 @@ def main() -> None:
 
 def measured(results: Path) -> Iterator[dict[str, float]]:
     """A row a run: its parameters, and its seconds of training, held-out losses and tasks."""
-    from models.decoder.count import count_params
     from scaling.spec import read_spec
 
     timed: dict[str, tuple[float, float, float]] = {}
@@ -62,7 +61,7 @@ def measured(results: Path) -> Iterator[dict[str, float]]:
         own = range(spec.first_step + 1, spec.schedule.steps + 1)
         evaluated = {step for step in own if step % spec.evaluate_every == 0} | {own[-1]}
         row = {
-            "params": count_params(spec.model).total,
+            "params": spec.params.total,
             "training": len(own) / spec.steps_per_call * call,
             "holdout": len(evaluated) * holdout,
             "tasks": len(evaluated) * tasks,
@@ -91,7 +90,9 @@ def seconds(spec: RunSpec) -> tuple[float, float, float]:
 
     configure_jax()
     corpus = load(spec.corpus, cache_folder() / "corpora")
-    program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute, make_mesh())
+    program = make_program(
+        spec.architecture, spec.model, spec.optimizer, spec.seed, spec.compute, make_mesh()
+    )
     batches = batches_of(spec, corpus)
     windows = holdout_windows(corpus, spec.sequence_length, spec.holdout_tokens)
     evaluator = None if spec.tasks is None else evaluator_of(spec, corpus, program)

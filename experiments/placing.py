@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from analysis.units import bytes_text, human
-from models.decoder.count import count_params
 from models.devices import Device
 from scaling.planning.memory import StepMemory, step_memory
 from scaling.planning.plan import Plan
@@ -44,7 +43,10 @@ class Placed:
 def placed(plan: Plan, device: Device, count: int) -> Placed:
     """The plan's largest run by memory, on `count` of a device."""
     # Of very many runs most differ in their seed or length, which need no memory.
-    kinds = {(run.model, run.compute, run.microbatch_sequences): run for run in plan.runs}
+    kinds = {
+        (run.architecture, run.model, run.compute, run.microbatch_sequences): run
+        for run in plan.runs
+    }
     found = [Placed(run, device, count, step_memory(run, count)) for run in kinds.values()]
     return max(found, key=lambda each: each.memory.total)
 
@@ -54,7 +56,7 @@ def to_text(each: Placed) -> str:
     m, run = each.memory, each.run
     needs = (
         f"{each.count} × {each.device.name}: the largest run "
-        f"({human(count_params(run.model).total)} parameters, {m.sequences} of "
+        f"({human(run.params.total)} parameters, {m.sequences} of "
         f"{run.microbatch_sequences} sequences of {run.sequence_length:,} tokens at once on each "
         f"of {m.devices}) needs about {bytes_text(each.needed)} of its "
         f"{bytes_text(each.device.memory)}: {bytes_text(m.state)} parameters and moments, "
@@ -74,7 +76,7 @@ def to_json(each: Placed) -> dict[str, Any]:
     return {
         "device": each.device.name,
         "count": each.count,
-        "params_total": count_params(each.run.model).total,
+        "params_total": each.run.params.total,
         "memory_bytes": each.device.memory,
         "needed_bytes": each.needed,
         **asdict(each.memory),

@@ -6,13 +6,12 @@ import math
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import PlainValidator, TypeAdapter, ValidationInfo
 
-from models.architecture import code_of
-from models.decoder.config import ModelConfig
-from models.decoder.count import count_flops, count_params
+from models.architecture import Config, architecture, code_of
+from models.counts import FlopCount, ParamCount
 from scaling.data.corpus import CorpusInfo, unique_tokens
 from scaling.schedule import Schedule
 from scaling.store.records import Refusal
@@ -51,6 +50,12 @@ class Compute:
     accumulate: int = 1  # microbatches a step
 
 
+def _own_config(value: Any, info: ValidationInfo) -> Config:
+    """A model's configuration from plain values, as the architecture of its run has it."""
+    config = architecture(info.data["architecture"]).config
+    return TypeAdapter(config).validate_python(value)
+
+
 @dataclass(frozen=True)
 class RunSpec:
     """Everything that determines one run; its ids are hashes of it."""
@@ -58,7 +63,8 @@ class RunSpec:
     run_id: str
     trunk_id: str  # the run whose trajectory this one continues; its own id if none
     run_kind: RunKind
-    model: ModelConfig
+    architecture: str  # the name of a family of models
+    model: Annotated[Config, PlainValidator(_own_config)]  # one of them, as the family describes it
     corpus: str  # fingerprint of the tokenised corpus
     sequence_length: int
     batch_sequences: int
@@ -90,6 +96,16 @@ class RunSpec:
         return math.gcd(self.microbatch_sequences, devices)
 
     @property
+    def params(self) -> ParamCount:
+        """The parameters of its model by kind."""
+        return architecture(self.architecture).count_params(self.model)
+
+    @property
+    def token_flops(self) -> FlopCount:
+        """Exact training FLOPs a token by part, attention counted in full."""
+        return architecture(self.architecture).count_flops(self.model, self.sequence_length)
+
+    @property
     def tokens(self) -> int:
         """D of the point this run ends at, the trunk's part included."""
         return self.schedule.steps * self.batch_tokens
@@ -112,12 +128,12 @@ class RunSpec:
     @property
     def flops_6nd(self) -> float:
         """6·params_total·D, the headline compute of the point."""
-        return 6.0 * count_params(self.model).total * self.tokens
+        return 6.0 * self.params.total * self.tokens
 
     @property
     def flops_per_token(self) -> float:
         """Exact training FLOPs a token, attention counted in full."""
-        return float(count_flops(self.model, self.sequence_length, "full").total)
+        return float(self.token_flops.total)
 
 
 def identity_of(run: RunSpec) -> dict[str, Any]:
@@ -134,8 +150,8 @@ def identity_of(run: RunSpec) -> dict[str, Any]:
         del identity[name]
     if run.tasks is not None:
         identity["tasks"] = run.tasks.identity
-    if run.model.architecture != "decoder":
-        identity["architecture_code"] = code_of(run.model.architecture)
+    if code := code_of(run.architecture):
+        identity["architecture_code"] = code
     compute = identity.pop("compute")
     return {"recipe": RECIPE, **identity, "compute_dtype": compute.pop("dtype"), **compute}
 
@@ -157,16 +173,18 @@ def spent_flops(run: RunSpec) -> float:
 
 def run_columns(run: RunSpec, corpus: CorpusInfo) -> dict[str, Any]:
     """The columns of the run table that the specification alone determines."""
-    params = count_params(run.model)
-    flops = count_flops(run.model, run.sequence_length, "full")
+    params, flops = run.params, run.token_flops
     text_tokens = run.schedule.steps * run.text_batch_tokens
     text = unique_tokens(text_tokens, corpus, run.sequence_length, run.unique_tokens)
     return {
         "seed": run.seed,
+        "architecture": run.architecture,
+        "shape": shape_text(run.architecture, run.model),
         **vars(run.model),
         "params_total": params.total,
         "params_non_embedding": params.non_embedding,
         "params_matmul": params.matmul,
+        "params_active": params.active,
         "tokens": run.tokens,
         # A window of tasks is made for its place in the run, and counts as new.
         "unique_tokens": text + run.tokens - text_tokens,
@@ -190,6 +208,11 @@ def run_columns(run: RunSpec, corpus: CorpusInfo) -> dict[str, Any]:
         "compute_dtype": run.compute.dtype,
         **({} if run.tasks is None else {"task_share": run.task_sequences / run.batch_sequences}),
     }
+
+
+def shape_text(name: str, model: Config) -> str:
+    """The shape of a model in a few characters, such as 2×64×4."""
+    return "×".join(map(str, architecture(name).shape(model).values()))
 
 
 def planned(spec: RunSpec, study: str, counts: dict[str, Any]) -> dict[str, Any]:

@@ -9,15 +9,26 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic.dataclasses import dataclass
+from typing_extensions import is_typeddict
 
-from models.decoder.ladder import ParamsConvention
+from models.architecture import DEFAULT, Settings, architecture
+from models.counts import ParamsConvention
 from scaling.quantity import parse_count, parse_quantity
 from scaling.store.records import Refusal, did_you_mean
-from scaling.study_errors import ladder_missing, lines_of, respelt, source_missing
+from scaling.study_errors import USUAL, Words, lines_of, respelt, source_missing
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -32,7 +43,6 @@ MAX_TEXT = 4096  # characters of a name or a text: as long as a path may be
 # FLOPs a second, and array sizes are 32 bits.
 Quantity = Annotated[float, BeforeValidator(parse_quantity), Field(le=1e33)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-AspectRatio = Annotated[float, Field(ge=1e-3, le=1e6)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Whole = Annotated[int, BeforeValidator(parse_count)]
@@ -41,15 +51,28 @@ Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Shots = Annotated[Whole, Field(ge=0, le=1000)]  # examples before a prompt
 
 
-@dataclass(frozen=True, config=_STRICT)
-class ModelSection:
-    """The family of shapes; sizes come from [grid]."""
+def _own_settings(value: Any, info: ValidationInfo) -> Settings:
+    """[model] as the architecture that it names reads it; presets leave less to say."""
+    if isinstance(value, Settings):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError("must be a section such as [model]")
+    name = value.get("architecture", DEFAULT)
+    if not isinstance(name, str):
+        raise ValueError(f"architecture = {name!r} must be the name of one")
+    settings = settings_class(name, bool(info.context and info.context["presets"]))
+    # An error of a field is reported with its own place, as of a section that is read directly.
+    given = json.dumps({**value, "architecture": name})
+    return TypeAdapter(settings).validate_json(given)
 
-    head_dim: Count | None = None  # this and the next are given unless [grid] names presets
-    aspect_ratio: AspectRatio | None = None  # d_model / n_layers aimed at
-    dialect: Literal["llama", "gpt2"] = "llama"
-    queries_per_kv: Count = 1
-    overrides: dict[str, Any] = field(default_factory=dict)  # any dialect field of ModelConfig
+
+def settings_class(name: str, presets: bool) -> type[Settings]:
+    """What [model] may say of an architecture. Raises ValueError for one that is not installed."""
+    family = architecture(name)
+    return family.preset_settings if presets else family.settings
+
+
+ModelSection = Annotated[SerializeAsAny[Settings], PlainValidator(_own_settings)]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -298,17 +321,8 @@ class Study:
     sweep: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        model = self.model
-        missing = ladder_missing(vars(model), self.grid.presets) + source_missing(vars(self.data))
-        if missing:
+        if missing := source_missing(vars(self.data)):
             raise ValueError("\n".join(missing))
-        changed = [f.name for f in fields(ModelSection) if f.name != "overrides"]
-        changed = [name for name in changed if getattr(model, name) != getattr(ModelSection, name)]
-        if self.grid.presets and changed:
-            raise ValueError(
-                f"[model] {', '.join(changed)} would change nothing: [grid] presets have their own "
-                "shape. Remove it, or use overrides"
-            )
         swept = {path: len(values) for path, values in self.sweep.items()}
         runs = self.grid.points * math.prod(swept.values())
         # What is swept beside [training] may make other shapes of each size.
@@ -333,7 +347,6 @@ class Misspelt(Refusal):
 _ADAPTER = TypeAdapter(Study)
 _SECTIONS = {
     "": Study,
-    "model": ModelSection,
     "data": DataSection,
     "sources": SourceSection,
     "training": TrainingSection,
@@ -381,12 +394,37 @@ def parse_study(raw: dict[str, Any], name: str) -> Study:
     try:
         _refuse_long_text(raw)
         # By way of JSON, whose strict mode takes arrays for tuples and tables for dataclasses.
-        return _ADAPTER.validate_json(json.dumps(raw, default=str))
+        given = json.dumps(raw, default=str)
+        return _ADAPTER.validate_json(given, context={"presets": _names_presets(raw)})
     except ValidationError as error:
-        said = "\n".join(f"{name}: {line}" for line in lines_of(error, raw, _KNOWN))
+        said = "\n".join(f"{name}: {line}" for line in lines_of(error, raw, _words(raw)))
         raise _refusal(said, respelt(error, raw), name) from error
     except (ValueError, RecursionError) as error:  # no JSON: thousands of digits, endless nesting
         raise Refusal(f"{name}: {error}.") from error
+
+
+def _names_presets(raw: dict[str, Any]) -> bool:
+    grid = raw.get("grid")
+    return isinstance(grid, dict) and bool(grid.get("presets"))
+
+
+def _words(raw: dict[str, Any]) -> Words:
+    """The fields of every section, those of [model] as the study's architecture has them."""
+    model = raw.get("model")
+    name = model.get("architecture", DEFAULT) if isinstance(model, dict) else DEFAULT
+    try:
+        family = architecture(name)
+    except (ValueError, TypeError):  # refused as it is
+        family = architecture(DEFAULT)
+    sized, published = family.settings, family.preset_settings
+    settings = published if _names_presets(raw) else sized
+    known = dict(_KNOWN)
+    known["model"] = [f.name for f in fields(settings)]
+    for field_name, hint in get_type_hints(settings).items():
+        if is_typeddict(hint):
+            known[f"model.{field_name}"] = [*get_type_hints(hint)]
+    ignored = {f.name for f in fields(sized)} - {f.name for f in fields(settings)}
+    return Words(known, {**USUAL, "model": family.usual}, ignored)
 
 
 def _refusal(said: str, meant: dict[str, Any] | None, name: str) -> Refusal:

@@ -57,9 +57,6 @@ class ModelConfig:
     # Attention and MLP read the same input and add to it together (GPT-NeoX, section 2.1.2), each
     # through its own norm.
     parallel: bool = False
-    # "decoder", or a name that an installed package declares (models/architecture.py), whose
-    # model reads of the fields above what it needs.
-    architecture: str = "decoder"
 
     @property
     def rotary_dim(self) -> int:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from models.decoder.count import count_params
 from scaling.data.corpus import CorpusInfo, epoch_tokens
 from scaling.planning.grid import Cell
 from scaling.planning.refusals import listed
@@ -42,7 +41,7 @@ def refuse_warmups(study: Study, sizes: Sequence[Size]) -> None:
         steps = whole_calls(study, size.cells[0].tokens)
         if warmup <= MAX_WARMUP_SHARE * steps:
             continue
-        params = f"{count_params(size.base.model).non_embedding:,}"
+        params = f"{size.base.params.non_embedding:,}"
         runs.setdefault(f"{warmup / steps:.0%} of {steps * batch:,} tokens", []).append(params)
         least = math.ceil(warmup / MAX_WARMUP_SHARE / call) * call
         wanted.append((size.cells[0], float(least * batch)))

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from models.decoder.config import ModelConfig
-from models.decoder.count import count_params
-from models.decoder.ladder import Rung
+from models.architecture import Config
+from models.ladder import Rung
 from scaling.data.corpus import CorpusInfo
 from scaling.planning.estimate import Estimate, estimate
 from scaling.planning.grid import Cell, draft_cells
@@ -28,7 +27,7 @@ from scaling.study import Study
 class LeftOut:
     """A cell of the grid that will not be trained."""
 
-    model: ModelConfig
+    rung: Rung
     tokens: float
     flops_6nd: float
     reason: str
@@ -84,7 +83,7 @@ def draft(study: Study, corpus: CorpusInfo) -> Draft:
     refusals = Refusals()
     runs: list[RunSpec] = []
     left_out: list[LeftOut] = []
-    rungs: dict[ModelConfig, Rung] = {}
+    rungs: dict[Config, Rung] = {}
     several: tuple[Variant, ...] = ()
     astray = False
     with refusals.gathered():
@@ -133,7 +132,7 @@ def _variant(study: Study, label: str | None, corpus: CorpusInfo, refusals: Refu
         for cell in cells:
             if cell.flops_6nd > most:
                 reason = f"6ND = {cell.flops_6nd:.2e} is above max_run_flops = {most:.2e}"
-                left_out.append(LeftOut(rung.config, cell.tokens, cell.flops_6nd, reason))
+                left_out.append(LeftOut(rung, cell.tokens, cell.flops_6nd, reason))
         if not kept:
             refusals.add(
                 f"[grid] max_run_flops = {most:.3g} leaves no budget for params = "
@@ -186,7 +185,7 @@ def _merge_trunks(runs: Sequence[RunSpec], refusals: Refusals) -> tuple[RunSpec,
         else:
             call = run.steps_per_call * run.batch_tokens
             refusals.add(
-                f"[grid] two points round to the same run: {count_params(run.model).total:,} "
+                f"[grid] two points round to the same run: {run.params.total:,} "
                 f"parameters on {run.tokens:,} tokens (seed {run.seed}, rate "
                 f"{run.schedule.peak:.3g}). Remove one, or space them wider than a call of steps, "
                 f"{call:,} tokens."
@@ -221,11 +220,10 @@ def plan_table(plan: Plan) -> pd.DataFrame:
             }
         )
     for cell in plan.left_out:
-        params = count_params(cell.model)
+        params = cell.rung.counts
         rows.append(
             {
-                "n_layers": cell.model.n_layers,
-                "d_model": cell.model.d_model,
+                **vars(cell.rung.config),
                 "params_total": params.total,
                 "params_non_embedding": params.non_embedding,
                 "params_matmul": params.matmul,

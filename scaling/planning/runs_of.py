@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
-from models.decoder.count import count_params
-from models.decoder.ladder import Rung
+from models.architecture import Execution, architecture
+from models.ladder import Rung
 from scaling.data.corpus import CorpusInfo
 from scaling.planning.grid import Cell
 from scaling.planning.refusals import Refusals
@@ -91,7 +91,7 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
     no rate here, layers that an architecture does not have, and tasks that make no mixture.
     """
     training = study.training
-    model, params = rung.config, count_params(rung.config)
+    name, params = study.model.architecture, rung.counts
     batch_tokens = step_tokens(study)
     refusals = Refusals()
     if training.batch_sequences % training.accumulate:
@@ -100,11 +100,11 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
             f"[training] accumulate = {training.accumulate} does not divide batch_sequences = "
             f"{training.batch_sequences}. Give a divisor, such as {near}."
         )
-    if model.architecture != "decoder" and (training.layers, training.remat) != ("unrolled", False):
-        refusals.add(
-            f"[training] layers, remat: architecture = {model.architecture!r} runs its own layers. "
-            "Remove them, or see to it in its build()."
-        )
+    try:
+        execution = Execution(training.compute_dtype, training.layers, training.remat)
+        architecture(name).check(execution)
+    except ValueError as error:
+        refusals.add(f"[training] architecture = {name!r}: {error}.")
 
     def resolved(field: str, rules: Mapping[str, Rule]) -> float:
         setting = getattr(training, field)
@@ -127,7 +127,8 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
         run_id="",
         trunk_id="",
         run_kind="trunk",
-        model=model,
+        architecture=name,
+        model=rung.config,
         corpus=corpus.fingerprint,
         sequence_length=study.data.sequence_length,
         batch_sequences=training.batch_sequences,

@@ -116,7 +116,9 @@ class _Loop:
         self.batches = batches_of(spec, corpus)
         self.windows = holdout_windows(corpus, spec.sequence_length, spec.holdout_tokens)
         self.bytes_per_token = corpus.info.bytes_per_token
-        self.program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute, mesh)
+        self.program = make_program(
+            spec.architecture, spec.model, spec.optimizer, spec.seed, spec.compute, mesh
+        )
         self.evaluator = None if spec.tasks is None else evaluator_of(spec, corpus, self.program)
         self.scores: dict[int, pd.DataFrame] = {}  # of evaluated steps, since the last checkpoint
         self.rows: list[dict[str, Any]] = []  # logged since the last segment

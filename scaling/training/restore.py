@@ -55,6 +55,8 @@ def finished(folder: Path) -> Finished:
     configure_jax()
     corpus = load(spec.corpus, cache_folder() / "corpora")
     mesh = make_mesh(fsdp=spec.devices_used(jax.device_count()))
-    program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute, mesh)
+    program = make_program(
+        spec.architecture, spec.model, spec.optimizer, spec.seed, spec.compute, mesh
+    )
     state = checkpoint.restore(folder / "checkpoints", step, program.abstract)
     return Finished(spec, corpus, program, state.params)

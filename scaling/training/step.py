@@ -7,7 +7,7 @@ math, does a scan of 1, whose loop XLA takes away: steps_per_call is part of a r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,11 +18,16 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from models.architecture import architecture
-from models.decoder.config import ModelConfig
-from models.decoder.count import count_params
-from models.decoder.model import Decoder, cross_entropy
-from models.sharding import batch_sharding, is_matrix, replicated, state_shardings
+from models.architecture import Config, Execution, Output, architecture, output_of
+from models.counts import Kind, ParamCount
+from models.decoder.model import cross_entropy
+from models.sharding import (
+    batch_sharding,
+    leaves_of,
+    replicated,
+    shardings_of,
+    sizes_by_kind,
+)
 from scaling.spec import Compute, Optimizer
 from scaling.store.records import Refusal
 
@@ -59,70 +64,78 @@ class Program:
     abstract: TrainState  # shapes, dtypes and shardings, for restoring
 
 
-def update_rule(optimizer: Optimizer) -> optax.GradientTransformation:
-    """AdamW without its learning rate, which the step multiplies in.
+def update_rule(optimizer: Optimizer, leaves: Any) -> optax.GradientTransformation:
+    """AdamW without its learning rate, which the step multiplies in, for parameters of these kinds.
 
-    Decay is decoupled and touches matrices only (Loshchilov & Hutter 2019, arXiv:1711.05101).
+    Decay is decoupled and touches no vectors (Loshchilov & Hutter 2019, arXiv:1711.05101).
     """
     return optax.chain(
         optax.clip_by_global_norm(optimizer.clip_norm),
         optax.scale_by_adam(optimizer.beta1, optimizer.beta2, eps=ADAM_EPSILON),
         optax.add_decayed_weights(
             optimizer.weight_decay,
-            mask=lambda params: jax.tree_util.tree_map_with_path(is_matrix, params),
+            mask=jax.tree.map(lambda leaf: leaf.kind != "vector", leaves),
         ),
     )
 
 
 def make_program(
-    model: ModelConfig, optimizer: Optimizer, seed: int, compute: Compute, mesh: Mesh
+    name: str, model: Config, optimizer: Optimizer, seed: int, compute: Compute, mesh: Mesh
 ) -> Program:
-    """The program of a run.
+    """The program of a run: a `model` of the architecture of this name.
 
     `train` takes tokens (steps, B, T + 1) int32 and rates (steps,) float32 and donates its state.
     `evaluate` takes parameters and windows (B, T + 1) and returns losses (B, T) float32.
-    Raises Refusal if the parameter tree is not of the size that was counted: every N, and so
+    Raises Refusal if the parameter tree is not what was counted, kind by kind: every N, and so
     every fit, would be wrong.
     """
-    rule = update_rule(optimizer)
+    family = architecture(name)
+    execution = Execution(compute.dtype, compute.layers, compute.remat)
 
     def create() -> nnx.Module:
-        rngs, dtype = nnx.Rngs(seed), jnp.dtype(compute.dtype)
-        if model.architecture != "decoder":
-            return architecture(model.architecture).build(model, rngs=rngs, dtype=dtype)
-        return Decoder(model, rngs=rngs, dtype=dtype, layers=compute.layers, remat=compute.remat)
+        return family.build(model, nnx.Rngs(seed), execution)
 
-    graph, _ = nnx.split(nnx.eval_shape(create))
+    graph, arrays = nnx.split(nnx.eval_shape(create))
+    leaves = leaves_of(family, arrays)
+    _refuse_miscounted(name, family.count_params(model), sizes_by_kind(arrays, leaves))
+    rule = update_rule(optimizer, leaves)
 
     def initial() -> TrainState:
         params = nnx.split(create())[1]
         return TrainState(params, rule.init(params), jnp.int32(0))
 
     shapes = jax.eval_shape(initial)
-    held, counted = sum(leaf.size for leaf in jax.tree.leaves(shapes.params)), count_params(model)
-    if held != counted.total:
-        raise Refusal(
-            f"architecture = {model.architecture!r}: its parameter tree holds {held:,} numbers and "
-            f"count_params says {counted.total:,}. Correct the count."
-        )
-    shardings = state_shardings(mesh, shapes)
+    everywhere = replicated(mesh)
+    of_params = shardings_of(mesh, shapes.params, leaves)
+    # Moments lie where their parameters do.
+    of_moments = optax.tree.map_params(
+        rule,
+        lambda _, sharding: sharding,
+        shapes.moments,
+        of_params,
+        transform_non_params=lambda _: everywhere,
+    )
+    shardings = TrainState(of_params, of_moments, everywhere)  # type: ignore[arg-type]
 
-    def logits(params: Any, tokens_BxT: jax.Array) -> jax.Array:
+    def output(params: Any, tokens_BxT: jax.Array) -> Output:
         # The decoder lays its table out on the mesh that it is traced for.
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return nnx.merge(graph, params)(tokens_BxT)
+            return output_of(nnx.merge(graph, params)(tokens_BxT))
+
+    def logits(params: Any, tokens_BxT: jax.Array) -> jax.Array:
+        return output(params, tokens_BxT).logits
 
     def losses(params: Any, tokens_BxT1: jax.Array) -> jax.Array:
         return cross_entropy(logits(params, tokens_BxT1[:, :-1]), tokens_BxT1[:, 1:])
 
     def objective(params: Any, tokens_BxT1: jax.Array) -> tuple[jax.Array, jax.Array]:
         """What is minimised, and the mean cross-entropy that is reported."""
-        logits_BxTxV = logits(params, tokens_BxT1[:, :-1])
+        logits_BxTxV, penalty = output(params, tokens_BxT1[:, :-1])
         loss = jnp.mean(cross_entropy(logits_BxTxV, tokens_BxT1[:, 1:]))
         if not optimizer.z_loss:
-            return loss, loss
+            return loss + penalty, loss
         log_normaliser_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)
-        return loss + optimizer.z_loss * jnp.mean(log_normaliser_BxT**2), loss
+        return loss + penalty + optimizer.z_loss * jnp.mean(log_normaliser_BxT**2), loss
 
     def gradients(params: Any, tokens_BxT1: jax.Array) -> tuple[jax.Array, Any]:
         """The mean loss of a batch and the gradient of its objective."""
@@ -159,7 +172,6 @@ def make_program(
     ) -> tuple[TrainState, Metrics]:
         return jax.lax.scan(step, state, (tokens_SxBxT1, rates_S))
 
-    everywhere = replicated(mesh)
     batches, windows = batch_sharding(mesh, leading=1), batch_sharding(mesh)
     return Program(
         # Born sharded: no device ever holds the whole state of a model that needs several.
@@ -182,3 +194,13 @@ def make_program(
             shardings,
         ),
     )
+
+
+def _refuse_miscounted(name: str, counted: ParamCount, held: Mapping[Kind, int]) -> None:
+    for kind, size in held.items():
+        if getattr(counted, kind) != size:
+            raise Refusal(
+                f"architecture = {name!r}: its parameter tree holds {size:,} numbers of the kind "
+                f"{kind!r} and count_params says {getattr(counted, kind):,}. Correct the count, "
+                "or what leaf() says of their names."
+            )
