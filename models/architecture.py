@@ -100,7 +100,7 @@ class Architecture(Protocol):
 
     config: type[Config]
     settings: type[Settings]  # [model] where [grid] gives sizes
-    preset_settings: type[Settings] = Settings  # [model] where it names presets
+    preset_settings: type[Settings] | None = None  # [model] where it names presets, if any
     usual: Mapping[str, str] = {}  # a value that would do, of each setting that must be given
     smaller: str | None = None  # the change of a setting that makes the smallest shape smaller
 
@@ -131,7 +131,7 @@ class Architecture(Protocol):
 
         Raises ValueError for an unknown one.
         """
-        raise ValueError(f"preset = {name!r}: this architecture has none. Give params")
+        raise ValueError(f"preset = {name!r}: this architecture has none")
 
     def leaf(self, path: Sequence[str], dimensions: int) -> Leaf:
         """What the array with this path of names in the parameter tree is; by its names."""
@@ -167,16 +167,15 @@ def architecture(name: str) -> Architecture:
     Raises ValueError, naming those that are installed, if there is none, if two packages bring it,
     or if what it names is none.
     """
-    declared = _declared(name)
+    entry = declared(name)
     try:
-        loaded = declared.load()
+        loaded = entry.load()
     except Exception as error:  # whatever another package's import raises
         raise ValueError(
-            f"architecture = {name!r}: cannot load {declared.value}: "
-            f"{type(error).__name__}: {error}"
+            f"architecture = {name!r}: cannot load {entry.value}: {type(error).__name__}: {error}"
         ) from error
     if wrong := _wrong(loaded):
-        raise ValueError(f"architecture = {name!r}: {declared.value} {wrong}")
+        raise ValueError(f"architecture = {name!r}: {entry.value} {wrong}")
     return loaded
 
 
@@ -186,12 +185,13 @@ def code_of(name: str) -> str:
     Part of a run's identity: another program is another run. Empty for those that ship with the
     harness, of which the run's recipe tells. Raises ValueError as `architecture` does.
     """
-    declared = _declared(name)
-    return "" if declared in BUILT_IN else digest_of(declared.module)
+    entry = declared(name)
+    return "" if entry in BUILT_IN else digest_of(entry.module)
 
 
 @cache
-def _declared(name: str) -> EntryPoint:
+def declared(name: str) -> EntryPoint:
+    """Where the architecture of this name is found. Raises ValueError if nowhere, or twice."""
     found = dict.fromkeys([*BUILT_IN, *entry_points(group=GROUP)])
     mine = [each for each in found if each.name == name]
     if not mine:

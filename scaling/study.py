@@ -67,9 +67,16 @@ def _own_settings(value: Any, info: ValidationInfo) -> Settings:
 
 
 def settings_class(name: str, presets: bool) -> type[Settings]:
-    """What [model] may say of an architecture. Raises ValueError for one that is not installed."""
+    """What [model] may say of an architecture.
+
+    Raises ValueError for one that is not installed, and for presets of one that has none.
+    """
     family = architecture(name)
-    return family.preset_settings if presets else family.settings
+    if not presets:
+        return family.settings
+    if family.preset_settings is None:
+        raise ValueError(f"architecture = {name!r} has no presets. Give [grid] params")
+    return family.preset_settings
 
 
 ModelSection = Annotated[SerializeAsAny[Settings], PlainValidator(_own_settings)]
@@ -417,7 +424,7 @@ def _words(raw: dict[str, Any]) -> Words:
     except (ValueError, TypeError):  # refused as it is
         family = architecture(DEFAULT)
     sized, published = family.settings, family.preset_settings
-    settings = published if _names_presets(raw) else sized
+    settings = published if published and _names_presets(raw) else sized
     known = dict(_KNOWN)
     known["model"] = [f.name for f in fields(settings)]
     for field_name, hint in get_type_hints(settings).items():

@@ -122,10 +122,7 @@ def _line(where: str, section: str, place: list[str], mistake: Any, words: Words
     if kind == "value_error" and len(place) == 1:
         return f"[{where}] {_said(mistake)}."  # about fields of the section together
     if section == "model" and kind in _UNKNOWN and name in words.ignored:
-        return (
-            f"{where} would change nothing: [grid] presets have their own shape. Remove it, or use "
-            "overrides."
-        )
+        return f"{where} would change nothing: [grid] presets have their own shape. Remove it."
     if kind in _UNKNOWN:
         near = did_you_mean(name, words.known[section if len(place) > 1 else ""])
         return f"{where} is not a known field.{near or ' Remove it or correct its spelling.'}"

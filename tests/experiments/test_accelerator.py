@@ -83,7 +83,9 @@ study = read_study(Path("experiments/accelerator.toml"))
 runs = make_plan(study, declared(study.data)).runs
 sizes = sorted(runs, key=lambda run: run.flops_per_token)
 for run in (sizes[0], sizes[-1]):
-    program = make_program(run.model, run.optimizer, run.seed, run.compute, make_mesh(fsdp=8))
+    program = make_program(
+        run.architecture, run.model, run.optimizer, run.seed, run.compute, make_mesh(fsdp=8)
+    )
     batch = (run.steps_per_call, run.batch_sequences, run.sequence_length + 1)
     traced = program.train.trace(
         program.abstract,

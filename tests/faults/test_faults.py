@@ -492,10 +492,10 @@ def test_a_program_that_does_not_compile_fails_its_run_alone(
     survived("compilation fails")
     make_program, broken = training.make_program, grid.plan.runs[0].seed
 
-    def fail(model: Any, optimizer: Any, seed: int, *more: Any) -> Any:
+    def fail(name: str, model: Any, optimizer: Any, seed: int, *more: Any) -> Any:
         if seed == broken:
             raise RuntimeError("INTERNAL: the compiler gave up\nat some length")
-        return make_program(model, optimizer, seed, *more)
+        return make_program(name, model, optimizer, seed, *more)
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "make_program", fail)

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from models.architecture import GROUP, architecture
-from models.decoder.count import count_params
 from scaling.data.corpus import Corpus
-from scaling.planning.plan import Plan
+from scaling.planning.plan import Plan, make_plan
 from scaling.store.records import Refusal
+from scaling.study import parse_study
 from scaling.training.loop import train
 
 README = Path(__file__).parents[2] / "README.md"
-MIXER = {"overrides": {"architecture": "mixer"}}
-
-
-@pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Installs a module as the package of the README declares it."""
-
-    def install(source: str) -> None:
-        (tmp_path / "my_models.py").write_text(source)
-        info = tmp_path / "my_models-1.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-models\nVersion: 1\n")
-        (info / "entry_points.txt").write_text(f"[{GROUP}]\nmixer = my_models\n")
-        monkeypatch.syspath_prepend(tmp_path)
-
-    architecture.cache_clear()
-    yield install
-    architecture.cache_clear()
-    __import__("sys").modules.pop("my_models", None)
+MIXER = {"architecture": "mixer", "n_layers": 2}
 
 
 @pytest.fixture
@@ -46,67 +27,80 @@ def example() -> str:
     return found
 
 
+@pytest.fixture
+def mixed(table: Callable[..., dict[str, Any]], corpus: Corpus) -> Callable[..., Plan]:
+    """The plan of a small study of it, with fields of its sections replaced."""
+
+    def make(model: dict[str, Any] | None = None, **sections: Any) -> Plan:
+        raw = table(**sections)
+        raw["model"] = {**MIXER, **(model or {})}
+        return make_plan(parse_study(raw, "mixed.toml"), corpus.info)
+
+    return make
+
+
 def test_the_model_of_the_readme_trains(
-    installed: Callable[[str], None],
+    declare: Callable[..., Path],
     example: str,
-    plan: Callable[..., Plan],
+    mixed: Callable[[], Plan],
     corpus: Corpus,
     tmp_path: Path,
 ) -> None:
-    installed(example)
-    made = plan(model=MIXER)
-    run = made.runs[0]
-    assert run.model.architecture == "mixer"
-    assert run.run_id != plan().runs[0].run_id
+    declare({"my_models.py": example}, mixer="my_models:MIXERS")
+    run = mixed().runs[0]
+    assert (run.architecture, run.model.n_layers) == ("mixer", 2)
     (tmp_path / "runs").mkdir()
     trained = train(run, tmp_path / "runs" / run.run_id, corpus)
     assert 0 < trained.holdout.loss < trained.train_loss + 1
-    assert run.flops_6nd == 6 * count_params(run.model).total * run.tokens
+    assert run.flops_6nd == 6 * run.params.total * run.tokens
 
 
 def test_another_program_of_the_same_name_is_another_run(
-    installed: Callable[[str], None], example: str, plan: Callable[..., Plan], tmp_path: Path
+    declare: Callable[..., Path], example: str, mixed: Callable[[], Plan]
 ) -> None:
-    installed(example)
-    before = plan(model=MIXER).runs[0].run_id
-    (tmp_path / "my_models.py").write_text(example.replace("gelu", "relu"))
-    assert plan(model=MIXER).runs[0].run_id != before
+    folder = declare({"my_models.py": example}, mixer="my_models:MIXERS")
+    before = mixed().runs[0].run_id
+    (folder / "my_models.py").write_text(example.replace("gelu", "relu"))
+    assert mixed().runs[0].run_id != before
 
 
 def test_a_count_that_the_tree_contradicts_is_refused(
-    installed: Callable[[str], None],
+    declare: Callable[..., Path],
     example: str,
-    plan: Callable[..., Plan],
+    mixed: Callable[[], Plan],
     corpus: Corpus,
     tmp_path: Path,
 ) -> None:
-    wrong = example.replace(" head=V * D,", " head=0,")
+    wrong = example.replace(" vector=5 * L * D", " vector=4 * L * D")
     assert wrong != example
-    installed(wrong)
-    run = plan(model=MIXER).runs[0]
-    with pytest.raises(Refusal, match=r"architecture = 'mixer': .* count_params says"):
+    declare({"my_models.py": wrong}, mixer="my_models:MIXERS")
+    run = mixed().runs[0]
+    words = r"architecture = 'mixer': .* of the kind 'vector' and count_params says"
+    with pytest.raises(Refusal, match=words):
         train(run, tmp_path / run.run_id, corpus)
 
 
 @pytest.mark.parametrize(
-    "source, overrides, training, words",
+    "sections, words",
     [
-        ("", {"architecture": "mixer"}, {}, r"my_models has no build\(\)"),
-        ("", {"architecture": "mamba"}, {}, r"'mamba' is not installed; .* add 'mixer'"),
-        ("", {"architecture": 3}, {}, "valid string"),
-        ("import nowhere", {"architecture": "mixer"}, {}, "cannot load my_models: .*nowhere"),
-        (None, {"architecture": "mixer"}, {"remat": True}, r"\[training\] layers, remat"),
+        ({"model": {"n_layers": 2.5}}, r"\[model\] n_layers = 2.5: .* valid integer"),
+        ({"model": {"n_layer": 2}}, r"\[model\] n_layer is not .* Did you mean n_layers\?"),
+        ({"model": {"head_dim": 8}}, r"\[model\] head_dim is not a known field"),
+        ({"model": {"architecture": "mixers"}}, r"\[model\] architecture = .*mean 'mixer'\?"),
+        ({"model": {"architecture": 3}}, r"\[model\] architecture = 3 must be the name"),
+        ({"training": {"remat": True}}, r"architecture = 'mixer': .*remat = true: this architect"),
+        ({"grid": {"params": [10]}}, r"less than half of the smallest.*Give at least 34\.$"),
+        ({"grid": {"params": [], "presets": ["x"]}}, r"architecture = 'mixer' has no presets\."),
     ],
+    ids=str,
 )
-def test_an_architecture_that_cannot_be_had_is_refused(
-    installed: Callable[[str], None],
+def test_a_study_of_it_that_is_wrong_is_refused_as_one_of_ours(
+    declare: Callable[..., Path],
     example: str,
-    plan: Callable[..., Plan],
-    source: str | None,
-    overrides: dict[str, Any],
-    training: dict[str, Any],
+    mixed: Callable[..., Plan],
+    sections: dict[str, Any],
     words: str,
 ) -> None:
-    installed(example if source is None else source)
+    declare({"my_models.py": example}, mixer="my_models:MIXERS")
     with pytest.raises(Refusal, match=words):
-        plan(model={"overrides": overrides}, training=training)
+        mixed(**sections)

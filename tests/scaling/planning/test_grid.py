@@ -327,7 +327,7 @@ def test_presets_of_one_shape_are_named(gridded: StudyOf) -> None:
 
 def test_a_ladder_that_presets_would_ignore_is_refused(gridded: StudyOf) -> None:
     grid = {"kind": "product", "presets": ["pythia-14m"], "tokens": [1536]}
-    with pytest.raises(Refusal, match=r"\[model\] head_dim, .* would change nothing"):
+    with pytest.raises(Refusal, match=r"\[model\] head_dim would change nothing"):
         gridded(grid)
 
 

@@ -31,7 +31,7 @@ RATES = np.full(3, 1e-2, np.float32)
 def trained(optimizer: Optimizer = OPTIMIZER, **compute: Any) -> tuple[TrainState, np.ndarray]:
     """State and losses after three steps."""
     settings = Compute(**{"dtype": "float32", **compute})
-    program = make_program(MODEL, optimizer, 0, settings, make_mesh())
+    program = make_program("decoder", MODEL, optimizer, 0, settings, make_mesh())
     state, metrics = program.train(
         program.initial(), program.put_batches(TOKENS), program.put_rates(RATES)
     )
@@ -100,7 +100,7 @@ def test_bfloat16_keeps_float32_parameters_and_moments_and_nearly_the_losses(who
 
 def test_z_loss_is_in_the_gradient_and_not_in_the_reported_loss(whole: Any) -> None:
     optimizer = Optimizer(0.9, 0.95, 0.5, 1.0, z_loss=0.1)
-    program = make_program(MODEL, optimizer, 0, Compute("float32"), make_mesh())
+    program = make_program("decoder", MODEL, optimizer, 0, Compute("float32"), make_mesh())
     graph, params = nnx.split(Decoder(MODEL, rngs=nnx.Rngs(0)))
 
     def objective(params: Any) -> jax.Array:
