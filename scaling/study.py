@@ -9,23 +9,19 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainValidator,
-    SerializeAsAny,
     TypeAdapter,
     ValidationError,
-    ValidationInfo,
 )
 from pydantic.dataclasses import dataclass
-from typing_extensions import is_typeddict
 
-from models.architecture import DEFAULT, Settings, architecture
 from models.counts import ParamsConvention
+from scaling.model_section import ModelSection, model_words
 from scaling.quantity import parse_count, parse_quantity
 from scaling.store.records import Refusal, did_you_mean
 from scaling.study_errors import USUAL, Words, lines_of, respelt, source_missing
@@ -49,37 +45,6 @@ Whole = Annotated[int, BeforeValidator(parse_count)]
 Count = Annotated[Whole, Field(ge=1, lt=2**31)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Shots = Annotated[Whole, Field(ge=0, le=1000)]  # examples before a prompt
-
-
-def _own_settings(value: Any, info: ValidationInfo) -> Settings:
-    """[model] as the architecture that it names reads it; presets leave less to say."""
-    if isinstance(value, Settings):
-        return value
-    if not isinstance(value, dict):
-        raise ValueError("must be a section such as [model]")
-    name = value.get("architecture", DEFAULT)
-    if not isinstance(name, str):
-        raise ValueError(f"architecture = {name!r} must be the name of one")
-    settings = settings_class(name, bool(info.context and info.context["presets"]))
-    # An error of a field is reported with its own place, as of a section that is read directly.
-    given = json.dumps({**value, "architecture": name})
-    return TypeAdapter(settings).validate_json(given)
-
-
-def settings_class(name: str, presets: bool) -> type[Settings]:
-    """What [model] may say of an architecture.
-
-    Raises ValueError for one that is not installed, and for presets of one that has none.
-    """
-    family = architecture(name)
-    if not presets:
-        return family.settings
-    if family.preset_settings is None:
-        raise ValueError(f"architecture = {name!r} has no presets. Give [grid] params")
-    return family.preset_settings
-
-
-ModelSection = Annotated[SerializeAsAny[Settings], PlainValidator(_own_settings)]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -367,33 +332,48 @@ _KNOWN = {section: [f.name for f in fields(cls)] for section, cls in _SECTIONS.i
 
 
 def read_study(path: Path) -> Study:
-    """The study in a TOML file.
+    """The study in a TOML file. Raises Refusal as `study_bytes` and `study_of` do."""
+    return study_of(study_bytes(path), str(path))
+
+
+def study_bytes(path: Path) -> bytes:
+    """What a study's file holds. A pipe can be read only once, so whoever needs it keeps it.
+
+    Raises Refusal where it cannot be read, or is too large to be a study.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        near = ""
+        if isinstance(error, FileNotFoundError):
+            near = did_you_mean(path.name, (each.name for each in path.parent.glob("*.toml")))
+        raise Refusal(
+            f"cannot read study {path}: {error.strerror}. Give the path of a TOML file.{near}"
+        ) from error
+    if len(content) > MAX_BYTES:
+        raise Refusal(f"{path} is larger than {MAX_BYTES:,} bytes: a study file is short.")
+    return content
+
+
+def study_of(toml: bytes, name: str) -> Study:
+    """The study in the bytes of a TOML file; `name` says in messages where they came from.
 
     Raises Refusal naming the file, the field, its value and what is allowed: for unknown keys,
     wrong types, missing or out-of-range values. Relative data sources are relative to the
     working directory.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise Refusal(f"{path} is larger than {MAX_BYTES:,} bytes: a study file is short.")
-        text = content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        near = ""
-        if isinstance(error, FileNotFoundError):
-            near = did_you_mean(path.name, (each.name for each in path.parent.glob("*.toml")))
+        raw = tomllib.loads(toml.decode("utf-8"))
+    except UnicodeDecodeError as error:
         raise Refusal(
-            f"cannot read study {path}: {reason}. Give the path of a TOML file.{near}"
+            f"cannot read study {name}: not UTF-8 text. Give the path of a TOML file."
         ) from error
-    try:
-        raw = tomllib.loads(text)
     # Beside its own error, tomllib lets through those of integers of thousands of digits, of
     # impossible dates and of endless nesting.
     except (ValueError, RecursionError) as error:
-        raise Refusal(f"{path} is not valid TOML: {error}.") from error
-    return parse_study(raw, str(path))
+        raise Refusal(f"{name} is not valid TOML: {error}.") from error
+    return parse_study(raw, name)
 
 
 def parse_study(raw: dict[str, Any], name: str) -> Study:
@@ -416,22 +396,9 @@ def _names_presets(raw: dict[str, Any]) -> bool:
 
 
 def _words(raw: dict[str, Any]) -> Words:
-    """The fields of every section, those of [model] as the study's architecture has them."""
-    model = raw.get("model")
-    name = model.get("architecture", DEFAULT) if isinstance(model, dict) else DEFAULT
-    try:
-        family = architecture(name)
-    except (ValueError, TypeError):  # refused as it is
-        family = architecture(DEFAULT)
-    sized, published = family.settings, family.preset_settings
-    settings = published if published and _names_presets(raw) else sized
-    known = dict(_KNOWN)
-    known["model"] = [f.name for f in fields(settings)]
-    for field_name, hint in get_type_hints(settings).items():
-        if is_typeddict(hint):
-            known[f"model.{field_name}"] = [*get_type_hints(hint)]
-    ignored = {f.name for f in fields(sized)} - {f.name for f in fields(settings)}
-    return Words(known, {**USUAL, "model": family.usual}, ignored)
+    """What a study may say, of its [model] what its architecture reads."""
+    own = model_words(raw.get("model"), _names_presets(raw))
+    return Words({**_KNOWN, **own.known}, {**USUAL, **own.usual}, own.ignored)
 
 
 def _refusal(said: str, meant: dict[str, Any] | None, name: str) -> Refusal:

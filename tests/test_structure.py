@@ -20,7 +20,17 @@ ALLOWED = {
 
 # The rooms of scaling/, each of which imports only those before it.
 ROOMS = (
-    *("quantity", "schedule", "store", "study_errors", "study", "data", "tasks", "spec"),
+    *(
+        "quantity",
+        "schedule",
+        "store",
+        "study_errors",
+        "model_section",
+        "study",
+        "data",
+        "tasks",
+        "spec",
+    ),
     *("planning", "training", "launch"),
 )
 

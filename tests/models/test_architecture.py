@@ -23,6 +23,7 @@ from models.architecture import (
     output_of,
 )
 from models.counts import FlopCount, ParamCount
+from models.decoder.generate import generate
 from models.ladder import Growing
 from models.sharding import leaves_of, make_mesh, shardings_of, sizes_by_kind
 
@@ -78,10 +79,25 @@ def test_its_matrices_are_divided_and_its_vectors_are_not(family: Architecture) 
 
 
 def test_logits_are_float32_whatever_the_activations_are(family: Architecture) -> None:
-    config = some(family)
-    model = family.build(config, nnx.Rngs(0), Execution("bfloat16"))
-    logits = output_of(model(jnp.zeros((2, LENGTH), jnp.int32))).logits
+    config, tokens = some(family), jnp.zeros((2, LENGTH), jnp.int32)
+
+    def said() -> jax.Array:
+        return output_of(family.build(config, nnx.Rngs(0), Execution("bfloat16"))(tokens)).logits
+
+    logits = jax.eval_shape(said)
     assert (logits.shape, logits.dtype) == ((2, LENGTH, VOCABULARY), jnp.float32)
+
+
+def test_a_family_of_another_package_goes_on_after_a_prompt(toy: str) -> None:
+    family = architecture(toy)
+    model = family.build(some(family), nnx.Rngs(0), Execution())
+    text = [3, 1, 4]
+    for _ in range(3):
+        logits = output_of(model(jnp.array([text]))).logits
+        text.append(int(logits[0, -1].argmax()))
+    prompt, key = jnp.array([[3, 1, 4, 0]]), jax.random.key(0)
+    said = generate(model, prompt, [3], new_tokens=3, temperature=0, key=key, context_length=LENGTH)
+    assert said.tolist() == [text[3:]]
 
 
 def test_the_nearest_rung_of_a_growing_ladder_is_the_nearest_of_all() -> None:

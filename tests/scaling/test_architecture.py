@@ -7,15 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from models.architecture import architecture
+from models.sharding import make_mesh
 from scaling.data.corpus import Corpus
 from scaling.planning.plan import Plan, make_plan
+from scaling.spec import Compute, Optimizer
 from scaling.store.records import Refusal
 from scaling.study import parse_study
-from scaling.training.loop import train
+from scaling.training.loop import Interrupted, train
+from scaling.training.step import Metrics, make_program
 
 README = Path(__file__).parents[2] / "README.md"
+TOY = Path(__file__).parents[1] / "models" / "toy.py"
 MIXER = {"architecture": "mixer", "n_layers": 2}
 
 
@@ -104,3 +110,47 @@ def test_a_study_of_it_that_is_wrong_is_refused_as_one_of_ours(
     declare({"my_models.py": example}, mixer="my_models:MIXERS")
     with pytest.raises(Refusal, match=words):
         mixed(**sections)
+
+
+def test_a_run_of_it_that_was_stopped_ends_with_the_same_bits(
+    toy: str, table: Callable[..., dict[str, Any]], corpus: Corpus, tmp_path: Path
+) -> None:
+    raw = table(grid={"params": [2000]})
+    raw["model"] = {"architecture": toy, "expansion": 2}
+    run = make_plan(parse_study(raw, "bags.toml"), corpus.info).runs[0]
+    for name in ("whole", "halved"):
+        (tmp_path / name).mkdir()
+    whole = train(run, tmp_path / "whole" / run.run_id, corpus)
+    seen: list[int] = []
+    with pytest.raises(Interrupted):
+        train(
+            run,
+            tmp_path / "halved" / run.run_id,
+            corpus,
+            report=lambda progress: seen.append(progress.step),
+            should_stop=lambda: bool(seen),
+        )
+    assert train(run, tmp_path / "halved" / run.run_id, corpus) == whole
+
+
+def test_a_penalty_is_in_the_gradient_and_not_in_the_reported_loss(
+    declare: Callable[..., Path],
+) -> None:
+    source = TOY.read_text()
+    declare(
+        {"toy.py": source, "large.py": source.replace("penalty=1e-3", "penalty=1e3")},
+        bag="toy:BAG",
+        large="large:BAG",
+    )
+    tokens = np.random.default_rng(0).integers(0, 40, (1, 4, 9)).astype(np.int32)
+
+    def first_step(name: str) -> Metrics:
+        config = architecture(name).config(40, 8, 4, 8)
+        optimizer = Optimizer(0.9, 0.95, 0.1, 1.0)
+        program = make_program(name, config, optimizer, 0, Compute("float32"), make_mesh())
+        rates = program.put_rates(np.zeros(1, np.float32))
+        return program.train(program.initial(), program.put_batches(tokens), rates)[1]
+
+    small, large = first_step("bag"), first_step("large")
+    assert small.loss == large.loss
+    assert large.grad_norm > 10 * small.grad_norm
