@@ -224,15 +224,8 @@ def test_any_bit_that_flips_in_a_plan_is_found(results: Path) -> None:
     [
         ([planned(TRUNK), planned(TRUNK)], "it has a run twice"),
         ([planned(OTHER)], "1{12} goes on from 0{12}, which it has not"),
-        (
-            [planned(TRUNK, columns={**COLUMNS, "tokens": "many"})],
-            "0{12}: column tokens is no number",
-        ),
-        (
-            [planned(TRUNK, columns={**COLUMNS, "tokens": True})],
-            "0{12}: column tokens is no number",
-        ),
-        ([planned(TRUNK, columns={**COLUMNS, "flops": 2**63})], "runs: 0: columns: flops"),
+        ([planned(TRUNK, columns={**COLUMNS, "tokens": "many"})], "column tokens is no number"),
+        ([planned(TRUNK, columns={**COLUMNS, "tokens": True})], "column tokens is no number"),
         ([planned(TRUNK, columns={**COLUMNS, "status": "completed"})], "0{12} has a column status"),
         ([planned("../../../x")], "runs: 0: run_id"),
         ([planned(TRUNK, columns={"variant": [1]})], "runs: 0: columns"),
