@@ -39,7 +39,8 @@ DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 75
 
 def main() -> int:
     """Run the command line; returns its exit code (0 done, 1 failed, 2 refused, 75 interrupted)."""
-    from experiments.text import Unbroken, say
+    from experiments.text import say
+    from scaling.launch.output import Unbroken
 
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     output = Unbroken(sys.stdout)
