@@ -26,6 +26,7 @@ COMMANDS = {
         "plan": "training",
         "simulate": "simulating",
         "run": "training",
+        "worker": "training",
         "status": "training",
     },
     "Fit a law": {"fit": "fitting", "compare": "fitting", "plot": "plotting"},
@@ -58,7 +59,8 @@ def main() -> int:
         if output.lost is not None and not isinstance(output.lost, BrokenPipeError):
             reason = f"{output.lost.strerror}; files that it writes are written"
             say(f"scaling {command}: error: cannot print all: {reason}", sys.stderr)
-            return code or REFUSED
+            # What a launch prints is not its life: its exit code is that of its runs.
+            return code if command == "run" else code or REFUSED
         return code
 
 

@@ -113,7 +113,9 @@ class _Pool:
 
     def tend(self, watch: Watch) -> bool:
         """Fill empty slots if runs are left; whether any worker is alive."""
-        ended = [slot for slot in self.slots if slot.worker and not self.launcher.alive(slot.worker)]
+        ended = [
+            slot for slot in self.slots if slot.worker and not self.launcher.alive(slot.worker)
+        ]
         for slot in ended:
             slot.worker = None
             slot.fruitless += 1

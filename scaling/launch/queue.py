@@ -6,6 +6,7 @@ somebody has. Two workers that choose the same run at once are told apart by the
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -32,11 +33,10 @@ class Plan:
     @property
     def manifest(self) -> Manifest:
         """Raises Refusal as `read_manifest`."""
-        try:
+        stamp: tuple[int, ...] = ()
+        with suppress(OSError):  # gone: reading it says so
             found = (self.results / "plan.json").stat()
             stamp = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-        except OSError:
-            stamp = ()
         if self._read is None or stamp != self._stamp:
             self._read, self._stamp = read_manifest(self.results), stamp
         return self._read

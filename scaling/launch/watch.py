@@ -23,11 +23,11 @@ class Snapshot:
 
     runs_done: int
     runs: int
-    training: int  # runs that a worker has now, of whichever launch
     flops_done: float  # since then
     flops: float
     tokens_per_s: float  # of all workers now
     seconds: float  # since then
+    training: int = 0  # runs that a worker has now, of whichever launch
 
     @property
     def seconds_left(self) -> float | None:
@@ -108,12 +108,12 @@ class Watch:
         return Snapshot(
             runs_done=sum(seen.ended for seen in runs),
             runs=len(runs),
-            training=sum(seen.trained for seen in runs),
             # What was trained before this launch says nothing about its speed.
             flops_done=sum(seen.run.flops * max(0.0, seen.share - seen.before) for seen in runs),
             flops=sum(seen.run.flops * (1 - seen.before) for seen in runs),
             tokens_per_s=sum(seen.tokens_per_s for seen in runs),
             seconds=time.monotonic() - self.began,
+            training=sum(seen.trained for seen in runs),
         )
 
 

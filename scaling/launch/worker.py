@@ -20,7 +20,7 @@ from pathlib import Path
 from scaling.data.corpus import load
 from scaling.data.verified import check
 from scaling.launch.output import Unbroken, log_tail
-from scaling.launch.queue import Order, Queue, branch_point
+from scaling.launch.queue import ORDERS, Order, Queue, branch_point
 from scaling.launch.source import source_digest
 from scaling.launch.stops import stops_noted
 from scaling.spec import RunSpec, read_spec
@@ -111,9 +111,7 @@ def _refuse_another_program(results: Path, manifest: Manifest, loaded: str) -> N
             )
 
 
-def train_run(
-    folder: Path, stopping: Callable[[], bool] = lambda: False, log: str = ""
-) -> Status:
+def train_run(folder: Path, stopping: Callable[[], bool] = lambda: False, log: str = "") -> Status:
     """Train the run in `folder` unless it ended, or it is not this process's to train.
 
     `log` is the file in the results' folder of logs that this process prints to. Returns the run's
@@ -247,7 +245,8 @@ def worker_command(results: Path, order: Order, log: str = "", parent: int = 0) 
 
 def main(arguments: list[str]) -> int:
     """As `worker_command` says; returns the exit code."""
-    results, order, log, parent = arguments
+    results, asked_order, log, parent = arguments
+    (order,) = (each for each in ORDERS if each == asked_order)
 
     def orphaned() -> bool:
         return parent != "0" and os.getppid() != int(parent)
