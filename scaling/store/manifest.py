@@ -80,6 +80,13 @@ class Manifest(Sealed):
         """Its runs by their ids."""
         return {run.run_id: run for run in self.runs}
 
+    def extends(self, other: Manifest) -> bool:
+        """Whether it has every run of another plan, each as long or longer."""
+        return all(
+            run.run_id in self.by_id and self.by_id[run.run_id].steps >= run.steps
+            for run in other.runs
+        )
+
     def planned_record(self, run: PlannedRun) -> RunRecord:
         """The record of one of its runs before anything was trained."""
         return RunRecord.made(
