@@ -17,21 +17,18 @@ from flax import nnx
 from models.decoder.config import ModelConfig
 
 
-class Linear(nnx.Module):
-    """y = x W (+ b), on flat activations."""
-
-    def __init__(
-        self, n_in: int, n_out: int, *, std: float, bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs
-    ) -> None:
-        self.dtype = dtype
-        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (n_in, n_out)))
-        self.bias = nnx.Param(jnp.zeros(n_out)) if bias else None
-
-    def __call__(self, x_NxI: jax.Array) -> jax.Array:
-        y_NxO = x_NxI.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
-        if self.bias is None:
-            return y_NxO
-        return y_NxO + self.bias[...].astype(self.dtype)[None, :]
+def linear(
+    n_in: int, n_out: int, *, std: float, bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """y = x W (+ b), W drawn from a normal distribution of this standard deviation, b from 0 on."""
+    return nnx.Linear(
+        n_in,
+        n_out,
+        use_bias=bias,
+        kernel_init=nnx.initializers.normal(std),
+        dtype=dtype,
+        rngs=rngs,
+    )
 
 
 class RMSNorm(nnx.Module):
@@ -133,10 +130,10 @@ class Attention(nnx.Module):
         )
         std_in, std_out = D**-0.5, (2 * config.n_layers * HK) ** -0.5
         bias = config.biases
-        self.q = Linear(D, HK, std=std_in, bias=bias, dtype=dtype, rngs=rngs)
-        self.k = Linear(D, GK, std=std_in, bias=bias, dtype=dtype, rngs=rngs)
-        self.v = Linear(D, GK, std=std_in, bias=bias, dtype=dtype, rngs=rngs)
-        self.out = Linear(HK, D, std=std_out, bias=bias, dtype=dtype, rngs=rngs)
+        self.q = linear(D, HK, std=std_in, bias=bias, dtype=dtype, rngs=rngs)
+        self.k = linear(D, GK, std=std_in, bias=bias, dtype=dtype, rngs=rngs)
+        self.v = linear(D, GK, std=std_in, bias=bias, dtype=dtype, rngs=rngs)
+        self.out = linear(HK, D, std=std_out, bias=bias, dtype=dtype, rngs=rngs)
         self.q_norm = RMSNorm(config, config.head_dim) if config.qk_norm else None
         self.k_norm = RMSNorm(config, config.head_dim) if config.qk_norm else None
 
@@ -219,10 +216,10 @@ class SwiGLU(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         D, F, bias = config.d_model, config.d_ff, config.biases
-        self.gate = Linear(D, F, std=D**-0.5, bias=bias, dtype=dtype, rngs=rngs)
-        self.up = Linear(D, F, std=D**-0.5, bias=bias, dtype=dtype, rngs=rngs)
+        self.gate = linear(D, F, std=D**-0.5, bias=bias, dtype=dtype, rngs=rngs)
+        self.up = linear(D, F, std=D**-0.5, bias=bias, dtype=dtype, rngs=rngs)
         std_out = (2 * config.n_layers * F) ** -0.5
-        self.down = Linear(F, D, std=std_out, bias=bias, dtype=dtype, rngs=rngs)
+        self.down = linear(F, D, std=std_out, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_NxD: jax.Array) -> jax.Array:
         return self.down(jax.nn.silu(self.gate(x_NxD)) * self.up(x_NxD))
@@ -241,9 +238,9 @@ class PlainMlp(nnx.Module):
     def __init__(self, config: ModelConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         D, F, bias = config.d_model, config.d_ff, config.biases
         self.activation = ACTIVATIONS[config.mlp]
-        self.up = Linear(D, F, std=D**-0.5, bias=bias, dtype=dtype, rngs=rngs)
+        self.up = linear(D, F, std=D**-0.5, bias=bias, dtype=dtype, rngs=rngs)
         std_out = (2 * config.n_layers * F) ** -0.5
-        self.down = Linear(F, D, std=std_out, bias=bias, dtype=dtype, rngs=rngs)
+        self.down = linear(F, D, std=std_out, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_NxD: jax.Array) -> jax.Array:
         return self.down(self.activation(self.up(x_NxD)))

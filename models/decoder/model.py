@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.decoder.config import ModelConfig
-from models.decoder.layers import NORMS, Block, Cache, Linear, Place, softcap
+from models.decoder.layers import NORMS, Block, Cache, Place, linear, softcap
 from models.sharding import by_sequence, whole_rows
 
 Layers = Literal["unrolled", "scanned"]
@@ -97,7 +97,7 @@ class Decoder(nnx.Module):
         self.blocks = BLOCKS[layers](config, dtype, rngs)
         self.final_norm = NORMS[config.norm](config, D)
         self.head = (
-            Linear(D, V, std=D**-0.5, bias=False, dtype=dtype, rngs=rngs)
+            linear(D, V, std=D**-0.5, bias=False, dtype=dtype, rngs=rngs)
             if config.head == "untied"
             else None
         )
