@@ -15,7 +15,8 @@ import pytest
 from models.decoder.count import count_params
 from scaling.data.corpus import Corpus, CorpusInfo
 from scaling.planning.plan import Plan, make_plan, plan_table
-from scaling.spec import RunSpec, run_columns, spent_flops
+from scaling.spec import RunSpec, planned_run, read_spec, run_columns, spec_of, spent_flops
+from scaling.store.manifest import Manifest, read_manifest, write_manifest
 from scaling.store.records import Refusal, write_json
 from scaling.study import Study, parse_study
 
@@ -275,10 +276,14 @@ def test_a_corpus_shorter_than_a_batch_is_refused_even_with_repeats(study: Study
 
 
 def test_a_specification_survives_its_file(plan: PlanOf, tmp_path: Path) -> None:
-    from scaling.spec import planned, read_spec
-
     for made in (plan(), plan(training={"schedule": "cosine"})):
-        for run in made.runs:
-            record = planned(run, "tiny", run_columns(run, made.corpus))
-            write_json(tmp_path / run.run_id / "run.json", record)
+        runs = [planned_run(run, made.corpus) for run in made.runs]
+        digests = {"study_sha256": "", "source_sha256": ""}
+        write_manifest(tmp_path, Manifest.made(study="", runs=runs, **digests))
+        read = read_manifest(tmp_path)
+        for run, planned in zip(made.runs, read.runs, strict=True):
+            assert spec_of(planned.config) == run
+            assert planned.columns == run_columns(run, made.corpus)
+            assert planned.flops == spent_flops(run)
+            write_json(tmp_path / run.run_id / "run.json", read.planned_record(planned).plain())
             assert read_spec(tmp_path / run.run_id) == run
