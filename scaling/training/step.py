@@ -124,7 +124,7 @@ def make_program(
         A function of the seed, the step and the sequence's place alone, so that a run that goes on
         later, or in other microbatches, drops the same numbers.
         """
-        if not model.dropout:
+        if not getattr(model, "dropout", 0.0):  # not every architecture has any
             return None
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), DROPOUT), step)
         return jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(sequences))

@@ -98,7 +98,7 @@ def llama_tree(tensors: Arrays) -> dict[str, Any]:
 
 
 def openai_tree(tensors: Arrays, embedding: str, positions: str) -> dict[str, Any]:
-    """Maps of GPT-1 and GPT-2 are (in, out) like ours; queries, keys and values lie side by side."""
+    """GPT-1 and 2 have maps (in, out) like ours; queries, keys and values lie side by side."""
 
     def conv(name: str) -> dict[str, np.ndarray]:
         return {"kernel": tensors[f"{name}.weight"], "bias": tensors[f"{name}.bias"]}
