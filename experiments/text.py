@@ -8,6 +8,7 @@ from typing import TextIO
 
 # Rows of a table that the terminal shows: several screens, and every study that is shipped.
 MOST_ROWS = 200
+MOST_NAMES = 5  # of many that a line lists
 
 
 def printable(text: str) -> str:
@@ -29,6 +30,12 @@ def say(text: str, file: TextIO | None = None) -> None:
     # What the terminal cannot spell is written out too.
     encoding = file.encoding or "utf-8"
     print(lines.encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
+
+
+def few(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], more: str = "--json FILE") -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from experiments.cli import Directory, Failed, JsonFile, Number, StudyPath, app, number
-from experiments.text import say
+from experiments.text import few, say
 from scaling.store.records import Refusal, read_json, write_json
 
 if TYPE_CHECKING:
@@ -153,32 +153,35 @@ def run(
             f"{folder}, {scientific(flops)} exact FLOPs. Nothing was written."
         )
         return
-    todo = base.prepare(folder, planned.plan, toml, retry)
-    print(f"{read.name}: {len(planned.plan.runs)} runs, {len(todo)} to do, in {folder}")
-    last_words: list[str] = []
-    try:
-        if todo:
-            with Watch() as watch:
-                seconds = 3600 * (hours or math.inf)
-                count = workers or worker_count()
-                last_words = launch(Local(), folder, count, order, watch, seconds)
-    except BaseException as error:
-        # What was finished is in the table, however the rest ended; the table hides no error.
+    with base.prepared(folder, planned.plan, toml, retry) as ready:
+        for note in ready.notes:
+            print(note)
+        todo, runs = len(ready.todo), len(planned.plan.runs)
+        print(f"{read.name}: {runs} runs, {todo} to do, in {folder}")
+        last_words: list[str] = []
         try:
-            table.publish_table(folder)
-        except (Refusal, OSError) as unwritten:
-            say(f"the run table is not written: {unwritten}", sys.stderr)
-        if not isinstance(error, TimeUp):
-            raise
-        left = unfinished(folder, read_manifest(folder))
-        print(
-            f"--max-hours {max_hours} are over: {len(left)} of {len(planned.plan.runs)} runs are "
-            f"left, {scientific(sum(run.flops for run in left))} exact FLOPs from their start"
-        )
-        raise KeyboardInterrupt from None
-    for said in last_words:
-        say(f"a worker that could not go on: {said}", sys.stderr)
-    published = table.publish_table(folder)
+            if todo:
+                with Watch() as watch:
+                    seconds = 3600 * (hours or math.inf)
+                    count = workers or worker_count()
+                    last_words = launch(Local(), folder, count, order, watch, seconds)
+        except BaseException as error:
+            # What was finished is in the table, however the rest ended; the table hides no error.
+            try:
+                table.publish_table(folder)
+            except (Refusal, OSError) as unwritten:
+                say(f"the run table is not written: {unwritten}", sys.stderr)
+            if not isinstance(error, TimeUp):
+                raise
+            left = unfinished(folder, read_manifest(folder))
+            print(
+                f"--max-hours {max_hours} are over: {len(left)} of {runs} runs are left, "
+                f"{scientific(sum(run.flops for run in left))} exact FLOPs from their start"
+            )
+            raise KeyboardInterrupt from None
+        for said in last_words:
+            say(f"a worker that could not go on: {said}", sys.stderr)
+        published = table.publish_table(folder)
     if len(published.table):
         print(runs_text(published.table))
     print(f"\nRun table → {published.path}")
@@ -187,11 +190,14 @@ def run(
     if published.orphans:
         print(
             f"{len(published.orphans)} runs in {folder} belong to an earlier version of the study; "
-            "they are kept, and not in the table"
+            f"they are kept, and not in the table: {few(published.orphans)}"
         )
+    if len(published.sources) > 1:
+        counted = ", ".join(f"{n} runs by {source}" for source, n in published.sources.items())
+        print(f"not one source of this program trained them all: {counted}")
     if left := unfinished(folder, read_manifest(folder)):
         raise Failed(
-            f"of {len(planned.plan.runs)} runs, {len(left)} could neither be trained nor be "
+            f"of {runs} runs, {len(left)} could neither be trained nor be "
             "marked as failed; mend what is said above and give the command again"
         )
     ended = published.table["status"].value_counts()
@@ -199,13 +205,18 @@ def run(
     if lost:
         counted = " and ".join(f"{count} {name}" for name, count in lost.items())
         said = (
-            f"of {len(planned.plan.runs)} runs, {counted}. scaling status {folder} says why; "
-            f"scaling run {study} --retry {' '.join(lost)} tries again"
+            f"of {runs} runs, {counted}. scaling status {folder} says why; "
+            f"scaling run {_again(study, folder)} --retry {' '.join(lost)} tries again"
         )
         if todo or "failed" in lost:
             raise Failed(said)
         print(said)  # known before: a diverged run is a result
     print(next_text(folder, published.table, read.law or "chinchilla"))
+
+
+def _again(study: Path, folder: Path) -> Path:
+    """Where the study can be read again; a pipe can not."""
+    return folder / "study.toml" if study.parts[:2] in (("/", "dev"), ("/", "proc")) else study
 
 
 @app.command
@@ -266,7 +277,10 @@ def status(directory: Directory, /, *, to_json: JsonFile = None) -> None:
         )
         say("\n".join(seen.unreadable.values()))
     if seen.orphans:
-        print(f"{len(seen.orphans)} runs that ended belong to an earlier version of the study")
+        print(
+            f"{len(seen.orphans)} runs that ended belong to an earlier version of the study: "
+            f"{few(seen.orphans)}"
+        )
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from scaling.spec import RunSpec, read_spec
 from scaling.store.attempt import Attempt, attempt, last_checkpoint, settle
 from scaling.store.claims import Beginning, Claim, Owned, Replaced, deaths, replace
 from scaling.store.failpoint import failpoint
+from scaling.store.holding import holding
 from scaling.store.manifest import Manifest, PlannedRun
 from scaling.store.paths import cache_folder
 from scaling.store.ready import make_ready
@@ -51,25 +52,28 @@ def work(
     """
     queue = Queue(results, order)
     loaded = _source(queue.current.manifest)
-    _refuse_another_program(results, queue.current.manifest, loaded)
-    while not stopping():
-        began = time.monotonic()
-        run = queue.next()
-        if run is not None:
-            _refuse_another_program(results, queue.current.manifest, loaded)
-            _take(queue, run, stopping, log)
-        elif queue.left():
-            _wait(time.monotonic() - began, stopping)
-        else:
-            return _exit_code(queue)
+    with holding(results):
+        _refuse_another_program(results, queue.current.manifest, loaded)
+        while not stopping():
+            began = time.monotonic()
+            run = queue.next()
+            if run is not None:
+                _refuse_another_program(results, queue.current.manifest, loaded)
+                _take(queue, run, stopping, log, loaded)
+            elif queue.left():
+                _wait(time.monotonic() - began, stopping)
+            else:
+                return _exit_code(queue)
     return REQUEUE
 
 
-def _take(queue: Queue, run: PlannedRun, stopping: Callable[[], bool], log: str) -> None:
+def _take(
+    queue: Queue, run: PlannedRun, stopping: Callable[[], bool], log: str, source: str
+) -> None:
     """Train a run if it is still free, and give it up where not even a failure can be written."""
     try:
         make_ready(queue.results, queue.current.manifest, run)
-        train_run(queue.folder(run), stopping, log)
+        train_run(queue.folder(run), stopping, log, source)
     except (Refusal, OSError) as error:
         queue.given_up[run.run_id] = str(error)
         print(f"run {run.run_id} is given up: {error}", file=sys.stderr)
@@ -111,10 +115,16 @@ def _refuse_another_program(results: Path, manifest: Manifest, loaded: str) -> N
             )
 
 
-def train_run(folder: Path, stopping: Callable[[], bool] = lambda: False, log: str = "") -> Status:
+def train_run(
+    folder: Path,
+    stopping: Callable[[], bool] = lambda: False,
+    log: str = "",
+    source: str | None = None,
+) -> Status:
     """Train the run in `folder` unless it ended, or it is not this process's to train.
 
-    `log` is the file in the results' folder of logs that this process prints to. Returns the run's
+    `log` is the file in the results' folder of logs that this process prints to, `source` the
+    digest of the program that it is, for the record. Returns the run's
     status afterwards: planned if it was stopped, running if another process has it.
     """
     if (run := read_run(folder)).ended:
@@ -122,7 +132,7 @@ def train_run(folder: Path, stopping: Callable[[], bool] = lambda: False, log: s
     try:
         with attempt(folder, Beginning(last_checkpoint(folder), log, stopping)) as mine:
             try:
-                return _train(mine, stopping)
+                return _train(mine, stopping, source)
             except Replaced:
                 mine.discard()
                 raise
@@ -131,7 +141,7 @@ def train_run(folder: Path, stopping: Callable[[], bool] = lambda: False, log: s
         return "running"
 
 
-def _train(mine: Attempt, stopping: Callable[[], bool]) -> Status:
+def _train(mine: Attempt, stopping: Callable[[], bool], source: str | None) -> Status:
     folder = mine.run
     settle(folder, mine.claim)  # what a killed process had published
     run = read_run(folder)
@@ -152,7 +162,7 @@ def _train(mine: Attempt, stopping: Callable[[], bool]) -> Status:
                 case "planned" | "running":
                     print(f"{folder}: its trunk is not there yet", file=sys.stderr)
                     return "planned"
-        return _train_from_files(mine, spec, run, stopping)
+        return _train_from_files(mine, spec, run, stopping, source)
     except Replaced:
         raise
     except Exception as error:  # whatever stops this run, the others of the job go on
@@ -165,7 +175,11 @@ def _train(mine: Attempt, stopping: Callable[[], bool]) -> Status:
 
 
 def _train_from_files(
-    mine: Attempt, spec: RunSpec, run: RunRecord, stopping: Callable[[], bool]
+    mine: Attempt,
+    spec: RunSpec,
+    run: RunRecord,
+    stopping: Callable[[], bool],
+    source: str | None,
 ) -> Status:
     """Begin, train, publish; returns completed, diverged, or planned if it was stopped."""
     # Late: a run that is another's is found out without waiting for jax.
@@ -177,7 +191,8 @@ def _train_from_files(
     mine.begin()
     corpus = load(spec.corpus, cache_folder() / "corpora")
     check(corpus)
-    mine.record("running", reason=None, provenance=[*run.provenance, provenance(spec)])
+    session = {"source_sha256": source, **provenance(spec)}
+    mine.record("running", reason=None, provenance=[*run.provenance, session])
     failpoint("running")
     last_report = 0.0
 

@@ -147,7 +147,7 @@ class Grid:
         tables = [pd.read_parquet(each.folder / "runs.parquet") for each in (self, truth)]
         tables = [each.drop(columns="tokens_per_s").sort_values("run_id") for each in tables]
         pd.testing.assert_frame_equal(*(each.reset_index(drop=True) for each in tables))
-        assert not [file for file in self.folder.rglob(".*") if file.name != ".table.lock"]
+        assert not [file for file in self.folder.rglob(".*") if file.suffix != ".lock"]
 
 
 @pytest.fixture(scope="module", autouse=True)
