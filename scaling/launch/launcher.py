@@ -24,7 +24,7 @@ from scaling.data.verified import check_afresh
 from scaling.launch.output import LOGS, log_tail
 from scaling.launch.queue import Order
 from scaling.launch.stops import stops_interrupt
-from scaling.launch.watch import Snapshot, Watch
+from scaling.launch.watch import Snapshot, WatchedRuns
 from scaling.launch.worker import worker_command
 from scaling.store.paths import cache_folder
 
@@ -74,7 +74,7 @@ def launch(
     which raises TimeUp. Raises Refusal for a corpus that is not in the cache as it was written.
     """
     with stops_interrupt():
-        watch = Watch(results)
+        watch = WatchedRuns(results)
         for corpus in sorted({str(run.config["corpus"]) for run in watch.left}):
             check_afresh(load(corpus, cache_folder() / "corpora"))
         pool = _Pool(launcher, results, order, workers)
@@ -111,7 +111,7 @@ class _Pool:
         self.slots = [_Slot(f"{name}-{number}.log") for number in range(workers)]
         self.furthest = (-1, 0.0)
 
-    def tend(self, watch: Watch) -> bool:
+    def tend(self, watch: WatchedRuns) -> bool:
         """Fill empty slots if runs are left; whether any worker is alive."""
         ended = [
             slot for slot in self.slots if slot.worker and not self.launcher.alive(slot.worker)

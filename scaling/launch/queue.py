@@ -22,7 +22,7 @@ Order = Literal["cheapest-first", "longest-first"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 
 
-class Plan:
+class CurrentManifest:
     """The manifest of a results folder as it is now; read again where it was replaced."""
 
     def __init__(self, results: Path) -> None:
@@ -47,7 +47,7 @@ class Queue:
 
     def __init__(self, results: Path, order: Order) -> None:
         self.results = results
-        self.plan = Plan(results)
+        self.current = CurrentManifest(results)
         self.order = order
         self.observer = Observer()
         self.given_up: dict[str, str] = {}  # by id: why this worker cannot even say it failed
@@ -69,12 +69,12 @@ class Queue:
 
     def left(self) -> list[PlannedRun]:
         """The runs of the plan, but those that were seen to have ended, or given up."""
-        for run in self.plan.manifest.runs:
+        for run in self.current.manifest.runs:
             if run.trunk_id in self.given_up and not branch_point(self.trunk(run), run.first_step):
                 self.given_up.setdefault(run.run_id, f"its trunk {run.trunk_id} was given up")
         return [
             run
-            for run in self.plan.manifest.runs
+            for run in self.current.manifest.runs
             if (run.run_id, run.steps) not in self._ended and run.run_id not in self.given_up
         ]
 
@@ -91,7 +91,7 @@ class Queue:
         return (
             run.run_kind != "cooldown"
             or branch_point(self.trunk(run), run.first_step)
-            or has_ended(self.results, self.plan.manifest.by_id[run.trunk_id])
+            or has_ended(self.results, self.current.manifest.by_id[run.trunk_id])
         )
 
     def _rank(self, run: PlannedRun) -> tuple[float, bool]:

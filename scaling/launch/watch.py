@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling.launch.queue import Plan
+from scaling.launch.queue import CurrentManifest
 from scaling.store.attempt import attempt_folder, last_checkpoint
 from scaling.store.claims import owner
 from scaling.store.manifest import PlannedRun
@@ -65,12 +65,12 @@ class _Seen:
                 self.tokens_per_s = seen["tokens_per_s"]
 
 
-class Watch:
+class WatchedRuns:
     """The runs of a plan that had not ended when the watch began."""
 
     def __init__(self, results: Path) -> None:
         self.results = results
-        self.plan = Plan(results)
+        self.current = CurrentManifest(results)
         self.began = time.monotonic()
         self._seen: dict[tuple[str, int], _Seen | None] = {}  # null: it had ended before
         self._next_look = 0.0
@@ -79,7 +79,7 @@ class Watch:
     def look(self) -> None:
         """Look at all of them now; a plan that was replaced brings its new runs."""
         started = time.monotonic()
-        for run in self.plan.manifest.runs:
+        for run in self.current.manifest.runs:
             key = (run.run_id, run.steps)
             if key not in self._seen:
                 ended = has_ended(self.results, run)
@@ -95,7 +95,9 @@ class Watch:
 
     @property
     def runs(self) -> list[_Seen]:
-        return [seen for seen in self._seen.values() if seen is not None]
+        """Those of the plan as it is now."""
+        keys = [(run.run_id, run.steps) for run in self.current.manifest.runs]
+        return [seen for key in keys if (seen := self._seen.get(key)) is not None]
 
     @property
     def left(self) -> list[PlannedRun]:

@@ -51,14 +51,14 @@ def work(
     is missing, damaged or of another version.
     """
     queue = Queue(results, order)
-    loaded = _source(queue.plan.manifest)
+    loaded = _source(queue.current.manifest)
     with holding(results):
-        _refuse_another_program(results, queue.plan.manifest, loaded)
+        _refuse_another_program(results, queue.current.manifest, loaded)
         while not stopping():
             began = time.monotonic()
             run = queue.next()
             if run is not None:
-                _refuse_another_program(results, queue.plan.manifest, loaded)
+                _refuse_another_program(results, queue.current.manifest, loaded)
                 _take(queue, run, stopping, log, loaded)
             elif queue.left():
                 _wait(time.monotonic() - began, stopping)
@@ -72,7 +72,7 @@ def _take(
 ) -> None:
     """Train a run if it is still free, and give it up where not even a failure can be written."""
     try:
-        make_ready(queue.results, queue.plan.manifest, run)
+        make_ready(queue.results, queue.current.manifest, run)
         train_run(queue.folder(run), stopping, log, source)
     except (Refusal, OSError) as error:
         queue.given_up[run.run_id] = str(error)
@@ -90,7 +90,7 @@ def _wait(looked: float, stopping: Callable[[], bool]) -> None:
 
 def _exit_code(queue: Queue) -> int:
     """0 if every run of the plan completed, else 1."""
-    for run in queue.plan.manifest.runs:
+    for run in queue.current.manifest.runs:
         with suppress(Refusal):  # its record was damaged since it ended
             if read_run(queue.folder(run)).status == "completed":
                 continue
