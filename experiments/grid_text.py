@@ -53,7 +53,7 @@ def runs_text(table: pd.DataFrame) -> str:
     )
     rows = [
         [
-            run["shape"],
+            _shape(run),
             human(run["params_non_embedding"]),
             human(run["params_total"]),
             human(run["tokens"]),
@@ -85,9 +85,15 @@ def runs_text(table: pd.DataFrame) -> str:
     return columns(header, rows, "runs.parquet")
 
 
+def _shape(run: Mapping[Any, Any]) -> str:
+    """A run's shape; tables from before they had a column of it are of decoders."""
+    return str(run.get("shape") or f"{run.get('n_layers')}×{run.get('d_model')}")
+
+
 def _hidden(points: pd.DataFrame) -> list[str]:
     """The first setting that is not shown and tells runs apart which would print the same."""
-    shown = ["shape", "params_total", "tokens", "seed", "learning_rate"]
+    shown = [name for name in ("shape", "n_layers", "d_model") if name in points]
+    shown += ["params_total", "tokens", "seed", "learning_rate"]
     some = [name for name in ("variant", "unique_tokens", "task_share") if name in points]
     kinds = len(points.drop_duplicates(shown))
     return [name for name in some if len(points.drop_duplicates([*shown, name])) > kinds][:1]

@@ -110,7 +110,10 @@ class Architecture(Protocol):
 
     @abstractmethod
     def build(self, config: Any, rngs: nnx.Rngs, execution: Execution) -> nnx.Module:
-        """A module from token ids (B, T) to float32 logits (B, T, V), or to an Output."""
+        """A module from token ids (B, T) to float32 logits (B, T, V), or to an Output.
+
+        Where it drops numbers, training calls it with keys (B,) too, one a sequence.
+        """
 
     @abstractmethod
     def count_params(self, config: Any) -> ParamCount:
@@ -148,6 +151,10 @@ class Architecture(Protocol):
                 f"layers = {execution.layers!r}, remat = {str(execution.remat).lower()}: this "
                 "architecture runs its own layers. Remove them, or see to it in its build()"
             )
+
+    def drops(self, config: Any) -> bool:
+        """Whether training sets some of its numbers to 0, and so needs keys."""
+        return False
 
     def held_whole(self, config: Any) -> int:
         """Parameters that a device holds at once of a model whose matrices are divided."""

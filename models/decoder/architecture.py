@@ -92,6 +92,9 @@ class DecoderArchitecture(Architecture):
     def check(self, execution: Execution) -> None:
         """Every way of running is one of its own."""
 
+    def drops(self, config: ModelConfig) -> bool:
+        return config.dropout > 0
+
     def activation_bytes(self, config: ModelConfig, execution: Execution) -> float:
         """A layer's norms, residuals and projections; its MLP; its scores, their softmax and its
         gradient. With remat one layer's, and the input of each."""

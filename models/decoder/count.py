@@ -19,12 +19,13 @@ def count_params(config: ModelConfig) -> ParamCount:
     biases = (HK + 2 * GK + D + n_up * F + D) if config.biases else 0
     norm = D + (D if config.norm == "layer" and config.biases else 0)
     qk_norm = 2 * config.head_dim if config.qk_norm else 0
+    final_norm = norm if config.norm_placement == "pre" else 0
     table = config.vocab_size * D
     positions = config.context_length * D if config.positions == "learned" else 0
     return ParamCount(
         embedding=table + positions,
         matrix=config.n_layers * matrices,
-        vector=config.n_layers * (biases + 2 * norm + qk_norm) + norm,
+        vector=config.n_layers * (biases + 2 * norm + qk_norm) + final_norm,
         head=table if config.head == "untied" else 0,
         head_matmul=table,
     )
