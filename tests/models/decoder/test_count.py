@@ -141,7 +141,7 @@ def test_positions_and_norms_that_are_no_parameters_are_not_counted(
     plain = count_params(tiny("gpt2", positions="none"))
     assert count_params(tiny("gpt2", positions="sinusoidal")) == plain
     post = count_params(tiny("gpt2", positions="none", norm_placement="post"))
-    assert plain.total - post.total == plain.final_norm == 2 * tiny().d_model
+    assert plain.total - post.total == plain.vector - post.vector == 2 * tiny().d_model
 
 
 def test_gpt2_small_has_its_published_size() -> None:
