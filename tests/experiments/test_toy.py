@@ -40,7 +40,7 @@ steps_per_call = 4
 kind = "product"
 params_convention = "active"
 params = ["5k", "10k", "20k"]
-tokens = [4096, 8192]
+tokens = [4096, 6144, 8192]
 
 [evaluation]
 tokens = 500
@@ -68,7 +68,7 @@ def test_a_study_of_bags_ends_in_a_law(
     study.write_text(STUDY.format(source=source))
 
     assert scaling("plan", study) == 0
-    assert "6 points from 9 runs" in capsys.readouterr().out
+    assert "9 points from 12 runs" in capsys.readouterr().out
     assert scaling("run", study, "--results", tmp_path / "results") == 0
 
     runs = pd.read_parquet(tmp_path / "results" / "bags" / "runs.parquet")
