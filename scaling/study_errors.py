@@ -114,6 +114,11 @@ def source_missing(data: Mapping[str, Any]) -> list[str]:
     ]
 
 
+# Fields that were in another section once.
+MOVED: Mapping[tuple[str, str], str] = {
+    ("training", name): "hardware" for name in ("layers", "remat", "accumulate", "steps_per_call")
+}
+
 _ABOUT_A_NAME = ("missing", "missing_argument", "unexpected_keyword_argument")
 
 
@@ -131,6 +136,8 @@ def _line(
         return f"{where} = {_shown(given)}: give one of {', '.join(map(repr, KINDS))}.{near}"
     if kind == "value_error" and len(place) == 1:
         return f"[{where}] {_said(mistake)}."  # about fields of the section together
+    if kind == "unexpected_keyword_argument" and (now := MOVED.get((section, name))):
+        return f"{where} moved to [{now}], for it is no part of what a run is. Give it there."
     if kind == "unexpected_keyword_argument":
         near = did_you_mean(name, known[section if len(place) > 1 else ""])
         return f"{where} is not a known field.{near or ' Remove it or correct its spelling.'}"

@@ -49,9 +49,9 @@ def estimate(run: RunSpec, flops: float) -> Estimate:
     layer = (
         8 * c.d_model + 4 * c.n_heads * c.head_dim + 3 * c.d_ff + 3 * c.n_heads * c.context_length
     )
-    kept = layer + c.n_layers * c.d_model if run.compute.remat else c.n_layers * layer
-    size = {"float32": 4, "bfloat16": 2}[run.compute.dtype]
-    microbatch = run.batch_tokens / run.compute.accumulate
+    kept = layer + c.n_layers * c.d_model if run.hardware.remat else c.n_layers * layer
+    size = {"float32": 4, "bfloat16": 2}[run.dtype]
+    microbatch = run.batch_tokens / run.hardware.accumulate
     activations = microbatch * (size * kept + 4 * 3 * c.vocab_size)  # logits are float32 always
     runtime = 450e6  # resident size of a worker after import and compilation
     return Estimate(

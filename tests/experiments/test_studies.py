@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[2] / "experiments"
 SECTIONS = (
     *(studies.ModelSection, studies.DataSection, studies.SourceSection, studies.TrainingSection),
     *(studies.ProductGrid, studies.LadderGrid, studies.IsoflopGrid, studies.EvaluationSection),
-    *(studies.TasksSection, studies.Study),
+    *(studies.HardwareSection, studies.TasksSection, studies.Study),
 )
 
 

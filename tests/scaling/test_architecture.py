@@ -89,13 +89,13 @@ def test_a_count_that_the_tree_contradicts_is_refused(
 
 
 @pytest.mark.parametrize(
-    "source, overrides, training, words",
+    "source, overrides, hardware, words",
     [
         ("", {"architecture": "mixer"}, {}, r"my_models has no build\(\)"),
         ("", {"architecture": "mamba"}, {}, r"'mamba' is not installed; .* add 'mixer'"),
         ("", {"architecture": 3}, {}, "valid string"),
         ("import nowhere", {"architecture": "mixer"}, {}, "cannot load my_models: .*nowhere"),
-        (None, {"architecture": "mixer"}, {"remat": True}, r"\[training\] layers, remat"),
+        (None, {"architecture": "mixer"}, {"remat": True}, r"\[hardware\] layers, remat"),
     ],
 )
 def test_an_architecture_that_cannot_be_had_is_refused(
@@ -104,9 +104,9 @@ def test_an_architecture_that_cannot_be_had_is_refused(
     plan: Callable[..., Plan],
     source: str | None,
     overrides: dict[str, Any],
-    training: dict[str, Any],
+    hardware: dict[str, Any],
     words: str,
 ) -> None:
     installed(example if source is None else source)
     with pytest.raises(Refusal, match=words):
-        plan(model={"overrides": overrides}, training=training)
+        plan(model={"overrides": overrides}, hardware=hardware)

@@ -68,7 +68,9 @@ def status(folder: Path) -> str:
 
 
 def final(spec: RunSpec, results: Path) -> list[bytes]:
-    program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute, make_mesh())
+    program = make_program(
+        spec.model, spec.optimizer, spec.seed, spec.dtype, spec.hardware, make_mesh()
+    )
     folder = results / "runs" / spec.run_id / "checkpoints"
     state = checkpoint.restore(folder, spec.schedule.steps, program.abstract)
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]

@@ -20,7 +20,7 @@ from scaling.data.holdout import holdout_windows
 from scaling.planning.plan import Plan
 from scaling.spec import RunSpec
 from scaling.store.steps import checkpoint_steps, read_steps
-from scaling.training import checkpoint
+from scaling.training import checkpoint, step
 from scaling.training import loop as training
 from scaling.training.jax_setup import configure_jax
 from scaling.training.loop import Diverged, Interrupted, Trained, train
@@ -37,7 +37,7 @@ def programs(cache: Path) -> Iterator[None]:
     """Compile each program once; that other processes agree is shown in test_worker.py."""
     configure_jax()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_program", program_once)
+        patch.setattr(step, "make_program", program_once)
         yield
 
 
@@ -56,7 +56,9 @@ def undisturbed(
 
 
 def program(spec: RunSpec) -> Any:
-    return program_once(spec.model, spec.optimizer, spec.seed, spec.compute, make_mesh())
+    return program_once(
+        spec.model, spec.optimizer, spec.seed, spec.dtype, spec.hardware, make_mesh()
+    )
 
 
 def final(spec: RunSpec, results: Path) -> list[bytes]:
@@ -92,7 +94,7 @@ def test_a_run_stopped_after_every_single_call_ends_with_the_same_bits(
     tmp_path: Path,
 ) -> None:
     for run, expected in zip(runs, undisturbed[1], strict=True):
-        calls = (run.schedule.steps - run.first_step) // run.steps_per_call
+        calls = (run.schedule.steps - run.first_step) // run.hardware.steps_per_call
         for _ in range(calls - 1):
             with pytest.raises(Interrupted):
                 bring(run, tmp_path, corpus, should_stop=stop_after(1))
@@ -112,7 +114,7 @@ def test_a_run_killed_between_checkpoints_ends_with_the_same_bits(
         pass
 
     def kill(progress: training.Progress) -> None:
-        if progress.step == calls * runs[0].steps_per_call:
+        if progress.step == calls * runs[0].hardware.steps_per_call:
             raise Killed
 
     with pytest.raises(Killed):
@@ -311,10 +313,10 @@ def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_with_its_step(
     advance = training._Loop._advance
 
     def poisoned(loop: Any, state: Any, step: int) -> Any:
-        state, metrics = advance(loop, state, step)
+        state, metrics, reached = advance(loop, state, step)
         loss = np.asarray(metrics.loss).copy()
         loss[2] = bad if step == 24 else loss[2]
-        return state, metrics._replace(loss=loss)
+        return state, metrics._replace(loss=loss), reached
 
     monkeypatch.setattr(training._Loop, "_advance", poisoned)
     with pytest.raises(Diverged, match=rf"loss {bad}.* at step 27"):
