@@ -187,9 +187,9 @@ class _Loop:
     def _resume(self, should_stop: Callable[[], bool]) -> tuple[TrainState, int]:
         """The last whole checkpoint of this run, else where it branches off, else step 0.
 
-        Damaged checkpoints are set aside. One that is whole and still cannot be read has another
-        cause: Refusal, and nothing is thrown away. Rows that are missing or cannot be read are
-        trained again, from the checkpoint before them.
+        Damaged checkpoints, and other runs', are set aside. One that is whole and still cannot be
+        read has another cause: Refusal, and nothing is thrown away. Rows that are missing or cannot
+        be read are trained again, from the checkpoint before them.
         """
         found = self._own_checkpoint(min(self.spec.schedule.steps, self._whole_until()))
         forget_steps_after(self.folder, found[1] if found else self.spec.first_step)
@@ -239,11 +239,15 @@ class _Loop:
         folder = self.folder / "checkpoints"
         for step in reversed([step for step in checkpoint_steps(folder) if step <= limit]):
             try:
-                return checkpoint.restore(folder, step, self.program.abstract), step
+                return self._restored(folder, step, self.spec.run_id), step
             except checkpoint.Damaged as error:
                 print(f"{error}; set aside, trying the one before", file=sys.stderr)
                 checkpoint.set_aside(folder, step)
         return None
+
+    def _restored(self, folder: Path, step: int, run_id: str) -> TrainState:
+        state: TrainState = checkpoint.restore(folder, step, self.program.abstract, run_id)
+        return state
 
     def _trunk_checkpoint(self, limit: int) -> tuple[TrainState, int] | None:
         """The trunk's last readable one; the folder is another run's, so nothing is set aside."""
@@ -253,7 +257,7 @@ class _Loop:
         for step, folder in sorted(found, key=lambda each: -each[0]):
             if step <= limit:
                 try:
-                    return checkpoint.restore(folder, step, self.program.abstract), step
+                    return self._restored(folder, step, self.spec.trunk_id), step
                 except Refusal as error:
                     print(f"{error}; trying the one before", file=sys.stderr)
         return None
@@ -362,7 +366,7 @@ class _Loop:
         self.rows = []
         failpoint("segment-written")
         folder = self.folder / "checkpoints"
-        checkpoint.save(folder, step, state)
+        checkpoint.save(folder, step, state, self.spec.run_id)
         failpoint("checkpoint-saved")
         checkpoint.keep(folder, {*checkpoint.last_steps(folder, step), *self.spec.checkpoint_at})
         failpoint("checkpoints-kept")

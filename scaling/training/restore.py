@@ -52,5 +52,5 @@ def finished(folder: Path) -> Finished:
     configure_jax()
     corpus = load(spec.corpus, cache_folder() / "corpora")
     program = program_of(spec)
-    state = checkpoint.restore(folder / "checkpoints", step, program.abstract)
+    state = checkpoint.restore(folder / "checkpoints", step, program.abstract, spec.run_id)
     return Finished(spec, corpus, program, state.params)

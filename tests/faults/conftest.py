@@ -189,7 +189,7 @@ def bits(spec: RunSpec, run: Path) -> list[bytes]:
     abstract = program(
         spec.model, spec.optimizer, spec.seed, spec.dtype, spec.hardware, make_mesh()
     ).abstract
-    state = checkpoint.restore(run / "checkpoints", spec.schedule.steps, abstract)
+    state = checkpoint.restore(run / "checkpoints", spec.schedule.steps, abstract, spec.run_id)
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 

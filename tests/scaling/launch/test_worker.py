@@ -72,7 +72,7 @@ def final(spec: RunSpec, results: Path) -> list[bytes]:
         spec.model, spec.optimizer, spec.seed, spec.dtype, spec.hardware, make_mesh()
     )
     folder = results / "runs" / spec.run_id / "checkpoints"
-    state = checkpoint.restore(folder, spec.schedule.steps, program.abstract)
+    state = checkpoint.restore(folder, spec.schedule.steps, program.abstract, spec.run_id)
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 

@@ -64,7 +64,9 @@ def program(spec: RunSpec) -> Any:
 def final(spec: RunSpec, results: Path) -> list[bytes]:
     """The bits of parameters, moments and step at the end of a run."""
     folder = results / spec.run_id / "checkpoints"
-    state = checkpoint.restore(folder, checkpoint_steps(folder)[-1], program(spec).abstract)
+    state = checkpoint.restore(
+        folder, checkpoint_steps(folder)[-1], program(spec).abstract, spec.run_id
+    )
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
@@ -133,10 +135,10 @@ def test_a_segment_without_its_checkpoint_is_trained_again(
     class Killed(BaseException):
         pass
 
-    def save(folder: Path, step: int, state: Any) -> None:
+    def save(folder: Path, step: int, state: Any, run_id: str) -> None:
         if step > 20:
             raise Killed
-        checkpoint_save(folder, step, state)
+        checkpoint_save(folder, step, state, run_id)
 
     checkpoint_save = checkpoint.save
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -254,7 +256,7 @@ def test_the_held_out_loss_is_that_of_the_final_checkpoint(
 
     run, trained = runs[2], undisturbed[1][2]
     state = checkpoint.restore(
-        undisturbed[0] / run.run_id / "checkpoints", 48, program(run).abstract
+        undisturbed[0] / run.run_id / "checkpoints", 48, program(run).abstract, run.run_id
     )
     graph, _ = nnx.split(nnx.eval_shape(lambda: Decoder(run.model, rngs=nnx.Rngs(0))))
     windows = holdout_windows(corpus, 16, 400).tokens
