@@ -17,12 +17,12 @@ import resource
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 from scaling.data.prepare import declared
+from scaling.launch.base import manifest_of
 from scaling.planning.plan import Plan, make_plan
-from scaling.spec import run_columns
+from scaling.store.manifest import write_manifest
 from scaling.store.records import write_json
 from scaling.study import read_study
 
@@ -91,10 +91,8 @@ def measure(seeds: int) -> list[dict[str, object]]:
         write_results(plan, results)
         collecting = (
             "import sys; from pathlib import Path\n"
-            "from scaling.store.records import write_table\n"
-            "from scaling.store.table import collect\n"
-            "folder = Path(sys.argv[1])\n"
-            "write_table(folder / 'runs.parquet', collect(folder).table)"
+            "from scaling.store.table import publish_table\n"
+            "publish_table(Path(sys.argv[1]))"
         )
         commands = {
             "plan": ["-P", "-m", "experiments", "plan", str(study)],
@@ -129,17 +127,18 @@ def write_results(plan: Plan, results: Path) -> None:
     """The records of a grid that was trained, one in fifty of whose runs failed."""
     os.fsync = lambda file: None  # type: ignore[assignment]  # nothing here need outlive the power
     provenance = {"git": "0" * 40, "python": "3.11", "host": "a", "platform": "cpu"}
-    for number, spec in enumerate(plan.runs):
+    manifest = manifest_of(results, plan, b"")
+    write_manifest(results, manifest)
+    for number, run in enumerate(manifest.runs):
         done = number % 50 > 0
         result = dict.fromkeys(("loss", "loss_stderr", "bits_per_byte", "train_loss"), 2.5)
-        record = {
-            **{"run_id": spec.run_id, "trunk_id": spec.trunk_id, "run_kind": spec.run_kind},
-            **{"study": plan.study.name, "status": "completed" if done else "failed"},
-            **{"reason": None if done else "its worker died", "config": asdict(spec)},
-            **{"counts": run_columns(spec, plan.corpus), "provenance": [provenance]},
-            **{"result": result if done else None},
-        }
-        write_json(results / "runs" / spec.run_id / "run.json", record)
+        record = manifest.planned_record(run).changed(
+            status="completed" if done else "failed",
+            reason=None if done else "its worker died",
+            provenance=[provenance],
+            result=result if done else None,
+        )
+        write_json(results / "runs" / run.run_id / "run.json", record.plain())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from experiments.cli import Failed, JsonFile, app
 from experiments.text import columns, printable, say
 from scaling.store.records import Refusal, write_json
 from scaling.store.run_record import read_run, run_folders
+from scaling.store.sealed import OtherFormat
 
 if TYPE_CHECKING:
     from scaling.tasks.mix import TaskSpec
@@ -170,25 +171,28 @@ def _completed(paths: Sequence[Path]) -> Iterator[Path]:
 def _is_completed(folder: Path) -> bool:
     """Whether a run may be asked; one whose record cannot be read says so when it is asked."""
     try:
-        return bool(read_run(folder)["status"] == "completed")
+        return read_run(folder).status == "completed"
+    except OtherFormat:
+        raise
     except Refusal:
         return True
 
 
 def _scores(folder: Path, ask: Ask) -> Answers:
+    from scaling.spec import run_columns
     from scaling.training.restore import finished
 
     run = finished(folder)
     record = read_run(folder)
-    counts = record["counts"]
+    of_run = run_columns(run.spec, run.corpus.info)
     common = {
-        "run_id": record["run_id"],
-        "run_kind": record["run_kind"],
-        "seed": counts["seed"],
-        "params": counts["params_total"],
-        "tokens": counts["tokens"],
-        "flops_6nd": counts["flops_6nd"],
-        "loss": (record["result"] or {}).get("loss"),
+        "run_id": record.run_id,
+        "run_kind": record.run_kind,
+        "seed": of_run["seed"],
+        "params": of_run["params_total"],
+        "tokens": of_run["tokens"],
+        "flops_6nd": of_run["flops_6nd"],
+        "loss": record.loss,
     }
     rows = [] if ask.context and not ask.tasks else _answers(folder, run, ask)
     context = _in_context(run) if ask.context else Answers([])

@@ -22,7 +22,7 @@ from scaling.planning.plan import Plan, draft
 from scaling.planning.refusals import Refusals
 from scaling.store.paths import cache_folder
 from scaling.store.records import Refusal
-from scaling.study import DataSection, Misspelt, Study, read_study
+from scaling.study import DataSection, Misspelt, Study, study_bytes, study_of
 from scaling.tasks.mix import TaskMix
 
 
@@ -36,13 +36,18 @@ class Planned:
 
 
 def plan_file(path: Path) -> Planned:
-    """`plan_study` of a study's file.
+    """`plan_bytes` of what a study's file holds."""
+    return plan_bytes(study_bytes(path), str(path))
 
-    Raises Refusal as `read_study` and `plan_study` do; for misspelt words together with
-    what else is wrong with the study that was meant.
+
+def plan_bytes(toml: bytes, name: str) -> Planned:
+    """`plan_study` of the bytes of a study's file; `name` says in messages which.
+
+    Raises Refusal as `study_of` and `plan_study` do; for misspelt words together with what else
+    is wrong with the study that was meant.
     """
     try:
-        return plan_study(read_study(path))
+        return plan_study(study_of(toml, name))
     except Misspelt as error:
         refusals = Refusals()
         refusals.add(str(error))

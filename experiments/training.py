@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import sys
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
 from experiments.cli import Directory, Failed, JsonFile, Number, StudyPath, app, number
 from experiments.text import say
 from scaling.store.records import Refusal, read_json, write_json
-from scaling.store.run_record import read_run, run_folders
+
+if TYPE_CHECKING:
+    from scaling.store.manifest import PlannedRun
 
 
 @app.command
@@ -100,13 +103,17 @@ def run(
     from analysis.units import scientific
     from experiments.grid_text import idle_text, runs_text, to_do_text
     from experiments.next_text import next_text
-    from experiments.planning import plan_file, refuse_above
+    from experiments.planning import plan_bytes, refuse_above
     from experiments.progress import Watch
     from models.devices import has_accelerator
     from scaling.launch import base
     from scaling.launch.local import TimeUp, run_jobs
     from scaling.launch.slots import device_count, worker_count
     from scaling.spec import spent_flops
+    from scaling.store import table
+    from scaling.store.manifest import read_manifest
+    from scaling.store.ready import unfinished
+    from scaling.study import study_bytes
 
     hours = number("--max-hours", max_hours)
     if hours is not None and hours <= 0:
@@ -118,7 +125,8 @@ def run(
             f"--workers {workers}: one worker uses all accelerators of this host, and two would "
             "fight for their memory. Leave --workers out."
         )
-    planned = plan_file(study)
+    toml = study_bytes(study)
+    planned = plan_bytes(toml, str(study))
     read = planned.plan.study
     folder = results / read.name
     if planned.plan.corpus.declared and not dry_run:
@@ -126,7 +134,9 @@ def run(
             f"[data] {planned.plan.corpus.source!r} is not on this machine: it can be planned, "
             "as train_tokens declares it, and not trained on. Bring the data here."
         )
-    waiting = [task.spec for task in base.unfinished(folder, planned.plan, retry)]
+    specs = {spec.run_id: spec for spec in planned.plan.runs}
+    manifest = base.manifest_of(folder, planned.plan, toml)
+    waiting = [specs[run.run_id] for run in unfinished(folder, manifest, retry)]
     flops = sum(map(spent_flops, waiting))
     refuse_above(max_flops, flops)
     if waiting and (idle := idle_text(waiting, device_count())):
@@ -138,7 +148,7 @@ def run(
             f"{folder}, {scientific(flops)} exact FLOPs. Nothing was written."
         )
         return
-    jobs = base.prepare(folder, planned.plan, study.read_bytes(), retry)
+    jobs = base.prepare(folder, planned.plan, toml, retry)
     todo = sum(len(job.tasks) for job in jobs)
     print(f"{read.name}: {len(planned.plan.runs)} runs, {todo} to do, in {folder}")
     given_up: dict[str, str] = {}
@@ -150,20 +160,20 @@ def run(
     except BaseException as error:
         # What was finished is in the table, however the rest ended; the table hides no error.
         try:
-            base.publish_table(folder, planned.plan)
+            table.publish_table(folder)
         except (Refusal, OSError) as unwritten:
             say(f"the run table is not written: {unwritten}", sys.stderr)
         if not isinstance(error, TimeUp):
             raise
-        left = [task.spec for task in base.unfinished(folder, planned.plan)]
+        left = unfinished(folder, read_manifest(folder))
         print(
             f"--max-hours {max_hours} are over: {len(left)} of {len(planned.plan.runs)} runs are "
-            f"left, {scientific(sum(map(spent_flops, left)))} exact FLOPs from their start"
+            f"left, {scientific(sum(run.flops for run in left))} exact FLOPs from their start"
         )
         raise KeyboardInterrupt from None
     for name, reason in given_up.items():
         say(f"given up: run {name}: {reason}", sys.stderr)
-    published = base.publish_table(folder, planned.plan)
+    published = table.publish_table(folder)
     if len(published.table):
         print(runs_text(published.table))
     print(f"\nRun table → {published.path}")
@@ -171,7 +181,7 @@ def run(
         say(f"damaged: {reason}")
     if published.orphans:
         print(
-            f"{published.orphans} runs in {folder} belong to an earlier version of the study; "
+            f"{len(published.orphans)} runs in {folder} belong to an earlier version of the study; "
             "they are kept, and not in the table"
         )
     if given_up:
@@ -205,34 +215,58 @@ def status(directory: Directory, /, *, to_json: JsonFile = None) -> None:
     """
     from experiments.grid_text import status_text
 
-    rows, unreadable = [], {}
-    for folder in run_folders(directory):
-        try:
-            rows.append(_status(folder))
-        except Refusal as error:
-            unreadable[folder.name] = str(error)
-    rows.sort(key=lambda row: (row["params_non_embedding"], row["seed"], row["tokens"]))
+    seen = looked_at(directory)
     if to_json:
-        write_json(to_json, {"runs": rows, "unreadable": unreadable})
-    print(status_text(rows))
-    if unreadable:
-        print(f"{len(unreadable)} records cannot be read; `scaling run` makes them again:")
-        say("\n".join(unreadable.values()))
+        write_json(to_json, asdict(seen))
+    print(status_text(seen.runs))
+    if seen.unreadable:
+        print(
+            f"{len(seen.unreadable)} runs of the plan have no record that can be read; the same "
+            "`scaling run` makes it again, from what was published:"
+        )
+        say("\n".join(seen.unreadable.values()))
+    if seen.orphans:
+        print(f"{len(seen.orphans)} runs that ended belong to an earlier version of the study")
 
 
-def _status(folder: Path) -> dict[str, Any]:
-    """Where one run is, as plain values."""
+@dataclass(frozen=True)
+class Look:
+    """Where the runs of a plan are."""
+
+    runs: list[dict[str, Any]]  # a row each, by size, seed and tokens
+    unreadable: dict[str, str]  # by run id: what is wrong with its record, or that there is none
+    orphans: tuple[str, ...]  # runs that ended, of the folder and not of the plan
+
+
+def looked_at(results: Path) -> Look:
+    """Every run of the plan of a results folder. Raises Refusal where there is no plan."""
+    from scaling.store.manifest import read_manifest
+    from scaling.store.ready import run_folder
+    from scaling.store.table import orphans
+
+    manifest = read_manifest(results)
+    rows, unreadable = [], {}
+    for planned in manifest.runs:
+        try:
+            rows.append(_status(run_folder(results, planned.run_id), planned))
+        except Refusal as error:
+            unreadable[planned.run_id] = str(error)
+    rows.sort(key=lambda row: (row["params_non_embedding"], row["seed"], row["tokens"]))
+    return Look(rows, unreadable, orphans(results, manifest))
+
+
+def _status(folder: Path, planned: PlannedRun) -> dict[str, Any]:
+    """Where one run of a plan is, as plain values. Raises Refusal where its record does not say."""
     from scaling.store.attempt import attempt_folder
     from scaling.store.claims import newest, owner
-    from scaling.store.run_record import damage
+    from scaling.store.run_record import damage, read_run
 
     record = read_run(folder)
     progress: dict[str, Any] = {}
-    reason = record["reason"]
+    status, reason, loss = record.status, record.reason, record.loss
     if damaged := damage(folder, record):
-        record |= {"status": "failed", "result": None}
-        reason = "; ".join(damaged.values())
-    if record["status"] == "running":
+        status, reason, loss = "failed", "; ".join(damaged.values()), None
+    if status == "running":
         claim = newest(folder)
         if claim is not None:
             with suppress(Refusal):
@@ -241,14 +275,14 @@ def _status(folder: Path) -> dict[str, Any]:
             "its worker is gone; `scaling run` goes on" if owner(folder) is None else str(claim)
         )
     return {
-        "run_id": record["run_id"],
-        "run_kind": record["run_kind"],
-        "params_non_embedding": record["counts"]["params_non_embedding"],
-        "tokens": record["counts"]["tokens"],
-        "seed": record["counts"]["seed"],
-        "status": record["status"],
+        "run_id": planned.run_id,
+        "run_kind": planned.run_kind,
+        "params_non_embedding": planned.columns["params_non_embedding"],
+        "tokens": planned.columns["tokens"],
+        "seed": planned.columns["seed"],
+        "status": status,
         "step": progress.get("step"),
-        "steps": record["counts"]["steps"],
-        "loss": (record["result"] or {}).get("loss"),
+        "steps": planned.steps,
+        "loss": loss,
         "reason": reason,
     }

@@ -23,7 +23,10 @@ class Architecture(Protocol):
     """What the harness needs to know of a model."""
 
     def build(self, config: ModelConfig, *, rngs: Any, dtype: Any) -> Any:
-        """An nnx.Module from token ids (B, T) to float32 logits (B, T, V)."""
+        """An nnx.Module from token ids (B, T) to float32 logits (B, T, V).
+
+        Where config.dropout is above 0, training calls it with keys (B,) too, one a sequence.
+        """
 
     def count_params(self, config: ModelConfig) -> Any:
         """A ParamCount; training refuses one that the tree contradicts."""

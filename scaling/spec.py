@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
+import operator
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
-from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -17,6 +20,7 @@ from models.decoder.config import ModelConfig
 from models.decoder.count import count_flops, count_params
 from scaling.data.corpus import CorpusInfo, unique_tokens
 from scaling.schedule import Schedule
+from scaling.store.manifest import PlannedRun
 from scaling.store.records import Refusal, fingerprint
 from scaling.store.run_record import RunKind, read_run
 from scaling.tasks.mix import TaskMix
@@ -214,31 +218,42 @@ def run_columns(run: RunSpec, corpus: CorpusInfo) -> dict[str, Any]:
     }
 
 
-def planned(spec: RunSpec, study: str, counts: dict[str, Any]) -> dict[str, Any]:
-    """The run.json of a run that is to be trained."""
-    return {
-        "run_id": spec.run_id,
-        "trunk_id": spec.trunk_id,
-        "run_kind": spec.run_kind,
-        "study": study,
-        "status": "planned",
-        "reason": None,
-        "config": _specification().dump_python(spec),
-        "counts": counts,
-        "provenance": [],
-        "result": None,
-    }
+def planned_run(run: RunSpec, corpus: CorpusInfo) -> PlannedRun:
+    """The run as a plan's manifest has it."""
+    return PlannedRun(
+        run_id=run.run_id,
+        trunk_id=run.trunk_id,
+        run_kind=run.run_kind,
+        first_step=run.first_step,
+        steps=run.schedule.steps,
+        flops=spent_flops(run),
+        config=_specification().dump_python(run, mode="json"),
+        columns=run_columns(run, corpus),
+    )
 
 
-@cache
-def _specification() -> TypeAdapter[RunSpec]:
-    return TypeAdapter(RunSpec)
+def spec_of(config: dict[str, Any]) -> RunSpec:
+    """The specification whose plain values these are. Raises ValueError if it is none.
+
+    What an earlier version did not write has the value that it had then.
+    """
+    config = copy.deepcopy(config)
+    for path, value in FORMER.items():
+        *parents, name = path.split(".")
+        with suppress(KeyError, TypeError, AttributeError):
+            functools.reduce(operator.getitem, parents, config).setdefault(name, value)
+    return _specification().validate_python(config)
 
 
 def read_spec(folder: Path) -> RunSpec:
     """The specification in a run's folder. Raises Refusal if it is not one."""
-    run = read_run(folder)
+    config = read_run(folder).config
     try:
-        return _specification().validate_python(run["config"])
-    except (KeyError, TypeError, ValueError) as error:
+        return spec_of(config)
+    except ValueError as error:
         raise Refusal(f"{folder / 'run.json'} is no run specification: {error}") from error
+
+
+@functools.cache
+def _specification() -> TypeAdapter[RunSpec]:
+    return TypeAdapter(RunSpec)

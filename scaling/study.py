@@ -357,33 +357,48 @@ _KNOWN = {section: [f.name for f in fields(cls)] for section, cls in _SECTIONS.i
 
 
 def read_study(path: Path) -> Study:
-    """The study in a TOML file.
+    """The study in a TOML file. Raises Refusal as `study_bytes` and `study_of` do."""
+    return study_of(study_bytes(path), str(path))
+
+
+def study_bytes(path: Path) -> bytes:
+    """What a study's file holds. A pipe can be read only once, so whoever needs it keeps it.
+
+    Raises Refusal where it cannot be read, or is too large to be a study.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        near = ""
+        if isinstance(error, FileNotFoundError):
+            near = did_you_mean(path.name, (each.name for each in path.parent.glob("*.toml")))
+        raise Refusal(
+            f"cannot read study {path}: {error.strerror}. Give the path of a TOML file.{near}"
+        ) from error
+    if len(content) > MAX_BYTES:
+        raise Refusal(f"{path} is larger than {MAX_BYTES:,} bytes: a study file is short.")
+    return content
+
+
+def study_of(toml: bytes, name: str) -> Study:
+    """The study in the bytes of a TOML file; `name` says in messages where they came from.
 
     Raises Refusal naming the file, the field, its value and what is allowed: for unknown keys,
     wrong types, missing or out-of-range values. Relative data sources are relative to the
     working directory.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise Refusal(f"{path} is larger than {MAX_BYTES:,} bytes: a study file is short.")
-        text = content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        near = ""
-        if isinstance(error, FileNotFoundError):
-            near = did_you_mean(path.name, (each.name for each in path.parent.glob("*.toml")))
+        raw = tomllib.loads(toml.decode("utf-8"))
+    except UnicodeDecodeError as error:
         raise Refusal(
-            f"cannot read study {path}: {reason}. Give the path of a TOML file.{near}"
+            f"cannot read study {name}: not UTF-8 text. Give the path of a TOML file."
         ) from error
-    try:
-        raw = tomllib.loads(text)
     # Beside its own error, tomllib lets through those of integers of thousands of digits, of
     # impossible dates and of endless nesting.
     except (ValueError, RecursionError) as error:
-        raise Refusal(f"{path} is not valid TOML: {error}.") from error
-    return parse_study(raw, str(path))
+        raise Refusal(f"{name} is not valid TOML: {error}.") from error
+    return parse_study(raw, name)
 
 
 def parse_study(raw: dict[str, Any], name: str) -> Study:

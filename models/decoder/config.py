@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Positions = Literal["rotary", "learned", "none"]
+Positions = Literal["rotary", "learned", "sinusoidal", "none"]
 Norm = Literal["rms", "layer"]
+NormPlacement = Literal["pre", "post"]
 # "gelu" is the tanh form, "gelu_exact" the one with erf; "relu2" is max(0, x)² (So et al. 2021,
 # Primer, arXiv:2109.08668).
 Mlp = Literal["swiglu", "gelu", "gelu_exact", "relu2"]
@@ -57,6 +58,12 @@ class ModelConfig:
     # Attention and MLP read the same input and add to it together (GPT-NeoX, section 2.1.2), each
     # through its own norm.
     parallel: bool = False
+    # "pre" norms what attention and MLP read, and once more after all blocks; "post" norms each sum
+    # and has no other norm (Vaswani et al. 2017, arXiv:1706.03762, section 3.1, and GPT-1).
+    norm_placement: NormPlacement = "pre"
+    # Share of numbers that training sets to 0: of the embeddings with their positions, of attention
+    # probabilities, and of what attention and MLP add (Radford et al. 2018, GPT-1, section 4.1).
+    dropout: float = 0.0
     # "decoder", or a name that an installed package declares (models/architecture.py), whose
     # model reads of the fields above what it needs.
     architecture: str = "decoder"
@@ -86,6 +93,13 @@ class ModelConfig:
                 raise ValueError(f"{name} = {value} must be positive and finite")
         if not 0 < self.rotary_fraction <= 1:
             raise ValueError(f"rotary_fraction = {self.rotary_fraction} must be in (0, 1]")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout = {self.dropout} must be in [0, 1)")
+        if self.parallel and self.norm_placement == "post":
+            raise ValueError(
+                'norm_placement = "post" has no place in parallel blocks, whose two parts read one '
+                'input through norms; give norm_placement = "pre", or parallel = false'
+            )
         turned = self.head_dim * self.rotary_fraction
         if self.positions == "rotary" and (self.rotary_dim % 2 or turned != self.rotary_dim):
             raise ValueError(
@@ -107,6 +121,7 @@ _SIZES = (
 _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "positions": get_args(Positions),
     "norm": get_args(Norm),
+    "norm_placement": get_args(NormPlacement),
     "mlp": get_args(Mlp),
     "head": get_args(Head),
     "biases": (False, True),

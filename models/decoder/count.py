@@ -21,10 +21,10 @@ class ParamCount:
     """Parameters by component."""
 
     embedding: int  # token table; with a tied head also the head's matrix
-    positions: int  # learned position table
+    positions: int  # learned position table; sinusoids are no parameters
     block_matrices: int  # the matrices of all blocks, the ones that multiply
     block_vectors: int  # biases and norm scales of all blocks
-    final_norm: int
+    final_norm: int  # 0 of a post-norm decoder
     head: int  # an untied output matrix; 0 when tied
     head_matmul: int  # the matrix the output multiplies by, tied or not
 
@@ -76,7 +76,7 @@ def count_params(config: ModelConfig) -> ParamCount:
         positions=config.context_length * D if config.positions == "learned" else 0,
         block_matrices=config.n_layers * matrices,
         block_vectors=config.n_layers * (biases + 2 * norm + qk_norm),
-        final_norm=norm,
+        final_norm=norm if config.norm_placement == "pre" else 0,
         head=table if config.head == "untied" else 0,
         head_matmul=table,
     )

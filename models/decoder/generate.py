@@ -86,7 +86,7 @@ def prefill(
     B, P = prompts_BxP.shape
     positions_BxP = jnp.tile(jnp.arange(P, dtype=jnp.int32)[None], (B, 1))
     place = Place(positions_BxP, jnp.int32(0), _seen(model.config, positions_BxP, at_BxC))
-    x_NxD, caches = model.extend(prompts_BxP, place, _empty(model, B, at_BxC.shape[1]))
+    x_NxD, caches = model.residual(prompts_BxP, place, _empty(model, B, at_BxC.shape[1]))
     return model.logits(x_NxD[jnp.arange(B) * P + lengths_B - 1]), caches
 
 
@@ -96,7 +96,7 @@ def extend(
     """Logits (B, V) of the token after these, and the caches with these in `slot`."""
     positions_Bx1 = jax.lax.dynamic_slice_in_dim(at_BxC, slot, 1, axis=1)
     place = Place(positions_Bx1, slot, _seen(model.config, positions_Bx1, at_BxC))
-    x_NxD, caches = model.extend(tokens_B[:, None], place, caches)
+    x_NxD, caches = model.residual(tokens_B[:, None], place, caches)
     return model.logits(x_NxD), caches
 
 
@@ -110,12 +110,13 @@ def _seen(config: ModelConfig, positions_BxT: jax.Array, at_BxC: jax.Array) -> j
 
 def _empty(model: Decoder, B: int, C: int) -> Caches:
     """The caches of a decoder that has read nothing."""
-    c, scanned = model.config, isinstance(model.blocks, Block)
-    shape = (*((c.n_layers,) if scanned else ()), B, c.n_kv_heads, C, c.head_dim)
-    return [
-        Cache(jnp.zeros(shape, model.dtype), jnp.zeros(shape, model.dtype))
-        for _ in range(1 if scanned else c.n_layers)
-    ]
+    c, L = model.config, model.config.n_layers
+
+    def cache(*layers: int) -> Cache:
+        shape = (*layers, B, c.n_kv_heads, C, c.head_dim)
+        return Cache(jnp.zeros(shape, model.dtype), jnp.zeros(shape, model.dtype))
+
+    return cache(L) if isinstance(model.blocks, Block) else [cache() for _ in range(L)]
 
 
 @partial(jax.jit, static_argnames=("graph", "new_tokens", "context_length", "greedy"))

@@ -17,21 +17,18 @@ from flax import nnx
 from models.decoder.config import ModelConfig
 
 
-class Linear(nnx.Module):
-    """y = x W (+ b), on flat activations."""
-
-    def __init__(
-        self, n_in: int, n_out: int, *, std: float, bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs
-    ) -> None:
-        self.dtype = dtype
-        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (n_in, n_out)))
-        self.bias = nnx.Param(jnp.zeros(n_out)) if bias else None
-
-    def __call__(self, x_NxI: jax.Array) -> jax.Array:
-        y_NxO = x_NxI.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
-        if self.bias is None:
-            return y_NxO
-        return y_NxO + self.bias[...].astype(self.dtype)[None, :]
+def linear(
+    n_in: int, n_out: int, *, std: float, bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """y = x W (+ b), W drawn from a normal distribution of this standard deviation, b from 0 on."""
+    return nnx.Linear(
+        n_in,
+        n_out,
+        use_bias=bias,
+        kernel_init=nnx.initializers.normal(std),
+        dtype=dtype,
+        rngs=rngs,
+    )
 
 
 class RMSNorm(nnx.Module):
@@ -79,6 +76,38 @@ def visible(T: int, window: int | None) -> jax.Array:
     """Which keys (columns) each query (row) sees: none after it, `window` with its own."""
     causal_TxT = jnp.tril(jnp.ones((T, T), bool))
     return causal_TxT if window is None else causal_TxT & ~jnp.tril(causal_TxT, -window)
+
+
+def sinusoids(positions_M: jax.Array, width: int) -> jax.Array:
+    """Sinusoidal positions (Vaswani et al. 2017, arXiv:1706.03762, section 3.5), (M, width).
+
+    Columns 2i and 2i + 1 are sine and cosine of the position over 10000^(2i / width).
+    """
+    column_D = jnp.arange(width)
+    frequency_D = 10_000.0 ** (-(column_D - column_D % 2) / width)
+    angle_MxD = positions_M.astype(jnp.float32)[:, None] * frequency_D[None, :]
+    return jnp.where((column_D % 2 == 0)[None, :], jnp.sin(angle_MxD), jnp.cos(angle_MxD))
+
+
+def folded(keys_B: jax.Array | None, number: int | jax.Array) -> jax.Array | None:
+    """Other keys for the part of the model that has this number; none where none are given."""
+    if keys_B is None:
+        return None
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys_B)
+
+
+def dropped(x: jax.Array, keys_B: jax.Array | None, rate: float) -> jax.Array:
+    """Dropout (Srivastava et al. 2014, JMLR 15) of activations whose leading axis is B or B·T.
+
+    A share `rate` of the numbers is 0 and the others are larger by 1 / (1 − rate). What a sequence
+    loses is a function of its own key alone. Without keys it is x itself.
+    """
+    if keys_B is None:
+        return x
+    B = len(keys_B)
+    shape = (x.shape[0] // B, *x.shape[1:])
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape))(keys_B)
+    return jnp.where(kept.reshape(x.shape), x / (1 - rate), 0)
 
 
 def rotate(x_BxHxTxK: jax.Array, theta: float, positions_T: jax.Array | None = None) -> jax.Array:
@@ -133,29 +162,37 @@ class Attention(nnx.Module):
         )
         std_in, std_out = D**-0.5, (2 * config.n_layers * HK) ** -0.5
         bias = config.biases
-        self.q = Linear(D, HK, std=std_in, bias=bias, dtype=dtype, rngs=rngs)
-        self.k = Linear(D, GK, std=std_in, bias=bias, dtype=dtype, rngs=rngs)
-        self.v = Linear(D, GK, std=std_in, bias=bias, dtype=dtype, rngs=rngs)
-        self.out = Linear(HK, D, std=std_out, bias=bias, dtype=dtype, rngs=rngs)
+        self.q = linear(D, HK, std=std_in, bias=bias, dtype=dtype, rngs=rngs)
+        self.k = linear(D, GK, std=std_in, bias=bias, dtype=dtype, rngs=rngs)
+        self.v = linear(D, GK, std=std_in, bias=bias, dtype=dtype, rngs=rngs)
+        self.out = linear(HK, D, std=std_out, bias=bias, dtype=dtype, rngs=rngs)
         self.q_norm = RMSNorm(config, config.head_dim) if config.qk_norm else None
         self.k_norm = RMSNorm(config, config.head_dim) if config.qk_norm else None
 
-    def __call__(self, x_NxD: jax.Array, batch: int) -> jax.Array:
-        q_BxHxTxK, k_BxGxTxK, v_BxGxTxK = self.heads(x_NxD, batch)
-        _, H, T, _ = q_BxHxTxK.shape
-        R = H // self.config.n_kv_heads
-        seen_RTxT = jnp.tile(visible(T, self.config.attention_window), (R, 1))[None, None]
-        return self.mix(q_BxHxTxK, k_BxGxTxK, v_BxGxTxK, seen_RTxT)
+    def __call__(
+        self,
+        x_NxD: jax.Array,
+        batch: int,
+        place: Place | None = None,
+        cache: Cache | None = None,
+        keys_B: jax.Array | None = None,
+    ) -> tuple[jax.Array, Cache | None]:
+        """What attention adds to each token, and the cache that these tokens joined, if any.
 
-    def extend(self, x_NxD: jax.Array, place: Place, cache: Cache) -> tuple[jax.Array, Cache]:
-        """The same for tokens that follow those of the cache, which they join."""
-        positions_BxT, slot, seen_BxTxC = place
-        q_BxHxTxK, *joining = self.heads(x_NxD, positions_BxT.shape[0], positions_BxT)
-        join = partial(jax.lax.dynamic_update_slice_in_dim, start_index=slot, axis=2)
-        cache = jax.tree.map(join, cache, Cache(*joining))
-        R = self.config.n_heads // self.config.n_kv_heads
-        seen_Bx1xRTxC = jnp.tile(seen_BxTxC, (1, R, 1))[:, None]
-        return self.mix(q_BxHxTxK, *cache, seen_Bx1xRTxC), cache
+        Without a place, the tokens are whole sequences from their first position on.
+        """
+        c = self.config
+        positions_BxT = None if place is None else place.positions_BxT
+        q_BxHxTxK, k_BxGxCxK, v_BxGxCxK = self.heads(x_NxD, batch, positions_BxT)
+        R = c.n_heads // c.n_kv_heads
+        if place is None:
+            seen_TxT = visible(q_BxHxTxK.shape[2], c.attention_window)
+            seen_Bx1xRTxC = jnp.tile(seen_TxT, (R, 1))[None, None]
+        else:
+            join = partial(jax.lax.dynamic_update_slice_in_dim, start_index=place.slot, axis=2)
+            cache = k_BxGxCxK, v_BxGxCxK = jax.tree.map(join, cache, Cache(k_BxGxCxK, v_BxGxCxK))
+            seen_Bx1xRTxC = jnp.tile(place.seen_BxTxC, (1, R, 1))[:, None]
+        return self.mix(q_BxHxTxK, k_BxGxCxK, v_BxGxCxK, seen_Bx1xRTxC, keys_B), cache
 
     def heads(
         self, x_NxD: jax.Array, batch: int, positions_BxT: jax.Array | None = None
@@ -191,6 +228,7 @@ class Attention(nnx.Module):
         k_BxGxCxK: jax.Array,
         v_BxGxCxK: jax.Array,
         seen_Bx1xRTxC: jax.Array,
+        keys_B: jax.Array | None,
     ) -> jax.Array:
         """What each query takes from the values of the keys that it sees."""
         c = self.config
@@ -207,6 +245,7 @@ class Attention(nnx.Module):
         probs_BxGxRTxC = jax.nn.softmax(
             jnp.where(seen_Bx1xRTxC, scores_BxGxRTxC, jnp.finfo(jnp.float32).min), axis=-1
         ).astype(v_BxGxCxK.dtype)
+        probs_BxGxRTxC = dropped(probs_BxGxRTxC, keys_B, c.dropout)
         mixed_BxGxRTxK = jax.lax.dot_general(
             probs_BxGxRTxC, v_BxGxCxK, (((3,), (2,)), ((0, 1), (0, 1)))
         )
@@ -219,10 +258,10 @@ class SwiGLU(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         D, F, bias = config.d_model, config.d_ff, config.biases
-        self.gate = Linear(D, F, std=D**-0.5, bias=bias, dtype=dtype, rngs=rngs)
-        self.up = Linear(D, F, std=D**-0.5, bias=bias, dtype=dtype, rngs=rngs)
+        self.gate = linear(D, F, std=D**-0.5, bias=bias, dtype=dtype, rngs=rngs)
+        self.up = linear(D, F, std=D**-0.5, bias=bias, dtype=dtype, rngs=rngs)
         std_out = (2 * config.n_layers * F) ** -0.5
-        self.down = Linear(F, D, std=std_out, bias=bias, dtype=dtype, rngs=rngs)
+        self.down = linear(F, D, std=std_out, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_NxD: jax.Array) -> jax.Array:
         return self.down(jax.nn.silu(self.gate(x_NxD)) * self.up(x_NxD))
@@ -241,9 +280,9 @@ class PlainMlp(nnx.Module):
     def __init__(self, config: ModelConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         D, F, bias = config.d_model, config.d_ff, config.biases
         self.activation = ACTIVATIONS[config.mlp]
-        self.up = Linear(D, F, std=D**-0.5, bias=bias, dtype=dtype, rngs=rngs)
+        self.up = linear(D, F, std=D**-0.5, bias=bias, dtype=dtype, rngs=rngs)
         std_out = (2 * config.n_layers * F) ** -0.5
-        self.down = Linear(F, D, std=std_out, bias=bias, dtype=dtype, rngs=rngs)
+        self.down = linear(F, D, std=std_out, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_NxD: jax.Array) -> jax.Array:
         return self.down(self.activation(self.up(x_NxD)))
@@ -253,24 +292,35 @@ MLPS = {"swiglu": SwiGLU, **dict.fromkeys(ACTIVATIONS, PlainMlp)}
 
 
 class Block(nnx.Module):
-    """Pre-norm residual block: attention, then the MLP, or both at once from one input."""
+    """Residual block: attention, then the MLP, or both at once from one input.
+
+    Each has its norm before it, or after what it adds to (Vaswani et al. 2017, section 3.1).
+    """
 
     def __init__(self, config: ModelConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        self.parallel = config.parallel
+        self.config = config
         self.attention_norm = NORMS[config.norm](config, config.d_model)
         self.attention = Attention(config, dtype=dtype, rngs=rngs)
         self.mlp_norm = NORMS[config.norm](config, config.d_model)
         self.mlp = MLPS[config.mlp](config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x_NxD: jax.Array, batch: int) -> jax.Array:
-        return self.onward(x_NxD, self.attention(self.attention_norm(x_NxD), batch))
-
-    def extend(self, x_NxD: jax.Array, place: Place, cache: Cache) -> tuple[jax.Array, Cache]:
-        """The same for tokens that follow those of the cache, which they join."""
-        mixed_NxD, cache = self.attention.extend(self.attention_norm(x_NxD), place, cache)
-        return self.onward(x_NxD, mixed_NxD), cache
-
-    def onward(self, x_NxD: jax.Array, mixed_NxD: jax.Array) -> jax.Array:
-        """The block's output, from its input and what attention made of it."""
-        y_NxD = x_NxD + mixed_NxD
-        return y_NxD + self.mlp(self.mlp_norm(x_NxD if self.parallel else y_NxD))
+    def __call__(
+        self,
+        x_NxD: jax.Array,
+        batch: int,
+        place: Place | None = None,
+        cache: Cache | None = None,
+        keys_B: jax.Array | None = None,
+    ) -> tuple[jax.Array, Cache | None]:
+        """The block's output, and the cache that these tokens joined, if any."""
+        c, post = self.config, self.config.norm_placement == "post"
+        attention_keys_B, mixed_keys_B, mlp_keys_B = (folded(keys_B, part) for part in range(3))
+        read_NxD = x_NxD if post else self.attention_norm(x_NxD)
+        mixed_NxD, cache = self.attention(read_NxD, batch, place, cache, attention_keys_B)
+        y_NxD = x_NxD + dropped(mixed_NxD, mixed_keys_B, c.dropout)
+        if post:
+            y_NxD = self.attention_norm(y_NxD)
+            out_NxD = y_NxD + dropped(self.mlp(y_NxD), mlp_keys_B, c.dropout)
+            return self.mlp_norm(out_NxD), cache
+        read_NxD = self.mlp_norm(x_NxD if c.parallel else y_NxD)
+        return y_NxD + dropped(self.mlp(read_NxD), mlp_keys_B, c.dropout), cache

@@ -11,19 +11,30 @@ statistics of the norms are float32 whatever the compute dtype.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from models.decoder.config import ModelConfig
-from models.decoder.layers import NORMS, Block, Cache, Linear, Place, softcap
+from models.decoder.layers import (
+    NORMS,
+    Block,
+    Cache,
+    Place,
+    dropped,
+    folded,
+    linear,
+    sinusoids,
+    softcap,
+)
 from models.sharding import by_sequence, whole_rows
 
 Layers = Literal["unrolled", "scanned"]
-# One a layer; of scanned layers a single one, whose arrays have a leading axis, the layer.
-Caches = list[Cache]
+# One a layer; of scanned layers one alone, whose arrays have a leading axis, the layer. None where
+# nothing is kept.
+Caches = list[Cache] | Cache | None
 
 
 def scanned_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
@@ -62,6 +73,14 @@ BLOCKS: Mapping[str, Callable[[ModelConfig, jnp.dtype, nnx.Rngs], nnx.List[Block
 }
 
 
+class Layer(NamedTuple):
+    """What a block is run with, of one layer or of all along a leading axis."""
+
+    params: nnx.State
+    cache: Cache | None
+    keys_B: jax.Array | None
+
+
 class Decoder(nnx.Module):
     """Token ids (B, T) to float32 logits (B, T, V).
 
@@ -95,77 +114,107 @@ class Decoder(nnx.Module):
             else None
         )
         self.blocks = BLOCKS[layers](config, dtype, rngs)
-        self.final_norm = NORMS[config.norm](config, D)
+        # The last block of a post-norm decoder ends with a norm.
+        self.final_norm = NORMS[config.norm](config, D) if config.norm_placement == "pre" else None
         self.head = (
-            Linear(D, V, std=D**-0.5, bias=False, dtype=dtype, rngs=rngs)
+            linear(D, V, std=D**-0.5, bias=False, dtype=dtype, rngs=rngs)
             if config.head == "untied"
             else None
         )
 
-    def __call__(self, tokens_BxT: jax.Array) -> jax.Array:
+    def __call__(self, tokens_BxT: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        """Logits. Keys, one a sequence, are given in training: they say what dropout drops."""
         B, T = tokens_BxT.shape
-        x_NxD = self.looked_up(tokens_BxT)
-        if self.positions is not None:
-            x_NxD = x_NxD + jnp.tile(self.positions[...][:T].astype(self.dtype), (B, 1))
-        logits_NxV = self.logits(self.run_blocks(x_NxD, B))
-        return logits_NxV.reshape(B, T, self.config.vocab_size)
+        x_NxD, _ = self.residual(tokens_BxT, keys_B=keys_B)
+        return self.logits(x_NxD).reshape(B, T, self.config.vocab_size)
 
-    def extend(
-        self, tokens_BxT: jax.Array, place: Place, caches: Caches
+    def residual(
+        self,
+        tokens_BxT: jax.Array,
+        place: Place | None = None,
+        caches: Caches = None,
+        keys_B: jax.Array | None = None,
     ) -> tuple[jax.Array, Caches]:
-        """The residual stream (N, D) after all blocks, of tokens that follow those in the caches.
+        """The residual stream (N, D) after all blocks, and the caches that the tokens joined.
 
-        They join the caches. models/decoder/generate.py is what makes these and the places.
+        Without a place and caches, the tokens are whole sequences from their first position on.
+        models/decoder/generate.py is what makes places and caches.
         """
-        x_NxD = self.looked_up(tokens_BxT)
-        if self.positions is not None:
-            table, at_N = self.positions[...].astype(self.dtype), place.positions_BxT.reshape(-1)
-            # Padding may stand beyond the table, and a number there would be NaN for others too.
-            x_NxD = x_NxD + table.at[at_N].get(mode="clip")
-        if isinstance(self.blocks, Block):
-            graph, params = nnx.split(self.blocks)
-
-            def run(x_NxD: jax.Array, layer: tuple[nnx.State, Cache]) -> tuple[jax.Array, Cache]:
-                return nnx.merge(graph, layer[0]).extend(by_sequence(x_NxD), place, layer[1])
-
-            x_NxD, stacked = jax.lax.scan(run, x_NxD, (params, caches[0]))
-            return x_NxD, [stacked]
-        extended = []
-        for block, cache in zip(self.blocks, caches, strict=True):
-            x_NxD, cache = block.extend(by_sequence(x_NxD), place, cache)
-            extended.append(cache)
-        return x_NxD, extended
+        x_NxD = self.placed(self.looked_up(tokens_BxT), tokens_BxT.shape[0], place)
+        x_NxD = dropped(x_NxD, folded(keys_B, 0), self.config.dropout)
+        return self.run_blocks(x_NxD, tokens_BxT.shape[0], place, caches, keys_B)
 
     def looked_up(self, tokens_BxT: jax.Array) -> jax.Array:
         """The rows of the embedding, (N, D)."""
         return whole_rows(self.embedding[...].astype(self.dtype))[tokens_BxT.reshape(-1)]
 
+    def placed(self, x_NxD: jax.Array, batch: int, place: Place | None) -> jax.Array:
+        """Embeddings with what their positions add to them."""
+        if self.config.positions not in ("learned", "sinusoidal"):
+            return x_NxD
+        T = x_NxD.shape[0] // batch
+        at_M = jnp.arange(T) if place is None else place.positions_BxT.reshape(-1)
+        if self.positions is None:
+            # As large beside embeddings as in the original, where both are of unit size.
+            rows_MxD = self.config.embedding_std * sinusoids(at_M, self.config.d_model)
+        elif place is None:
+            rows_MxD = self.positions[...][:T]
+        else:
+            # Padding may stand beyond the table, and a number there would be NaN for others too.
+            rows_MxD = self.positions[...].at[at_M].get(mode="clip")
+        rows_MxD = rows_MxD.astype(self.dtype)
+        return x_NxD + (jnp.tile(rows_MxD, (batch, 1)) if place is None else rows_MxD)
+
     def logits(self, x_NxD: jax.Array) -> jax.Array:
         """Float32 logits (N, V) of the residual stream after all blocks."""
-        x_NxD = by_sequence(self.final_norm(x_NxD))
+        if self.final_norm is not None:
+            x_NxD = self.final_norm(x_NxD)
+        x_NxD = by_sequence(x_NxD)
         if self.head is None:
             logits_NxV = x_NxD @ self.embedding[...].astype(self.dtype).T
         else:
             logits_NxV = self.head(x_NxD)
         return softcap(by_sequence(logits_NxV).astype(jnp.float32), self.config.logit_softcap)
 
-    def run_blocks(self, x_NxD: jax.Array, batch: int) -> jax.Array:
-        """The residual stream after all blocks."""
+    def run_blocks(
+        self,
+        x_NxD: jax.Array,
+        batch: int,
+        place: Place | None,
+        caches: Caches,
+        keys_B: jax.Array | None,
+    ) -> tuple[jax.Array, Caches]:
+        """The residual stream after all blocks, and the caches."""
         first = self.blocks if isinstance(self.blocks, Block) else self.blocks[0]
         graph, _ = nnx.split(first)
 
-        def run(x_NxD: jax.Array, params: nnx.State) -> tuple[jax.Array, None]:
-            return nnx.merge(graph, params)(by_sequence(x_NxD), batch), None
+        def run(x_NxD: jax.Array, layer: Layer) -> tuple[jax.Array, Cache | None]:
+            block = nnx.merge(graph, layer.params)
+            return block(by_sequence(x_NxD), batch, place, layer.cache, layer.keys_B)
 
+        L = self.config.n_layers
+        keys_LxB = None
+        if keys_B is not None:  # 0 is the embeddings'
+            keys_LxB = jax.vmap(lambda layer: folded(keys_B, 1 + layer))(jnp.arange(L))
         if isinstance(self.blocks, Block):
+            assert not isinstance(caches, list)
             # A loop by itself keeps the compiler from merging the second computation with the
             # first, so it needs no barriers against that.
             body = jax.checkpoint(run, prevent_cse=False) if self.remat else run
-            return jax.lax.scan(body, x_NxD, nnx.state(self.blocks))[0]
+            return jax.lax.scan(body, x_NxD, Layer(nnx.state(self.blocks), caches, keys_LxB))
         body = jax.checkpoint(run) if self.remat else run
-        for block in self.blocks:
-            x_NxD, _ = body(x_NxD, nnx.state(block))
-        return x_NxD
+        kept: list[Any] = []
+        for params, cache, layer_keys_B in zip(
+            map(nnx.state, self.blocks), each(caches, L), each(keys_LxB, L), strict=True
+        ):
+            x_NxD, cache = body(x_NxD, Layer(params, cache, layer_keys_B))
+            kept.append(cache)
+        return x_NxD, None if caches is None else kept
+
+
+def each(of_layers: Any, n_layers: int) -> list[Any]:
+    """What there is of each layer, where there is anything."""
+    return [None] * n_layers if of_layers is None else list(of_layers)
 
 
 def cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:

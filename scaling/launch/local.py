@@ -19,8 +19,7 @@ from scaling.data.corpus import load
 from scaling.data.verified import check_afresh
 from scaling.launch.base import Job, Task, worker_command
 from scaling.launch.stops import STOPS, stops_interrupt
-from scaling.launch.worker import ENDED, REQUEUE, branch_point
-from scaling.spec import spent_flops
+from scaling.launch.worker import REQUEUE, branch_point
 from scaling.store.attempt import attempt_folder, checkpoint_folders, set_status, settle
 from scaling.store.claims import (
     Claim,
@@ -34,7 +33,7 @@ from scaling.store.claims import (
 )
 from scaling.store.paths import cache_folder
 from scaling.store.records import Refusal, read_json
-from scaling.store.run_record import read_run
+from scaling.store.run_record import ENDED, read_run
 from scaling.store.steps import checkpoint_steps
 from scaling.training.flags import worker_environment
 
@@ -102,9 +101,9 @@ class _Watched:
 
     def can_branch(self) -> bool:
         """Whether it is a cooldown whose branch point is on disk."""
-        spec = self.task.spec
-        trunk = self.folder.parent / spec.trunk_id
-        return spec.run_kind == "cooldown" and branch_point(trunk, spec)
+        run = self.task.run
+        trunk = self.folder.parent / run.trunk_id
+        return run.run_kind == "cooldown" and branch_point(trunk, run)
 
 
 @dataclass
@@ -135,7 +134,7 @@ def run_jobs(
     and awaited, and so they are when the time is up, which raises TimeUp. Raises Refusal for a
     corpus that is not in the cache as it was written.
     """
-    for corpus in sorted({task.spec.corpus for job in jobs for task in job.tasks}):
+    for corpus in sorted({str(task.run.config["corpus"]) for job in jobs for task in job.tasks}):
         check_afresh(load(corpus, cache_folder() / "corpora"))
     with stops_interrupt():
         return _Launch(jobs, workers).run(watch, max_seconds)
@@ -224,7 +223,7 @@ class _Launch:
     def _give_up(self, refused: Mapping[str, str]) -> None:
         """Try these runs no more, nor branches that would wait for them for ever."""
         for run in self.runs:
-            name, trunk = run.folder.name, run.task.spec.trunk_id
+            name, trunk = run.folder.name, run.task.run.trunk_id
             waits = trunk in refused and not run.can_branch() and not run.task.ended()
             if name in refused or waits:
                 run.done, run.owner, run.tokens_per_s = True, None, 0.0
@@ -246,14 +245,13 @@ class _Launch:
 
 def _watched(task: Task) -> _Watched:
     """A run, with the share of it that its last checkpoint holds."""
-    spec = task.spec
+    run = task.run
     steps = max(
         (max(checkpoint_steps(each), default=0) for each in checkpoint_folders(task.folder)),
         default=0,
     )
-    length = spec.schedule.steps - spec.first_step
-    done = max(0, steps - spec.first_step) / length
-    return _Watched(task, spent_flops(spec), before=done, share=done)
+    done = max(0, steps - run.first_step) / (run.steps - run.first_step)
+    return _Watched(task, run.flops, before=done, share=done)
 
 
 def _start(runs: Sequence[_Watched]) -> _Worker:
@@ -298,7 +296,7 @@ def _bury(worker: _Worker) -> dict[Path, str]:
         try:
             with suppress(Owned, Replaced), claimed(folder) as claim:
                 settle(folder, claim)
-                if read_run(folder)["status"] not in ENDED:
+                if not read_run(folder).ended:
                     set_status(folder, claim, "failed", reason=reason)
         except (Refusal, OSError) as error:
             refused[folder] = f"{error} ({reason})"
@@ -314,6 +312,6 @@ def _was_taken_from(folder: Path, pid: int) -> bool:
 def _status(folder: Path) -> str | None:
     """A run's status; null where its run.json is damaged."""
     try:
-        return str(read_run(folder)["status"])
+        return read_run(folder).status
     except Refusal:
         return None

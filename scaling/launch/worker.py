@@ -25,14 +25,14 @@ from scaling.spec import RunSpec, read_spec
 from scaling.store.attempt import Attempt, attempt, checkpoint_folders, settle
 from scaling.store.claims import Owned, Replaced, replace
 from scaling.store.failpoint import failpoint
+from scaling.store.manifest import PlannedRun
 from scaling.store.paths import cache_folder
 from scaling.store.records import Refusal, write_json
-from scaling.store.run_record import Status, read_run
+from scaling.store.run_record import RunRecord, read_run
 from scaling.store.steps import checkpoint_steps, read_steps
 
 REPORT_SECONDS = 1.0  # how often progress.json is replaced
 REQUEUE = 75  # EX_TEMPFAIL: interrupted, start me again
-ENDED: tuple[Status, ...] = ("completed", "diverged", "failed")
 
 
 def train_run(folder: Path, should_stop: Callable[[], bool]) -> str:
@@ -40,8 +40,8 @@ def train_run(folder: Path, should_stop: Callable[[], bool]) -> str:
 
     Returns its status afterwards: planned if it was stopped, running if another process has it.
     """
-    if read_run(folder)["status"] in ENDED:
-        return str(read_run(folder)["status"])
+    if (run := read_run(folder)).ended:
+        return run.status
     try:
         with attempt(folder) as mine:
             try:
@@ -58,15 +58,15 @@ def _train(mine: Attempt, should_stop: Callable[[], bool]) -> str:
     folder = mine.run
     settle(folder, mine.claim)  # what a killed process had published
     run = read_run(folder)
-    if run["status"] in ENDED:
-        return str(run["status"])
+    if run.ended:
+        return run.status
     try:
         spec = read_spec(folder)
         trunk = folder.parent / spec.trunk_id
         if spec.run_kind == "cooldown" and not branch_point(trunk, spec):
             match _status(trunk):
                 case "diverged" | "failed" as ended:
-                    reason = f"its trunk {trunk.name} {ended}: {read_run(trunk)['reason']}"
+                    reason = f"its trunk {trunk.name} {ended}: {read_run(trunk).reason}"
                     mine.record(ended, reason=reason)
                     return ended
                 case "planned" | "running":
@@ -85,7 +85,7 @@ def _train(mine: Attempt, should_stop: Callable[[], bool]) -> str:
 
 
 def _train_from_files(
-    mine: Attempt, spec: RunSpec, run: dict[str, Any], should_stop: Callable[[], bool]
+    mine: Attempt, spec: RunSpec, run: RunRecord, should_stop: Callable[[], bool]
 ) -> str:
     """Begin, train, publish; returns completed, diverged, or planned if it was stopped."""
     # Late: a run that is another's is found out without waiting for jax.
@@ -97,7 +97,7 @@ def _train_from_files(
     mine.begin()
     corpus = load(spec.corpus, cache_folder() / "corpora")
     check(corpus)
-    mine.record("running", reason=None, provenance=[*run["provenance"], provenance(spec)])
+    mine.record("running", reason=None, provenance=[*run.provenance, provenance(spec)])
     failpoint("running")
     last_report = 0.0
 
@@ -140,13 +140,13 @@ def _train_from_files(
     return "completed"
 
 
-def branch_point(trunk: Path, spec: RunSpec) -> bool:
+def branch_point(trunk: Path, run: RunSpec | PlannedRun) -> bool:
     """Whether the trunk's state where this cooldown starts is on disk."""
-    return any(spec.first_step in checkpoint_steps(each) for each in checkpoint_folders(trunk))
+    return any(run.first_step in checkpoint_steps(each) for each in checkpoint_folders(trunk))
 
 
 def _status(run: Path) -> str | None:
-    return str(read_run(run)["status"]) if (run / "run.json").exists() else None
+    return read_run(run).status if (run / "run.json").exists() else None
 
 
 def main(arguments: list[str]) -> int:

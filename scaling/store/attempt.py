@@ -33,7 +33,8 @@ from scaling.store.claims import (
 )
 from scaling.store.failpoint import failpoint
 from scaling.store.records import UNREADABLE, Refusal, check_seal, json_bytes, read_json, sealed
-from scaling.store.run_record import RUN_FIELDS, TABLES, damage, read_run
+from scaling.store.run_record import TABLES, RunRecord, damage, read_run
+from scaling.store.sealed import OtherFormat
 from scaling.store.steps import checkpoint_steps
 
 
@@ -112,14 +113,12 @@ class Attempt:
 
 def set_status(run: Path, claim: Claim, status: str, **changes: Any) -> None:
     """Replace the status, and whatever else is given, in a run.json. Raises Replaced."""
-    before = read_run(run)
-    record = {**{name: before[name] for name in RUN_FIELDS}, "status": status, **changes}
-    replace_record(run, claim, sealed(record) if status == "completed" else record)
+    replace_record(run, claim, read_run(run).changed(status=status, **changes))
 
 
-def replace_record(run: Path, claim: Claim, record: dict[str, Any]) -> None:
+def replace_record(run: Path, claim: Claim, record: RunRecord) -> None:
     """Replace a run.json whole. Raises Replaced."""
-    replace(run, claim, "run.json", json_bytes(record))
+    replace(run, claim, "run.json", json_bytes(record.plain()))
 
 
 def settle(run: Path, claim: Claim) -> None:
@@ -144,7 +143,7 @@ def settle(run: Path, claim: Claim) -> None:
     _remove_attempts(run, int(published["attempt"].partition("-")[0]))
     failpoint("attempts-removed")
     record = read_run(run)
-    if record["status"] != "completed" and steps_of(record) <= published["steps"]:
+    if record.status != "completed" and record.steps <= published["steps"]:
         found = {"result": published["result"], "files": published.get("files")}
         set_status(run, claim, "completed", reason=None, **found)
     failpoint("settled-run")
@@ -185,6 +184,8 @@ def set_damaged_aside(run: Path) -> None:
     """
     try:
         record = read_run(run)
+    except OtherFormat:
+        raise
     except Refusal:
         _move(run / "run.json", run / f"run{UNREADABLE}")
         return
@@ -192,11 +193,6 @@ def set_damaged_aside(run: Path) -> None:
         published = run / "published" / f"{last_number(run / 'published', 9) or 0:09d}.json"
         for path in (*(run / name for name in damaged), published):
             _move(path, path.with_suffix(UNREADABLE))
-
-
-def steps_of(record: dict[str, Any]) -> int:
-    """The steps that a run.json asks for."""
-    return int(record["config"]["schedule"]["steps"])
 
 
 def checkpoint_folders(run: Path) -> list[Path]:

@@ -132,15 +132,20 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(_null_for_non_finite(value), indent=1, allow_nan=False) + "\n").encode()
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises Refusal if it is missing, no file, huge or not JSON."""
+def read_json(path: Path, largest: int | None = None) -> Any:
+    """The value in a JSON file.
+
+    Raises Refusal if it is missing, no file, larger than so many bytes (64 MiB if not given) or
+    not JSON.
+    """
+    largest = MAX_JSON if largest is None else largest
     try:
         # Not blocking: a pipe would never end, and is found to be none of our files first.
         with open(path, "rb", opener=_unblocking) as file:
             found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_JSON:
+            if not stat.S_ISREG(found.st_mode) or found.st_size > largest:
                 raise Refusal(f"{path} is no file of ours. Restore it or delete it.")
-            return json.loads(file.read(MAX_JSON))
+            return json.loads(file.read(largest))
     except OSError as error:
         raise Refusal(f"cannot read {path}: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:

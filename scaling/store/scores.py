@@ -7,12 +7,15 @@ evals.parquet          all of them, and the held-out losses
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from scaling.store.manifest import PlannedRun
 from scaling.store.records import Refusal, check_part, write_part
-from scaling.store.run_record import read_run, run_folders
+from scaling.store.run_record import read_run
 
 COLUMNS = ("run", "step", "task", "metric", "value", "stderr", "n", "shots", "chance")
 HOLDOUT = "holdout"  # the task of held-out losses
@@ -81,36 +84,33 @@ RUN_COLUMNS = (
 )
 
 
-def score_table(results: Path, run_ids: set[str]) -> pd.DataFrame:
+def score_table(results: Path, runs: Sequence[PlannedRun]) -> pd.DataFrame:
     """Every answer of these completed runs as one long table, beside its run's columns.
 
     `tokens`, `flops_6nd` and `flops` are those of the evaluated step, not of the run's end;
     `params` is params_total, `final` whether the step is the run's last, `val_loss` the held-out
-    loss there and `loss_final` that of the run's end.
+    loss there and `loss_final` that of the run's end. Raises Refusal for answers that cannot be
+    read.
     """
     tables = []
-    for folder in run_folders(results):
-        if folder.name not in run_ids:
-            continue
-        run = read_run(folder)
-        if run["status"] != "completed":
-            continue
+    for run in runs:
+        folder = results / "runs" / run.run_id
         evals = read_evals(folder / "evals.parquet")
         losses = evals[(evals["task"] == HOLDOUT) & (evals["metric"] == "loss")]
-        counts = run["counts"]
-        done = evals["step"] / counts["steps"]
+        of_run: dict[str, Any] = run.columns
+        done = evals["step"] / run.steps
         columns = {
-            "run_id": folder.name,
-            "trunk_id": run["trunk_id"],
-            "run_kind": run["run_kind"],
-            "final": evals["step"] == counts["steps"],
-            "params": counts["params_total"],
-            **{name: counts.get(name, math.nan) for name in RUN_COLUMNS},
-            "tokens": (counts["tokens"] * done).round(),
-            "flops_6nd": counts["flops_6nd"] * done,
-            "flops": counts["flops"] * done,
+            "run_id": run.run_id,
+            "trunk_id": run.trunk_id,
+            "run_kind": run.run_kind,
+            "final": evals["step"] == run.steps,
+            "params": of_run["params_total"],
+            **{name: of_run.get(name, math.nan) for name in RUN_COLUMNS},
+            "tokens": (of_run["tokens"] * done).round(),
+            "flops_6nd": of_run["flops_6nd"] * done,
+            "flops": of_run["flops"] * done,
             "val_loss": evals["step"].map(losses.set_index("step")["value"]),
-            "loss_final": (run["result"] or {}).get("loss"),
+            "loss_final": read_run(folder).loss,
         }
         table = evals.drop(columns="run").assign(**columns)
         tables.append(table[table["task"] != HOLDOUT])

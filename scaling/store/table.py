@@ -1,20 +1,29 @@
 """The run table: one row a run that ended, every N and C beside its loss.
 
 It is the contract between training and analysis, so no row of it comes from a file that is not as
-it was written.
+it was written. The plan says which runs and which columns, their records what training found.
 """
 
 from __future__ import annotations
 
+import fcntl
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 
-from scaling.store.records import Refusal
-from scaling.store.run_record import MAX_COUNTS, RESULT_COLUMNS, damage, read_run, run_folders
+from scaling.store.failpoint import failpoint
+from scaling.store.manifest import Manifest, PlannedRun, read_manifest
+from scaling.store.records import Refusal, write_table
+from scaling.store.run_record import RESULT_COLUMNS, damage, read_run, run_folders
+from scaling.store.scores import score_table
+
+MAX_COLUMNS = 1000  # of a run table; a run of ours has 50
 
 
 @dataclass(frozen=True)
@@ -25,50 +34,132 @@ class Collected:
     damaged: dict[str, str]  # by run id: why its record or its tables are not to be trusted
 
 
-def collect(results: Path) -> Collected:
-    """The run table of a results folder.
+@dataclass(frozen=True)
+class Published:
+    """The run table of a study as it is now."""
+
+    path: Path
+    table: pd.DataFrame
+    orphans: tuple[str, ...]  # ended runs of the folder that the plan does not name
+    damaged: dict[str, str]  # by run id: what is not as it was written
+
+
+def publish_table(results: Path) -> Published:
+    """Collect the plan's finished runs into the run table, runs.parquet.
+
+    Runs of an earlier version of the study stay in the folder and out of the table: other rates
+    or another corpus make another law. Raises Refusal as `read_manifest` does, and where a table
+    cannot be written.
+    """
+    path = results / "runs.parquet"
+    with _one_at_a_time(results / ".table.lock"):
+        manifest = read_manifest(results)
+        collected = collect(results, manifest)
+        failpoint("table-collected")
+        write_table(path, collected.table)
+        failpoint("table-written")
+        if any(run.config.get("tasks") is not None for run in manifest.runs):
+            found = collected.table
+            whole = set(found["run_id"][found["status"] == "completed"])
+            scores = score_table(results, [run for run in manifest.runs if run.run_id in whole])
+            failpoint("scores-collected")
+            write_table(results / "scores.parquet", scores)
+            failpoint("scores-table-written")
+    return Published(path, collected.table, orphans(results, manifest), collected.damaged)
+
+
+def collect(results: Path, manifest: Manifest) -> Collected:
+    """The run table of a plan's runs that ended, in the plan's order.
 
     Runs that failed or diverged keep their row, with their status and a null loss, and so do runs
     whose tables are damaged, as failed; a run whose record cannot be read has no row. Raises
-    Refusal for a folder without runs, and for records that disagree on what a column holds.
+    Refusal for runs that disagree on what a column holds.
     """
+    _refuse_mixed_columns(manifest)
     rows: list[dict[str, Any]] = []
     damaged: dict[str, str] = {}
-    kinds: dict[str, type] = {}  # of each column's values
-    for folder in run_folders(results):
+    for run in manifest.runs:
+        folder = results / "runs" / run.run_id
+        if not (folder / "run.json").exists():
+            continue
         try:
-            run = read_run(folder)
+            record = read_run(folder)
         except Refusal as error:
-            damaged[folder.name] = str(error)
+            damaged[run.run_id] = str(error)
             continue
-        if run["status"] not in ("completed", "diverged", "failed"):
+        if not record.ended or record.steps < run.steps:
             continue
-        for name, value in run["counts"].items():
-            if value is None:
-                continue
-            kind = type(value) if isinstance(value, bool | str) else float
-            if kinds.setdefault(name, kind) is not kind:
-                raise Refusal(
-                    f"{folder / 'run.json'}: counts: {name[:40]!r} = {value!r} is not of the kind "
-                    "that other runs have there. Restore it, or delete the run's folder."
-                )
-        if len(kinds) > MAX_COUNTS:
-            raise Refusal(f"the runs of {results} have more than {MAX_COUNTS} columns.")
-        if found := damage(folder, run):
-            damaged[folder.name] = "; ".join(found.values())
-            run |= {"status": "failed", "result": None}
+        if record.steps > run.steps:
+            damaged[run.run_id] = (
+                f"run {run.run_id} was trained to {record.steps} steps where the plan asks for "
+                f"{run.steps}; the same scaling run writes the plan again"
+            )
+            continue
+        if found := damage(folder, record):
+            damaged[run.run_id] = "; ".join(found.values())
+            record = record.changed(status="failed", result=None)
         rows.append(
             {
-                "run_id": run["run_id"],
-                "trunk_id": run["trunk_id"],
-                "study": run["study"],
-                "run_kind": run["run_kind"],
-                "status": run["status"],
-                **run["counts"],
+                "run_id": run.run_id,
+                "trunk_id": run.trunk_id,
+                "study": manifest.study,
+                "run_kind": run.run_kind,
+                "status": record.status,
+                **run.columns,
                 "loss": math.nan,
                 **dict.fromkeys(RESULT_COLUMNS, math.nan),
-                **(run["result"] or {}),
+                **(record.result or {}),
             }
         )
     empty = pd.DataFrame(columns=["run_id", "run_kind", "status"])
     return Collected(pd.DataFrame(rows) if rows else empty, damaged)
+
+
+def orphans(results: Path, manifest: Manifest) -> tuple[str, ...]:
+    """The runs of a folder that ended and are none of the plan's."""
+    found = []
+    for folder in run_folders(results) if (results / "runs").is_dir() else ():
+        if folder.name not in manifest.by_id:
+            with suppress(Refusal):
+                if read_run(folder).ended:
+                    found.append(folder.name)
+    return tuple(found)
+
+
+def _refuse_mixed_columns(manifest: Manifest) -> None:
+    """Raise Refusal where one column would hold text and numbers, or there would be too many."""
+    first: dict[str, PlannedRun] = {}
+    for run in manifest.runs:
+        for name, value in run.columns.items():
+            if value is None:
+                continue
+            other = first.setdefault(name, run)
+            if _kind(value) is not _kind(other.columns[name]):
+                raise Refusal(
+                    f"plan.json: {name[:40]!r} is {value!r} of run {run.run_id} and "
+                    f"{other.columns[name]!r} of {other.run_id}. Give `scaling run` the study "
+                    "again, which writes it anew."
+                )
+    if len(first) > MAX_COLUMNS:
+        raise Refusal(f"plan.json: the runs have more than {MAX_COLUMNS} columns.")
+
+
+def _kind(value: object) -> type:
+    return type(value) if isinstance(value, bool | str) else float
+
+
+@contextmanager
+def _one_at_a_time(lock: Path) -> Iterator[None]:
+    """Whoever collected first writes first, so that no table replaces one that saw more runs."""
+    with _open(lock) as file:
+        with suppress(OSError):  # a file system without locks: each writes what it saw
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _open(lock: Path) -> BinaryIO:
+    """A lock's file, never through a link: it would be made elsewhere."""
+    try:
+        return os.fdopen(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666), "wb")
+    except OSError as error:
+        raise Refusal(f"cannot write {lock}: {error.strerror}.") from error

@@ -39,7 +39,7 @@ def finished(folder: Path) -> Finished:
     Raises Refusal for one that has not completed, whose checkpoint is missing or damaged, or
     whose corpus, and with it the tokeniser, is not in this machine's cache.
     """
-    status = read_run(folder)["status"]
+    status = read_run(folder).status
     if status != "completed":
         raise Refusal(f"{folder} is {status}: only a completed run has a model to evaluate.")
     spec = read_spec(folder)

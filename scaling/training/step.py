@@ -27,6 +27,8 @@ from scaling.spec import Hardware, Optimizer, RunSpec
 from scaling.store.records import Refusal
 
 ADAM_EPSILON = 1e-8  # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1
+# The place of dropout's key among those of a seed, after any that initial values are drawn from.
+DROPOUT = 1 << 31
 
 
 class TrainState(NamedTuple):
@@ -109,48 +111,69 @@ def make_program(
         )
     shardings = state_shardings(mesh, shapes)
 
-    def logits(params: Any, tokens_BxT: jax.Array) -> jax.Array:
+    def logits(params: Any, tokens_BxT: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        inputs = (tokens_BxT,) if keys_B is None else (tokens_BxT, keys_B)
         # The decoder lays its table out on the mesh that it is traced for.
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return nnx.merge(graph, params)(tokens_BxT)
+            return nnx.merge(graph, params)(*inputs)
 
     def losses(params: Any, tokens_BxT1: jax.Array) -> jax.Array:
         return cross_entropy(logits(params, tokens_BxT1[:, :-1]), tokens_BxT1[:, 1:])
 
-    def objective(params: Any, tokens_BxT1: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def dropout_keys(step: jax.Array, sequences: int) -> jax.Array | None:
+        """A key for each sequence of a step's batch, whatever the microbatch; none if no dropout.
+
+        A function of the seed, the step and the sequence's place alone, so that a run that goes on
+        later, or in other microbatches, drops the same numbers.
+        """
+        if not getattr(model, "dropout", 0.0):  # not every architecture has any
+            return None
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), DROPOUT), step)
+        return jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(sequences))
+
+    def objective(
+        params: Any, tokens_BxT1: jax.Array, keys_B: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
         """What is minimised, and the mean cross-entropy that is reported."""
-        logits_BxTxV = logits(params, tokens_BxT1[:, :-1])
+        logits_BxTxV = logits(params, tokens_BxT1[:, :-1], keys_B)
         loss = jnp.mean(cross_entropy(logits_BxTxV, tokens_BxT1[:, 1:]))
         if not optimizer.z_loss:
             return loss, loss
         log_normaliser_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)
         return loss + optimizer.z_loss * jnp.mean(log_normaliser_BxT**2), loss
 
-    def gradients(params: Any, tokens_BxT1: jax.Array) -> tuple[jax.Array, Any]:
+    def gradients(
+        params: Any, tokens_BxT1: jax.Array, keys_B: jax.Array | None
+    ) -> tuple[jax.Array, Any]:
         """The mean loss of a batch and the gradient of its objective."""
         value_and_grad = jax.value_and_grad(objective, has_aux=True)
         if hardware.accumulate == 1:
-            (_, loss), grads = value_and_grad(params, tokens_BxT1)
+            (_, loss), grads = value_and_grad(params, tokens_BxT1, keys_B)
             return loss, grads
 
         # Every k-th sequence makes a microbatch, so that each still lies on all devices.
         k = hardware.accumulate
-        micro_KxMxT1 = jax.lax.with_sharding_constraint(
-            tokens_BxT1.reshape(-1, k, tokens_BxT1.shape[1]).swapaxes(0, 1),
-            batch_sharding(mesh, leading=1),
-        )
 
-        def add(total: tuple[jax.Array, Any], tokens_MxT1: jax.Array) -> tuple[Any, None]:
-            (_, loss), grads = value_and_grad(params, tokens_MxT1)
+        def split(of_batch: jax.Array) -> jax.Array:
+            return of_batch.reshape(-1, k, *of_batch.shape[1:]).swapaxes(0, 1)
+
+        micro_KxMxT1 = jax.lax.with_sharding_constraint(
+            split(tokens_BxT1), batch_sharding(mesh, leading=1)
+        )
+        keys_KxM = None if keys_B is None else split(keys_B)
+
+        def add(total: tuple[jax.Array, Any], micro: tuple[Any, Any]) -> tuple[Any, None]:
+            (_, loss), grads = value_and_grad(params, *micro)
             return jax.tree.map(jnp.add, total, (loss, grads)), None
 
         zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
-        (loss, grads), _ = jax.lax.scan(add, zeros, micro_KxMxT1)
+        (loss, grads), _ = jax.lax.scan(add, zeros, (micro_KxMxT1, keys_KxM))
         return loss / k, jax.tree.map(lambda grad: grad / k, grads)
 
     def step(state: TrainState, inputs: tuple[jax.Array, jax.Array]) -> tuple[TrainState, Metrics]:
         tokens_BxT1, rate = inputs
-        loss, grads = gradients(state.params, tokens_BxT1)
+        keys_B = dropout_keys(state.step, tokens_BxT1.shape[0])
+        loss, grads = gradients(state.params, tokens_BxT1, keys_B)
         updates, moments = rule.update(grads, state.moments, state.params)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         metrics = Metrics(loss, optax.tree.norm(grads))

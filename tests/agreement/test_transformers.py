@@ -20,6 +20,7 @@ from flax import nnx
 
 from models.decoder.config import DIALECTS, ModelConfig
 from models.decoder.model import Decoder, Layers, cross_entropy
+from models.decoder.presets import preset
 
 try:
     import torch
@@ -96,8 +97,8 @@ def llama_tree(tensors: Arrays) -> dict[str, Any]:
     }
 
 
-def gpt2_tree(tensors: Arrays) -> dict[str, Any]:
-    """GPT-2's maps are (in, out) like ours; queries, keys and values lie side by side."""
+def openai_tree(tensors: Arrays, embedding: str, positions: str) -> dict[str, Any]:
+    """GPT-1 and 2 have maps (in, out) like ours; queries, keys and values lie side by side."""
 
     def conv(name: str) -> dict[str, np.ndarray]:
         return {"kernel": tensors[f"{name}.weight"], "bias": tensors[f"{name}.bias"]}
@@ -116,11 +117,19 @@ def gpt2_tree(tensors: Arrays) -> dict[str, Any]:
         }
 
     return {
-        "embedding": tensors["transformer.wte.weight"],
-        "positions": tensors["transformer.wpe.weight"],
+        "embedding": tensors[f"transformer.{embedding}.weight"],
+        "positions": tensors[f"transformer.{positions}.weight"],
         "blocks": {index: block(f"transformer.h.{index}") for index in range(2)},
-        "final_norm": norm(tensors, "transformer.ln_f"),
     }
+
+
+def gpt1_tree(tensors: Arrays) -> dict[str, Any]:
+    return openai_tree(tensors, "tokens_embed", "positions_embed")
+
+
+def gpt2_tree(tensors: Arrays) -> dict[str, Any]:
+    tree = openai_tree(tensors, "wte", "wpe")
+    return {**tree, "final_norm": norm(tensors, "transformer.ln_f")}
 
 
 def neox_tree(tensors: Arrays) -> dict[str, Any]:
@@ -203,6 +212,13 @@ FAMILIES = {
             transformers.Qwen3Config(**GROUPED, head_dim=8, tie_word_embeddings=True)
         ),
         llama_tree,
+    ),
+    "gpt1": Family(
+        ours("gpt2", d_ff=4 * D, norm_placement="post", dropout=0.1),
+        lambda: transformers.OpenAIGPTLMHeadModel(
+            transformers.OpenAIGPTConfig(vocab_size=V, n_positions=T, n_embd=D, n_layer=2, n_head=H)
+        ),
+        gpt1_tree,
     ),
     "gpt2": Family(
         ours("gpt2", d_ff=4 * D),
@@ -316,3 +332,20 @@ def test_a_wrong_window_is_told_apart() -> None:
         config = ours(n_kv_heads=2, attention_window=window)
         logits, _ = computed(config, weights, "unrolled")
         assert np.abs(logits - their_logits).max() > 1e3 * TOLERANCE * np.abs(their_logits).max()
+
+
+def test_gpt1_has_the_shape_and_the_size_of_the_released_configuration() -> None:
+    released = transformers.OpenAIGPTConfig()  # its defaults are those of the released weights
+    with torch.device("meta"):
+        model = transformers.OpenAIGPTLMHeadModel(released)
+    gpt1 = preset("gpt1")
+    assert sum(tensor.numel() for tensor in model.parameters()) == gpt1.published == gpt1.params
+    c = gpt1.config
+    assert (c.vocab_size, c.context_length) == (released.vocab_size, released.n_positions)
+    assert (c.n_layers, c.d_model, c.n_heads) == (
+        released.n_layer,
+        released.n_embd,
+        released.n_head,
+    )
+    rates = (released.resid_pdrop, released.embd_pdrop, released.attn_pdrop)
+    assert rates == (c.dropout,) * 3 and c.norm_epsilon == released.layer_norm_epsilon

@@ -44,7 +44,7 @@ def test_a_contradiction_is_shown_in_its_row(monkeypatch, capsys):
 
 def test_a_prefix_of_nothing_is_refused_with_the_families(monkeypatch, capsys):
     assert scaling(monkeypatch, "models", "bert") == 2
-    assert "Families: gpt2, gpt3, chinchilla" in capsys.readouterr().err
+    assert "Families: gpt1, gpt2, gpt3, chinchilla" in capsys.readouterr().err
 
 
 def test_the_catalogue_never_loads_jax():

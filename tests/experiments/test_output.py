@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 
 from analysis.published import published
-from experiments import evaluating, training
+from experiments import evaluating
 from experiments.__main__ import MODULES, main
+from scaling.store.manifest import Manifest, write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = "published:besiroglu-2024"
@@ -101,7 +102,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(evaluating, "_completed", lambda paths: [tmp_path])
     answers = evaluating.Answers([score], ())
     monkeypatch.setattr(evaluating, "_scores", lambda folder, ask: answers)
-    monkeypatch.setattr(training, "run_folders", lambda folder: [])
+    nothing = Manifest.made(study="s", study_sha256="", source_sha256="", runs=[])
+    write_manifest(tmp_path, nothing)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -14,8 +14,9 @@ import pytest
 from experiments import __main__ as command_line
 from experiments import planning
 from experiments.__main__ import INTERRUPTED, main
-from scaling.launch import base, local
+from scaling.launch import local
 from scaling.launch.stops import STOPS
+from scaling.store import table
 from scaling.store.records import Refusal
 
 STUDY = """\
@@ -90,7 +91,7 @@ def test_a_signal_while_the_table_is_collected_interrupts(
 ) -> None:
     before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("the process would have died"))
     monkeypatch.setattr(local, "run_jobs", lambda *_: {})
-    monkeypatch.setattr(base, "publish_table", signalled(signal.SIGTERM))
+    monkeypatch.setattr(table, "publish_table", signalled(signal.SIGTERM))
     try:
         assert run() == INTERRUPTED
     finally:
@@ -111,6 +112,6 @@ def test_a_table_that_cannot_be_written_does_not_hide_that_the_launch_was_stoppe
         raise Refusal("cannot write runs.parquet: No space left on device")
 
     monkeypatch.setattr(local, "run_jobs", stop)
-    monkeypatch.setattr(base, "publish_table", full)
+    monkeypatch.setattr(table, "publish_table", full)
     assert run() == INTERRUPTED
     assert "No space left on device" in capsys.readouterr().err

@@ -25,12 +25,13 @@ import pytest
 
 from experiments.planning import plan_study
 from models.sharding import make_mesh
-from scaling.launch.base import prepare, publish_table
+from scaling.launch.base import prepare
 from scaling.launch.worker import train_run
 from scaling.planning.plan import Plan
 from scaling.spec import RunSpec
 from scaling.store.records import read_json
 from scaling.store.steps import read_steps
+from scaling.store.table import publish_table
 from scaling.study import read_study
 from scaling.training import checkpoint
 from scaling.training import loop as training
@@ -109,7 +110,7 @@ class Grid:
     def train(self, retry: Any = ()) -> dict[str, int]:
         """Train what is left in this process, and write the table; how many runs ended how."""
         statuses = [train_run(folder, lambda: False) for folder in self.ready(retry)]
-        publish_table(self.folder, self.plan)
+        publish_table(self.folder)
         return {status: statuses.count(status) for status in sorted(set(statuses))}
 
     def launch(

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import pandas as pd
 import pytest
 
-from scaling.launch.base import publish_table, worker_command
+from scaling.launch.base import worker_command
 from scaling.launch.worker import train_run
 from scaling.store import claims as claim
 from scaling.store.attempt import checkpoint_folders
@@ -28,6 +28,7 @@ from scaling.store.claims import Observer
 from scaling.store.records import Refusal, read_json
 from scaling.store.run_record import run_folders
 from scaling.store.steps import checkpoint_steps
+from scaling.store.table import publish_table
 from scaling.training import loop as training
 from scaling.training.flags import worker_environment
 
@@ -54,7 +55,7 @@ OF_A_WORKER = [
     *["attempts-removed", "settled-run"],
 ]
 OF_A_LAUNCHER = [
-    *["study-written", "plan-written", "planned", "planned:3", "replanned"],
+    *["study-written", "plan-written", "manifest-written", "planned", "planned:3", "replanned"],
     *["table-collected", "table-written"],
 ]
 # Where there are tasks: around each write of their answers.
@@ -252,6 +253,7 @@ FILES = {
     "a segment of steps": "runs/*/attempts/*/steps/*.parquet",
     "study.toml": "study.toml",
     "plan.csv": "plan.csv",
+    "plan.json": "plan.json",
 }
 
 
@@ -301,7 +303,7 @@ def test_damage_to_a_finished_run_is_reported_and_mended_when_asked(
     for damage, run in zip((truncate, flip), victims, strict=True):
         survived(f"{damage.__name__}: {what} of a finished run")
         (run / what).write_bytes(damage((run / what).read_bytes()))
-    reported = publish_table(grid.folder, grid.plan).damaged
+    reported = publish_table(grid.folder).damaged
     assert set(reported) == {run.name for run in victims}
     assert all(what in reason for reason in reported.values())
     assert set(grid.train(retry=["failed"])) == {"completed"}
@@ -450,8 +452,8 @@ def test_a_study_that_is_edited_in_between(make: Make, tmp_path: Path, survived:
         edited.assert_whole(truth)
         vanished = before - {spec.run_id for spec in edited.plan.runs}
         assert len(vanished) == 2 and vanished < {run.name for run in run_folders(grid.folder)}
-    assert publish_table(edited.folder, edited.plan).orphans == 0
-    assert publish_table(finished.folder, edited.plan).orphans == 2
+    assert publish_table(stopped.folder).orphans == ()
+    assert len(publish_table(finished.folder).orphans) == 2
 
 
 # --- failures ---------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from scaling.store import claims as claim
 from scaling.store.attempt import attempt, set_status, settle
 from scaling.store.claims import Observer, Owned, Replaced, claimed, create, newest, owner
 from scaling.store.records import Refusal, read_json, sealed, write_json
-from scaling.store.run_record import COUNTED, read_run
+from scaling.store.run_record import RunRecord, read_run
 
 HOLD = """
 import sys, time; from pathlib import Path; from scaling.store.claims import claimed
@@ -32,13 +32,15 @@ with claimed(Path(sys.argv[1])): print("held", flush=True); time.sleep(60)
 def run(tmp_path: Path) -> Path:
     """The folder of a run of 8 steps."""
     name = "0123456789ab"
-    record = {
-        **{"run_id": name, "trunk_id": name, "run_kind": "trunk", "study": "s"},
-        **{"status": "planned", "reason": None, "provenance": [], "result": None},
-        "config": {"schedule": {"steps": 8}},
-        "counts": dict.fromkeys(COUNTED, 1.0),
-    }
-    write_json(tmp_path / name / "run.json", record)
+    record = RunRecord.made(
+        run_id=name,
+        trunk_id=name,
+        run_kind="trunk",
+        study="s",
+        status="planned",
+        config={"schedule": {"steps": 8}},
+    )
+    write_json(tmp_path / name / "run.json", record.plain())
     return tmp_path / name
 
 
@@ -218,7 +220,7 @@ def test_an_owner_paused_on_the_verge_of_a_write_changes_nothing_when_it_wakes(
         before = read_run(run)
         with pytest.raises(Replaced, match="replaced by process"):
             late.record("planned", reason="of the first")
-    assert read_run(run) == {**before, "status": "diverged", "reason": "of the second"}
+    assert read_run(run) == before.changed(status="diverged", reason="of the second")
     assert [each for each in (run / "claims").iterdir() if each.is_dir()] == []
 
 

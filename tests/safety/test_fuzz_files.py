@@ -23,10 +23,11 @@ from analysis.laws import law
 from analysis.runs.table import read_runs
 from experiments import training
 from experiments.grid_text import runs_text, status_text
-from experiments.training import _status
+from experiments.training import looked_at
 from scaling.store.checksums import checksums
+from scaling.store.manifest import Manifest, read_manifest, write_manifest
 from scaling.store.records import Refusal, read_json, sealed, write_json, write_table
-from scaling.store.run_record import read_run, run_folders
+from scaling.store.run_record import RunRecord, read_run, run_folders
 from scaling.store.steps import STEP_COLUMNS, read_steps, write_segment
 from scaling.store.table import collect
 from scaling.tasks.jsonl import read_items
@@ -114,21 +115,27 @@ def _edited_json(value: Any, what: str, where: int, new: Any) -> Any:
 
 def made(folder: Path) -> Path:
     """A results folder of two runs, its table in both formats, and a fit of more."""
-    counts = {"seed": 0, "params_total": 10, "params_non_embedding": 5, "tokens": 20, "steps": 2}
-    counts |= {"n_layers": 1, "d_model": 8, "flops_6nd": 1.2e3, "learning_rate": 0.01}
+    columns = {"seed": 0, "params_total": 10, "params_non_embedding": 5, "tokens": 20, "steps": 2}
+    columns |= {"n_layers": 1, "d_model": 8, "flops_6nd": 1.2e3, "learning_rate": 0.01}
+    config = {"schedule": {"steps": 2}, "tasks": None}
+    runs = []
     for name, kind, status in (("a" * 12, "trunk", "running"), ("b" * 12, "cooldown", "completed")):
         result = {"loss": 2.5, "loss_stderr": 0.1, "bits_per_byte": 3.0, "tokens_per_s": 1e4}
-        run = {
-            **{"run_id": name, "trunk_id": "a" * 12, "study": "s", "run_kind": kind},
-            **{"status": status, "reason": None, "config": {}, "provenance": [{"host": "h"}]},
-            **{"counts": counts, "result": result if status == "completed" else None},
-        }
-        write_json(folder / "runs" / name / "run.json", run)
+        of_run = {"run_id": name, "trunk_id": "a" * 12, "run_kind": kind, "config": config}
+        runs.append({**of_run, "first_step": 0, "steps": 2, "flops": 1e3, "columns": columns})
+        record = RunRecord.made(
+            **of_run,
+            **{"study": "s", "status": status, "provenance": [{"host": "h"}]},
+            result=result if status == "completed" else None,
+        )
+        write_json(folder / "runs" / name / "run.json", record.plain())
         rows = [{**dict.fromkeys(STEP_COLUMNS, 0.5), "step": step} for step in (1, 2)]
         write_segment(folder / "runs" / name, rows)
         # As of before names held checksums, so that what decodes it meets the damage.
         (segment,) = (folder / "runs" / name / "steps").iterdir()
         segment.rename(segment.with_name("000000001.parquet"))
+    digests = {"study_sha256": "0" * 64, "source_sha256": "0" * 64}
+    write_manifest(folder, Manifest.made(study="s", runs=runs, **digests))
     grid = pd.DataFrame([(n, d) for n in (1e6, 3e6, 1e7, 3e7) for d in (1e8, 3e8, 1e9)])
     grid.columns = ["params", "tokens"]
     grid["loss"] = 1.8 + 400 / grid["params"] ** 0.35 + 400 / grid["tokens"] ** 0.36
@@ -151,9 +158,18 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_results(folder: Path) -> pd.DataFrame:
-    """All that `scaling status` and the end of `scaling run` read."""
-    status_text([_status(run) for run in run_folders(folder)])
-    table = collect(folder).table
+    """All that `scaling status` and the end of `scaling run` read, as it is and sealed again."""
+    with suppress(Refusal):
+        read_as_it_is(folder)
+    for path in (folder / "plan.json", *folder.glob("runs/*/run.json")):
+        with suppress(Refusal, TypeError, ValueError, RecursionError):
+            write_json(path, sealed(read_json(path)))
+    return read_as_it_is(folder)
+
+
+def read_as_it_is(folder: Path) -> pd.DataFrame:
+    status_text(looked_at(folder).runs)
+    table = collect(folder, read_manifest(folder)).table
     write_table(folder / "collected.parquet", table)
     if len(table):
         runs_text(table)
@@ -179,6 +195,7 @@ def read_tasks(folder: Path) -> list[list[int]]:
 
 # What is damaged, and what reads it.
 FILES: dict[str, Callable[[Path], object]] = {
+    "plan.json": read_results,
     f"runs/{'a' * 12}/run.json": read_results,
     f"runs/{'b' * 12}/run.json": read_results,
     f"runs/{'b' * 12}/steps/000000001.parquet": read_results,
@@ -235,10 +252,14 @@ def test_damage_to_a_table_of_a_finished_run_is_in_the_status_with_its_reason(
     run = shutil.copytree(results, tmp_path / "results") / "runs" / ("b" * 12)
     (run / "steps.parquet").write_bytes(b"written")
     files = checksums({"steps.parquet": run / "steps.parquet"})
-    write_json(run / "run.json", sealed({**read_run(run), "files": files}))
-    assert _status(run)["status"] == "completed"
+    write_json(run / "run.json", read_run(run).changed(files=files).plain())
+
+    def seen() -> dict[str, Any]:
+        return {row["run_id"]: row for row in looked_at(run.parents[1]).runs}[run.name]
+
+    assert seen()["status"] == "completed"
     (run / "steps.parquet").write_bytes(b"wrotten")
-    found = _status(run)
+    found = seen()
     assert (found["status"], found["loss"]) == ("failed", None)
     assert "steps.parquet has changed since it was written" in found["reason"]
 

@@ -12,7 +12,17 @@ from models.decoder.config import DIALECTS, ModelConfig
 from scaling import spec
 from scaling.planning.plan import Plan
 from scaling.schedule import Schedule
-from scaling.spec import FORMER, SCIENCE, Hardware, Optimizer, RunSpec, identity_of, run_id_of
+from scaling.spec import (
+    FORMER,
+    SCIENCE,
+    Hardware,
+    Optimizer,
+    RunSpec,
+    identity_of,
+    planned_run,
+    run_id_of,
+    spec_of,
+)
 from scaling.tasks.mix import TaskMix, TaskSpec
 
 PlanOf = Callable[..., Plan]
@@ -168,6 +178,14 @@ def test_a_default_that_changes_later_makes_no_run_another_and_no_other_run_this
     monkeypatch.setattr(Later.__init__, "__defaults__", (0.0, 0.5))
     assert run_id_of(with_later()) != run_id_of(BASE)
     assert run_id_of(with_later(schedule_free=0.0)) == run_id_of(BASE)
+
+
+def test_a_specification_that_lacks_a_later_field_has_the_value_of_its_time(plan: PlanOf) -> None:
+    made = plan()
+    config = planned_run(made.runs[0], made.corpus).config
+    del config["model"]["dropout"]
+    assert spec_of(config) == made.runs[0]
+    assert "dropout" not in config["model"]  # nothing is changed in what was read
 
 
 def test_a_grid_that_is_laid_out_otherwise_is_the_same_grid(plan: PlanOf) -> None:

@@ -36,6 +36,9 @@ VARIANTS: list[dict[str, Any]] = [
     {"attention_softcap": 20.0, "logit_softcap": 10.0},
     {"parallel": True, "mlp": "gelu_exact", "rotary_fraction": 1 / 3},
     {"mlp": "relu2", "qk_norm": True, "biases": True},
+    {"positions": "sinusoidal"},
+    {"dialect": "gpt2", "norm_placement": "post", "dropout": 0.1},
+    {"norm_placement": "post", "positions": "sinusoidal", "dropout": 0.5, "qk_norm": True},
 ]
 
 
@@ -90,6 +93,7 @@ def test_each_component_equals_its_part_of_the_tree(
     assert counted.positions == total["positions"]
     assert counted.head == total["head"]
     assert counted.block_matrices == matrices
+    assert counted.final_norm == total["final_norm"]
     assert counted.non_embedding == total["blocks"] + total["final_norm"]
     assert counted.matmul == matrices + config.vocab_size * config.d_model
 
@@ -101,9 +105,10 @@ def test_flops_equal_the_dot_products_of_forward_and_backward(
     config, batch, length = tiny(**fields), 3, 16
     graph, params = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
     tokens = jnp.zeros((batch, length), jnp.int32)
+    keys = jax.random.split(jax.random.key(0), batch)
 
     def loss(params: Any) -> jax.Array:
-        return cross_entropy(nnx.merge(graph, params)(tokens), tokens).mean()
+        return cross_entropy(nnx.merge(graph, params)(tokens, keys), tokens).mean()
 
     counted = count_flops(config, length, "full").total * batch * length
     forward = dot_flops(jax.make_jaxpr(loss)(params).jaxpr)
@@ -155,6 +160,15 @@ def test_flops_without_attention_are_six_per_matmul_parameter(
     assert flops.total - flops.attention == 6 * count_params(config).matmul
 
 
+def test_positions_and_norms_that_are_no_parameters_are_not_counted(
+    tiny: Callable[..., ModelConfig],
+) -> None:
+    plain = count_params(tiny("gpt2", positions="none"))
+    assert count_params(tiny("gpt2", positions="sinusoidal")) == plain
+    post = count_params(tiny("gpt2", positions="none", norm_placement="post"))
+    assert plain.total - post.total == plain.final_norm == 2 * tiny().d_model
+
+
 def test_gpt2_small_has_its_published_size() -> None:
     """124,439,808: the released weights, whose output matrix is the token table."""
     released = ModelConfig(50257, 1024, 12, 768, 12, 12, 64, 3072, **DIALECTS["gpt2"])
@@ -188,6 +202,10 @@ def test_llama_7b_has_its_published_size() -> None:
         ("attention_window", 8.0),
         ("attention_softcap", 0.0),
         ("logit_softcap", float("nan")),
+        ("norm_placement", "sandwich"),
+        ("dropout", 1.0),
+        ("dropout", -0.1),
+        ("dropout", float("nan")),
         ("rotary_fraction", 0.0),
         ("rotary_fraction", 1.5),
         ("rotary_fraction", 0.5),  # of 6 dimensions: an odd 3
@@ -199,3 +217,8 @@ def test_a_shape_that_cannot_be_built_is_refused_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=field):
         tiny(**{field: value})
+
+
+def test_parallel_blocks_have_no_place_for_post_norm(tiny: Callable[..., ModelConfig]) -> None:
+    with pytest.raises(ValueError, match='norm_placement = "post" has no place in parallel blocks'):
+        tiny(norm_placement="post", parallel=True)

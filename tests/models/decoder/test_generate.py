@@ -33,6 +33,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         **{"dialect": "gpt2", "attention_window": 3, "n_kv_heads": 1, "parallel": True},
         **{"mlp": "gelu_exact", "layers": "scanned"},
     },
+    "gpt1": {
+        **{"dialect": "gpt2", "norm_placement": "post", "dropout": 0.5, "layers": "scanned"},
+        **{"positions": "sinusoidal", "embedding_std": 0.3},
+    },
 }
 MORE: dict[str, dict[str, Any]] = {
     "grouped": {"n_kv_heads": 2},
@@ -41,6 +45,8 @@ MORE: dict[str, dict[str, Any]] = {
     "capped": {"attention_softcap": 0.7, "logit_softcap": 1.5, "mlp": "relu2"},
     "short": {"dialect": "gpt2", "parallel": True, "mlp": "gelu_exact", "attention_window": 1},
     "partly": {"rotary_fraction": 1 / 3, "qk_norm": True, "parallel": True},
+    "plain gpt1": {"dialect": "gpt2", "norm_placement": "post", "dropout": 0.1},
+    "sinusoidal": {"positions": "sinusoidal", "attention_window": 3, "n_kv_heads": 2},
     "plain gpt2": {"dialect": "gpt2"},
     "scanned": {"attention_window": 3, "n_kv_heads": 1, "layers": "scanned"},
 }
@@ -118,7 +124,9 @@ def test_logits_from_the_cache_are_those_of_reading_everything_again(
     )
 
 
-@pytest.mark.parametrize("name", ["gpt2", *SLOW, pytest.param("llama", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "gpt1", *SLOW, pytest.param("llama", marks=pytest.mark.slow)]
+)
 def test_greedy_text_is_the_likeliest_after_reading_everything_again(
     decoder: Callable[..., Any], name: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -63,6 +64,10 @@ def reference(config: ModelConfig, weights: dict[str, Any], tokens: np.ndarray) 
         pairs = (vector[: K // 2] + 1j * vector[K // 2 : K]) * np.exp(1j * angle)
         return np.concatenate([pairs.real, pairs.imag, vector[K:]])
 
+    def sinusoid(position: int, column: int) -> float:
+        angle = position / 10000 ** (column // 2 * 2 / c.d_model)
+        return math.cos(angle) if column % 2 else math.sin(angle)
+
     def capped(x: np.ndarray, cap: float | None) -> np.ndarray:
         return x if cap is None else cap * np.tanh(x / cap)
 
@@ -98,11 +103,18 @@ def reference(config: ModelConfig, weights: dict[str, Any], tokens: np.ndarray) 
     x = weights["embedding"][tokens].astype(float)
     if c.positions == "learned":
         x = x + weights["positions"][:T]
+    if c.positions == "sinusoidal":
+        x = x + [[c.embedding_std * sinusoid(t, d) for d in range(c.d_model)] for t in range(T)]
     for index in range(c.n_layers):
         block = weights["blocks"][index]
+        if c.norm_placement == "post":
+            x = norm(x + attention(x, block["attention"]), block["attention_norm"])
+            x = norm(x + mlp(x, block["mlp"]), block["mlp_norm"])
+            continue
         y = x + attention(norm(x, block["attention_norm"]), block["attention"])
         x = y + mlp(norm(x if c.parallel else y, block["mlp_norm"]), block["mlp"])
-    x = norm(x, weights["final_norm"])
+    if c.norm_placement == "pre":
+        x = norm(x, weights["final_norm"])
     head = weights["embedding"].T if c.head == "tied" else weights["head"]["kernel"]
     return capped(x @ head, c.logit_softcap)
 
@@ -117,6 +129,9 @@ def reference(config: ModelConfig, weights: dict[str, Any], tokens: np.ndarray) 
         {"dialect": "llama", "attention_softcap": 0.7, "logit_softcap": 1.5, "mlp": "relu2"},
         {"dialect": "gpt2", "parallel": True, "mlp": "gelu_exact", "attention_window": 1},
         {"dialect": "llama", "rotary_fraction": 1 / 3, "qk_norm": True, "parallel": True},
+        {"dialect": "gpt2", "norm_placement": "post", "dropout": 0.1},
+        {"dialect": "llama", "positions": "sinusoidal", "norm_placement": "post", "n_kv_heads": 2},
+        {"dialect": "gpt2", "positions": "sinusoidal", "embedding_std": 0.3, "head": "untied"},
     ],
     ids=str,
 )

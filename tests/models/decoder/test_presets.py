@@ -45,7 +45,7 @@ def test_shapes_of_released_weights_have_their_exact_counts(name: str) -> None:
     assert preset(name).params == preset(name).published
 
 
-@pytest.mark.parametrize("name", ["gpt2-small", "chinchilla-44m", "pythia-14m"])
+@pytest.mark.parametrize("name", ["gpt1", "gpt2-small", "chinchilla-44m", "pythia-14m"])
 def test_the_decoder_builds_a_preset_with_every_parameter_counted(name: str) -> None:
     config = preset(name).config
     tree = nnx.state(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))), nnx.Param)
@@ -54,6 +54,7 @@ def test_the_decoder_builds_a_preset_with_every_parameter_counted(name: str) -> 
 
 def test_exact_counts_are_the_released_ones() -> None:
     released = {
+        "gpt1": 116_534_784,
         "gpt2-small": 124_439_808,
         "gpt2-xl": 1_557_611_200,
         "pythia-70m": 70_426_624,

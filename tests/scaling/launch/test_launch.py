@@ -19,12 +19,14 @@ import pytest
 
 from scaling.data.corpus import Corpus
 from scaling.launch import local
-from scaling.launch.base import Job, prepare, publish_table
+from scaling.launch.base import Job, prepare
 from scaling.planning.plan import Plan
 from scaling.store.attempt import attempt
 from scaling.store.checksums import CHECKSUMS
 from scaling.store.claims import claimed, owner
 from scaling.store.records import Refusal, read_json, write_json
+from scaling.store.run_record import read_run
+from scaling.store.table import publish_table
 
 
 def statuses(jobs: list[Job]) -> list[list[str]]:
@@ -68,8 +70,9 @@ def test_labels_of_finished_runs_are_those_of_the_study_as_it_is_now(
             with attempt(folder) as mine:
                 mine.record("completed", result={"loss": 1.0})
     relabelled = replace(made, runs=tuple(replace(run, budget_flops=1e9) for run in made.runs))
-    assert publish_table(tmp_path, made).table["budget_flops"].isna().all()
-    assert set(publish_table(tmp_path, relabelled).table["budget_flops"]) == {1e9}
+    assert publish_table(tmp_path).table["budget_flops"].isna().all()
+    assert prepare(tmp_path, relabelled, b"") == []
+    assert set(publish_table(tmp_path).table["budget_flops"]) == {1e9}
 
 
 def finish(folder: Path) -> None:
@@ -90,7 +93,7 @@ def test_damaged_tables_of_a_finished_run_are_reported_and_it_is_trained_again_w
         finish(folder)
     damaged = job.folders[1]
     (damaged / "evals.parquet").write_bytes(b"a table of evels.parquet")
-    published = publish_table(tmp_path, made)
+    published = publish_table(tmp_path)
     assert set(published.damaged) == {damaged.name}
     assert "evals.parquet has changed since it was written" in published.damaged[damaged.name]
     row = published.table.set_index("run_id").loc[damaged.name]
@@ -111,18 +114,18 @@ def test_a_damaged_record_of_a_finished_run_is_made_again_from_its_publication(
     path = job.folders[0] / "run.json"
     written = path.read_text()
     path.write_text(written.replace("2.5", "2.7"))
-    assert set(publish_table(tmp_path, made).damaged) == {job.folders[0].name}
+    assert set(publish_table(tmp_path).damaged) == {job.folders[0].name}
     prepare(tmp_path, made, b"")
     assert path.read_text() == written and "2.7" in path.with_suffix(".unreadable").read_text()
 
 
-def test_to_lay_out_a_grid_the_disk_is_waited_for_twice_however_many_runs_it_has(
+def test_to_lay_out_a_grid_the_disk_is_waited_for_three_times_however_many_runs_it_has(
     plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[int] = []
     monkeypatch.setattr(os, "fsync", waits.append)
     jobs = prepare(tmp_path, plan(grid={"seeds": [0, 1, 2]}), b"")
-    assert len(waits) == 2 and statuses(jobs) == [["planned"] * 3] * 3
+    assert len(waits) == 3 and statuses(jobs) == [["planned"] * 3] * 3
     (jobs[0].folders[1] / "run.json").write_text("")  # as a power cut may leave it
     assert statuses(prepare(tmp_path, plan(grid={"seeds": [0, 1, 2]}), b"")) == statuses(jobs)
 
@@ -167,7 +170,7 @@ def test_dead_workers_and_divergence_do_not_stop_the_grid_and_a_finished_study_s
     assert (snapshots[-1].runs_done, snapshots[-1].runs) == (6, 6)
     assert snapshots[-1].flops_done == pytest.approx(snapshots[-1].flops)
 
-    table = pd.read_parquet(publish_table(tmp_path, made).path)
+    table = pd.read_parquet(publish_table(tmp_path).path)
     assert (table["loss"].notna() == (table["status"] == "completed")).all()
     assert len(table) == 6
 
@@ -296,7 +299,7 @@ def test_a_finished_trunk_is_planned_again_when_a_budget_needs_it_longer(
 ) -> None:
     (job,) = prepare(tmp_path, plan(), b"")
     for folder in job.folders:
-        write_json(folder / "run.json", {**read_json(folder / "run.json"), "status": "completed"})
+        write_json(folder / "run.json", read_run(folder).changed(status="completed").plain())
     assert prepare(tmp_path, plan(), b"") == []
     assert prepare(tmp_path, plan(grid={"tokens": [1536]}), b"") == []
     (longer,) = prepare(tmp_path, plan(grid={"tokens": [1536, 3072, 4096]}), b"")

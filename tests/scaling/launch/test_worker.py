@@ -26,6 +26,7 @@ from scaling.planning.plan import Plan
 from scaling.spec import RunSpec
 from scaling.store.attempt import attempt, checkpoint_folders
 from scaling.store.records import read_json, write_json
+from scaling.store.run_record import read_run
 from scaling.store.steps import checkpoint_steps, read_steps
 from scaling.training import checkpoint
 from scaling.training.flags import worker_environment
@@ -74,6 +75,13 @@ def final(spec: RunSpec, results: Path) -> list[bytes]:
     folder = results / "runs" / spec.run_id / "checkpoints"
     state = checkpoint.restore(folder, spec.schedule.steps, program.abstract, spec.run_id)
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def without_corpus(run: Path) -> None:
+    """Let the run ask for a corpus that is nowhere."""
+    record = read_run(run)
+    wanted = record.changed(config={**record.config, "corpus": "f" * 12})
+    write_json(run / "run.json", wanted.plain())
 
 
 Ready = Callable[[Path], list[Path]]
@@ -160,8 +168,7 @@ def test_a_run_that_cannot_start_fails_with_its_reason_and_so_does_its_branch(
     ready: Ready, tmp_path: Path
 ) -> None:
     trunk, branch = ready(tmp_path)
-    run = read_json(trunk / "run.json")
-    write_json(trunk / "run.json", {**run, "config": {**run["config"], "corpus": "f" * 12}})
+    without_corpus(trunk)
     assert finish(start([tmp_path / "nowhere", trunk, branch])) == 1
     assert status(trunk) == "failed"
     assert "f" * 12 in read_json(trunk / "run.json")["reason"]
@@ -174,8 +181,7 @@ def test_a_log_that_can_hold_no_more_hides_no_reason(
     ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trunk = ready(tmp_path)[0]
-    run = read_json(trunk / "run.json")
-    write_json(trunk / "run.json", {**run, "config": {**run["config"], "corpus": "f" * 12}})
+    without_corpus(trunk)
     with monkeypatch.context() as patch, Path("/dev/full").open("w", buffering=1) as full:
         patch.setattr(sys, "stderr", full)
         assert train_run(trunk, lambda: False) == "failed"

@@ -15,7 +15,8 @@ import pytest
 from models.decoder.count import count_params
 from scaling.data.corpus import Corpus, CorpusInfo
 from scaling.planning.plan import Plan, make_plan, plan_table
-from scaling.spec import RunSpec, run_columns, spent_flops
+from scaling.spec import RunSpec, planned_run, read_spec, run_columns, spec_of, spent_flops
+from scaling.store.manifest import Manifest, read_manifest, write_manifest
 from scaling.store.records import Refusal, write_json
 from scaling.study import Study, parse_study
 
@@ -100,6 +101,9 @@ def test_how_often_files_are_written_is_no_part_of_a_runs_identity(plan: PlanOf)
         {"training": {"cooldown_fraction": 0.5}},
         {"model": {"overrides": {"head": "tied"}}},
         {"model": {"overrides": {"norm_epsilon": 1e-6}}},
+        {"model": {"overrides": {"dropout": 0.1}}},
+        {"model": {"overrides": {"norm_placement": "post"}}},
+        {"model": {"overrides": {"positions": "sinusoidal"}}},
         {"training": {"z_loss": 1e-4}},
         {"training": {"compute_dtype": "bfloat16"}},
     ],
@@ -184,6 +188,15 @@ def test_the_table_has_a_row_a_run_and_its_costs_add_up(plan: PlanOf) -> None:
             "norm = 'batch': Input should be 'rms' or 'layer'",
         ),
         ({"model": {"overrides": {"heads": 3}}}, "heads"),
+        (
+            {"model": {"overrides": {"dropout": 1}}},
+            r"\[model\].* dropout = 1.0 must be in \[0, 1\)",
+        ),
+        ({"model": {"overrides": {"drop_out": 0.1}}}, "Did you mean dropout"),
+        (
+            {"model": {"overrides": {"norm_placement": "post", "parallel": True}}},
+            'norm_placement = "post" has no place in parallel blocks',
+        ),
         ({"model": {"overrides": {"rope_theta": "big"}}}, r"\[model\]"),
         ({"model": {"head_dim": 7}}, "head_dim = 7 is 7 dimensions"),
     ],
@@ -259,10 +272,14 @@ def test_a_corpus_shorter_than_a_batch_is_refused_even_with_repeats(study: Study
 
 
 def test_a_specification_survives_its_file(plan: PlanOf, tmp_path: Path) -> None:
-    from scaling.spec import planned, read_spec
-
     for made in (plan(), plan(training={"schedule": "cosine"})):
-        for run in made.runs:
-            record = planned(run, "tiny", run_columns(run, made.corpus))
-            write_json(tmp_path / run.run_id / "run.json", record)
+        runs = [planned_run(run, made.corpus) for run in made.runs]
+        digests = {"study_sha256": "", "source_sha256": ""}
+        write_manifest(tmp_path, Manifest.made(study="", runs=runs, **digests))
+        read = read_manifest(tmp_path)
+        for run, planned in zip(made.runs, read.runs, strict=True):
+            assert spec_of(planned.config) == run
+            assert planned.columns == run_columns(run, made.corpus)
+            assert planned.flops == spent_flops(run)
+            write_json(tmp_path / run.run_id / "run.json", read.planned_record(planned).plain())
             assert read_spec(tmp_path / run.run_id) == run

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,10 @@ from scaling.store.records import (
     canonical_json,
     fingerprint,
     read_json,
-    sealed,
     write_bytes,
     write_json,
     write_table,
 )
-from scaling.store.run_record import read_run
 from scaling.store.scores import scored_steps, write_scores
 from scaling.store.steps import (
     STEP_COLUMNS,
@@ -37,7 +34,6 @@ from scaling.store.steps import (
     read_steps,
     write_segment,
 )
-from scaling.store.table import collect
 
 JSON = st.recursive(
     st.none()
@@ -250,123 +246,7 @@ def test_a_run_without_steps_has_the_columns_and_no_rows(tmp_path: Path) -> None
     assert steps(tmp_path) == []
 
 
-# --- the run table ---
-
-
-def folder(results: Path, run_id: str, status: str, result: dict[str, float] | None) -> None:
-    run = {
-        **{"run_id": run_id, "trunk_id": "a" * 12, "study": "s", "run_kind": "cooldown"},
-        **{"status": status, "reason": None, "config": {}, "provenance": None},
-        **{"counts": COUNTS, "result": result},
-    }
-    write_json(results / "runs" / run_id / "run.json", run)
-
-
-COUNTS = {
-    **{"seed": 0, "n_layers": 1, "d_model": 2, "params_total": 10, "params_non_embedding": 5},
-    **{"tokens": 20, "steps": 2, "flops_6nd": 1200.0, "learning_rate": 0.5},
-}
-
-
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    folder(tmp_path, "0" * 12, "completed", {"loss": 2.5})
-    folder(tmp_path, "1" * 12, "diverged", None)
-    folder(tmp_path, "2" * 12, "failed", None)
-    folder(tmp_path, "3" * 12, "running", None)
-    folder(tmp_path, "4" * 12, "planned", None)
-    (tmp_path / "runs" / "notes").mkdir()
-    return tmp_path
-
-
-def test_the_run_table_has_a_row_a_run_that_ended(results: Path) -> None:
-    table = collect(results).table
-    assert table["status"].tolist() == ["completed", "diverged", "failed"]
-    assert table["params_total"].tolist() == [10, 10, 10]
-
-
-def test_a_missing_loss_is_null_never_a_number(results: Path) -> None:
-    assert collect(results).table["loss"].isna().tolist() == [False, True, True]
-
-
-def test_a_table_of_failures_alone_still_has_its_columns(tmp_path: Path) -> None:
-    folder(tmp_path, "0" * 12, "failed", None)
-    assert collect(tmp_path).table["loss"].isna().all()
-
-
-def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="holds no runs"):
-        collect(tmp_path)
-
-
-def change(results: Path, **fields: Any) -> None:
-    """Change fields of the first run's record."""
-    path = results / "runs" / ("0" * 12) / "run.json"
-    path.write_text(json.dumps({**read_json(path), **fields}))
-
-
-@pytest.mark.parametrize(
-    "fields, words",
-    [
-        ({"run_id": "../../../etc"}, "not the name of its folder"),
-        ({"run_id": "1" * 12}, "not the name of its folder"),
-        ({"trunk_id": "../0123456789"}, "'../0123456789' is no run id"),
-        ({"trunk_id": 7}, "trunk_id is no text"),
-        ({"status": ["completed"]}, "status is none of planned"),
-        ({"run_kind": None}, "run_kind is none of full"),
-        ({"reason": {"x": 1}}, "reason is no text"),
-        ({"counts": []}, "no table of counts"),
-        ({"counts": {**COUNTS, "tokens": "many"}}, "tokens is no number"),
-        ({"counts": {**COUNTS, "tokens": float("nan")}}, "tokens is no number"),
-        ({"counts": {**COUNTS, "tokens": True}}, "tokens is no number"),
-        ({"counts": {**COUNTS, "status": "completed"}}, "counts has status"),
-        ({"counts": {**COUNTS, "variant": [1]}}, "'variant' is no text or number"),
-        ({"counts": {**COUNTS, "flops": 2**63}}, "'flops' is no text or number"),
-        ({"counts": dict.fromkeys(map(str, range(1001)), 0)}, "no table of counts"),
-        ({"result": 3}, "result is no table"),
-        ({"result": {"loss": "low"}}, "'loss' is no column of a result, or no number"),
-        ({"result": {"status": 1}}, "'status' is no column of a result"),
-        ({"note": 1}, "'note' is none of its fields"),
-        ({"files": 1}, "files is no table"),
-        ({"sha256": "0" * 64}, "it has changed since it was written"),
-    ],
-    ids=lambda value: str(value)[:60],
-)
-def test_a_run_record_of_another_kind_is_refused_by_name(
-    results: Path, fields: dict[str, Any], words: str
-) -> None:
-    change(results, **fields)
-    with pytest.raises(Refusal, match=rf"0{{12}}/run\.json is no run record: .*{words}"):
-        read_run(results / "runs" / ("0" * 12))
-    collected = collect(results)  # the others are in the table
-    assert list(collected.damaged) == ["0" * 12] and len(collected.table) == 2
-
-
-def test_any_bit_that_flips_in_the_record_of_a_completed_run_is_found(results: Path) -> None:
-    path = results / "runs" / ("0" * 12) / "run.json"
-    write_json(path, sealed(read_json(path)))
-    written = path.read_bytes()
-    wanted = read_run(path.parent)
-    for bit in range(0, 8 * len(written), 7):
-        changed = bytearray(written)
-        changed[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(changed)
-        with suppress(Refusal):
-            assert read_run(path.parent) == wanted  # as of a space that became another
-
-
-def test_runs_that_disagree_on_what_a_column_holds_make_no_table(results: Path) -> None:
-    change(results, counts={**COUNTS, "variant": 1.5})
-    path = results / "runs" / ("1" * 12) / "run.json"
-    write_json(path, {**read_json(path), "counts": {**COUNTS, "variant": "a"}})
-    with pytest.raises(Refusal, match=r"1{12}/run\.json: .*'variant' = 'a' is not of the kind"):
-        collect(results)
-
-
-def test_a_run_folder_that_is_a_link_is_refused(results: Path) -> None:
-    (results / "runs" / ("5" * 12)).symlink_to(results / "runs" / ("0" * 12))
-    with pytest.raises(Refusal, match=r"5{12} is a link to another place"):
-        collect(results)
+# --- what is no record ---
 
 
 def test_a_pipe_or_a_device_is_no_json(tmp_path: Path) -> None:

@@ -165,6 +165,21 @@ def test_a_cooldown_by_replay_equals_one_from_the_trunks_checkpoint(
     assert_same(branch, undisturbed[0], tmp_path)
 
 
+def test_a_run_with_dropout_ends_with_the_same_bits_too(
+    plan: PlanOf, corpus: Corpus, tmp_path: Path
+) -> None:
+    """Stopped on the way, or a cooldown by replay of its trunk."""
+    trunk, branch, _ = plan(model={"overrides": {"dropout": 0.2}}).runs
+    for run in (trunk, branch):
+        bring(run, tmp_path / "undisturbed", corpus)
+    with pytest.raises(Interrupted):
+        bring(trunk, tmp_path / "stopped", corpus, should_stop=stop_after(3))
+    bring(trunk, tmp_path / "stopped", corpus)
+    assert_same(trunk, tmp_path / "undisturbed", tmp_path / "stopped")
+    bring(branch, tmp_path / "replayed", corpus)
+    assert_same(branch, tmp_path / "undisturbed", tmp_path / "replayed")
+
+
 # Orbax leaves the tasks that read the other arrays to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,21 @@ from scaling.training.flags import worker_environment
 from scaling.training.step import TrainState, make_program
 
 MODEL = ModelConfig(64, 16, 2, 16, 2, 2, 8, 32, norm="layer", biases=True)
+DROPPING = replace(MODEL, dropout=0.2)
 OPTIMIZER = Optimizer(0.9, 0.95, 0.5, 1.0)
 TOKENS = np.random.default_rng(0).integers(0, 64, (3, 8, 17)).astype(np.int32)
 RATES = np.full(3, 1e-2, np.float32)
 
 
 def trained(
-    optimizer: Optimizer = OPTIMIZER, dtype: str = "float32", **hardware: Any
+    optimizer: Optimizer = OPTIMIZER,
+    model: ModelConfig = MODEL,
+    seed: int = 0,
+    dtype: str = "float32",
+    **hardware: Any,
 ) -> tuple[TrainState, np.ndarray]:
     """State and losses after three steps."""
-    program = make_program(MODEL, optimizer, 0, dtype, Hardware(**hardware), make_mesh())
+    program = make_program(model, optimizer, seed, dtype, Hardware(**hardware), make_mesh())
     state, metrics = program.train(
         program.initial(), program.put_batches(TOKENS), program.put_rates(RATES)
     )
@@ -152,6 +158,64 @@ def test_calls_of_any_lengths_end_with_the_same_bits_with_the_flags_of_a_worker(
     assert json.loads(done.stdout.splitlines()[-1]) == [1, 1]
 
 
+@pytest.fixture(scope="module")
+def dropping() -> tuple[TrainState, np.ndarray]:
+    return trained(model=DROPPING)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        {"accumulate": 2, "layers": "scanned", "remat": True},
+        pytest.param({"accumulate": 8}, marks=pytest.mark.slow),
+        pytest.param({"remat": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_the_same_numbers_are_dropped_however_a_step_is_carried_out(
+    whole: Any, dropping: Any, compute: dict[str, Any]
+) -> None:
+    state, losses = trained(model=DROPPING, **compute)
+    assert np.abs(losses - whole[1]).min() > 1e-3  # dropout is felt at every step
+    assert losses == pytest.approx(dropping[1], rel=1e-5)
+    assert_same(state, dropping[0])
+
+
+def test_what_is_dropped_depends_on_the_seed_and_the_step_alone() -> None:
+    programs = [
+        make_program(DROPPING, OPTIMIZER, seed, "float32", Hardware(), make_mesh())
+        for seed in (0, 1)
+    ]
+    batches, rates = np.repeat(TOKENS[:1], 4, axis=0), np.zeros(4, np.float32)
+
+    def losses(program: Any, state: TrainState, steps: int) -> tuple[TrainState, list[float]]:
+        state, metrics = program.train(
+            state, program.put_batches(batches[:steps]), program.put_rates(rates[:steps])
+        )
+        return state, np.asarray(metrics.loss).tolist()
+
+    # The same batch and, at a rate of 0, the same parameters: dropout alone tells steps apart.
+    _, together = losses(programs[0], programs[0].initial(), 4)
+    assert len(set(together)) == 4
+    state, first = losses(programs[0], programs[0].initial(), 2)
+    assert first + losses(programs[0], state, 2)[1] == together
+    start = jax.tree.map(jnp.copy, programs[0].initial())
+    assert not set(losses(programs[1], start, 4)[1]) & set(together)
+
+
+def test_losses_of_evaluation_know_no_dropout() -> None:
+    plain, dropping = (
+        make_program(model, OPTIMIZER, 0, "float32", Hardware(), make_mesh())
+        for model in (MODEL, DROPPING)
+    )
+    losses = [
+        np.asarray(each.evaluate(each.initial().params, each.put_windows(TOKENS[0])))
+        for each in (plain, dropping, dropping)
+    ]
+    np.testing.assert_array_equal(losses[0], losses[1])
+    np.testing.assert_array_equal(losses[0], losses[2])
+
+
 EIGHT = """
 import json, sys
 sys.path.insert(0, {folder!r})
@@ -159,12 +223,13 @@ import test_step as t
 from models.sharding import make_mesh
 mesh = lambda: make_mesh(2, 2, 2)
 t.make_mesh = mesh
-print(json.dumps([float(x) for x in t.trained(accumulate=2, layers="scanned", remat=True)[1]]))
+how = dict(accumulate=2, layers="scanned", remat=True)
+print(json.dumps([t.trained(model=m, **how)[1].tolist() for m in (t.MODEL, t.DROPPING)]))
 """
 
 
 @pytest.mark.slow
-def test_eight_devices_accumulate_to_the_same_losses(whole: Any) -> None:
+def test_eight_devices_accumulate_to_the_same_losses(whole: Any, dropping: Any) -> None:
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     folder = str(Path(__file__).parent)
     done = subprocess.run(
@@ -174,4 +239,6 @@ def test_eight_devices_accumulate_to_the_same_losses(whole: Any) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(list(whole[1]), rel=1e-5)
+    plain, dropped = json.loads(done.stdout.splitlines()[-1])
+    assert plain == pytest.approx(list(whole[1]), rel=1e-5)
+    assert dropped == pytest.approx(list(dropping[1]), rel=1e-5)

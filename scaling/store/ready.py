@@ -1,0 +1,72 @@
+"""Which runs of a plan still need training, and a run's folder made ready for it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from scaling.store.attempt import replace_record, set_damaged_aside, settle
+from scaling.store.claims import Owned, Replaced, claimed, draft
+from scaling.store.failpoint import failpoint
+from scaling.store.manifest import Manifest, PlannedRun
+from scaling.store.records import Refusal
+from scaling.store.run_record import Status, damage, read_run
+from scaling.store.sealed import OtherFormat
+
+
+def run_folder(results: Path, run_id: str) -> Path:
+    """Where a run of a results folder lies."""
+    return results / "runs" / run_id
+
+
+def unfinished(
+    results: Path, manifest: Manifest, retry: Collection[Status] = ()
+) -> list[PlannedRun]:
+    """The runs of a plan that still need training, in its order. Only reads.
+
+    Runs that failed or diverged need none, unless their status is among those to `retry`. Raises
+    OtherFormat where a run is of a newer or older version.
+    """
+    return [run for run in manifest.runs if not has_ended(results, run, retry)]
+
+
+def has_ended(results: Path, run: PlannedRun, retry: Collection[Status] = ()) -> bool:
+    """Whether a run needs no more training: it ended far enough, and is not to be retried.
+
+    One that completed and is damaged counts as failed where those are retried; one whose record
+    is damaged has not ended.
+    """
+    folder = run_folder(results, run.run_id)
+    if not (folder / "run.json").exists():
+        return False
+    try:
+        record = read_run(folder)
+    except OtherFormat:
+        raise
+    except Refusal:
+        return False
+    if "failed" in retry and damage(folder, record):
+        return False
+    return record.ended and record.status not in retry and record.steps >= run.steps
+
+
+def make_ready(results: Path, manifest: Manifest, run: PlannedRun) -> None:
+    """Give a run's folder a record that asks for this run, unless someone is training it.
+
+    A record that is damaged is made again, from the plan and from what was published.
+    """
+    folder, wanted = run_folder(results, run.run_id), manifest.planned_record(run)
+    if not (folder / "run.json").exists() and draft(folder / "run.json", wanted.plain()):
+        return
+    with suppress(Refusal):
+        record = read_run(folder)
+        if not record.ended and record.config == wanted.config:
+            return
+    with suppress(Owned, Replaced), claimed(folder) as claim:
+        set_damaged_aside(folder)
+        with suppress(Refusal):  # where it was trained before stays known
+            wanted = wanted.changed(provenance=read_run(folder).provenance)
+        replace_record(folder, claim, wanted)
+        failpoint("replanned")
+        settle(folder, claim)
