@@ -26,6 +26,7 @@ COMMANDS = {
         "plan": "training",
         "simulate": "simulating",
         "run": "training",
+        "worker": "training",
         "status": "training",
     },
     "Fit a law": {"fit": "fitting", "compare": "fitting", "plot": "plotting"},
@@ -39,7 +40,8 @@ DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 75
 
 def main() -> int:
     """Run the command line; returns its exit code (0 done, 1 failed, 2 refused, 75 interrupted)."""
-    from experiments.text import Unbroken, say
+    from experiments.text import say
+    from scaling.launch.output import Unbroken
 
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     output = Unbroken(sys.stdout)
@@ -57,7 +59,8 @@ def main() -> int:
         if output.lost is not None and not isinstance(output.lost, BrokenPipeError):
             reason = f"{output.lost.strerror}; files that it writes are written"
             say(f"scaling {command}: error: cannot print all: {reason}", sys.stderr)
-            return code or REFUSED
+            # What a launch prints is not its life: its exit code is that of its runs.
+            return code if command == "run" else code or REFUSED
         return code
 
 

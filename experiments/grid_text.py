@@ -53,7 +53,7 @@ def runs_text(table: pd.DataFrame) -> str:
     )
     rows = [
         [
-            f"{run['n_layers']}×{run['d_model']}",
+            f"{run.get('n_layers')}×{run.get('d_model')}",
             human(run["params_non_embedding"]),
             human(run["params_total"]),
             human(run["tokens"]),
@@ -87,7 +87,8 @@ def runs_text(table: pd.DataFrame) -> str:
 
 def _hidden(points: pd.DataFrame) -> list[str]:
     """The first setting that is not shown and tells runs apart which would print the same."""
-    shown = ["n_layers", "d_model", "params_total", "tokens", "seed", "learning_rate"]
+    shown = [name for name in ("n_layers", "d_model") if name in points]
+    shown += ["params_total", "tokens", "seed", "learning_rate"]
     some = [name for name in ("variant", "unique_tokens", "task_share") if name in points]
     kinds = len(points.drop_duplicates(shown))
     return [name for name in some if len(points.drop_duplicates([*shown, name])) > kinds][:1]

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from analysis.units import duration, human
-from scaling.launch.local import Snapshot
+from scaling.launch.watch import Snapshot
 
 LOG_SECONDS = 20.0  # between lines where there is no terminal
 
@@ -67,6 +67,6 @@ def _note(seen: Snapshot) -> str:
         parts.append(f"{human(seen.tokens_per_s)} tokens/s")
     left = seen.seconds_left
     parts.append("no steps yet" if left is None else f"{duration(left)} left")
-    if seen.elsewhere:
-        parts.append(f"{seen.elsewhere} trained by other launchers")
+    if seen.training:
+        parts.append(f"{seen.training} in training")
     return ", ".join(parts)

@@ -2,46 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import Any, TextIO
+from collections.abc import Sequence
+from typing import TextIO
 
 # Rows of a table that the terminal shows: several screens, and every study that is shipped.
 MOST_ROWS = 200
-
-
-class Unbroken:
-    """A stream that stops no work: once it cannot take what is printed, it is given nothing more.
-
-    `| head` and a terminal that is closed end the output, never the command.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self.lost: OSError | None = None  # why something could not be printed
-
-    def write(self, text: str) -> int:
-        self._try(lambda: self._stream.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        self._try(self._stream.flush)
-
-    def _try(self, do: Callable[[], object]) -> None:
-        if self.lost is None:
-            try:
-                do()
-            except OSError as error:
-                self.lost = error
-                # What is left in the stream's buffer goes nowhere, without another error at exit.
-                with suppress(OSError), Path(os.devnull).open("wb") as nowhere:
-                    os.dup2(nowhere.fileno(), self._stream.fileno())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+MOST_NAMES = 5  # of many that a line lists
 
 
 def printable(text: str) -> str:
@@ -63,6 +30,12 @@ def say(text: str, file: TextIO | None = None) -> None:
     # What the terminal cannot spell is written out too.
     encoding = file.encoding or "utf-8"
     print(lines.encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
+
+
+def few(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], more: str = "--json FILE") -> str:

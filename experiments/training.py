@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from experiments.cli import Directory, Failed, JsonFile, Number, StudyPath, app, number
-from experiments.text import say
+from experiments.text import few, say
 from scaling.store.records import Refusal, read_json, write_json
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def run(
     *,
     workers: int | None = None,
     results: Path = Path("results"),
+    order: Literal["cheapest-first", "longest-first"] = "cheapest-first",
     max_flops: Number = None,
     max_hours: Number = None,
     retry: Annotated[tuple[Literal["failed", "diverged"], ...], arg(metavar="STATUS …")] = (),
@@ -95,6 +97,8 @@ def run(
         study: The study file.
         workers: Single-threaded worker processes; one a core if not given.
         results: The folder in which one named like the study is made.
+        order: What a worker takes next: the cheapest run, so that faults and the first fit come
+            early, or the longest, so that all is done soonest.
         max_flops: Refuse to start where the unfinished runs would train more than this.
         max_hours: Stop after this time, with checkpoints and exit code 75.
         retry: Try these again too: runs that failed, diverged, or both.
@@ -107,7 +111,8 @@ def run(
     from experiments.progress import Watch
     from models.devices import has_accelerator
     from scaling.launch import base
-    from scaling.launch.local import TimeUp, run_jobs
+    from scaling.launch.launcher import TimeUp, launch
+    from scaling.launch.local import Local
     from scaling.launch.slots import device_count, worker_count
     from scaling.spec import spent_flops
     from scaling.store import table
@@ -148,32 +153,35 @@ def run(
             f"{folder}, {scientific(flops)} exact FLOPs. Nothing was written."
         )
         return
-    jobs = base.prepare(folder, planned.plan, toml, retry)
-    todo = sum(len(job.tasks) for job in jobs)
-    print(f"{read.name}: {len(planned.plan.runs)} runs, {todo} to do, in {folder}")
-    given_up: dict[str, str] = {}
-    try:
-        if jobs:
-            with Watch() as watch:
-                seconds = 3600 * (hours or math.inf)
-                given_up = run_jobs(jobs, workers or worker_count(), watch, seconds)
-    except BaseException as error:
-        # What was finished is in the table, however the rest ended; the table hides no error.
+    with base.prepared(folder, planned.plan, toml, retry) as ready:
+        for note in ready.notes:
+            print(note)
+        todo, runs = len(ready.todo), len(planned.plan.runs)
+        print(f"{read.name}: {runs} runs, {todo} to do, in {folder}")
+        last_words: list[str] = []
         try:
-            table.publish_table(folder)
-        except (Refusal, OSError) as unwritten:
-            say(f"the run table is not written: {unwritten}", sys.stderr)
-        if not isinstance(error, TimeUp):
-            raise
-        left = unfinished(folder, read_manifest(folder))
-        print(
-            f"--max-hours {max_hours} are over: {len(left)} of {len(planned.plan.runs)} runs are "
-            f"left, {scientific(sum(run.flops for run in left))} exact FLOPs from their start"
-        )
-        raise KeyboardInterrupt from None
-    for name, reason in given_up.items():
-        say(f"given up: run {name}: {reason}", sys.stderr)
-    published = table.publish_table(folder)
+            if todo:
+                with Watch() as watch:
+                    seconds = 3600 * (hours or math.inf)
+                    count = workers or worker_count()
+                    last_words = launch(Local(), folder, count, order, watch, seconds)
+        except BaseException as error:
+            # What was finished is in the table, however the rest ended; the table hides no error.
+            try:
+                table.publish_table(folder)
+            except (Refusal, OSError) as unwritten:
+                say(f"the run table is not written: {unwritten}", sys.stderr)
+            if not isinstance(error, TimeUp):
+                raise
+            left = unfinished(folder, read_manifest(folder))
+            print(
+                f"--max-hours {max_hours} are over: {len(left)} of {runs} runs are left, "
+                f"{scientific(sum(run.flops for run in left))} exact FLOPs from their start"
+            )
+            raise KeyboardInterrupt from None
+        for said in last_words:
+            say(f"a worker that could not go on: {said}", sys.stderr)
+        published = table.publish_table(folder)
     if len(published.table):
         print(runs_text(published.table))
     print(f"\nRun table → {published.path}")
@@ -182,11 +190,14 @@ def run(
     if published.orphans:
         print(
             f"{len(published.orphans)} runs in {folder} belong to an earlier version of the study; "
-            "they are kept, and not in the table"
+            f"they are kept, and not in the table: {few(published.orphans)}"
         )
-    if given_up:
+    if len(published.sources) > 1:
+        counted = ", ".join(f"{n} runs by {source}" for source, n in published.sources.items())
+        print(f"not one source of this program trained them all: {counted}")
+    if left := unfinished(folder, read_manifest(folder)):
         raise Failed(
-            f"of {len(planned.plan.runs)} runs, {len(given_up)} could neither be trained nor be "
+            f"of {runs} runs, {len(left)} could neither be trained nor be "
             "marked as failed; mend what is said above and give the command again"
         )
     ended = published.table["status"].value_counts()
@@ -194,13 +205,53 @@ def run(
     if lost:
         counted = " and ".join(f"{count} {name}" for name, count in lost.items())
         said = (
-            f"of {len(planned.plan.runs)} runs, {counted}. scaling status {folder} says why; "
-            f"scaling run {study} --retry {' '.join(lost)} tries again"
+            f"of {runs} runs, {counted}. scaling status {folder} says why; "
+            f"scaling run {_again(study, folder)} --retry {' '.join(lost)} tries again"
         )
         if todo or "failed" in lost:
             raise Failed(said)
         print(said)  # known before: a diverged run is a result
     print(next_text(folder, published.table, read.law or "chinchilla"))
+
+
+def _again(study: Path, folder: Path) -> Path:
+    """Where the study can be read again; a pipe can not."""
+    return folder / "study.toml" if study.parts[:2] in (("/", "dev"), ("/", "proc")) else study
+
+
+@app.command
+def worker(
+    directory: Directory,
+    /,
+    *,
+    order: Literal["cheapest-first", "longest-first"] = "cheapest-first",
+) -> None:
+    """Train runs of a results folder, one after the other, until all of its plan have ended.
+
+    What `scaling run` starts as often as it has workers. Start as many as you like, where the
+    folder and the cache of corpora are seen: each takes a run that nobody has, and waits while
+    others have what is left. Exit codes: 0 all completed, 1 a run failed or diverged, 75 stopped.
+
+        scaling worker results/quickstart
+
+    Args:
+        directory: A folder in which `scaling run` wrote a plan.
+        order: What it takes next: the cheapest run, or the longest.
+    """
+    from scaling.data.corpus import load
+    from scaling.data.verified import check_afresh
+    from scaling.launch.worker import worker_command
+    from scaling.store.manifest import read_manifest
+    from scaling.store.paths import cache_folder
+    from scaling.store.ready import unfinished
+    from scaling.training.flags import worker_environment
+
+    left = unfinished(directory, read_manifest(directory))
+    for corpus in sorted({str(run.config["corpus"]) for run in left}):
+        check_afresh(load(corpus, cache_folder() / "corpora"))
+    command = worker_command(directory, order)
+    # In place of this process: the one that a launcher starts, with the same environment.
+    os.execve(command[0], command, worker_environment())
 
 
 @app.command
@@ -226,7 +277,10 @@ def status(directory: Directory, /, *, to_json: JsonFile = None) -> None:
         )
         say("\n".join(seen.unreadable.values()))
     if seen.orphans:
-        print(f"{len(seen.orphans)} runs that ended belong to an earlier version of the study")
+        print(
+            f"{len(seen.orphans)} runs that ended belong to an earlier version of the study: "
+            f"{few(seen.orphans)}"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A worker of this installation, started by the path of this file: `python -P start.py RUN_DIR …`.
+"""A worker of this installation, started by the path of this file: `python -P start.py RESULTS …`.
 
 A working directory or a PYTHONPATH that holds `models.py` or another of our packages' names would
 come before us, so ours are imported first. Everything else is found as always.

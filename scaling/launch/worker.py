@@ -1,51 +1,138 @@
-"""One process that trains the runs it is given, in order.
+"""One process that trains the runs of a results folder, one after the other, until all have ended.
 
-Every launcher starts this and nothing else, by scaling/launch/start.py. A run's folder says what to
-train (run.json); what became of it is written there. A run that another process trains is left to
-it, and a branch whose branch point is not there yet to whoever comes later. Exit codes: 0 nothing
-failed, 1 a run failed or diverged, 75 interrupted with a checkpoint.
+Every launcher starts this and nothing else, by scaling/launch/start.py; `scaling worker` is the
+same. It takes a run that nobody has (scaling/launch/queue.py), trains it, takes the next. Where
+nothing is free but runs of others are unfinished it waits: they may leave one behind. Exit codes:
+0 nothing failed, 1 a run failed or diverged, 2 it may not train here, 75 it was told to stop.
 """
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from scaling.data.corpus import load
 from scaling.data.verified import check
-from scaling.launch.stops import STOPS
+from scaling.launch.output import Unbroken, log_tail
+from scaling.launch.queue import ORDERS, Order, Queue, branch_point
+from scaling.launch.source import source_digest
+from scaling.launch.stops import stops_noted
 from scaling.spec import RunSpec, read_spec
-from scaling.store.attempt import Attempt, attempt, checkpoint_folders, settle
-from scaling.store.claims import Owned, Replaced, replace
+from scaling.store.attempt import Attempt, attempt, last_checkpoint, settle
+from scaling.store.claims import Beginning, Claim, Owned, Replaced, deaths, replace
 from scaling.store.failpoint import failpoint
-from scaling.store.manifest import PlannedRun
+from scaling.store.holding import holding
+from scaling.store.manifest import Manifest, PlannedRun
 from scaling.store.paths import cache_folder
+from scaling.store.ready import make_ready
 from scaling.store.records import Refusal, write_json
-from scaling.store.run_record import RunRecord, read_run
-from scaling.store.steps import checkpoint_steps, read_steps
+from scaling.store.run_record import RunRecord, Status, read_run
+from scaling.store.steps import read_steps
 
 REPORT_SECONDS = 1.0  # how often progress.json is replaced
-REQUEUE = 75  # EX_TEMPFAIL: interrupted, start me again
+WAIT_SECONDS = 0.5  # between looks where nothing is free
+WAIT_SHARE = 0.05  # of the time, where a look at a large grid takes longer
+MOST_DEATHS = 3  # of processes that trained a run and brought it no further; it has failed then
+REFUSED, REQUEUE = 2, 75  # the second is EX_TEMPFAIL: interrupted, start me again
 
 
-def train_run(folder: Path, should_stop: Callable[[], bool]) -> str:
+def work(
+    results: Path, order: Order, stopping: Callable[[], bool] = lambda: False, log: str = ""
+) -> int:
+    """Train runs of a results folder until all of its plan have ended; returns the exit code.
+
+    Raises Refusal where this is not the program that the plan was made with, or the folder's plan
+    is missing, damaged or of another version.
+    """
+    queue = Queue(results, order)
+    loaded = _source(queue.current.manifest)
+    with holding(results):
+        _refuse_another_program(results, queue.current.manifest, loaded)
+        while not stopping():
+            began = time.monotonic()
+            run = queue.next()
+            if run is not None:
+                _refuse_another_program(results, queue.current.manifest, loaded)
+                _take(queue, run, stopping, log, loaded)
+            elif queue.left():
+                _wait(time.monotonic() - began, stopping)
+            else:
+                return _exit_code(queue)
+    return REQUEUE
+
+
+def _take(
+    queue: Queue, run: PlannedRun, stopping: Callable[[], bool], log: str, source: str
+) -> None:
+    """Train a run if it is still free, and give it up where not even a failure can be written."""
+    try:
+        make_ready(queue.results, queue.current.manifest, run)
+        train_run(queue.folder(run), stopping, log, source)
+    except (Refusal, OSError) as error:
+        queue.given_up[run.run_id] = str(error)
+        print(f"run {run.run_id} is given up: {error}", file=sys.stderr)
+
+
+def _wait(looked: float, stopping: Callable[[], bool]) -> None:
+    """Sleep until the next look, of which the last one took so many seconds."""
+    until = time.monotonic() + looked / WAIT_SHARE
+    while not stopping():
+        time.sleep(WAIT_SECONDS)
+        if time.monotonic() > until:
+            return
+
+
+def _exit_code(queue: Queue) -> int:
+    """0 if every run of the plan completed, else 1."""
+    for run in queue.current.manifest.runs:
+        with suppress(Refusal):  # its record was damaged since it ended
+            if read_run(queue.folder(run)).status == "completed":
+                continue
+        return 1
+    return 0
+
+
+def _source(manifest: Manifest) -> str:
+    """The digest of the program, with the architectures of a plan."""
+    return source_digest(str(run.config["model"]["architecture"]) for run in manifest.runs)
+
+
+def _refuse_another_program(results: Path, manifest: Manifest, loaded: str) -> None:
+    """Raise Refusal unless the plan is of the program that this process is and the disk holds."""
+    planned = manifest.source_sha256
+    for found, where in ((loaded, "this worker"), (_source(manifest), "what lies on disk now")):
+        if found != planned:
+            raise Refusal(
+                f"{results}: its plan was made with source {planned[:12]} of the program, and "
+                f"{where} is source {found[:12]}. Give the same `scaling run` again: it plans and "
+                "trains with the program as it is now."
+            )
+
+
+def train_run(
+    folder: Path,
+    stopping: Callable[[], bool] = lambda: False,
+    log: str = "",
+    source: str | None = None,
+) -> Status:
     """Train the run in `folder` unless it ended, or it is not this process's to train.
 
-    Returns its status afterwards: planned if it was stopped, running if another process has it.
+    `log` is the file in the results' folder of logs that this process prints to, `source` the
+    digest of the program that it is, for the record. Returns the run's
+    status afterwards: planned if it was stopped, running if another process has it.
     """
     if (run := read_run(folder)).ended:
         return run.status
     try:
-        with attempt(folder) as mine:
+        with attempt(folder, Beginning(last_checkpoint(folder), log, stopping)) as mine:
             try:
-                return _train(mine, should_stop)
+                return _train(mine, stopping, source)
             except Replaced:
                 mine.discard()
                 raise
@@ -54,16 +141,19 @@ def train_run(folder: Path, should_stop: Callable[[], bool]) -> str:
         return "running"
 
 
-def _train(mine: Attempt, should_stop: Callable[[], bool]) -> str:
+def _train(mine: Attempt, stopping: Callable[[], bool], source: str | None) -> Status:
     folder = mine.run
     settle(folder, mine.claim)  # what a killed process had published
     run = read_run(folder)
     if run.ended:
         return run.status
+    if len(died := deaths(folder, mine.claim)) >= MOST_DEATHS:
+        mine.record("failed", reason=_death(folder, mine.claim, died))
+        return "failed"
     try:
         spec = read_spec(folder)
         trunk = folder.parent / spec.trunk_id
-        if spec.run_kind == "cooldown" and not branch_point(trunk, spec):
+        if spec.run_kind == "cooldown" and not branch_point(trunk, spec.first_step):
             match _status(trunk):
                 case "diverged" | "failed" as ended:
                     reason = f"its trunk {trunk.name} {ended}: {read_run(trunk).reason}"
@@ -72,7 +162,7 @@ def _train(mine: Attempt, should_stop: Callable[[], bool]) -> str:
                 case "planned" | "running":
                     print(f"{folder}: its trunk is not there yet", file=sys.stderr)
                     return "planned"
-        return _train_from_files(mine, spec, run, should_stop)
+        return _train_from_files(mine, spec, run, stopping, source)
     except Replaced:
         raise
     except Exception as error:  # whatever stops this run, the others of the job go on
@@ -85,8 +175,12 @@ def _train(mine: Attempt, should_stop: Callable[[], bool]) -> str:
 
 
 def _train_from_files(
-    mine: Attempt, spec: RunSpec, run: RunRecord, should_stop: Callable[[], bool]
-) -> str:
+    mine: Attempt,
+    spec: RunSpec,
+    run: RunRecord,
+    stopping: Callable[[], bool],
+    source: str | None,
+) -> Status:
     """Begin, train, publish; returns completed, diverged, or planned if it was stopped."""
     # Late: a run that is another's is found out without waiting for jax.
     from scaling.training.jax_setup import configure_jax
@@ -97,7 +191,8 @@ def _train_from_files(
     mine.begin()
     corpus = load(spec.corpus, cache_folder() / "corpora")
     check(corpus)
-    mine.record("running", reason=None, provenance=[*run.provenance, provenance(spec)])
+    session = {"source_sha256": source, **provenance(spec)}
+    mine.record("running", reason=None, provenance=[*run.provenance, session])
     failpoint("running")
     last_report = 0.0
 
@@ -116,7 +211,7 @@ def _train_from_files(
             trunk=mine.run.parent / spec.trunk_id,
             before_commit=mine.check,
             report=report,
-            should_stop=should_stop,
+            should_stop=stopping,
         )
     except Diverged as error:
         mine.check()
@@ -140,34 +235,44 @@ def _train_from_files(
     return "completed"
 
 
-def branch_point(trunk: Path, run: RunSpec | PlannedRun) -> bool:
-    """Whether the trunk's state where this cooldown starts is on disk."""
-    return any(run.first_step in checkpoint_steps(each) for each in checkpoint_folders(trunk))
+def _death(folder: Path, mine: Claim, died: Sequence[Claim]) -> str:
+    """Why a run has failed whose processes die, with the end of the last one's log."""
+    return (
+        f"it was begun {len(died)} times from step {mine.step} and its process died each time, "
+        f"getting no further; {log_tail(folder.parents[1], died[0].log)}"
+    )
 
 
-def _status(run: Path) -> str | None:
+def _status(run: Path) -> Status | None:
     return read_run(run).status if (run / "run.json").exists() else None
 
 
+def worker_command(results: Path, order: Order, log: str = "", parent: int = 0) -> list[str]:
+    """What starts a worker of this installation, whatever the working directory.
+
+    It prints to `log`, in the results' folder of logs, and stops when `parent` is no longer its
+    parent process; 0: when it is told to.
+    """
+    # -P: neither that directory nor the one of the script is searched for modules.
+    start = str(Path(__file__).with_name("start.py"))
+    return [sys.executable, "-P", start, str(results), order, log, str(parent)]
+
+
 def main(arguments: list[str]) -> int:
-    """Train the runs whose folders are given; returns the exit code."""
-    stopping = False
+    """As `worker_command` says; returns the exit code."""
+    results, asked_order, log, parent = arguments
+    (order,) = (each for each in ORDERS if each == asked_order)
 
-    def stop(*_: Any) -> None:
-        nonlocal stopping
-        stopping = True
+    def orphaned() -> bool:
+        return parent != "0" and os.getppid() != int(parent)
 
-    # Whoever is stopped before this dies of it, and has nothing to lose.
-    for number in STOPS:
-        signal.signal(number, stop)
-
-    statuses = []
-    for argument in arguments:
+    out, err = Unbroken(sys.stdout), Unbroken(sys.stderr)
+    with redirect_stdout(out), redirect_stderr(err), stops_noted() as asked:
         try:
-            statuses.append(train_run(Path(argument), lambda: stopping))
-        except (Refusal, OSError) as error:  # not even a run.json to write the failure to
-            print(f"{argument}: {error}", file=sys.stderr)
-            statuses.append("failed")
-        if stopping:
-            return REQUEUE
-    return int(any(status in ("failed", "diverged") for status in statuses))
+            return work(Path(results), order, lambda: asked.is_set() or orphaned(), log)
+        except Refusal as error:
+            print(f"scaling worker: error: {error}", file=sys.stderr)
+            return REFUSED
+        finally:
+            out.flush()
+            err.flush()

@@ -23,6 +23,7 @@ from typing import Any
 from scaling.store.checksums import Damaged, checksums, verify
 from scaling.store.claims import (
     NAME,
+    Beginning,
     Claim,
     Replaced,
     claimed,
@@ -39,9 +40,9 @@ from scaling.store.steps import checkpoint_steps
 
 
 @contextmanager
-def attempt(run: Path) -> Iterator[Attempt]:
+def attempt(run: Path, begins: Beginning | None = None) -> Iterator[Attempt]:
     """Hold a run. Raises Owned if another process does, or Refusal if it cannot be written."""
-    with claimed(run) as claim:
+    with claimed(run, begins) as claim:
         yield Attempt(run, claim)
 
 
@@ -204,6 +205,11 @@ def checkpoint_folders(run: Path) -> list[Path]:
 def attempt_folder(run: Path, claim: Claim) -> Path:
     """Where the process with that claim works."""
     return run / "attempts" / claim.name
+
+
+def last_checkpoint(run: Path) -> int:
+    """The last step that a run, or any attempt at it, has a checkpoint of; 0 without one."""
+    return max(max(checkpoint_steps(each), default=0) for each in checkpoint_folders(run))
 
 
 def _furthest(run: Path) -> Path:

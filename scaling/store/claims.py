@@ -1,13 +1,14 @@
 """Which process owns a run: the highest claim, a file that exactly one process can create.
 
-    claims/<generation>.json       who claimed the run
-    claims/<generation>.beat       a counter that moves while that process lives
+    claims/<generation>.json       who claimed the run, and from which step it trains it
+    claims/<generation>.beat       a counter that moves while that process lives; how it ended
     claims/<generation>-<token>/   where its process writes what is to replace a file of the run
 
 A claim ends when its process releases it, when it dies (a lock that dies with it tells others on
 its machine at once), or when an observer has seen its counter stand still for long enough and
-writes the next claim. An owner that was only paused then finds itself outnumbered, and its folder
-gone: what it had been about to put in place at whatever moment stays where nobody looks.
+writes the next claim: a lease, which a frozen process loses like a dead one. An owner that was only
+paused then finds itself outnumbered, and its folder gone: what it had been about to put in place
+at whatever moment stays where nobody looks.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -34,12 +35,14 @@ from scaling.store.failpoint import failpoint
 from scaling.store.records import Refusal, read_json, write_json
 
 BEAT_SECONDS = 2.0
+LOOK_SECONDS = 0.1  # until an owner that is asked to stop has said so
 # Thirty beats, and as long as a network file system may show old attributes (acregmax of nfs(5)).
 STALE_SECONDS = 60.0
 # An observer that slept itself (Ctrl-Z, a suspended machine) has not seen an owner miss its beats.
 LONGEST_LOOK = 10.0
 
 _RELEASED = b"released"
+_STOPPING = b"stopping"  # ends a beat of an owner that was asked to stop
 NAME = r"[0-9]{6}-[0-9a-f]{12}"  # of an attempt's folder: generation and token
 
 
@@ -66,6 +69,8 @@ class Claim:
     pid: int
     started: str  # by the owner's wall clock: for people, never compared
     released: bool = False  # from the start: it ends another's claim and holds nothing itself
+    step: int | None = None  # of the checkpoint it trains on from; null if it does not train
+    log: str = ""  # the file that its process prints to; empty if that is none
 
     @property
     def name(self) -> str:
@@ -76,14 +81,25 @@ class Claim:
         return f"process {self.pid} on {self.host}" if self.host else "an unknown process"
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """What a process that is about to train a run says of that in its claim."""
+
+    step: int  # of the checkpoint it goes on from; 0 without one
+    log: str = ""  # the file that it prints to; empty if that is none
+    stopping: Callable[[], bool] = lambda: False  # whether it was asked to stop
+
+
 def newest(run: Path) -> Claim | None:
     """The highest claim on a run, dead or alive."""
     generation = last_number(run / "claims", 6)
-    if generation is None:
-        return None
+    return None if generation is None else _read(run, generation)
+
+
+def _read(run: Path, generation: int) -> Claim:
     try:
         found = Claim(**{**read_json(_claim_file(run, generation)), "generation": generation})
-        if re.fullmatch(NAME, found.name):
+        if re.fullmatch(NAME, found.name) and isinstance(found.step, int | None):
             return found
     except (Refusal, TypeError):
         pass
@@ -97,24 +113,26 @@ def owner(run: Path) -> Claim | None:
     return claim if claim is not None and _holds(run, claim) else None
 
 
-def was_left_by(run: Path, pid: int) -> bool:
-    """Whether the run was last claimed by a process of this host that died without releasing it."""
-    claim = newest(run)
-    return (
-        claim is not None
-        and (claim.pid, claim.host, claim.boot) == (pid, *_here())
-        and _beat(run, claim) != _RELEASED
-    )
+def deaths(run: Path, mine: Claim) -> list[Claim]:
+    """Claims whose process died as it trained the run and brought it no further, newest first.
 
-
-def was_held_by(run: Path, pid: int) -> bool:
-    """Whether a process of this host ever claimed the run."""
-    for file in (run / "claims").glob("*.json"):
-        with suppress(Refusal, KeyError, TypeError):
-            found = read_json(file)
-            if (found["pid"], found["host"], found["boot"]) == (pid, *_here()):
-                return True
-    return False
+    Those before `mine`, since somebody got further (a later checkpoint) or the run was asked for
+    anew. A process that ended in order or was asked to stop before it died is none of them, nor
+    one of another host or boot: that machine may have been lost.
+    """
+    found, step = [], mine.step or 0
+    for generation in range(mine.generation - 1, 0, -1):
+        claim = _read(run, generation)
+        if claim.released:  # an observer's, which ended another
+            continue
+        if claim.step is None or claim.step < step:
+            break
+        step = claim.step
+        beat = _beat(run, claim)
+        in_order = beat == _RELEASED or beat.endswith(_STOPPING)
+        if not in_order and (claim.host, claim.boot) == _here():
+            found.append(claim)
+    return found
 
 
 class Observer:
@@ -137,18 +155,24 @@ class Observer:
         self._seen[run] = seen
         if self._still[run] < STALE_SECONDS:
             return held
-        create(_claim_file(run, held.generation + 1), asdict(_new(held.generation + 1, True)))
+        create(
+            _claim_file(run, held.generation + 1), asdict(_new(held.generation + 1, released=True))
+        )
         return owner(run)
 
 
 @contextmanager
-def claimed(run: Path) -> Iterator[Claim]:
-    """Hold a run. Raises Owned if another process does, or Refusal if the folder is read-only."""
+def claimed(run: Path, begins: Beginning | None = None) -> Iterator[Claim]:
+    """Hold a run, to train it where `begins` says so, else to ask for it anew.
+
+    Raises Owned if another process does, or Refusal if the folder is read-only.
+    """
     refuse_links(run)
     latest = newest(run)
     if latest is not None and _holds(run, latest):
         raise Owned(f"{latest} trains it")
-    mine = _new(1 if latest is None else latest.generation + 1)
+    says = {} if begins is None else {"step": begins.step, "log": begins.log}
+    mine = _new(1 if latest is None else latest.generation + 1, **says)
     door = _door(run, mine.name)
     try:
         door.mkdir(parents=True)
@@ -165,7 +189,8 @@ def claimed(run: Path) -> Iterator[Claim]:
         raise Owned("another process was faster")
     failpoint("claimed")
     ended = threading.Event()
-    beats = threading.Thread(target=_beat_until, args=(run, mine, ended), daemon=True)
+    stopping = begins.stopping if begins is not None else lambda: False
+    beats = threading.Thread(target=_beat_until, args=(run, mine, ended, stopping), daemon=True)
     with lock:
         beats.start()
         try:
@@ -248,9 +273,9 @@ def refuse_links(run: Path) -> None:
         )
 
 
-def _new(generation: int, released: bool = False) -> Claim:
+def _new(generation: int, **says: Any) -> Claim:
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    return Claim(generation, uuid4().hex[:12], *_here(), os.getpid(), started, released)
+    return Claim(generation, uuid4().hex[:12], *_here(), os.getpid(), started, **says)
 
 
 @cache
@@ -276,11 +301,15 @@ def _holds(run: Path, claim: Claim) -> bool:
     return False
 
 
-def _beat_until(run: Path, claim: Claim, ended: threading.Event) -> None:
-    count = 0
-    while not ended.wait(BEAT_SECONDS):
-        count += 1
-        _write_beat(run, claim, b"%d" % count)
+def _beat_until(
+    run: Path, claim: Claim, ended: threading.Event, stopping: Callable[[], bool]
+) -> None:
+    count, stops, waited = 0, False, 0.0
+    while not ended.wait(LOOK_SECONDS):
+        waited += LOOK_SECONDS
+        if waited > BEAT_SECONDS or stopping() != stops:
+            count, stops, waited = count + 1, stopping(), 0.0
+            _write_beat(run, claim, b"%d %s" % (count, _STOPPING if stops else b""))
 
 
 def _write_beat(run: Path, claim: Claim, text: bytes) -> None:
@@ -289,7 +318,7 @@ def _write_beat(run: Path, claim: Claim, text: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
         file = os.open(_beat_file(run, claim), flags, 0o666)
         try:
-            os.pwrite(file, text.ljust(12), 0)
+            os.pwrite(file, text.ljust(24), 0)
         finally:
             os.close(file)
 

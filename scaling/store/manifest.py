@@ -28,6 +28,12 @@ MAX_BYTES = 512 << 20  # ten thousand runs take 30 MB
 # What the run table has of every run beside the columns that follow from its configuration.
 TABLE_COLUMNS = ("run_id", "trunk_id", "study", "run_kind", "status", *RESULT_COLUMNS)
 
+# Of those, what every run has, and is a number.
+COUNTED = (
+    *("seed", "params_total", "params_non_embedding", "tokens"),
+    *("flops_6nd", "flops", "learning_rate"),
+)
+
 # A larger whole number fits no column of the run table.
 Cell = str | bool | Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | None
 
@@ -62,6 +68,9 @@ class Manifest(Sealed):
         for run in self.runs:
             if run.trunk_id not in self.by_id:
                 raise ValueError(f"{run.run_id} goes on from {run.trunk_id}, which it has not")
+            for name in COUNTED:
+                if isinstance(run.columns.get(name), str | bool | None):
+                    raise ValueError(f"{run.run_id}: column {name} is no number")
             if clash := sorted({*TABLE_COLUMNS} & {*run.columns}):
                 raise ValueError(f"{run.run_id} has a column {clash[0]}")
         return self
@@ -70,6 +79,13 @@ class Manifest(Sealed):
     def by_id(self) -> dict[str, PlannedRun]:
         """Its runs by their ids."""
         return {run.run_id: run for run in self.runs}
+
+    def extends(self, other: Manifest) -> bool:
+        """Whether it has every run of another plan, each as long or longer."""
+        return all(
+            run.run_id in self.by_id and self.by_id[run.run_id].steps >= run.steps
+            for run in other.runs
+        )
 
     def planned_record(self, run: PlannedRun) -> RunRecord:
         """The record of one of its runs before anything was trained."""

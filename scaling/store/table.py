@@ -6,21 +6,20 @@ it was written. The plan says which runs and which columns, their records what t
 
 from __future__ import annotations
 
-import fcntl
 import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pandas as pd
 
 from scaling.store.failpoint import failpoint
+from scaling.store.holding import changing
 from scaling.store.manifest import Manifest, PlannedRun, read_manifest
 from scaling.store.records import Refusal, write_table
-from scaling.store.run_record import RESULT_COLUMNS, damage, read_run, run_folders
+from scaling.store.run_record import RESULT_COLUMNS, RunRecord, damage, read_run, run_folders
 from scaling.store.scores import score_table
 
 MAX_COLUMNS = 1000  # of a run table; a run of ours has 50
@@ -32,6 +31,7 @@ class Collected:
 
     table: pd.DataFrame
     damaged: dict[str, str]  # by run id: why its record or its tables are not to be trusted
+    sources: dict[str, int]  # how many of the runs which source of the program trained
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Published:
     table: pd.DataFrame
     orphans: tuple[str, ...]  # ended runs of the folder that the plan does not name
     damaged: dict[str, str]  # by run id: what is not as it was written
+    sources: dict[str, int]  # how many of the runs which source of the program trained
 
 
 def publish_table(results: Path) -> Published:
@@ -52,7 +53,7 @@ def publish_table(results: Path) -> Published:
     cannot be written.
     """
     path = results / "runs.parquet"
-    with _one_at_a_time(results / ".table.lock"):
+    with changing(results):
         manifest = read_manifest(results)
         collected = collect(results, manifest)
         failpoint("table-collected")
@@ -65,7 +66,13 @@ def publish_table(results: Path) -> Published:
             failpoint("scores-collected")
             write_table(results / "scores.parquet", scores)
             failpoint("scores-table-written")
-    return Published(path, collected.table, orphans(results, manifest), collected.damaged)
+    return Published(
+        path,
+        collected.table,
+        orphans(results, manifest),
+        collected.damaged,
+        collected.sources,
+    )
 
 
 def collect(results: Path, manifest: Manifest) -> Collected:
@@ -78,6 +85,7 @@ def collect(results: Path, manifest: Manifest) -> Collected:
     _refuse_mixed_columns(manifest)
     rows: list[dict[str, Any]] = []
     damaged: dict[str, str] = {}
+    sources: Counter[str] = Counter()
     for run in manifest.runs:
         folder = results / "runs" / run.run_id
         if not (folder / "run.json").exists():
@@ -98,6 +106,8 @@ def collect(results: Path, manifest: Manifest) -> Collected:
         if found := damage(folder, record):
             damaged[run.run_id] = "; ".join(found.values())
             record = record.changed(status="failed", result=None)
+        if record.provenance:
+            sources[_sources(record)] += 1
         rows.append(
             {
                 "run_id": run.run_id,
@@ -112,7 +122,13 @@ def collect(results: Path, manifest: Manifest) -> Collected:
             }
         )
     empty = pd.DataFrame(columns=["run_id", "run_kind", "status"])
-    return Collected(pd.DataFrame(rows) if rows else empty, damaged)
+    return Collected(pd.DataFrame(rows) if rows else empty, damaged, dict(sources))
+
+
+def _sources(record: RunRecord) -> str:
+    """Which sources of the program trained a run: the first digits of each, in order."""
+    seen = [str(session.get("source_sha256") or "unknown")[:12] for session in record.provenance]
+    return ", then ".join(dict.fromkeys(seen))
 
 
 def orphans(results: Path, manifest: Manifest) -> tuple[str, ...]:
@@ -146,20 +162,3 @@ def _refuse_mixed_columns(manifest: Manifest) -> None:
 
 def _kind(value: object) -> type:
     return type(value) if isinstance(value, bool | str) else float
-
-
-@contextmanager
-def _one_at_a_time(lock: Path) -> Iterator[None]:
-    """Whoever collected first writes first, so that no table replaces one that saw more runs."""
-    with _open(lock) as file:
-        with suppress(OSError):  # a file system without locks: each writes what it saw
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _open(lock: Path) -> BinaryIO:
-    """A lock's file, never through a link: it would be made elsewhere."""
-    try:
-        return os.fdopen(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666), "wb")
-    except OSError as error:
-        raise Refusal(f"cannot write {lock}: {error.strerror}.") from error

@@ -14,8 +14,11 @@ _GPU_FLAGS = "--xla_gpu_deterministic_ops=true"
 def worker_environment() -> dict[str, str]:
     """The environment a worker process starts in: one thread, fast CPU code, no surprises."""
     flags = os.environ.get("XLA_FLAGS", "")
+    path = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
     return {
         **os.environ,
+        # Without empty entries, which are the working directory: anything may lie there.
+        "PYTHONPATH": os.pathsep.join(path),
         # The user's flags last, so that they win.
         "XLA_FLAGS": f"{_CPU_FLAGS} {_GPU_FLAGS} {flags}".strip(),
         # Sizes XLA's thread pool: two single-threaded workers do half again the tokens of one

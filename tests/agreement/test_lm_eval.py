@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     results = tmp_path_factory.mktemp("results")
     prepare(results, plan, b"")
     run = results / "runs" / plan.runs[0].run_id
-    assert train_run(run, lambda: False) == "completed"
+    assert train_run(run) == "completed"
     return run
 
 

@@ -15,7 +15,7 @@ from experiments.cli import refuse_addresses
 from experiments.grid_text import idle_text
 from experiments.next_text import next_text
 from experiments.progress import Watch
-from scaling.launch.local import Snapshot
+from scaling.launch.watch import Snapshot
 from scaling.spec import RunSpec
 from scaling.store.records import Refusal
 

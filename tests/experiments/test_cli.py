@@ -224,7 +224,7 @@ def test_a_bad_run_table_is_refused(edit, says, runs_csv, monkeypatch, capsys):
     [
         (("fit", "nowhere.csv"), "nowhere.csv"),
         (("fit", "."), "runs.parquet"),
-        (("status", "."), "holds no runs"),
+        (("status", "."), "holds no plan"),
         (("plot", "."), ". has no fit. First: scaling fit ."),
         (("plot", "nowhere.csv"), "nowhere.csv does not exist"),
         (("recommend", "published:nobody", "--flops", "1e21"), "no published law"),

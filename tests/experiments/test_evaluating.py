@@ -16,6 +16,7 @@ from scaling.data.prepare import prepare as prepare_corpus
 from scaling.launch.base import prepare
 from scaling.launch.worker import train_run
 from scaling.planning.plan import Plan, make_plan
+from scaling.store.ready import run_folder
 from scaling.study import parse_study
 
 STUDY: dict[str, Any] = {
@@ -48,9 +49,8 @@ def plan(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Plan:
 def results(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with that run, completed."""
     results = tmp_path_factory.mktemp("results")
-    (job,) = prepare(results, plan, b"")
-    (folder,) = job.folders
-    assert train_run(folder, lambda: False) == "completed"
+    (run,) = prepare(results, plan, b"")
+    assert train_run(run_folder(results, run.run_id)) == "completed"
     return results
 
 
@@ -206,8 +206,8 @@ def test_what_is_no_completed_run_is_refused(
 ) -> None:
     assert scaling_eval(monkeypatch, tmp_path) == 2
     assert "holds no runs" in capsys.readouterr().err
-    (job,) = prepare(tmp_path, plan, b"")
+    (run,) = prepare(tmp_path, plan, b"")
     assert scaling_eval(monkeypatch, tmp_path) == 2
     assert "has no completed run" in capsys.readouterr().err
-    assert scaling_eval(monkeypatch, job.folders[0]) == 2
+    assert scaling_eval(monkeypatch, run_folder(tmp_path, run.run_id)) == 2
     assert "is planned: only a completed run" in capsys.readouterr().err

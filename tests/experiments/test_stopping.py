@@ -14,7 +14,7 @@ import pytest
 from experiments import __main__ as command_line
 from experiments import planning
 from experiments.__main__ import INTERRUPTED, main
-from scaling.launch import local
+from scaling.launch import launcher
 from scaling.launch.stops import STOPS
 from scaling.store import table
 from scaling.store.records import Refusal
@@ -90,7 +90,7 @@ def test_a_signal_while_the_table_is_collected_interrupts(
     run: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("the process would have died"))
-    monkeypatch.setattr(local, "run_jobs", lambda *_: {})
+    monkeypatch.setattr(launcher, "launch", lambda *_: [])
     monkeypatch.setattr(table, "publish_table", signalled(signal.SIGTERM))
     try:
         assert run() == INTERRUPTED
@@ -98,7 +98,7 @@ def test_a_signal_while_the_table_is_collected_interrupts(
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize("stopped", [local.TimeUp, KeyboardInterrupt])
+@pytest.mark.parametrize("stopped", [launcher.TimeUp, KeyboardInterrupt])
 def test_a_table_that_cannot_be_written_does_not_hide_that_the_launch_was_stopped(
     run: Callable[[], int],
     monkeypatch: pytest.MonkeyPatch,
@@ -111,7 +111,7 @@ def test_a_table_that_cannot_be_written_does_not_hide_that_the_launch_was_stoppe
     def full(*_: Any) -> NoReturn:
         raise Refusal("cannot write runs.parquet: No space left on device")
 
-    monkeypatch.setattr(local, "run_jobs", stop)
+    monkeypatch.setattr(launcher, "launch", stop)
     monkeypatch.setattr(table, "publish_table", full)
     assert run() == INTERRUPTED
     assert "No space left on device" in capsys.readouterr().err

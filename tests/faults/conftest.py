@@ -26,10 +26,12 @@ import pytest
 from experiments.planning import plan_study
 from models.sharding import make_mesh
 from scaling.launch.base import prepare
-from scaling.launch.worker import train_run
+from scaling.launch.worker import work
 from scaling.planning.plan import Plan
 from scaling.spec import RunSpec
+from scaling.store.ready import run_folder
 from scaling.store.records import read_json
+from scaling.store.run_record import read_run
 from scaling.store.steps import read_steps
 from scaling.store.table import publish_table
 from scaling.study import read_study
@@ -104,13 +106,15 @@ class Grid:
 
     def ready(self, retry: Any = ()) -> list[Path]:
         """The folders of the runs that are left, each trunk before its branches."""
-        jobs = prepare(self.folder, self.plan, self.study.read_bytes(), retry)
-        return [folder for job in jobs for folder in job.folders]
+        runs = prepare(self.folder, self.plan, self.study.read_bytes(), retry)
+        return [run_folder(self.folder, run.run_id) for run in runs]
 
     def train(self, retry: Any = ()) -> dict[str, int]:
         """Train what is left in this process, and write the table; how many runs ended how."""
-        statuses = [train_run(folder, lambda: False) for folder in self.ready(retry)]
+        folders = self.ready(retry)
+        work(self.folder, "cheapest-first")
         publish_table(self.folder)
+        statuses = [read_run(folder).status for folder in folders]
         return {status: statuses.count(status) for status in sorted(set(statuses))}
 
     def launch(
@@ -143,7 +147,7 @@ class Grid:
         tables = [pd.read_parquet(each.folder / "runs.parquet") for each in (self, truth)]
         tables = [each.drop(columns="tokens_per_s").sort_values("run_id") for each in tables]
         pd.testing.assert_frame_equal(*(each.reset_index(drop=True) for each in tables))
-        assert not [file for file in self.folder.rglob(".*") if file.name != ".table.lock"]
+        assert not [file for file in self.folder.rglob(".*") if file.suffix != ".lock"]
 
 
 @pytest.fixture(scope="module", autouse=True)

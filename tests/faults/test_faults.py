@@ -20,16 +20,14 @@ import jax.numpy as jnp
 import pandas as pd
 import pytest
 
-from scaling.launch.base import worker_command
 from scaling.launch.worker import train_run
 from scaling.store import claims as claim
-from scaling.store.attempt import checkpoint_folders
+from scaling.store.attempt import last_checkpoint
 from scaling.store.claims import Observer
 from scaling.store.records import Refusal, read_json
 from scaling.store.run_record import run_folders
-from scaling.store.steps import checkpoint_steps
 from scaling.store.table import publish_table
-from scaling.training import loop as training
+from scaling.training import loop
 from scaling.training.flags import worker_environment
 
 pytestmark = [
@@ -75,9 +73,17 @@ WITH_TASKS = (
 )
 
 
-def worker(folders: list[Path], **environment: str) -> subprocess.Popen[str]:
+# A process that trains the runs it is given, in order.
+OF_RUNS = """
+import sys; from pathlib import Path; from scaling.launch.worker import train_run
+for folder in sys.argv[1:]:
+    train_run(Path(folder))
+"""
+
+
+def training(folders: list[Path], **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        worker_command(folders),
+        [sys.executable, "-c", OF_RUNS, *map(str, folders)],
         cwd=ROOT,
         env={**worker_environment(), **environment},
         stderr=subprocess.PIPE,
@@ -86,21 +92,18 @@ def worker(folders: list[Path], **environment: str) -> subprocess.Popen[str]:
 
 
 # Workers one after the other, each a process that begins where the imports are done: they take
-# longer than all that a worker does here.
+# longer than all that a worker does here. That so many die is no fault of a run.
 NURSERY = """
 import os, sys, warnings
 import scaling.training.jax_setup, scaling.training.loop, scaling.launch.worker
+scaling.launch.worker.MOST_DEATHS = 1000
 warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # no program runs in this process
 for name in sys.stdin:
     if (child := os.fork()) == 0:
         os.environ["SCALING_FAILPOINT"] = name.strip()
-        os._exit(scaling.launch.worker.main(sys.argv[1:]))
+        os._exit(scaling.launch.worker.main([sys.argv[1], "cheapest-first", "", "0"]))
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-
-
-def last_checkpoint(run: Path) -> int:
-    return max(max(checkpoint_steps(folder), default=0) for folder in checkpoint_folders(run))
 
 
 def test_every_place_to_die_is_tried() -> None:
@@ -112,15 +115,16 @@ def test_every_place_to_die_is_tried() -> None:
 
 def test_killed_at_every_write_of_a_worker(grid: Any, undisturbed: Any, survived: Survived) -> None:
     survived("killed at a failpoint of a worker", len(OF_A_WORKER))
-    kill_workers(grid.ready(), OF_A_WORKER)
+    kill_workers(grid, OF_A_WORKER)
     assert set(grid.train()) == {"completed"}
     grid.assert_whole(undisturbed)
 
 
-def kill_workers(folders: list[Path], places: list[str]) -> None:
+def kill_workers(grid: Any, places: list[str]) -> None:
     """Train with one worker after the other, each killed at its place."""
+    grid.ready()
     with subprocess.Popen(
-        [sys.executable, "-c", NURSERY, *map(str, folders)],
+        [sys.executable, "-c", NURSERY, str(grid.folder)],
         **{"cwd": ROOT, "env": worker_environment(), "text": True},
         **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE},
     ) as nursery:
@@ -169,7 +173,7 @@ def test_killed_at_every_write_of_answers(
     places = len(OF_A_WORKER_WITH_TASKS) + len(OF_A_LAUNCHER_WITH_TASKS)
     survived("killed at a failpoint of a run with tasks", places)
     grid = make(tmp_path, *WITH_TASKS)
-    kill_workers(grid.ready(), OF_A_WORKER_WITH_TASKS)
+    kill_workers(grid, OF_A_WORKER_WITH_TASKS)
     for name in OF_A_LAUNCHER_WITH_TASKS:
         code, said = grid.finish(grid.launch(SCALING_FAILPOINT=name))
         assert code == -signal.SIGKILL, f"{name} was not reached\n{said}"
@@ -184,7 +188,7 @@ def test_a_damaged_file_of_answers(
     grid = make(tmp_path, *WITH_TASKS)
     for damage, place in ((truncate, "checkpoints-kept:2"), (flip, "checkpoints-kept")):
         survived(f"{damage.__name__}: a file of answers")
-        kill_workers(grid.ready(), [place])
+        kill_workers(grid, [place])
         file = max(grid.folder.glob("runs/*/attempts/*/evals/*.parquet"))
         data = file.read_bytes()
         file.unlink()  # hard links would damage both
@@ -236,7 +240,7 @@ def halfway(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folders = grid.ready()
     trunks = [folder for folder in folders if read_json(folder / "run.json")["run_kind"] == "trunk"]
     for trunk, place in zip(trunks, ("published", "checkpoints-kept:6"), strict=True):
-        process = worker([trunk], SCALING_FAILPOINT=place)
+        process = training([trunk], SCALING_FAILPOINT=place)
         assert process.wait(timeout=300) == -signal.SIGKILL
         process.communicate()
     return grid
@@ -416,7 +420,7 @@ def test_an_owner_that_was_paused_and_wakes_after_it_was_replaced(
     survived("owner paused, taken over, woken")
     monkeypatch.setattr(claim, "STALE_SECONDS", 0.5)
     folders = grid.ready()
-    process = worker(folders[:1])
+    process = training(folders[:1])
     while last_checkpoint(folders[0]) < 8 * checkpoints:
         assert process.poll() is None
         time.sleep(0.002)
@@ -442,7 +446,7 @@ def test_a_study_that_is_edited_in_between(make: Make, tmp_path: Path, survived:
     finished = make(tmp_path / "finished")
     assert set(finished.train()) == {"completed"}
     stopped = make(tmp_path / "stopped")
-    process = worker(stopped.ready(), SCALING_FAILPOINT="checkpoints-kept:12")
+    process = training(stopped.ready(), SCALING_FAILPOINT="checkpoints-kept:12")
     process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
     for grid in (finished, stopped):
@@ -469,19 +473,19 @@ def test_values_that_are_no_numbers(
 ) -> None:
     """One trunk diverges; branches that start before it do not; a second try mends it."""
     survived(f"NaN injected into {what}")
-    advance = training._Loop._advance
+    advance = loop._Loop._advance
     poisoned = grid.plan.runs[0].run_id
 
-    def poison(loop: Any, state: Any, step: int) -> Any:
-        if loop.spec.run_id == poisoned and step == 48 and what == "parameters":
+    def poison(self: Any, state: Any, step: int) -> Any:
+        if self.spec.run_id == poisoned and step == 48 and what == "parameters":
             state = jax.tree.map(lambda x: x * jnp.nan if x.dtype == jnp.float32 else x, state)
-        if loop.spec.run_id == poisoned and step == 48 and what == "a batch":
-            state, metrics = advance(loop, state, step)
+        if self.spec.run_id == poisoned and step == 48 and what == "a batch":
+            state, metrics = advance(self, state, step)
             return state, metrics._replace(loss=metrics.loss * jnp.nan)
-        return advance(loop, state, step)
+        return advance(self, state, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Loop, "_advance", poison)
+        patch.setattr(loop._Loop, "_advance", poison)
         assert grid.train() == {"completed": 4, "diverged": 2}
     assert grid.train() == {}
     assert grid.train(retry=["diverged"]) == {"completed": 2}
@@ -492,7 +496,7 @@ def test_a_program_that_does_not_compile_fails_its_run_alone(
     grid: Any, undisturbed: Any, survived: Survived, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     survived("compilation fails")
-    make_program, broken = training.make_program, grid.plan.runs[0].seed
+    make_program, broken = loop.make_program, grid.plan.runs[0].seed
 
     def fail(model: Any, optimizer: Any, seed: int, *more: Any) -> Any:
         if seed == broken:
@@ -500,7 +504,7 @@ def test_a_program_that_does_not_compile_fails_its_run_alone(
         return make_program(model, optimizer, seed, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "make_program", fail)
+        patch.setattr(loop, "make_program", fail)
         assert grid.train() == {"completed": 3, "failed": 3}
     reason = read_json(grid.run_folder(grid.plan.runs[0]) / "run.json")["reason"]
     assert reason == "RuntimeError: INTERNAL: the compiler gave up"

@@ -18,7 +18,17 @@ import pytest
 
 from scaling.store import claims as claim
 from scaling.store.attempt import attempt, set_status, settle
-from scaling.store.claims import Observer, Owned, Replaced, claimed, create, newest, owner
+from scaling.store.claims import (
+    Beginning,
+    Observer,
+    Owned,
+    Replaced,
+    claimed,
+    create,
+    deaths,
+    newest,
+    owner,
+)
 from scaling.store.records import Refusal, read_json, sealed, write_json
 from scaling.store.run_record import RunRecord, read_run
 
@@ -58,10 +68,14 @@ def holder(run: Path) -> Iterator[subprocess.Popen[str]]:
 
 def elsewhere(run: Path) -> None:
     """Make the newest claim one of another host."""
+    change_newest(run, host="elsewhere")
+
+
+def change_newest(run: Path, **changes: str) -> None:
     found = newest(run)
     assert found is not None
     file = run / "claims" / f"{found.generation:06d}.json"
-    write_json(file, {**read_json(file), "host": "elsewhere"})
+    write_json(file, {**read_json(file), **changes})
 
 
 def test_of_many_that_claim_a_run_at_once_one_gets_it(run: Path) -> None:
@@ -345,3 +359,79 @@ def test_no_attempt_deletes_a_later_one(run: Path) -> None:
         early.discard()
         early.begin()
         assert later.folder.is_dir()
+
+
+# --- processes that die ------------------------------------------------------------------------
+
+# Begins to train a run from a step, says so if it is told to stop, and dies of what it is told.
+BEGIN = """
+import os, sys, time; from pathlib import Path
+from scaling.store.claims import Beginning, claimed
+run, step, how = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+stops = how == "preempted"
+with claimed(run, Beginning(step, "a.log", lambda: stops)) as mine:
+    beat = run / "claims" / f"{mine.generation:06d}.beat"
+    while stops and not (beat.exists() and b"stopping" in beat.read_bytes()):
+        time.sleep(0.01)
+    if how != "in order":
+        os.kill(os.getpid(), 9)
+"""
+
+
+def begun(run: Path, step: int, how: str) -> None:
+    subprocess.run([sys.executable, "-c", BEGIN, str(run), str(step), how])
+
+
+def died(run: Path, step: int) -> list[int]:
+    """The claims whose processes died and got no further, as one sees them that begins there."""
+    with claimed(run, Beginning(step)) as mine:
+        return [each.generation for each in deaths(run, mine)]
+
+
+def test_processes_that_die_where_they_began_are_counted(run: Path) -> None:
+    for _ in range(2):
+        begun(run, 4, "killed")
+    assert died(run, 4) == [2, 1]
+    begun(run, 4, "killed")
+    assert died(run, 4) == [4, 2, 1], "the third ended in order"
+    found = newest(run)
+    assert found is not None and (found.step, found.log) == (4, "")
+    assert died(run, 8) == [], "it got further"
+
+
+def test_those_are_not_that_came_further_or_were_told_to_stop(run: Path) -> None:
+    begun(run, 0, "killed")
+    begun(run, 4, "killed")
+    assert died(run, 4) == [2], "the first came to step 4"
+    for how in ("preempted", "in order"):
+        begun(run, 4, how)
+    assert died(run, 4) == [2]
+
+
+def test_one_of_another_machine_or_of_before_a_restart_is_not(run: Path) -> None:
+    for change in ({"host": "elsewhere"}, {"boot": "another"}):
+        begun(run, 4, "killed")
+        change_newest(run, **change)
+        lost = newest(run)
+        assert lost is not None
+        assert create(
+            run / "claims" / f"{lost.generation + 1:06d}.json",
+            {**vars(lost), "generation": lost.generation + 1, "released": True},
+        )
+    assert died(run, 4) == []
+    begun(run, 4, "killed")
+    assert len(died(run, 4)) == 1
+
+
+def test_a_run_that_is_asked_for_anew_begins_its_count_anew(run: Path) -> None:
+    begun(run, 4, "killed")
+    with claimed(run):
+        pass
+    assert died(run, 4) == []
+
+
+def test_a_damaged_checkpoint_does_not_make_progress_a_death(run: Path) -> None:
+    begun(run, 0, "killed")
+    begun(run, 4, "killed")
+    begun(run, 8, "killed")
+    assert died(run, 4) == [3], "of the last alone it is not known that it got further"

@@ -116,7 +116,8 @@ def _edited_json(value: Any, what: str, where: int, new: Any) -> Any:
 def made(folder: Path) -> Path:
     """A results folder of two runs, its table in both formats, and a fit of more."""
     columns = {"seed": 0, "params_total": 10, "params_non_embedding": 5, "tokens": 20, "steps": 2}
-    columns |= {"n_layers": 1, "d_model": 8, "flops_6nd": 1.2e3, "learning_rate": 0.01}
+    columns |= {"flops_6nd": 1.2e3, "flops": 1.3e3, "learning_rate": 0.01}
+    columns |= {"n_layers": 1, "d_model": 8}
     config = {"schedule": {"steps": 2}, "tasks": None}
     runs = []
     for name, kind, status in (("a" * 12, "trunk", "running"), ("b" * 12, "cooldown", "completed")):

@@ -19,15 +19,19 @@ import pytest
 from models.sharding import make_mesh
 from scaling.data.corpus import Corpus
 from scaling.launch import worker
-from scaling.launch.base import prepare, worker_command
+from scaling.launch.base import prepare
+from scaling.launch.output import LOGS
 from scaling.launch.stops import STOPS
-from scaling.launch.worker import train_run
+from scaling.launch.worker import train_run, worker_command
 from scaling.planning.plan import Plan
 from scaling.spec import RunSpec
-from scaling.store.attempt import attempt, checkpoint_folders
-from scaling.store.records import read_json, write_json
+from scaling.store.attempt import attempt, last_checkpoint
+from scaling.store.claims import Beginning, claimed, deaths
+from scaling.store.manifest import read_manifest, write_manifest
+from scaling.store.ready import run_folder
+from scaling.store.records import Refusal, read_json, write_json
 from scaling.store.run_record import read_run
-from scaling.store.steps import checkpoint_steps, read_steps
+from scaling.store.steps import read_steps
 from scaling.training import checkpoint
 from scaling.training.flags import worker_environment
 from scaling.training.step import make_program
@@ -42,13 +46,14 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def start(folders: list[Path], limit: int = -1) -> subprocess.Popen[str]:
+def start(results: Path, limit: int = -1, **environment: str) -> subprocess.Popen[str]:
     """A worker with the flags of a study; `limit` is the size in bytes that no file may exceed."""
-    environment = worker_environment()
-    flags = environment["XLA_FLAGS"].replace("--xla_backend_optimization_level=0", "")
+    as_usual = worker_environment()
+    flags = as_usual["XLA_FLAGS"].replace("--xla_backend_optimization_level=0", "")
+    command = worker_command(results, "cheapest-first")
     return subprocess.Popen(
-        [sys.executable, "-c", LIMITED, str(limit), *worker_command(folders)],
-        env={**environment, "XLA_FLAGS": flags},
+        [sys.executable, "-c", LIMITED, str(limit), *command],
+        env={**as_usual, "XLA_FLAGS": flags, **environment},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -58,10 +63,6 @@ def finish(process: subprocess.Popen[str]) -> int:
     said = process.communicate(timeout=600)[1]
     print(said[-3000:])  # shown by pytest when the test fails
     return process.returncode
-
-
-def last_checkpoint(run: Path) -> int:
-    return max(max(checkpoint_steps(each), default=0) for each in checkpoint_folders(run))
 
 
 def status(folder: Path) -> str:
@@ -96,8 +97,8 @@ def small(plan: Callable[..., Plan]) -> Plan:
 @pytest.fixture(scope="module")
 def ready(small: Plan, corpus: Corpus) -> Ready:
     def make(results: Path) -> list[Path]:
-        (job,) = prepare(results, small, b"", retry=["failed"])
-        return list(job.folders)
+        runs = prepare(results, small, b"", retry=["failed"])
+        return [run_folder(results, run.run_id) for run in runs]
 
     return make
 
@@ -106,7 +107,7 @@ def ready(small: Plan, corpus: Corpus) -> Ready:
 def undisturbed(ready: Ready, tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("undisturbed")
     folders = ready(results)
-    assert finish(start(folders)) == 0
+    assert finish(start(results)) == 0
     assert [status(folder) for folder in folders] == ["completed", "completed"]
     return results
 
@@ -131,7 +132,7 @@ def test_a_run_that_was_killed_and_then_stopped_ends_with_the_same_bits(
     trunk = folders[0]
 
     def once_it_has_a_checkpoint_beyond(step: int, number: int) -> int:
-        process = start(folders)
+        process = start(tmp_path)
         while process.poll() is None:
             if last_checkpoint(trunk) > step:
                 process.send_signal(number)
@@ -145,7 +146,7 @@ def test_a_run_that_was_killed_and_then_stopped_ends_with_the_same_bits(
     assert killed_at < 80
     assert once_it_has_a_checkpoint_beyond(killed_at, signal.SIGTERM) == 75
     assert status(trunk) == "planned"
-    assert finish(start(folders)) == 0
+    assert finish(start(tmp_path)) == 0
     assert_same(small, undisturbed, tmp_path)
 
 
@@ -155,23 +156,22 @@ def test_a_full_disk_fails_the_run_and_loses_nothing(
 ) -> None:
     """Files may not grow beyond 12 kB: enough for records, too little for a checkpoint."""
     folders = ready(tmp_path)
-    assert finish(start(folders, limit=12_000)) == 1
+    assert finish(start(tmp_path, limit=12_000)) == 1
     run = read_json(folders[0] / "run.json")
     assert run["status"] == "failed"
     assert "cannot write checkpoint" in run["reason"] and "\n" not in run["reason"]
     ready(tmp_path)
-    assert finish(start(folders)) == 0
+    assert finish(start(tmp_path)) == 0
     assert_same(small, undisturbed, tmp_path)
 
 
 def test_a_run_that_cannot_start_fails_with_its_reason_and_so_does_its_branch(
-    ready: Ready, tmp_path: Path
+    ready: Ready, small: Plan, tmp_path: Path
 ) -> None:
     trunk, branch = ready(tmp_path)
-    without_corpus(trunk)
-    assert finish(start([tmp_path / "nowhere", trunk, branch])) == 1
+    assert finish(start(tmp_path, SCALING_CACHE=str(tmp_path / "empty"))) == 1
     assert status(trunk) == "failed"
-    assert "f" * 12 in read_json(trunk / "run.json")["reason"]
+    assert small.corpus.fingerprint in read_json(trunk / "run.json")["reason"]
     # Its branch has nowhere to start, and says so instead of training the trunk again.
     assert status(branch) == "failed"
     assert trunk.name in read_json(branch / "run.json")["reason"]
@@ -192,23 +192,113 @@ def test_a_log_that_can_hold_no_more_hides_no_reason(
 
 @pytest.mark.parametrize("number", STOPS)
 def test_every_signal_that_asks_to_stop_ends_a_worker_in_order(
-    monkeypatch: pytest.MonkeyPatch, number: int
+    ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     trained = []
 
-    def train_one(folder: Path, should_stop: Callable[[], bool]) -> str:
+    def train_one(folder: Path, stopping: Callable[[], bool], log: str) -> str:
         os.kill(os.getpid(), number)
-        trained.append((folder.name, should_stop()))
+        while not stopping():
+            time.sleep(0.001)
+        trained.append(folder)
         return "planned"
 
-    before = {each: signal.getsignal(each) for each in STOPS}
+    trunk, _ = ready(tmp_path)
     monkeypatch.setattr(worker, "train_run", train_one)
-    try:
-        assert worker.main(["first", "second"]) == worker.REQUEUE
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-    assert trained == [("first", True)]
+    assert worker.main([str(tmp_path), "cheapest-first", "", "0"]) == worker.REQUEUE
+    assert trained == [trunk]
+
+
+def test_a_worker_whose_launcher_is_gone_stops(ready: Ready, tmp_path: Path) -> None:
+    ready(tmp_path)
+    nobody = str(os.getppid() + 1)
+    assert worker.main([str(tmp_path), "cheapest-first", "", nobody]) == worker.REQUEUE
+
+
+def test_a_worker_waits_while_others_have_what_is_left_and_ends_with_them(
+    ready: Ready, tmp_path: Path
+) -> None:
+    trunk, branch = ready(tmp_path)
+    with attempt(trunk) as other:
+        process = start(tmp_path)
+        while not list((tmp_path / "runs").glob("*/claims/*.json")):
+            time.sleep(0.01)
+        other.record("diverged", reason="of another")
+    assert finish(process) == 1
+    assert status(branch) == "diverged"
+
+
+# --- what cannot be trained ---------------------------------------------------------------------
+
+
+def test_a_run_whose_folder_cannot_be_written_is_given_up_with_its_branches(
+    ready: Ready, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trunk, branch = ready(tmp_path)
+    (trunk / "claims").write_text("no folder")
+    assert worker.work(tmp_path, "cheapest-first") == 1
+    assert f"run {trunk.name} is given up: cannot write" in capsys.readouterr().err
+    assert (status(trunk), status(branch)) == ("planned", "planned")
+
+
+DIE = """
+import os, sys
+from pathlib import Path
+from scaling.store.claims import Beginning, claimed
+with claimed(Path(sys.argv[1]), Beginning(0, "a.log")):
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_run_whose_process_dies_three_times_where_it_began_has_failed(
+    ready: Ready, tmp_path: Path
+) -> None:
+    trunk, branch = ready(tmp_path)
+    (tmp_path / LOGS).mkdir()
+    (tmp_path / LOGS / "a.log").write_text("no memory\n")
+    for _ in range(worker.MOST_DEATHS):
+        subprocess.run([sys.executable, "-c", DIE, str(trunk)])
+    assert worker.work(tmp_path, "cheapest-first") == 1
+    reason = read_json(trunk / "run.json")["reason"]
+    assert reason.startswith("it was begun 3 times from step 0 and its process died each time")
+    assert reason.endswith("log: no memory")
+    assert "its trunk" in read_json(branch / "run.json")["reason"]
+    ready(tmp_path)  # it is tried again
+    with claimed(trunk, Beginning(0)) as mine:
+        assert deaths(trunk, mine) == []
+
+
+# --- the program --------------------------------------------------------------------------------
+
+
+def test_a_worker_of_another_program_than_the_plan_refuses(ready: Ready, tmp_path: Path) -> None:
+    folders = ready(tmp_path)
+    manifest = read_manifest(tmp_path)
+    write_manifest(tmp_path, manifest.changed(source_sha256="0" * 64))
+    process = start(tmp_path)
+    said = process.communicate(timeout=600)[1]
+    assert process.returncode == worker.REFUSED
+    (line,) = said.splitlines()
+    assert "0" * 12 in line and manifest.source_sha256[:12] in line
+    assert "Give the same `scaling run` again" in line
+    assert [status(folder) for folder in folders] == ["planned"] * 2
+
+
+def test_so_does_one_whose_program_is_changed_between_two_runs(
+    ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunk, branch = ready(tmp_path)
+
+    def train_one(folder: Path, *_: object) -> str:
+        with attempt(folder) as mine:
+            mine.record("failed", reason="a trial")
+        monkeypatch.setattr(worker, "source_digest", lambda _: "f" * 64)  # somebody updates it
+        return "failed"
+
+    monkeypatch.setattr(worker, "train_run", train_one)
+    with pytest.raises(Refusal, match=f"what lies on disk now is source {'f' * 12}"):
+        worker.work(tmp_path, "cheapest-first")
+    assert (status(trunk), status(branch)) == ("failed", "planned")
 
 
 def test_a_finished_run_is_not_touched(ready: Ready, tmp_path: Path) -> None:

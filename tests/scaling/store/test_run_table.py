@@ -18,7 +18,7 @@ from scaling.store.table import Collected, collect, publish_table
 
 COLUMNS = {
     **{"seed": 0, "n_layers": 1, "d_model": 2, "params_total": 10, "params_non_embedding": 5},
-    **{"tokens": 20, "steps": 2, "flops_6nd": 1200.0, "learning_rate": 0.5},
+    **{"tokens": 20, "steps": 2, "flops_6nd": 1200.0, "flops": 1300.0, "learning_rate": 0.5},
 }
 CONFIG = {"schedule": {"steps": 2}, "tasks": None}
 TRUNK, OTHER = "0" * 12, "1" * 12
@@ -224,7 +224,9 @@ def test_any_bit_that_flips_in_a_plan_is_found(results: Path) -> None:
     [
         ([planned(TRUNK), planned(TRUNK)], "it has a run twice"),
         ([planned(OTHER)], "1{12} goes on from 0{12}, which it has not"),
-        ([planned(TRUNK, columns={"status": "completed"})], "0{12} has a column status"),
+        ([planned(TRUNK, columns={**COLUMNS, "tokens": "many"})], "column tokens is no number"),
+        ([planned(TRUNK, columns={**COLUMNS, "tokens": True})], "column tokens is no number"),
+        ([planned(TRUNK, columns={**COLUMNS, "status": "completed"})], "0{12} has a column status"),
         ([planned("../../../x")], "runs: 0: run_id"),
         ([planned(TRUNK, columns={"variant": [1]})], "runs: 0: columns"),
         ([planned(TRUNK, note=1)], "runs: 0: note"),

@@ -1,0 +1,70 @@
+"""What a process prints is not its life."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+TAIL_BYTES = 4096  # that are read of a log, which may be huge
+TAIL_LINES = 3
+LOGS = "logs"  # the folder of a results folder that workers' logs are in
+
+
+class Unbroken:
+    """A stream that stops no work: once it cannot take what is printed, it is given nothing more.
+
+    `| head`, a terminal that is closed and a full disk end the output, never the work.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.lost: OSError | None = None  # why something could not be printed
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, do: Callable[[], object]) -> None:
+        if self.lost is None:
+            try:
+                do()
+            except OSError as error:
+                self.lost = error
+                # What is left in the stream's buffer goes nowhere, without another error at exit.
+                with suppress(OSError), Path(os.devnull).open("wb") as nowhere:
+                    os.dup2(nowhere.fileno(), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def log_tail(results: Path, name: str) -> str:
+    """The last lines of a worker's log, as one, or why there are none to read.
+
+    A log may be huge, gone, or something else by now.
+    """
+    if not name:
+        return "it kept no log"
+    path = results / LOGS / Path(name).name  # a claim is a file, and names no other folder
+    try:
+        with open(path, "rb", opener=_unfollowing) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                return f"its log {path} is no file"
+            file.seek(max(0, found.st_size - TAIL_BYTES))
+            lines = file.read(TAIL_BYTES).decode(errors="replace").splitlines()
+    except OSError as error:
+        return f"its log {path} cannot be read: {error.strerror}"
+    said = [line.strip() for line in lines if line.strip()][-TAIL_LINES:]
+    return f"log: {' | '.join(said)}" if said else f"its log {path} is empty"
+
+
+def _unfollowing(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
