@@ -112,7 +112,7 @@ class _Pool:
         self.furthest = (-1, 0.0)
 
     def tend(self, watch: WatchedRuns) -> bool:
-        """Fill empty slots if runs are left; whether any worker is alive."""
+        """Fill empty slots if runs are left; whether any has a worker, which may just have ended."""
         ended = [
             slot for slot in self.slots if slot.worker and not self.launcher.alive(slot.worker)
         ]
@@ -130,7 +130,7 @@ class _Pool:
             if slot.worker is None and watch.left and slot.fruitless < MOST_FRUITLESS:
                 command = worker_command(self.results, self.order, slot.log, os.getpid())
                 slot.worker = self.launcher.start(command, self.results / LOGS / slot.log)
-        return bool(self._alive())
+        return any(slot.worker is not None for slot in self.slots)
 
     def stop(self) -> None:
         """Ask for checkpoints, and say who is waited for and how long."""
