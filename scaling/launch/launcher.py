@@ -112,10 +112,9 @@ class _Pool:
         self.furthest = (-1, 0.0)
 
     def tend(self, watch: WatchedRuns) -> bool:
-        """Fill empty slots if runs are left; whether any has a worker, which may just have ended."""
-        ended = [
-            slot for slot in self.slots if slot.worker and not self.launcher.alive(slot.worker)
-        ]
+        """Fill empty slots if runs are left; whether any slot is filled now."""
+        begun = [slot for slot in self.slots if slot.worker is not None]
+        ended = [slot for slot in begun if not self.launcher.alive(slot.worker)]
         for slot in ended:
             slot.worker = None
             slot.fruitless += 1
