@@ -17,10 +17,11 @@ import pytest
 from scaling.launch import base
 from scaling.launch.base import prepare, prepared
 from scaling.planning.plan import Plan
+from scaling.spec import read_spec
 from scaling.store.claims import claimed
 from scaling.store.holding import changing, holding
 from scaling.store.manifest import read_manifest
-from scaling.store.ready import run_folder
+from scaling.store.ready import make_ready, run_folder
 from scaling.store.records import Refusal, read_json, sealed, write_json
 from scaling.store.run_record import read_run
 from scaling.store.sealed import OtherFormat
@@ -139,6 +140,20 @@ def test_of_two_that_begin_at_once_with_an_edited_study_both_go_on(
             assert mine.is_alone()
     waiting.join()
     prepare(tmp_path, edited, b"the second")
+
+
+def test_a_branch_that_waits_is_not_trained_at_a_rate_to_which_a_bit_flipped(
+    plan: PlanOf, tmp_path: Path
+) -> None:
+    branch = prepare(tmp_path, plan(), b"")[-1]
+    path = run_folder(tmp_path, branch.run_id) / "run.json"
+    written = path.read_text()
+    assert '"peak": 0.02' in written
+    path.write_text(written.replace('"peak": 0.02', '"peak": 0.03'))
+    with pytest.raises(Refusal, match="it has changed since it was written"):
+        read_spec(path.parent)
+    make_ready(tmp_path, read_manifest(tmp_path), branch)
+    assert read_run(path.parent).config == branch.config
 
 
 def test_a_damaged_plan_is_made_again_while_others_train(plan: PlanOf, tmp_path: Path) -> None:
