@@ -19,7 +19,7 @@ from analysis.laws import LAWS, law
 from analysis.units import human, scientific, value_of
 from models.decoder.presets import PRESETS
 from scaling.planning.plan import Draft, Plan, draft
-from scaling.planning.rounding import in_whole_calls
+from scaling.planning.rounding import in_whole_steps
 from scaling.store.records import Refusal, nearest_names
 from scaling.study import IsoflopGrid, LadderGrid, Study
 
@@ -219,7 +219,7 @@ def _changes(study: Study) -> Iterator[_Change]:
         for more in _more(values):
             both = (*values, *more)
             if name == "tokens":
-                both = tuple(in_whole_calls(study, each) for each in both)
+                both = tuple(in_whole_steps(study, each) for each in both)
             new = tuple(sorted(set(both)))
             added = f"a {ORDINAL.get(len(new), 'further')} {noun}"
             if len(more) > 1:

@@ -44,7 +44,7 @@ def placed(plan: Plan, device: Device, count: int) -> Placed:
     """The plan's largest run by memory, on `count` of a device."""
     # Of very many runs most differ in their seed or length, which need no memory.
     kinds = {
-        (run.architecture, run.model, run.compute, run.microbatch_sequences): run
+        (run.architecture, run.model, run.dtype, run.hardware, run.microbatch_sequences): run
         for run in plan.runs
     }
     found = [Placed(run, device, count, step_memory(run, count)) for run in kinds.values()]
@@ -85,22 +85,22 @@ def to_json(each: Placed) -> dict[str, Any]:
 
 
 def _remedies(each: Placed) -> Iterator[str]:
-    """Changes of [training] or --count with which it fits, those that cost least first."""
+    """Changes of [hardware] or --count with which it fits, those that cost least first."""
     run = each.run
-    for remat in dict.fromkeys((run.compute.remat, True)):
+    for remat in dict.fromkeys((run.hardware.remat, True)):
         for sequences in range(each.memory.sequences, 0, -1):
             micro = sequences * each.memory.devices
             accumulate, rest = divmod(run.batch_sequences, micro)
             if rest:
                 continue
-            compute = replace(run.compute, remat=remat, accumulate=accumulate)
-            other = replace(run, compute=compute)
+            hardware = replace(run.hardware, remat=remat, accumulate=accumulate)
+            other = replace(run, hardware=hardware)
             made = replace(each, run=other, memory=step_memory(other, each.count))
             if made.verdict == "fits":
                 changes = []
-                if accumulate != run.compute.accumulate:
+                if accumulate != run.hardware.accumulate:
                     changes.append(f"accumulate = {accumulate} (microbatches of {micro} sequences)")
-                if remat != run.compute.remat:
+                if remat != run.hardware.remat:
                     changes.append("remat = true")
                 yield f"Give {' and '.join(changes)}: about {bytes_text(made.needed)} on each"
     for count in (each.count * 2**k for k in range(1, 12)):

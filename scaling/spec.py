@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cache
+import operator
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import PlainValidator, TypeAdapter, ValidationInfo
@@ -15,7 +20,7 @@ from models.counts import FlopCount, ParamCount
 from scaling.data.corpus import CorpusInfo, unique_tokens
 from scaling.schedule import Schedule
 from scaling.store.manifest import PlannedRun
-from scaling.store.records import Refusal
+from scaling.store.records import Refusal, fingerprint
 from scaling.store.run_record import RunKind, read_run
 from scaling.tasks.mix import TaskMix
 
@@ -23,6 +28,22 @@ from scaling.tasks.mix import TaskMix
 # initialisation, the optimiser's constants, the schedules' shapes.
 RECIPE = 1
 
+# What a run is: the fields of RunSpec that are part of its identity, `schedule` of a trunk without
+# its length. All others say how it is carried out, how it is judged, or what it is for.
+SCIENCE = (
+    *("architecture", "model", "corpus", "sequence_length", "batch_sequences", "seed"),
+    *("optimizer", "schedule", "dtype", "nominal_tokens", "unique_tokens", "tasks"),
+)
+
+# Fields that were added after runs had their ids, each with the value that those runs had without
+# saying so. It is hashed only where it is another one. Entries are added and never changed, so that
+# no later default makes an old run another one, or another one an old run.
+FORMER: Mapping[str, Any] = MappingProxyType(
+    {
+        "model.dropout": 0.0,
+        "model.norm_placement": "pre",
+    }
+)
 
 # Fields of a run that name it for its study and determine nothing.
 LABELS = ("budget_flops", "variant")
@@ -42,13 +63,13 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class Compute:
-    """How the mathematics of a run is carried out; the results differ by roundings."""
+class Hardware:
+    """How a run is laid out on what it trains on; its results differ by roundings."""
 
-    dtype: Literal["float32", "bfloat16"]  # of activations; parameters are float32 always
     layers: Literal["unrolled", "scanned"] = "unrolled"
     remat: bool = False
     accumulate: int = 1  # microbatches a step
+    steps_per_call: int = 8  # optimiser steps inside one compiled call, at most
 
 
 def _own_config(value: Any, info: ValidationInfo) -> Config:
@@ -61,9 +82,9 @@ def _own_config(value: Any, info: ValidationInfo) -> Config:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that determines one run; its ids are hashes of it."""
+    """One run: what it is (SCIENCE), how it is carried out and judged, and what it is for."""
 
-    run_id: str
+    run_id: str  # of what it is: `run_id_of`
     trunk_id: str  # the run whose trajectory this one continues; its own id if none
     run_kind: RunKind
     architecture: str  # the name of a family of models
@@ -74,12 +95,13 @@ class RunSpec:
     seed: int
     optimizer: Optimizer
     schedule: Schedule
-    compute: Compute
-    steps_per_call: int
+    dtype: Literal["float32", "bfloat16"]  # of activations; parameters are float32 always
+    hardware: Hardware
     holdout_tokens: int
     evaluate_every: int  # steps
     checkpoint_at: tuple[int, ...]  # steps where branches start, ascending
     checkpoint_every: int  # steps, beside those and the end
+    nominal_tokens: int | None = None  # the D that rules follow; null where none is declared
     unique_tokens: int | None = None  # cap on the distinct training tokens; null: the whole corpus
     tasks: TaskMix | None = None  # null: text alone
     budget_flops: float | None = None  # the isoFLOP budget that the point belongs to
@@ -92,7 +114,7 @@ class RunSpec:
     @property
     def microbatch_sequences(self) -> int:
         """Sequences whose activations are held at once, in training and in evaluation."""
-        return self.batch_sequences // self.compute.accumulate
+        return self.batch_sequences // self.hardware.accumulate
 
     def devices_used(self, devices: int) -> int:
         """Over how many of so many devices it is split: as many as divide a microbatch."""
@@ -139,34 +161,36 @@ class RunSpec:
         return float(self.token_flops.total)
 
 
+def run_id_of(run: RunSpec) -> str:
+    """The name of what a run is: twelve hex digits of the SHA-256 of its identity."""
+    return fingerprint(identity_of(run))
+
+
 def identity_of(run: RunSpec) -> dict[str, Any]:
-    """What determines a trajectory from its start, as plain values.
+    """What a run is, every field of SCIENCE written out as plain values but for those of FORMER.
 
-    How often a run is evaluated or saved is not part of it, nor its length: a longer budget
-    extends its trunk. Fields at their defaults are left out, so that a field that is added later
-    does not rename finished runs.
+    How it is laid out on hardware, judged and saved is no part of it, nor a trunk's length: a
+    longer budget extends it.
     """
-    identity = _given(run)
-    for name in ("run_id", "trunk_id", "run_kind", *LABELS):
-        identity.pop(name, None)
-    for name in ("checkpoint_at", "checkpoint_every", "evaluate_every"):
-        del identity[name]
+    science = {name: _plain(getattr(run, name)) for name in SCIENCE}
     if run.tasks is not None:
-        identity["tasks"] = run.tasks.identity
+        science["tasks"] = run.tasks.identity
+    if run.run_kind == "trunk":
+        science["schedule"] = {"peak": run.schedule.peak, "warmup_steps": run.schedule.warmup_steps}
     if code := code_of(run.architecture):
-        identity["architecture_code"] = code
-    compute = identity.pop("compute")
-    return {"recipe": RECIPE, **identity, "compute_dtype": compute.pop("dtype"), **compute}
+        science["architecture_code"] = code
+    for path, value in FORMER.items():
+        *parents, name = path.split(".")
+        place = science
+        for parent in parents:
+            place = place[parent]
+        if name in place and place[name] == value:
+            del place[name]
+    return {"recipe": RECIPE, **science}
 
 
-def _given(spec: Any) -> dict[str, Any]:
-    """The fields of a specification that have no default or another value, nested alike."""
-    found = {}
-    for each in fields(spec):
-        value = getattr(spec, each.name)
-        if each.default is MISSING or value != each.default:
-            found[each.name] = _given(value) if is_dataclass(value) else value
-    return found
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def spent_flops(run: RunSpec) -> float:
@@ -208,7 +232,7 @@ def run_columns(run: RunSpec, corpus: CorpusInfo) -> dict[str, Any]:
         "decay_steps": run.schedule.decay_steps,
         "warmup_steps": run.schedule.warmup_steps,
         "steps": run.schedule.steps,
-        "compute_dtype": run.compute.dtype,
+        "compute_dtype": run.dtype,
         **({} if run.tasks is None else {"task_share": run.task_sequences / run.batch_sequences}),
     }
 
@@ -233,7 +257,15 @@ def planned_run(run: RunSpec, corpus: CorpusInfo) -> PlannedRun:
 
 
 def spec_of(config: dict[str, Any]) -> RunSpec:
-    """The specification whose plain values these are. Raises ValueError if it is none."""
+    """The specification whose plain values these are. Raises ValueError if it is none.
+
+    What an earlier version did not write has the value that it had then.
+    """
+    config = copy.deepcopy(config)
+    for path, value in FORMER.items():
+        *parents, name = path.split(".")
+        with suppress(KeyError, TypeError, AttributeError):
+            functools.reduce(operator.getitem, parents, config).setdefault(name, value)
     return _specification().validate_python(config)
 
 
@@ -246,6 +278,6 @@ def read_spec(folder: Path) -> RunSpec:
         raise Refusal(f"{folder / 'run.json'} is no run specification: {error}") from error
 
 
-@cache
+@functools.cache
 def _specification() -> TypeAdapter[RunSpec]:
     return TypeAdapter(RunSpec)

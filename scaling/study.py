@@ -117,11 +117,19 @@ class TrainingSection:
     cooldown_fraction: Fraction = 0.2  # of D; Hägele et al. 2024, section 3: 20% matches cosine
     cooldown_shape: Literal["1-sqrt", "linear"] = "1-sqrt"
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # parameters are float32 always
+    round_to_steps: Count = 8  # every D, and every cooldown, is a multiple of so many steps
+    nominal_tokens: Quantity | None = None  # a D for rules to follow: never the trunk's length
+    checkpoint_every_tokens: Quantity | None = None  # beside branch points and the end
+
+
+@dataclass(frozen=True, config=_STRICT)
+class HardwareSection:
+    """How runs are laid out on what they train on: no part of what they are."""
+
     layers: Literal["unrolled", "scanned"] = "unrolled"  # scanned: compile time constant in depth
     remat: bool = False  # compute activations again in the backward pass instead of keeping them
     accumulate: Count = 1  # microbatches whose gradients are averaged into one step
-    steps_per_call: Count = 8  # optimiser steps inside one compiled call; D rounds to its multiple
-    checkpoint_every_tokens: Quantity | None = None  # beside branch points and the end
+    steps_per_call: Count = 8  # optimiser steps inside one compiled call, at most
 
 
 Quantities = Annotated[tuple[Quantity, ...], Field(min_length=1)]
@@ -287,6 +295,7 @@ class Study:
     training: TrainingSection
     grid: GridSection
     evaluation: EvaluationSection
+    hardware: HardwareSection = field(default_factory=HardwareSection)
     tasks: TasksSection | None = None
     law: str | None = None  # the law the grid must be able to identify
     # Fields of [model], [training] and [data] by their path, each with the values to try.
@@ -326,6 +335,7 @@ _SECTIONS = {
     "grid.ladder": LadderGrid,
     "grid.isoflop": IsoflopGrid,
     "evaluation": EvaluationSection,
+    "hardware": HardwareSection,
     "tasks": TasksSection,
 }
 _KNOWN = {section: [f.name for f in fields(cls)] for section, cls in _SECTIONS.items()}

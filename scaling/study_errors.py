@@ -109,6 +109,11 @@ def source_missing(data: Mapping[str, Any]) -> list[str]:
     ]
 
 
+# Fields that were in another section once.
+MOVED: Mapping[tuple[str, str], str] = {
+    ("training", name): "hardware" for name in ("layers", "remat", "accumulate", "steps_per_call")
+}
+
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 _ABOUT_A_NAME = ("missing", "missing_argument", *_UNKNOWN)
 
@@ -123,6 +128,8 @@ def _line(where: str, section: str, place: list[str], mistake: Any, words: Words
         return f"[{where}] {_said(mistake)}."  # about fields of the section together
     if section == "model" and kind in _UNKNOWN and name in words.ignored:
         return f"{where} would change nothing: [grid] presets have their own shape. Remove it."
+    if kind in _UNKNOWN and (now := MOVED.get((section, name))):
+        return f"{where} moved to [{now}], for it is no part of what a run is. Give it there."
     if kind in _UNKNOWN:
         near = did_you_mean(name, words.known[section if len(place) > 1 else ""])
         return f"{where} is not a known field.{near or ' Remove it or correct its spelling.'}"

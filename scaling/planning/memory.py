@@ -30,15 +30,15 @@ def step_memory(run: RunSpec, devices: int) -> StepMemory:
     weights in the compute format, and what the backward pass of one microbatch reads. A compiler
     keeps some more and shares some.
     """
-    c, compute, family = run.model, run.compute, architecture(run.architecture)
-    execution = Execution(compute.dtype, compute.layers, compute.remat)
+    c, hardware, family = run.model, run.hardware, architecture(run.architecture)
+    execution = Execution(run.dtype, hardware.layers, hardware.remat)
     shared = run.devices_used(devices)
     sequences = run.microbatch_sequences // shared
     params, size = run.params.total, execution.bytes_each
     logits = 2 * 4 * c.vocab_size  # float32 always: they and their gradient
     kept = family.activation_bytes(c, execution) + logits
     # Microbatches add up their gradients in a second copy.
-    gradients = (8 if compute.accumulate > 1 else 4) * params / shared
+    gradients = (8 if hardware.accumulate > 1 else 4) * params / shared
     whole = family.held_whole(c) if shared > 1 else params
     copies = size * whole if shared > 1 or size < 4 else 0.0
     return StepMemory(

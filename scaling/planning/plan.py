@@ -97,7 +97,7 @@ def draft(study: Study, corpus: CorpusInfo) -> Draft:
         rungs |= {rung.config: rung for rung in made.plan.rungs}
         astray = astray or made.astray
     # Tokens that are rounded too far may meet there, which is no second mistake.
-    merged = _merge_trunks(runs, Refusals() if astray else refusals)
+    merged = _merge_trunks(study, runs, Refusals() if astray else refusals)
     plan = Plan(study, merged, tuple(rungs.values()), tuple(dict.fromkeys(left_out)), corpus)
     return Draft(plan, refusals)
 
@@ -159,7 +159,7 @@ def _variant(study: Study, label: str | None, corpus: CorpusInfo, refusals: Refu
     return _Planned(plan, bool(astray))
 
 
-def _merge_trunks(runs: Sequence[RunSpec], refusals: Refusals) -> tuple[RunSpec, ...]:
+def _merge_trunks(study: Study, runs: Sequence[RunSpec], refusals: Refusals) -> tuple[RunSpec, ...]:
     """The runs with trunks of one id made one, which serves all their branches.
 
     Variants of a sweep that differ only in their decay share a trunk. Other points that coincide
@@ -183,12 +183,12 @@ def _merge_trunks(runs: Sequence[RunSpec], refusals: Refusals) -> tuple[RunSpec,
                 f"[sweep] {other.variant} and {run.variant} train the same run. Remove one."
             )
         else:
-            call = run.steps_per_call * run.batch_tokens
+            unit = study.training.round_to_steps * run.batch_tokens
             refusals.add(
                 f"[grid] two points round to the same run: {run.params.total:,} "
                 f"parameters on {run.tokens:,} tokens (seed {run.seed}, rate "
-                f"{run.schedule.peak:.3g}). Remove one, or space them wider than a call of steps, "
-                f"{call:,} tokens."
+                f"{run.schedule.peak:.3g}). Remove one, or space them wider than round_to_steps, "
+                f"{unit:,} tokens."
             )
     return tuple(merged.values())
 

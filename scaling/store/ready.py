@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from scaling.store.attempt import replace_record, set_damaged_aside, settle
-from scaling.store.claims import Owned, Replaced, claimed, draft
+from scaling.store.claims import Owned, Replaced, claimed
+from scaling.store.exclusive import draft
 from scaling.store.failpoint import failpoint
 from scaling.store.manifest import Manifest, PlannedRun
 from scaling.store.records import Refusal

@@ -1,8 +1,8 @@
 """The compiled part of training: one pure step, several to a call.
 
-`(state, batches, rates) → (state, metrics)`, with the steps of a call in a rolled `lax.scan`:
-a scan of 8 gives the same bits as 4 scans of 2. An unrolled program does not, nor, under fast
-math, does a scan of 1, whose loop XLA takes away: steps_per_call is part of a run's identity.
+`(state, batches, rates) → (state, metrics)`, with the steps of a call in a loop that the compiler
+keeps: on a CPU, calls of any lengths give the same bits (tests/scaling/training/test_step.py), so
+how many steps make a call is no part of what a run is.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from models.decoder.model import cross_entropy
 from models.sharding import (
     batch_sharding,
     leaves_of,
+    make_mesh,
     replicated,
     shardings_of,
     sizes_by_kind,
 )
-from scaling.spec import Compute, Optimizer
+from scaling.spec import Hardware, Optimizer, RunSpec
 from scaling.store.records import Refusal
 
 ADAM_EPSILON = 1e-8  # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1
@@ -82,7 +83,13 @@ def update_rule(optimizer: Optimizer, leaves: Any) -> optax.GradientTransformati
 
 
 def make_program(
-    name: str, model: Config, optimizer: Optimizer, seed: int, compute: Compute, mesh: Mesh
+    name: str,
+    model: Config,
+    optimizer: Optimizer,
+    seed: int,
+    dtype: str,
+    hardware: Hardware,
+    mesh: Mesh,
 ) -> Program:
     """The program of a run: a `model` of the architecture of this name.
 
@@ -92,7 +99,7 @@ def make_program(
     every fit, would be wrong.
     """
     family = architecture(name)
-    execution = Execution(compute.dtype, compute.layers, compute.remat)
+    execution = Execution(dtype, hardware.layers, hardware.remat)
 
     def create() -> nnx.Module:
         return family.build(model, nnx.Rngs(seed), execution)
@@ -158,12 +165,12 @@ def make_program(
     ) -> tuple[jax.Array, Any]:
         """The mean loss of a batch and the gradient of its objective."""
         value_and_grad = jax.value_and_grad(objective, has_aux=True)
-        if compute.accumulate == 1:
+        if hardware.accumulate == 1:
             (_, loss), grads = value_and_grad(params, tokens_BxT1, keys_B)
             return loss, grads
 
         # Every k-th sequence makes a microbatch, so that each still lies on all devices.
-        k = compute.accumulate
+        k = hardware.accumulate
 
         def split(of_batch: jax.Array) -> jax.Array:
             return of_batch.reshape(-1, k, *of_batch.shape[1:]).swapaxes(0, 1)
@@ -193,7 +200,18 @@ def make_program(
     def train(
         state: TrainState, tokens_SxBxT1: jax.Array, rates_S: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        return jax.lax.scan(step, state, (tokens_SxBxT1, rates_S))
+        if len(rates_S) > 1:
+            return jax.lax.scan(step, state, (tokens_SxBxT1, rates_S))
+
+        def lone(_: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            return step(carry[0], (tokens_SxBxT1[0], rates_S[0]))
+
+        # A loop whose length the compiler does not know: of a scan of one step it takes the loop
+        # away, and fuses the step, and so rounds, otherwise.
+        once = jax.lax.optimization_barrier(jnp.int32(1))
+        nothing = Metrics(jnp.float32(0), jnp.float32(0))
+        state, metrics = jax.lax.fori_loop(0, once, lone, (state, nothing))
+        return state, jax.tree.map(lambda value: value[None], metrics)
 
     batches, windows = batch_sharding(mesh, leading=1), batch_sharding(mesh)
     return Program(
@@ -216,6 +234,24 @@ def make_program(
             shapes,
             shardings,
         ),
+    )
+
+
+def program_of(spec: RunSpec, mesh: Mesh | None = None) -> Program:
+    """The program of a run.
+
+    Without a `mesh`, state and batch are split over as many of this process's devices as divide a
+    microbatch. Raises Refusal as `make_program` does.
+    """
+    mesh = mesh or make_mesh(fsdp=spec.devices_used(jax.device_count()))
+    return make_program(
+        spec.architecture,
+        spec.model,
+        spec.optimizer,
+        spec.seed,
+        spec.dtype,
+        spec.hardware,
+        mesh,
     )
 
 

@@ -60,7 +60,7 @@ weight_decay = 0.1
 beta1 = 0.9
 beta2 = 0.95
 clip_norm = 1.0
-steps_per_call = 4
+round_to_steps = 4
 checkpoint_every_tokens = 512
 [grid]
 kind = "product"
@@ -191,8 +191,10 @@ def undisturbed(make: Callable[..., Grid], tmp_path_factory: pytest.TempPathFact
 
 def bits(spec: RunSpec, run: Path) -> list[bytes]:
     """The parameters, moments and step that a run ended with."""
-    abstract = program(spec.model, spec.optimizer, spec.seed, spec.compute, make_mesh()).abstract
-    state = checkpoint.restore(run / "checkpoints", spec.schedule.steps, abstract)
+    abstract = program(
+        spec.model, spec.optimizer, spec.seed, spec.dtype, spec.hardware, make_mesh()
+    ).abstract
+    state = checkpoint.restore(run / "checkpoints", spec.schedule.steps, abstract, spec.run_id)
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 

@@ -14,7 +14,7 @@ from models.architecture import architecture
 from models.sharding import make_mesh
 from scaling.data.corpus import Corpus
 from scaling.planning.plan import Plan, make_plan
-from scaling.spec import Compute, Optimizer
+from scaling.spec import Hardware, Optimizer
 from scaling.store.records import Refusal
 from scaling.study import parse_study
 from scaling.training.loop import Interrupted, train
@@ -94,7 +94,10 @@ def test_a_count_that_the_tree_contradicts_is_refused(
         ({"model": {"head_dim": 8}}, r"\[model\] head_dim is not a known field"),
         ({"model": {"architecture": "mixers"}}, r"\[model\] architecture = .*mean 'mixer'\?"),
         ({"model": {"architecture": 3}}, r"\[model\] architecture = 3 must be the name"),
-        ({"training": {"remat": True}}, r"architecture = 'mixer': .*remat = true: this architect"),
+        (
+            {"hardware": {"remat": True}},
+            r"\[hardware\] architecture = 'mixer': .*remat = true",
+        ),
         ({"grid": {"params": [10]}}, r"less than half of the smallest.*Give at least 34\.$"),
         ({"grid": {"params": [], "presets": ["x"]}}, r"architecture = 'mixer' has no presets\."),
     ],
@@ -147,7 +150,7 @@ def test_a_penalty_is_in_the_gradient_and_not_in_the_reported_loss(
     def first_step(name: str) -> Metrics:
         config = architecture(name).config(40, 8, 4, 8)
         optimizer = Optimizer(0.9, 0.95, 0.1, 1.0)
-        program = make_program(name, config, optimizer, 0, Compute("float32"), make_mesh())
+        program = make_program(name, config, optimizer, 0, "float32", Hardware(), make_mesh())
         rates = program.put_rates(np.zeros(1, np.float32))
         return program.train(program.initial(), program.put_batches(tokens), rates)[1]
 
