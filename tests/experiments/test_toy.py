@@ -34,6 +34,9 @@ weight_decay = 0.1
 beta1 = 0.9
 beta2 = 0.95
 clip_norm = 1.0
+round_to_steps = 4
+
+[hardware]
 steps_per_call = 4
 
 [grid]

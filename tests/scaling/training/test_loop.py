@@ -56,9 +56,7 @@ def undisturbed(
 
 
 def program(spec: RunSpec) -> Any:
-    return program_once(
-        spec.model, spec.optimizer, spec.seed, spec.dtype, spec.hardware, make_mesh()
-    )
+    return step.program_of(spec, make_mesh())  # of the programs that are made once
 
 
 def final(spec: RunSpec, results: Path) -> list[bytes]:
