@@ -15,7 +15,8 @@ from models.decoder.count import count_flops, count_params
 from models.decoder.ladder import Ladder, ParamsConvention, nearest
 from scaling.data.tokenizer import vocabulary
 from scaling.planning.grid import ladder_of
-from scaling.planning.rules import LEARNING_RATES, resolve
+from scaling.planning.rules import LEARNING_RATES, peak_rate
+from scaling.planning.runs_of import scale_of
 from scaling.store.records import Refusal
 from scaling.study import Study
 
@@ -50,15 +51,15 @@ class Shapes:
 
     def rates(self, shape: dict[str, Any]) -> Rates:
         """The rate and batch the study itself sets for a shape."""
-        training, data = self.study.training, self.study.data
-        batch = training.batch_sequences * data.sequence_length
+        training = self.study.training
         config = self.ladder.shape(shape["n_layers"], shape["n_heads"])
-        rate = training.learning_rate_factor * resolve(
-            training.learning_rate, LEARNING_RATES, "learning_rate", count_params(config), batch
-        )
+        scale = scale_of(self.study, count_params(config))
+        rate = peak_rate(training, scale)
         rule = training.learning_rate
         formula = f"{rule}: {LEARNING_RATES[rule].formula}" if isinstance(rule, str) else "a number"
-        return Rates(f"study {self.study.name}", f"its [training], {formula}", rate, batch, ())
+        return Rates(
+            f"study {self.study.name}", f"its [training], {formula}", rate, scale.batch_tokens, ()
+        )
 
     def _around(self, params: float) -> Iterator[Built]:
         steps = math.ceil(math.log(SPAN) / math.log(STEP))
