@@ -112,10 +112,9 @@ class _Pool:
         self.furthest = (-1, 0.0)
 
     def tend(self, watch: WatchedRuns) -> bool:
-        """Fill empty slots if runs are left; whether any worker is alive."""
-        ended = [
-            slot for slot in self.slots if slot.worker and not self.launcher.alive(slot.worker)
-        ]
+        """Fill empty slots if runs are left; whether any slot is filled now."""
+        begun = [slot for slot in self.slots if slot.worker is not None]
+        ended = [slot for slot in begun if not self.launcher.alive(slot.worker)]
         for slot in ended:
             slot.worker = None
             slot.fruitless += 1
@@ -130,7 +129,7 @@ class _Pool:
             if slot.worker is None and watch.left and slot.fruitless < MOST_FRUITLESS:
                 command = worker_command(self.results, self.order, slot.log, os.getpid())
                 slot.worker = self.launcher.start(command, self.results / LOGS / slot.log)
-        return bool(self._alive())
+        return any(slot.worker is not None for slot in self.slots)
 
     def stop(self) -> None:
         """Ask for checkpoints, and say who is waited for and how long."""

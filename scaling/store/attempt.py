@@ -28,10 +28,10 @@ from scaling.store.claims import (
     Replaced,
     claimed,
     create_owned,
-    last_number,
     newest,
     replace,
 )
+from scaling.store.exclusive import last_number
 from scaling.store.failpoint import failpoint
 from scaling.store.records import UNREADABLE, Refusal, check_seal, json_bytes, read_json, sealed
 from scaling.store.run_record import TABLES, RunRecord, damage, read_run

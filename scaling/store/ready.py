@@ -14,7 +14,8 @@ from scaling.store.attempt import (
     settle,
     unpublish,
 )
-from scaling.store.claims import Owned, Replaced, claimed, draft
+from scaling.store.claims import Owned, Replaced, claimed
+from scaling.store.exclusive import draft
 from scaling.store.failpoint import failpoint
 from scaling.store.manifest import Manifest, PlannedRun
 from scaling.store.records import Refusal

@@ -16,7 +16,8 @@ import pytest
 
 from scaling.launch.output import LOGS
 from scaling.store import claims
-from scaling.store.claims import create, newest
+from scaling.store.claims import newest
+from scaling.store.exclusive import create
 from scaling.store.records import read_json
 from scaling.store.run_record import read_run, run_folders
 

@@ -24,11 +24,11 @@ from scaling.store.claims import (
     Owned,
     Replaced,
     claimed,
-    create,
     deaths,
     newest,
     owner,
 )
+from scaling.store.exclusive import create
 from scaling.store.records import Refusal, read_json, sealed, write_json
 from scaling.store.run_record import RunRecord, read_run
 
@@ -103,16 +103,16 @@ def test_a_claim_that_two_others_outran_is_owned_and_no_error(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second of them has already cleared away what this one was about to use."""
-    create_claim = claim._create
+    create_claim = claim.create_locked
 
     def late(path: Path, value: object) -> object:
-        monkeypatch.setattr(claim, "_create", create_claim)
+        monkeypatch.setattr(claim, "create_locked", create_claim)
         for _ in range(2):
             with claimed(run):
                 pass
         return create_claim(path, value)
 
-    monkeypatch.setattr(claim, "_create", late)
+    monkeypatch.setattr(claim, "create_locked", late)
     with pytest.raises(Owned, match="faster"), claimed(run):
         pass
 

@@ -196,7 +196,7 @@ def test_every_signal_that_asks_to_stop_ends_a_worker_in_order(
 ) -> None:
     trained = []
 
-    def train_one(folder: Path, stopping: Callable[[], bool], log: str) -> str:
+    def train_one(folder: Path, stopping: Callable[[], bool], *_: object) -> str:
         os.kill(os.getpid(), number)
         while not stopping():
             time.sleep(0.001)
