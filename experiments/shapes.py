@@ -16,7 +16,8 @@ from models.counts import ParamsConvention
 from models.ladder import Ladder
 from scaling.data.tokenizer import vocabulary
 from scaling.planning.grid import ladder_of
-from scaling.planning.rules import LEARNING_RATES, resolve
+from scaling.planning.rules import LEARNING_RATES, peak_rate
+from scaling.planning.runs_of import scale_of
 from scaling.study import Study
 
 SPAN = 4.0  # shapes from a quarter of a size to four times it, wider than any flat bottom of 1%
@@ -51,17 +52,16 @@ class Shapes:
 
     def rates(self, shape: dict[str, Any]) -> Rates:
         """The rate and batch the study itself sets for a shape."""
-        training, data = self.study.training, self.study.data
-        batch = training.batch_sequences * data.sequence_length
+        training = self.study.training
         family = architecture(self.study.model.architecture)
         config = family.config(**{f.name: shape[f.name] for f in fields(family.config)})
-        params = family.count_params(config)
-        rate = training.learning_rate_factor * resolve(
-            training.learning_rate, LEARNING_RATES, "learning_rate", params, batch
-        )
+        scale = scale_of(self.study, family.count_params(config))
+        rate = peak_rate(training, scale)
         rule = training.learning_rate
         formula = f"{rule}: {LEARNING_RATES[rule].formula}" if isinstance(rule, str) else "a number"
-        return Rates(f"study {self.study.name}", f"its [training], {formula}", rate, batch, ())
+        return Rates(
+            f"study {self.study.name}", f"its [training], {formula}", rate, scale.batch_tokens, ()
+        )
 
     def _around(self, params: float) -> Iterator[Built]:
         steps = math.ceil(math.log(SPAN) / math.log(STEP))

@@ -8,16 +8,25 @@ branch off it, so a grid of many budgets costs little more than its longest (Hä
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from models.architecture import Execution, architecture
+from models.counts import ParamCount
 from models.ladder import Rung
 from scaling.data.corpus import CorpusInfo
 from scaling.planning.grid import Cell
 from scaling.planning.refusals import Refusals
 from scaling.planning.rounding import step_tokens, whole_steps
-from scaling.planning.rules import BETA2, LEARNING_RATES, WARMUP_TOKENS, Rule, resolve
+from scaling.planning.rules import (
+    BETA2,
+    LEARNING_RATES,
+    WARMUP_TOKENS,
+    Rule,
+    Scale,
+    peak_rate,
+    resolve,
+)
 from scaling.schedule import Schedule
 from scaling.spec import Hardware, Optimizer, RunSpec, run_id_of
 from scaling.store.records import did_you_mean
@@ -105,17 +114,22 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
     except ValueError as error:
         refusals.add(f"[hardware] architecture = {name!r}: {error}.")
 
-    def resolved(field: str, rules: Mapping[str, Rule]) -> float:
-        setting = getattr(training, field)
+    def value(setting: float | str, rules: Mapping[str, Rule], of: Callable[[], float]) -> float:
         try:
-            return resolve(setting, rules, field, params, batch_tokens)
+            return of()
         except ValueError as error:
-            unknown = isinstance(setting, str) and setting not in rules
-            near = did_you_mean(setting, rules) if unknown else ""
+            near = ""
+            if isinstance(setting, str) and setting not in rules:
+                near = did_you_mean(setting, rules)
             refusals.add(f"[training] {error}.{near}")
             return math.nan
 
-    peak = training.learning_rate_factor * resolved("learning_rate", LEARNING_RATES)
+    def resolved(field: str, rules: Mapping[str, Rule]) -> float:
+        setting = getattr(training, field)
+        return value(setting, rules, lambda: resolve(setting, rules, field, scale))
+
+    scale = scale_of(study, params)
+    peak = value(training.learning_rate, LEARNING_RATES, lambda: peak_rate(training, scale))
     beta2 = resolved("beta2", BETA2)
     warmup_tokens = resolved("warmup_tokens", WARMUP_TOKENS)
     tasks = None
@@ -144,7 +158,7 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
         checkpoint_every=whole_steps(
             study, training.checkpoint_every_tokens or study.evaluation.every_tokens
         ),
-        nominal_tokens=rounded(training.nominal_tokens),
+        nominal_tokens=scale.nominal_tokens,
         unique_tokens=rounded(study.data.unique_tokens),
         tasks=tasks,
     )
@@ -162,6 +176,11 @@ def _mix_of(study: Study) -> TaskMix | None:
         asked.items,
         asked.samples,
     )
+
+
+def scale_of(study: Study, params: ParamCount) -> Scale:
+    """What the rules of a study follow at a size."""
+    return Scale(params, step_tokens(study), rounded(study.training.nominal_tokens))
 
 
 def rounded(tokens: float | None) -> int | None:

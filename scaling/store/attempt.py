@@ -38,6 +38,8 @@ from scaling.store.run_record import TABLES, RunRecord, damage, read_run
 from scaling.store.sealed import OtherFormat
 from scaling.store.steps import checkpoint_steps
 
+FORMER = ".former"  # ends the name of a publication that was taken back
+
 
 @contextmanager
 def attempt(run: Path, begins: Beginning | None = None) -> Iterator[Attempt]:
@@ -194,6 +196,18 @@ def set_damaged_aside(run: Path) -> None:
         published = run / "published" / f"{last_number(run / 'published', 9) or 0:09d}.json"
         for path in (*(run / name for name in damaged), published):
             _move(path, path.with_suffix(UNREADABLE))
+
+
+def is_published(run: Path) -> bool:
+    """Whether an attempt at a run is published."""
+    return last_number(run / "published", 9) is not None
+
+
+def unpublish(run: Path) -> None:
+    """Take back what was published of a run, which is to be published again."""
+    while (steps := last_number(run / "published", 9)) is not None:
+        path = run / "published" / f"{steps:09d}.json"
+        _move(path, path.with_suffix(FORMER))
 
 
 def checkpoint_folders(run: Path) -> list[Path]:

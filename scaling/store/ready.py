@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from scaling.store.attempt import replace_record, set_damaged_aside, settle
+from scaling.store.attempt import (
+    is_published,
+    replace_record,
+    set_damaged_aside,
+    settle,
+    unpublish,
+)
 from scaling.store.claims import Owned, Replaced, claimed
 from scaling.store.exclusive import draft
 from scaling.store.failpoint import failpoint
@@ -14,6 +21,7 @@ from scaling.store.manifest import Manifest, PlannedRun
 from scaling.store.records import Refusal
 from scaling.store.run_record import Status, damage, read_run
 from scaling.store.sealed import OtherFormat
+from scaling.store.steps import merge_steps, read_steps
 
 
 def run_folder(results: Path, run_id: str) -> Path:
@@ -33,7 +41,9 @@ def unfinished(
 
 
 def has_ended(results: Path, run: PlannedRun, retry: Collection[Status] = ()) -> bool:
-    """Whether a run needs no more training: it ended far enough, and is not to be retried.
+    """Whether a run needs no more work: it ended far enough, and is not to be retried.
+
+    One that was judged on other held-out windows, or asked other questions, is judged again.
 
     One that completed and is damaged counts as failed where those are retried; one whose record
     is damaged has not ended.
@@ -48,6 +58,8 @@ def has_ended(results: Path, run: PlannedRun, retry: Collection[Status] = ()) ->
     except Refusal:
         return False
     if "failed" in retry and damage(folder, record):
+        return False
+    if record.status == "completed" and not record.judged_as(run.config):
         return False
     return record.ended and record.status not in retry and record.steps >= run.steps
 
@@ -65,9 +77,29 @@ def make_ready(results: Path, manifest: Manifest, run: PlannedRun) -> None:
         if not record.ended and record.config == wanted.config:
             return
     with suppress(Owned, Replaced), claimed(folder) as claim:
-        set_damaged_aside(folder)
+        if not _judged_otherwise(folder, run):
+            set_damaged_aside(folder)
         with suppress(Refusal):  # where it was trained before stays known
             wanted = wanted.changed(provenance=read_run(folder).provenance)
         replace_record(folder, claim, wanted)
         failpoint("replanned")
         settle(folder, claim)
+
+
+def _judged_otherwise(folder: Path, run: PlannedRun) -> bool:
+    """Set the judgement of a run aside that completed and is to be judged again.
+
+    Its checkpoints and what it logged stay, so that nothing of it is trained again. Killed on the
+    way, it is done again: the record is as it was, and says so, until all is done.
+    """
+    with suppress(Refusal):
+        record = read_run(folder)
+        if record.status == "completed" and not record.judged_as(run.config):
+            if is_published(folder) and damage(folder, record):
+                return False
+            steps = read_steps(folder)
+            unpublish(folder)
+            merge_steps(folder, steps.assign(val_loss=math.nan, val_loss_stderr=math.nan))
+            (folder / "evals.parquet").unlink(missing_ok=True)
+            return True
+    return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -17,6 +18,9 @@ Status = Literal["planned", "running", "completed", "diverged", "failed"]
 ENDED: tuple[Status, ...] = ("completed", "diverged", "failed")
 
 RESULT_COLUMNS = ("loss", "loss_stderr", "bits_per_byte", "train_loss", "tokens_per_s")
+
+# Fields of a configuration that say how a run is judged, and nothing of what it is.
+JUDGED = ("holdout_tokens", "tasks")
 
 Table = Literal["steps.parquet", "evals.parquet"]
 TABLES: tuple[str, ...] = get_args(Table)  # of a run that completed
@@ -73,6 +77,10 @@ class RunRecord(Sealed):
     def steps(self) -> int:
         """How many steps were asked for, the trunk's included."""
         return int(self.config["schedule"]["steps"])
+
+    def judged_as(self, config: Mapping[str, Any]) -> bool:
+        """Whether it is asked for the held-out windows and questions of another configuration."""
+        return all(self.config.get(name) == config.get(name) for name in JUDGED)
 
     @property
     def ended(self) -> bool:

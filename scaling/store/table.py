@@ -22,6 +22,9 @@ from scaling.store.records import Refusal, write_table
 from scaling.store.run_record import RESULT_COLUMNS, RunRecord, damage, read_run, run_folders
 from scaling.store.scores import score_table
 
+# The status of a run that completed and has no loss here: it was judged on other held-out windows
+# than the plan asks for, and will be judged again.
+JUDGED_OTHERWISE = "judged otherwise"
 MAX_COLUMNS = 1000  # of a run table; a run of ours has 50
 
 
@@ -106,6 +109,10 @@ def collect(results: Path, manifest: Manifest) -> Collected:
         if found := damage(folder, record):
             damaged[run.run_id] = "; ".join(found.values())
             record = record.changed(status="failed", result=None)
+        status: str = record.status
+        if status == "completed" and not record.judged_as(run.config):
+            # On other held-out windows another loss: of one table, all are of the same.
+            record, status = record.changed(result=None), JUDGED_OTHERWISE
         if record.provenance:
             sources[_sources(record)] += 1
         rows.append(
@@ -114,7 +121,7 @@ def collect(results: Path, manifest: Manifest) -> Collected:
                 "trunk_id": run.trunk_id,
                 "study": manifest.study,
                 "run_kind": run.run_kind,
-                "status": record.status,
+                "status": status,
                 **run.columns,
                 "loss": math.nan,
                 **dict.fromkeys(RESULT_COLUMNS, math.nan),

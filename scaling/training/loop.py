@@ -153,14 +153,27 @@ class _Loop:
             if stop and not ends:
                 raise Interrupted(f"stopped at step {step} of {spec.schedule.steps}")
         if holdout is None:  # resumed after the last checkpoint: nothing was left to train
-            losses = self._holdout_losses(state.params)
-            holdout = summarise_holdout(losses, self.windows, self.bytes_per_token)
+            holdout = self._judge_again(state.params, step)
         self.before_commit()
         merge_steps(self.folder)
         failpoint("steps-merged")
         self._write_evals()
         failpoint("evals-written")
         return Trained(holdout, float(np.mean(self.recent)))
+
+    def _judge_again(self, params: Any, step: int) -> HoldoutLoss:
+        """The held-out loss of a run that is trained, written where its last step has none."""
+        losses = self._holdout_losses(params)
+        holdout = summarise_holdout(losses, self.windows, self.bytes_per_token)
+        steps = read_steps(self.folder)
+        last = steps["step"] == step
+        if steps.loc[last, "val_loss"].isna().any():
+            self.before_commit()
+            self._score(params, losses, step)
+            self._write_scores()
+            steps.loc[last, ["val_loss", "val_loss_stderr"]] = holdout.loss, holdout.stderr
+            merge_steps(self.folder, steps)
+        return holdout
 
     @staticmethod
     def _every(step: int, every: int) -> bool:
@@ -313,6 +326,12 @@ class _Loop:
             rows = [*self.evaluator.scores(params), *context_scores(losses, self.windows)]
             self.scores[step] = pd.DataFrame(rows).assign(run=self.spec.run_id, step=step)
 
+    def _write_scores(self) -> None:
+        for evaluated, scores in self.scores.items():
+            write_scores(self.folder, evaluated, scores)
+            failpoint("scores-written")
+        self.scores = {}
+
     def _write_evals(self) -> None:
         """Every evaluation of the run as one table."""
         evals = self._evals()
@@ -358,10 +377,7 @@ class _Loop:
         """Rows first, then the checkpoint: a checkpoint never lacks the rows that led to it."""
         self.before_commit()
         failpoint("commit")
-        for evaluated, scores in self.scores.items():
-            write_scores(self.folder, evaluated, scores)
-            failpoint("scores-written")
-        self.scores = {}
+        self._write_scores()
         write_segment(self.folder, self.rows)
         self.rows = []
         failpoint("segment-written")

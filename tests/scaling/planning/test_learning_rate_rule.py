@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from models.counts import ParamCount
-from scaling.planning.rules import LEARNING_RATES
+from scaling.planning.rules import LEARNING_RATES, Scale
 
 SWEEP = Path(__file__).parents[3] / "results" / "reference" / "learning_rate" / "runs.csv"
 SEED_SD = 0.009  # nats; between seeds of the smallest size
@@ -21,7 +21,7 @@ def sizes():
 
 def rule(non_embedding: int) -> float:
     params = ParamCount(embedding=0, matrix=non_embedding, vector=0, head=0, head_matmul=0)
-    return LEARNING_RATES["sotu-bytes"].value(params, 1024)
+    return LEARNING_RATES["sotu-bytes"].value(Scale(params, 1024, None))
 
 
 @pytest.mark.parametrize(("size", "rows"), sizes(), ids=lambda value: str(value)[:9])

@@ -1,0 +1,76 @@
+"""Runs that were judged on other held-out windows than now asked are judged again, not trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from scaling.launch.base import manifest_of, prepare
+from scaling.launch.worker import train_run
+from scaling.planning.plan import Plan
+from scaling.store import ready
+from scaling.store.ready import run_folder, unfinished
+from scaling.store.steps import read_steps
+from scaling.store.table import JUDGED_OTHERWISE, collect, publish_table
+from scaling.training import loop
+
+PlanOf = Callable[..., Plan]
+
+
+class Killed(BaseException):
+    pass
+
+
+def finish(results: Path, plan: Plan) -> pd.DataFrame:
+    """Bring all runs of a plan to their end in this process; returns the run table."""
+    for run in prepare(results, plan, b""):
+        assert train_run(run_folder(results, run.run_id)) == "completed"
+    return publish_table(results).table.set_index("run_id")
+
+
+def no_training(patch: pytest.MonkeyPatch) -> None:
+    def advance(*_: Any) -> Any:
+        raise AssertionError("a step was trained")
+
+    patch.setattr(loop._Loop, "_advance", advance)
+
+
+def test_runs_judged_on_other_windows_are_judged_again_and_never_mixed(
+    plan: PlanOf, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, many = plan(evaluation={"tokens": 100}), plan(evaluation={"tokens": 400})
+    first = finish(tmp_path / "results", few)
+    expected = finish(tmp_path / "other", many)
+    assert (first["loss"] != expected["loss"]).all()
+
+    results = tmp_path / "results"
+    wanted = manifest_of(results, many, b"")
+    assert len(unfinished(results, wanted)) == len(many.runs)
+    before = collect(results, wanted).table
+    assert before["loss"].isna().all() and set(before["status"]) == {JUDGED_OTHERWISE}
+
+    # Killed between the parts of setting a judgement aside, it is done again.
+    unpublish, steps = ready.unpublish, len(read_steps(run_folder(results, many.runs[0].run_id)))
+
+    def killed(folder: Path) -> None:
+        unpublish(folder)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(ready, "unpublish", killed)
+        prepare(results, many, b"")
+    with monkeypatch.context() as patch:
+        no_training(patch)
+        after = finish(results, many)
+    pd.testing.assert_frame_equal(
+        after.drop(columns="tokens_per_s"), expected.drop(columns="tokens_per_s"), check_exact=True
+    )
+    # What was judged on the way on the other windows is gone, what was logged is there.
+    logged = read_steps(run_folder(results, many.runs[0].run_id))
+    assert len(logged) == steps and logged["val_loss"].notna().sum() == 1
+    assert logged["val_loss"].iloc[-1] == after.loc[many.runs[0].run_id, "loss"]
+    assert unfinished(results, wanted) == []
