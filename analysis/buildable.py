@@ -175,13 +175,11 @@ def to_text(flops: float, found: Sequence[Choice], count: FlopCount, by: By = "l
     heads = ("loss", "above best")
     if by == "runs":
         heads = ("loss by the law", "above best by the runs")
-    rows = [("layers × width × heads", "params", "tokens", "exact FLOPs", *heads)]
+    rows = [(str(near[0].built.shape["dimensions"]), "params", "tokens", "exact FLOPs", *heads)]
     for each in near:
-        shape = each.built.shape
-        kv = "" if shape["n_kv_heads"] == shape["n_heads"] else f"/{shape['n_kv_heads']}"
         rows.append(
             (
-                f"{shape['n_layers']} × {shape['d_model']} × {shape['n_heads']}{kv}",
+                str(each.built.shape["shape"]),
                 human(each.built.params),
                 human(each.tokens),
                 scientific(each.exact_flops),

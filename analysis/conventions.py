@@ -19,7 +19,7 @@ from analysis.optimum import compute_optimal
 from analysis.runs.table import name_of
 from scaling.store.records import Refusal
 
-COLUMNS = ("params_total", "params_non_embedding", "params_matmul")
+COLUMNS = ("params_total", "params_non_embedding", "params_matmul", "params_active")
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,14 @@ class Convention:
 
 
 def counts(table: pd.DataFrame) -> list[str]:
-    """The counts of parameters that a run table has. Raises Refusal if fewer than two."""
-    columns = [column for column in COLUMNS if column in table]
+    """The counts of parameters that a run table has, of equal ones the first.
+
+    Raises Refusal if fewer than two.
+    """
+    columns: list[str] = []
+    for column in COLUMNS:
+        if column in table and not any(table[column].equals(table[other]) for other in columns):
+            columns.append(column)
     if len(columns) < 2:
         raise Refusal(
             f"--params-column all needs two or more of {', '.join(COLUMNS)}; "

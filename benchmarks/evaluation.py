@@ -49,21 +49,20 @@ def main() -> None:
 
 def measured(results: Path) -> Iterator[dict[str, float]]:
     """A row a run: its parameters, and its seconds of training, held-out losses and tasks."""
-    from models.decoder.count import count_params
     from scaling.spec import read_spec
 
     timed: dict[str, tuple[float, float, float]] = {}
     for folder in run_folders(results):
         spec = read_spec(folder)
-        shape = f"{spec.model} {spec.batch_sequences} {spec.steps_per_call} {spec.tasks}"
+        shape = f"{spec.model} {spec.batch_sequences} {spec.hardware.steps_per_call} {spec.tasks}"
         if shape not in timed:
             timed[shape] = seconds(spec)
         call, holdout, tasks = timed[shape]
         own = range(spec.first_step + 1, spec.schedule.steps + 1)
         evaluated = {step for step in own if step % spec.evaluate_every == 0} | {own[-1]}
         row = {
-            "params": count_params(spec.model).total,
-            "training": len(own) / spec.steps_per_call * call,
+            "params": spec.params.total,
+            "training": len(own) / spec.hardware.steps_per_call * call,
             "holdout": len(evaluated) * holdout,
             "tasks": len(evaluated) * tasks,
         }
@@ -79,23 +78,22 @@ def text(row: Mapping[str, float]) -> str:
 def seconds(spec: RunSpec) -> tuple[float, float, float]:
     """Of one call of the training step with its batches, of the held-out loss, and of the tasks."""
     import jax
-    import numpy as np
 
-    from models.sharding import make_mesh
     from scaling.data.corpus import load
-    from scaling.data.holdout import holdout_windows, iterate_windows
+    from scaling.data.holdout import holdout_windows
     from scaling.schedule import learning_rates
     from scaling.training.inputs import batches_of, evaluator_of
     from scaling.training.jax_setup import configure_jax
-    from scaling.training.step import make_program
+    from scaling.training.judge import holdout_losses
+    from scaling.training.step import program_of
 
     configure_jax()
     corpus = load(spec.corpus, cache_folder() / "corpora")
-    program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute, make_mesh())
+    program = program_of(spec)
     batches = batches_of(spec, corpus)
     windows = holdout_windows(corpus, spec.sequence_length, spec.holdout_tokens)
     evaluator = None if spec.tasks is None else evaluator_of(spec, corpus, program)
-    state, count = program.initial(), spec.steps_per_call
+    state, count = program.initial(), spec.hardware.steps_per_call
     found = []
     for first in range(0, (ROUNDS + 1) * count, count):
         start = time.perf_counter()
@@ -104,8 +102,7 @@ def seconds(spec: RunSpec) -> tuple[float, float, float]:
         state, _ = program.train(state, tokens, rates)
         jax.block_until_ready(state)
         trained = time.perf_counter()
-        for part in iterate_windows(windows, spec.microbatch_sequences):
-            np.asarray(program.evaluate(state.params, program.put_windows(part)))
+        holdout_losses(program, state.params, windows, spec.microbatch_sequences)
         judged = time.perf_counter()
         if evaluator is not None:
             evaluator.scores(state.params)

@@ -35,15 +35,16 @@ def measure(params: float, steps_per_call: int) -> dict[str, float]:
     import jax
     import numpy as np
 
+    from models.architecture import DEFAULT
     from models.decoder.count import count_flops
     from models.decoder.ladder import Ladder, nearest
     from models.sharding import make_mesh
-    from scaling.spec import Compute, Optimizer
+    from scaling.spec import Hardware, Optimizer
     from scaling.training.step import make_program
 
     config = nearest(Ladder(256, LENGTH, "llama", 32, 32), params, "non_embedding").config
     program = make_program(
-        config, Optimizer(0.9, 0.99, 0.1, 1.0), 0, Compute("float32"), make_mesh()
+        DEFAULT, config, Optimizer(0.9, 0.99, 0.1, 1.0), 0, "float32", Hardware(), make_mesh()
     )
     tokens = np.random.default_rng(0).integers(0, 256, (steps_per_call, BATCH, LENGTH + 1))
     batches = program.put_batches(tokens.astype(np.int32))

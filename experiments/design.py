@@ -17,10 +17,9 @@ import numpy as np
 from analysis.identifiability import condition_number, refuse_line
 from analysis.laws import LAWS, law
 from analysis.units import human, scientific, value_of
-from models.decoder.count import count_params
 from models.decoder.presets import PRESETS
 from scaling.planning.plan import Draft, Plan, draft
-from scaling.planning.rounding import in_whole_calls
+from scaling.planning.rounding import in_whole_steps
 from scaling.store.records import Refusal, nearest_names
 from scaling.study import IsoflopGrid, LadderGrid, Study
 
@@ -88,7 +87,7 @@ def _whole(plan: Plan) -> bool:
 
 def _columns(plan: Plan) -> dict[str, np.ndarray]:
     return {
-        "params": np.array([count_params(run.model).total for run in plan.points], float),
+        "params": np.array([run.params.total for run in plan.points], float),
         "tokens": np.array([run.tokens for run in plan.points], float),
     }
 
@@ -220,7 +219,7 @@ def _changes(study: Study) -> Iterator[_Change]:
         for more in _more(values):
             both = (*values, *more)
             if name == "tokens":
-                both = tuple(in_whole_calls(study, each) for each in both)
+                both = tuple(in_whole_steps(study, each) for each in both)
             new = tuple(sorted(set(both)))
             added = f"a {ORDINAL.get(len(new), 'further')} {noun}"
             if len(more) > 1:

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 from analysis.units import bytes_text, human
 from experiments.planning import Planned
-from models.decoder.count import count_params
-from models.decoder.ladder import Rung
+from models.ladder import Rung
 from scaling.data.holdout import Judged
 from scaling.planning.estimate import estimate
 from scaling.planning.plan import Plan
@@ -53,7 +52,7 @@ def _narrow(plan: Plan) -> Iterator[str]:
         return
     least, most = rungs[0], rungs[-1]
     wanted = math.log(most.target / least.target)
-    totals = sorted(count_params(rung.config).total for rung in rungs)
+    totals = sorted(rung.counts.total for rung in rungs)
     if math.log(totals[-1] / totals[0]) >= NARROW * wanted:
         return
     yield (
@@ -67,8 +66,7 @@ def _narrow(plan: Plan) -> Iterator[str]:
 
 
 def _embedded(rung: Rung) -> float:
-    params = count_params(rung.config)
-    return 1 - params.non_embedding / params.total
+    return 1 - rung.counts.non_embedding / rung.counts.total
 
 
 def _few(planned: Planned, judged: Judged) -> Iterator[str]:

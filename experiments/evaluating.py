@@ -215,23 +215,20 @@ def _in_context(run: Finished) -> Answers:
     """The held-out loss by position, and on which documents."""
     import numpy as np
 
-    from scaling.data.holdout import holdout_windows, iterate_windows
+    from scaling.data.holdout import holdout_windows
     from scaling.training.inputs import context_scores
+    from scaling.training.judge import holdout_losses
 
-    spec, program = run.spec, run.program
+    spec = run.spec
     windows = holdout_windows(run.corpus, spec.sequence_length, spec.holdout_tokens)
-    losses = [
-        np.asarray(program.evaluate(run.params, program.put_windows(part)))
-        for part in iterate_windows(windows, spec.microbatch_sequences)
-    ]
-    kept = np.concatenate(losses)[: len(windows.tokens)]
+    losses = holdout_losses(run.program, run.params, windows, spec.microbatch_sequences)
     held_out = sum(len(part.holdout) for part in run.corpus.parts)
     judged = (
         f"context: {len(windows.tokens)} windows of {spec.sequence_length} tokens, from "
         f"{len(np.unique(windows.document))} of the {held_out} held-out documents of "
         f"{run.corpus.info.source!r}; documents shorter than a window are not judged"
     )
-    rows = [{**row, "shots": None, "chance": None} for row in context_scores(kept, windows)]
+    rows = [{**row, "shots": None, "chance": None} for row in context_scores(losses, windows)]
     return Answers(rows, (judged,))
 
 

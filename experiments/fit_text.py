@@ -14,7 +14,7 @@ from analysis.conventions import Convention, spread
 from analysis.fit import Fit
 from analysis.rates import TARGETS
 from analysis.runs.sweep import Sweep
-from analysis.units import counted, decimal, human, scientific, with_interval
+from analysis.units import decimal, human, scientific, with_interval
 from experiments.text import columns
 
 
@@ -166,7 +166,7 @@ def shapes_text(advice: Sequence[Recommendation]) -> str:
         shape = each.shape
         built = "no shape of the ladder is near"
         if shape is not None:
-            built = f"{counted(shape['n_layers'], 'layer')} × {shape['d_model']} wide, "
+            built = f"{shape['shape']} ({shape['dimensions']}), "
             built += f"{human(shape['params'])} parameters ({shape['error']:+.1%})"
         lines.append(f"  {scientific(each.flops)} FLOPs: {built}")
     return "\n".join(lines)

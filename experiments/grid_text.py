@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.units import human, scientific
 from experiments.text import MOST_ROWS, columns
-from scaling.spec import RunSpec, spent_flops
+from scaling.spec import RunSpec, shape_text, spent_flops
 from scaling.store.run_record import Status
 
 
@@ -34,7 +34,7 @@ def to_do_text(runs: Sequence[RunSpec]) -> str:
         [
             run.run_id,
             run.run_kind,
-            f"{run.model.n_layers}×{run.model.d_model}",
+            shape_text(run.architecture, run.model),
             human(run.tokens),
             str(run.seed),
             str(run.schedule.steps - run.first_step),
@@ -42,7 +42,7 @@ def to_do_text(runs: Sequence[RunSpec]) -> str:
         ]
         for run in runs
     ]
-    header = ["run", "kind", "L×d", "D", "seed", "steps", "FLOPs"]
+    header = ["run", "kind", "shape", "D", "seed", "steps", "FLOPs"]
     return columns(header, rows, "scaling plan --json FILE")
 
 
@@ -53,7 +53,7 @@ def runs_text(table: pd.DataFrame) -> str:
     )
     rows = [
         [
-            f"{run.get('n_layers')}×{run.get('d_model')}",
+            _shape(run),
             human(run["params_non_embedding"]),
             human(run["params_total"]),
             human(run["tokens"]),
@@ -67,7 +67,7 @@ def runs_text(table: pd.DataFrame) -> str:
         for run in points.to_dict("records")
     ]
     header = [
-        "L×d",
+        "shape",
         "N non-emb",
         "N total",
         "D",
@@ -85,9 +85,14 @@ def runs_text(table: pd.DataFrame) -> str:
     return columns(header, rows, "runs.parquet")
 
 
+def _shape(run: Mapping[Any, Any]) -> str:
+    """A run's shape; tables from before they had a column of it are of decoders."""
+    return str(run.get("shape") or f"{run.get('n_layers')}×{run.get('d_model')}")
+
+
 def _hidden(points: pd.DataFrame) -> list[str]:
     """The first setting that is not shown and tells runs apart which would print the same."""
-    shown = [name for name in ("n_layers", "d_model") if name in points]
+    shown = [name for name in ("shape", "n_layers", "d_model") if name in points]
     shown += ["params_total", "tokens", "seed", "learning_rate"]
     some = [name for name in ("variant", "unique_tokens", "task_share") if name in points]
     kinds = len(points.drop_duplicates(shown))

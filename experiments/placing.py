@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from analysis.units import bytes_text, human
-from models.decoder.count import count_params
 from models.devices import Device
 from scaling.planning.memory import StepMemory, step_memory
 from scaling.planning.plan import Plan
@@ -44,7 +43,10 @@ class Placed:
 def placed(plan: Plan, device: Device, count: int) -> Placed:
     """The plan's largest run by memory, on `count` of a device."""
     # Of very many runs most differ in their seed or length, which need no memory.
-    kinds = {(run.model, run.compute, run.microbatch_sequences): run for run in plan.runs}
+    kinds = {
+        (run.architecture, run.model, run.dtype, run.hardware, run.microbatch_sequences): run
+        for run in plan.runs
+    }
     found = [Placed(run, device, count, step_memory(run, count)) for run in kinds.values()]
     return max(found, key=lambda each: each.memory.total)
 
@@ -54,7 +56,7 @@ def to_text(each: Placed) -> str:
     m, run = each.memory, each.run
     needs = (
         f"{each.count} × {each.device.name}: the largest run "
-        f"({human(count_params(run.model).total)} parameters, {m.sequences} of "
+        f"({human(run.params.total)} parameters, {m.sequences} of "
         f"{run.microbatch_sequences} sequences of {run.sequence_length:,} tokens at once on each "
         f"of {m.devices}) needs about {bytes_text(each.needed)} of its "
         f"{bytes_text(each.device.memory)}: {bytes_text(m.state)} parameters and moments, "
@@ -74,7 +76,7 @@ def to_json(each: Placed) -> dict[str, Any]:
     return {
         "device": each.device.name,
         "count": each.count,
-        "params_total": count_params(each.run.model).total,
+        "params_total": each.run.params.total,
         "memory_bytes": each.device.memory,
         "needed_bytes": each.needed,
         **asdict(each.memory),
@@ -83,22 +85,22 @@ def to_json(each: Placed) -> dict[str, Any]:
 
 
 def _remedies(each: Placed) -> Iterator[str]:
-    """Changes of [training] or --count with which it fits, those that cost least first."""
+    """Changes of [hardware] or --count with which it fits, those that cost least first."""
     run = each.run
-    for remat in dict.fromkeys((run.compute.remat, True)):
+    for remat in dict.fromkeys((run.hardware.remat, True)):
         for sequences in range(each.memory.sequences, 0, -1):
             micro = sequences * each.memory.devices
             accumulate, rest = divmod(run.batch_sequences, micro)
             if rest:
                 continue
-            compute = replace(run.compute, remat=remat, accumulate=accumulate)
-            other = replace(run, compute=compute)
+            hardware = replace(run.hardware, remat=remat, accumulate=accumulate)
+            other = replace(run, hardware=hardware)
             made = replace(each, run=other, memory=step_memory(other, each.count))
             if made.verdict == "fits":
                 changes = []
-                if accumulate != run.compute.accumulate:
+                if accumulate != run.hardware.accumulate:
                     changes.append(f"accumulate = {accumulate} (microbatches of {micro} sequences)")
-                if remat != run.compute.remat:
+                if remat != run.hardware.remat:
                     changes.append("remat = true")
                 yield f"Give {' and '.join(changes)}: about {bytes_text(made.needed)} on each"
     for count in (each.count * 2**k for k in range(1, 12)):

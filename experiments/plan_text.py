@@ -46,7 +46,7 @@ def plan_text(
     rows = [
         [
             run["run_kind"],
-            f"{run['n_layers']}×{run['d_model']}",
+            run["shape"],
             human(run["params_non_embedding"]),
             human(run["params_total"]),
             f"{run['params_error']:+.1%}",
@@ -65,7 +65,7 @@ def plan_text(
     ]
     header = [
         "kind",
-        "L×d",
+        "shape",
         "N non-emb",
         "N total",
         "to target",

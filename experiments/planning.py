@@ -12,7 +12,6 @@ from experiments.cli import number
 from experiments.design import identifies
 from experiments.devices import device_named
 from experiments.preparing import Preparation
-from models.decoder.count import count_params
 from models.devices import Device
 from scaling.data.corpus import Corpus, CorpusInfo
 from scaling.data.documents import SourceMissing
@@ -170,7 +169,7 @@ def grid_costs(
                 f"devices. Give --count {used}, or microbatches (batch_sequences over accumulate) "
                 f"that {count} divides."
             )
-    largest = max(count_params(run.model).total for run in plan.runs)
+    largest = max(run.params.total for run in plan.runs)
     return [
         cost(plan.flops_spent, largest, device, count=count, mfu=mfu, dtype=dtype)
         for device in devices

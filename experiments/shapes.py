@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from analysis.buildable import Built
 from analysis.rates import Rates
-from models.decoder.count import count_flops, count_params
-from models.decoder.ladder import Ladder, ParamsConvention, nearest
+from models.architecture import architecture
+from models.counts import ParamsConvention
+from models.ladder import Ladder
 from scaling.data.tokenizer import vocabulary
 from scaling.planning.grid import ladder_of
 from scaling.planning.rules import LEARNING_RATES, resolve
-from scaling.store.records import Refusal
 from scaling.study import Study
 
 SPAN = 4.0  # shapes from a quarter of a size to four times it, wider than any flat bottom of 1%
@@ -25,6 +25,7 @@ STEP = 1.12  # between the sizes asked of the ladder, whose hits are within 5%
 _CONVENTIONS: dict[str, ParamsConvention] = {
     "params_non_embedding": "non_embedding",
     "params_matmul": "matmul",
+    "params_active": "active",
 }
 
 
@@ -39,7 +40,7 @@ class Shapes:
     def nearest(self, params: float) -> dict[str, Any] | None:
         """The shape nearest to a size, with its `error`; none where none is near."""
         try:
-            rung = nearest(self.ladder, params, self.convention)
+            rung = self.ladder.nearest(params, self.convention)
         except ValueError:  # smaller than the smallest shape, or larger than any model
             return None
         return {**self._built(rung.target).shape, "error": rung.error}
@@ -52,9 +53,11 @@ class Shapes:
         """The rate and batch the study itself sets for a shape."""
         training, data = self.study.training, self.study.data
         batch = training.batch_sequences * data.sequence_length
-        config = self.ladder.shape(shape["n_layers"], shape["n_heads"])
+        family = architecture(self.study.model.architecture)
+        config = family.config(**{f.name: shape[f.name] for f in fields(family.config)})
+        params = family.count_params(config)
         rate = training.learning_rate_factor * resolve(
-            training.learning_rate, LEARNING_RATES, "learning_rate", count_params(config), batch
+            training.learning_rate, LEARNING_RATES, "learning_rate", params, batch
         )
         rule = training.learning_rate
         formula = f"{rule}: {LEARNING_RATES[rule].formula}" if isinstance(rule, str) else "a number"
@@ -69,36 +72,29 @@ class Shapes:
                 continue
 
     def _built(self, target: float) -> Built:
-        rung = nearest(self.ladder, target, self.convention)
-        counts = count_params(rung.config)
-        flops = count_flops(rung.config, self.study.data.sequence_length, "full").total
+        family = architecture(self.study.model.architecture)
+        rung = self.ladder.nearest(target, self.convention)
+        counts, shape = rung.counts, family.shape(rung.config)
+        flops = family.count_flops(rung.config, self.study.data.sequence_length).total
         return Built(
             float(rung.params),
             float(flops),
             {
-                "n_layers": rung.config.n_layers,
-                "d_model": rung.config.d_model,
-                "n_heads": rung.config.n_heads,
-                "n_kv_heads": rung.config.n_kv_heads,
-                "d_ff": rung.config.d_ff,
+                **vars(rung.config),
+                "shape": " × ".join(map(str, shape.values())),
+                "dimensions": " × ".join(shape),
                 "params": rung.params,
                 "params_total": counts.total,
                 "params_non_embedding": counts.non_embedding,
                 "params_matmul": counts.matmul,
+                "params_active": counts.active,
             },
         )
 
 
 def shapes_of(study: Study, params_column: str) -> Shapes | None:
-    """The shapes of a study, N counted as in that column of a run table; none for presets.
-
-    Raises Refusal for a ladder whose architecture is not installed.
-    """
+    """The shapes of a study, N counted as in that column of a run table; none for presets."""
     if study.grid.presets:
         return None
     ladder = ladder_of(study, vocabulary(study.data))
-    try:
-        count_params(ladder.shape(1, 1))
-    except ValueError as error:
-        raise Refusal(f"[model] {error}.") from error
     return Shapes(study, ladder, _CONVENTIONS.get(params_column, "total"))

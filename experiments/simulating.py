@@ -162,8 +162,6 @@ def design_of(planned: Planned, column: str) -> pd.DataFrame:
     """The plan's points as the fit will see them."""
     import pandas as pd
 
-    from models.decoder.count import count_params
-
     plan = planned.plan
     if plan.study.sweep:
         raise Refusal(
@@ -173,7 +171,7 @@ def design_of(planned: Planned, column: str) -> pd.DataFrame:
     name = column.removeprefix("params_")
     return pd.DataFrame(
         {
-            "params": [float(getattr(count_params(run.model), name)) for run in plan.points],
+            "params": [float(getattr(run.params, name)) for run in plan.points],
             "tokens": [float(run.tokens) for run in plan.points],
             "trunk_id": [run.trunk_id for run in plan.points],
         }

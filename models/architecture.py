@@ -1,71 +1,234 @@
-"""Models that other packages bring: a Flax module, and what it costs, under a name.
+"""Model families by name: what the harness needs of one, and which there are.
 
-A package declares an entry point in the group `scaling_laws.architectures` whose object (a
-module will do) has three functions; a study names it in `[model] overrides.architecture`. Only
-installed packages are asked, so that no study or results folder can name code to be run.
+A study names a family, `[model] architecture = "decoder"`. Ours and those of other packages are
+found alike, by entry points in the group `scaling_laws.architectures`, each of which names an
+object with the members of `Architecture`. Only installed packages are asked, so that no study or
+results folder can name code to be run.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
+import difflib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cache
-from importlib.metadata import entry_points
-from pathlib import Path
-from typing import Any, Protocol
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
-from models.decoder.config import ModelConfig
+from models.counts import FlopCount, Kind, ParamCount
+from models.ladder import Ladder
+from models.own_source import digest_of
+
+if TYPE_CHECKING:
+    import jax
+    from flax import nnx
 
 GROUP = "scaling_laws.architectures"
+BUILT_IN = (EntryPoint("decoder", "models.decoder.architecture:DECODER", GROUP),)
+DEFAULT = "decoder"  # of a study that names none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The [model] section of a study; an architecture adds the fields that it reads.
+
+    An unknown field, or a value of another type than the field's, is refused.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid", "strict": True}
+
+    architecture: str
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a model's arithmetic is carried out; results differ by roundings."""
+
+    dtype: str = "float32"  # of activations; parameters are float32 always
+    layers: Literal["unrolled", "scanned"] = "unrolled"
+    remat: bool = False  # compute activations again in the backward pass
+
+    @property
+    def bytes_each(self) -> int:
+        """Of one number of an activation."""
+        return {"float32": 4, "bfloat16": 2}[self.dtype]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """What one array of a parameter tree is, and how it is divided among devices.
+
+    `axes` has a mesh axis, "fsdp" or "tensor", or None for each of its last dimensions; dimensions
+    before them are not divided, nor is one that the axis does not divide.
+    """
+
+    kind: Kind
+    axes: tuple[str | None, ...] = ()
+
+
+class Output(NamedTuple):
+    """What a model may return in place of its logits."""
+
+    logits: jax.Array  # (B, T, V), float32
+    penalty: jax.Array | float  # added to what is minimised; reported losses leave it out
+
+
+def output_of(returned: jax.Array | Output) -> Output:
+    """What a model returned; the penalty is 0.0 where it has none."""
+    return returned if isinstance(returned, Output) else Output(returned, 0.0)
+
+
+class Config(Protocol):
+    """The configuration of one model: a frozen dataclass with whatever else makes it."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def context_length(self) -> int:
+        """The most positions of a sequence."""
 
 
 class Architecture(Protocol):
-    """What the harness needs to know of a model."""
+    """What the harness needs to know of a model family. A subclass inherits what has a body.
 
-    def build(self, config: ModelConfig, *, rngs: Any, dtype: Any) -> Any:
-        """An nnx.Module from token ids (B, T) to float32 logits (B, T, V).
+    The fields of its `config` become columns of the run table.
+    """
 
-        Where config.dropout is above 0, training calls it with keys (B,) too, one a sequence.
+    config: type[Config]
+    settings: type[Settings]  # [model] where [grid] gives sizes
+    preset_settings: type[Settings] | None = None  # [model] where it names presets, if any
+    usual: Mapping[str, str] = {}  # a value that would do, of each setting that must be given
+    smaller: str | None = None  # the change of a setting that makes the smallest shape smaller
+
+    @abstractmethod
+    def ladder(self, settings: Any, vocab_size: int, context_length: int) -> Ladder:
+        """The shapes of any size."""
+
+    @abstractmethod
+    def build(self, config: Any, rngs: nnx.Rngs, execution: Execution) -> nnx.Module:
+        """A module from token ids (B, T) to float32 logits (B, T, V), or to an Output.
+
+        Where it drops numbers, training calls it with keys (B,) too, one a sequence.
         """
 
-    def count_params(self, config: ModelConfig) -> Any:
-        """A ParamCount; training refuses one that the tree contradicts."""
+    @abstractmethod
+    def count_params(self, config: Any) -> ParamCount:
+        """Its parameters by kind; training refuses counts that the tree contradicts."""
 
-    def count_flops(self, config: ModelConfig, sequence_length: int) -> Any:
-        """FLOPs of one token in training, forward and backward, a FlopCount."""
+    @abstractmethod
+    def activation_bytes(self, config: Any, execution: Execution) -> float:
+        """Bytes that a token keeps for the backward pass, its logits apart."""
 
+    def count_flops(self, config: Any, sequence_length: int) -> FlopCount:
+        """FLOPs of a token in training, three times the forward pass: by default six times the
+        matrices that it is multiplied with."""
+        params = self.count_params(config)
+        return FlopCount(blocks=6 * (params.matrix - params.idle), head=6 * params.head_matmul)
 
-def code_of(name: str) -> str:
-    """A hash of the source file that defines an architecture's `build`.
+    def preset(self, name: str, settings: Any, vocab_size: int, context_length: int) -> Config:
+        """A published shape as a configuration, on a study's own vocabulary and length.
 
-    Part of a run's identity: another program is another run. What that file imports is not in it.
-    """
-    file = inspect.getsourcefile(inspect.unwrap(architecture(name).build))
-    if file is None:
-        raise ValueError(f"architecture = {name!r}: the source of its build() cannot be found")
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
+        Raises ValueError for an unknown one.
+        """
+        raise ValueError(f"preset = {name!r}: this architecture has none")
+
+    def leaf(self, path: Sequence[str], dimensions: int) -> Leaf:
+        """What the array with this path of names in the parameter tree is; by its names."""
+        if dimensions < 2 or path[-1] in ("bias", "scale"):
+            return Leaf("vector")
+        if "embedding" in path:
+            return Leaf("embedding", ("tensor", "fsdp"))
+        return Leaf("head" if "head" in path else "matrix", ("fsdp", "tensor"))
+
+    def check(self, execution: Execution) -> None:
+        """Raises ValueError for layers or remat of which `build` knows nothing."""
+        if execution.layers != "unrolled" or execution.remat:
+            raise ValueError(
+                f"layers = {execution.layers!r}, remat = {str(execution.remat).lower()}: this "
+                "architecture runs its own layers. Remove them, or see to it in its build()"
+            )
+
+    def drops(self, config: Any) -> bool:
+        """Whether training sets some of its numbers to 0, and so needs keys."""
+        return False
+
+    def held_whole(self, config: Any) -> int:
+        """Parameters that a device holds at once of a model whose matrices are divided."""
+        return self.count_params(config).total
+
+    def shape(self, config: Any) -> Mapping[str, int | str]:
+        """What a table shows of a configuration, such as its layers and width, by name."""
+        beside = ("vocab_size", "context_length")
+        values = ((f.name, getattr(config, f.name)) for f in fields(config) if f.name not in beside)
+        return {name: value for name, value in values if type(value) is int}
 
 
 @cache
 def architecture(name: str) -> Architecture:
-    """The architecture that an installed package declares under this name.
+    """The architecture of this name.
 
-    Raises ValueError, naming those that are installed, if there is none or it lacks a function.
+    Raises ValueError, naming those that are installed, if there is none, if two packages bring it,
+    or if what it names is none.
     """
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if name not in found:
-        raise ValueError(
-            f"architecture = {name!r} is not installed; 'decoder' ships, and entry points in "
-            f"{GROUP} add {', '.join(map(repr, found)) or 'none here'}"
-        )
+    entry = declared(name)
     try:
-        loaded = found[name].load()
+        loaded = entry.load()
     except Exception as error:  # whatever another package's import raises
         raise ValueError(
-            f"architecture = {name!r}: cannot load {found[name].value}: "
-            f"{type(error).__name__}: {error}"
+            f"architecture = {name!r}: cannot load {entry.value}: {type(error).__name__}: {error}"
         ) from error
-    for function in ("build", "count_params", "count_flops"):
-        if not callable(getattr(loaded, function, None)):
-            raise ValueError(f"architecture = {name!r}: {found[name].value} has no {function}()")
+    if wrong := _wrong(loaded):
+        raise ValueError(f"architecture = {name!r}: {entry.value} {wrong}")
     return loaded
+
+
+def code_of(name: str) -> str:
+    """A digest of the source of an architecture and of the modules of its own that it imports.
+
+    Part of a run's identity: another program is another run. Empty for those that ship with the
+    harness, of which the run's recipe tells. Raises ValueError as `architecture` does.
+    """
+    entry = declared(name)
+    return "" if entry in BUILT_IN else digest_of(entry.module)
+
+
+@cache
+def declared(name: str) -> EntryPoint:
+    """Where the architecture of this name is found. Raises ValueError if nowhere, or twice."""
+    found = dict.fromkeys([*BUILT_IN, *entry_points(group=GROUP)])
+    mine = [each for each in found if each.name == name]
+    if not mine:
+        names = sorted({each.name for each in found})
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"architecture = {name!r} is not installed.{hint} There are "
+            f"{', '.join(map(repr, names))}; entry points of packages in {GROUP} add others"
+        )
+    if len(mine) > 1:
+        values = " and ".join(each.value for each in mine)
+        raise ValueError(f"architecture = {name!r} is declared by {values}. Uninstall one")
+    return mine[0]
+
+
+def _wrong(loaded: Any) -> str | None:
+    """What an object lacks of an Architecture; None where nothing."""
+    for member in (*Architecture.__annotations__, *vars(Architecture)):
+        if not member.startswith("_") and not hasattr(loaded, member):
+            return f"has no {member}"
+    config, settings = loaded.config, loaded.settings
+    if not (isinstance(settings, type) and issubclass(settings, Settings) and _frozen(settings)):
+        return "has settings that are no frozen dataclass of models.architecture.Settings"
+    named = {f.name for f in fields(config)} if _frozen(config) else set()
+    if not {"vocab_size", "context_length"} <= named:
+        return "has a config that is no frozen dataclass with vocab_size and context_length"
+    return None
+
+
+def _frozen(made: Any) -> bool:
+    """Whether a class is itself declared as a frozen dataclass."""
+    return bool("__dataclass_params__" in vars(made) and made.__dataclass_params__.frozen)

@@ -1,28 +1,20 @@
 """Where each array lives on a mesh (data, fsdp, tensor); one device is the 1×1×1 mesh.
 
-Batches are split over data and fsdp; matrices over fsdp along one side and tensor along the
-other, so that attention and the MLP need one reduction each (Shoeybi et al. 2019,
-arXiv:1909.08053, section 3; Rajbhandari et al. 2020, arXiv:1910.02054, stage 3).
+Batches are split over data and fsdp; matrices as their architecture says, over fsdp along one
+side and tensor along the other (Rajbhandari et al. 2020, arXiv:1910.02054, stage 3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXES = ("data", "fsdp", "tensor")
+from models.architecture import Architecture, Leaf
+from models.counts import KINDS, Kind
 
-# By the name of the module that owns the matrix: rows, columns.
-_MATRICES: Mapping[str, tuple[str | None, str | None]] = {
-    **dict.fromkeys(("q", "k", "v", "gate", "up", "head"), ("fsdp", "tensor")),
-    **dict.fromkeys(("out", "down"), ("tensor", "fsdp")),
-    "embedding": ("tensor", "fsdp"),
-    "positions": (None, "fsdp"),
-}
-_VECTORS = ("bias", "scale")
+AXES = ("data", "fsdp", "tensor")
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
@@ -38,37 +30,40 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     )
 
 
-def is_matrix(path: tuple[Any, ...], leaf: Any) -> bool:
-    """Whether a parameter at this path of a tree is a matrix (or a stack of them), by its name.
+def leaves_of(family: Architecture, params: Any) -> Any:
+    """What each array of a parameter tree (or of its shapes) is: the same tree, of `Leaf`s."""
 
-    A scale or a bias is none, although those of scanned layers have two dimensions.
+    def describe(path: tuple[Any, ...], leaf: Any) -> Leaf:
+        names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
+        # The last step of a path leads from a variable to its value.
+        return family.leaf([name for name in names if name != "value"], len(leaf.shape))
+
+    return jax.tree_util.tree_map_with_path(describe, params)
+
+
+def sizes_by_kind(params: Any, leaves: Any) -> dict[Kind, int]:
+    """How many numbers of each kind a parameter tree holds."""
+    sizes: dict[Kind, int] = dict.fromkeys(KINDS, 0)
+    for array, leaf in zip(jax.tree.leaves(params), jax.tree.leaves(leaves), strict=True):
+        sizes[leaf.kind] += array.size
+    return sizes
+
+
+def shardings_of(mesh: Mesh, params: Any, leaves: Any) -> Any:
+    """A NamedSharding for every array of a parameter tree (or of its shapes): the same tree.
+
+    An axis that does not divide a dimension is dropped for that array.
     """
-    return len(leaf.shape) >= 2 and not any(name in _VECTORS for name in _names(path))
 
-
-def state_shardings(mesh: Mesh, state: Any) -> Any:
-    """A NamedSharding for every array of a train state (or its shapes): same tree.
-
-    Layers stacked along a leading axis are not split along it. An axis that does not divide a
-    dimension is dropped for that array; vectors, scalars and what no rule names are replicated.
-    """
-
-    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        owner = next((name for name in reversed(_names(path)) if name in _MATRICES), None)
-        if owner is None or not is_matrix(path, leaf):
-            return NamedSharding(mesh, PartitionSpec())
-        wanted = (*(None,) * (len(leaf.shape) - 2), *_MATRICES[owner])
+    def place(array: Any, leaf: Leaf) -> NamedSharding:
+        wanted = (*(None,) * (len(array.shape) - len(leaf.axes)), *leaf.axes)
         axes = (
             axis if axis and size % mesh.shape[axis] == 0 else None
-            for axis, size in zip(wanted, leaf.shape, strict=True)
+            for axis, size in zip(wanted, array.shape, strict=True)
         )
         return NamedSharding(mesh, PartitionSpec(*axes))
 
-    return jax.tree_util.tree_map_with_path(place, state)
-
-
-def _names(path: tuple[Any, ...]) -> list[str]:
-    return [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
+    return jax.tree.map(place, params, leaves)
 
 
 def whole_rows(table: jax.Array) -> jax.Array:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cache
+import operator
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import PlainValidator, TypeAdapter, ValidationInfo
 
-from models.architecture import code_of
-from models.decoder.config import ModelConfig
-from models.decoder.count import count_flops, count_params
+from models.architecture import Config, architecture, code_of
+from models.counts import FlopCount, ParamCount
 from scaling.data.corpus import CorpusInfo, unique_tokens
 from scaling.schedule import Schedule
 from scaling.store.manifest import PlannedRun
-from scaling.store.records import Refusal
+from scaling.store.records import Refusal, fingerprint
 from scaling.store.run_record import RunKind, read_run
 from scaling.tasks.mix import TaskMix
 
@@ -24,6 +28,22 @@ from scaling.tasks.mix import TaskMix
 # initialisation, the optimiser's constants, the schedules' shapes.
 RECIPE = 1
 
+# What a run is: the fields of RunSpec that are part of its identity, `schedule` of a trunk without
+# its length. All others say how it is carried out, how it is judged, or what it is for.
+SCIENCE = (
+    *("architecture", "model", "corpus", "sequence_length", "batch_sequences", "seed"),
+    *("optimizer", "schedule", "dtype", "nominal_tokens", "unique_tokens", "tasks"),
+)
+
+# Fields that were added after runs had their ids, each with the value that those runs had without
+# saying so. It is hashed only where it is another one. Entries are added and never changed, so that
+# no later default makes an old run another one, or another one an old run.
+FORMER: Mapping[str, Any] = MappingProxyType(
+    {
+        "model.dropout": 0.0,
+        "model.norm_placement": "pre",
+    }
+)
 
 # Fields of a run that name it for its study and determine nothing.
 LABELS = ("budget_flops", "variant")
@@ -43,35 +63,45 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class Compute:
-    """How the mathematics of a run is carried out; the results differ by roundings."""
+class Hardware:
+    """How a run is laid out on what it trains on; its results differ by roundings."""
 
-    dtype: Literal["float32", "bfloat16"]  # of activations; parameters are float32 always
     layers: Literal["unrolled", "scanned"] = "unrolled"
     remat: bool = False
     accumulate: int = 1  # microbatches a step
+    steps_per_call: int = 8  # optimiser steps inside one compiled call, at most
+
+
+def _own_config(value: Any, info: ValidationInfo) -> Config:
+    """A model's configuration from plain values, as the architecture of its run has it."""
+    if "architecture" not in info.data:
+        raise ValueError("of no architecture")
+    config: type[Config] = architecture(info.data["architecture"]).config
+    return TypeAdapter(config).validate_python(value)
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that determines one run; its ids are hashes of it."""
+    """One run: what it is (SCIENCE), how it is carried out and judged, and what it is for."""
 
-    run_id: str
+    run_id: str  # of what it is: `run_id_of`
     trunk_id: str  # the run whose trajectory this one continues; its own id if none
     run_kind: RunKind
-    model: ModelConfig
+    architecture: str  # the name of a family of models
+    model: Annotated[Config, PlainValidator(_own_config)]  # one of them, as the family describes it
     corpus: str  # fingerprint of the tokenised corpus
     sequence_length: int
     batch_sequences: int
     seed: int
     optimizer: Optimizer
     schedule: Schedule
-    compute: Compute
-    steps_per_call: int
+    dtype: Literal["float32", "bfloat16"]  # of activations; parameters are float32 always
+    hardware: Hardware
     holdout_tokens: int
     evaluate_every: int  # steps
     checkpoint_at: tuple[int, ...]  # steps where branches start, ascending
     checkpoint_every: int  # steps, beside those and the end
+    nominal_tokens: int | None = None  # the D that rules follow; null where none is declared
     unique_tokens: int | None = None  # cap on the distinct training tokens; null: the whole corpus
     tasks: TaskMix | None = None  # null: text alone
     budget_flops: float | None = None  # the isoFLOP budget that the point belongs to
@@ -84,11 +114,21 @@ class RunSpec:
     @property
     def microbatch_sequences(self) -> int:
         """Sequences whose activations are held at once, in training and in evaluation."""
-        return self.batch_sequences // self.compute.accumulate
+        return self.batch_sequences // self.hardware.accumulate
 
     def devices_used(self, devices: int) -> int:
         """Over how many of so many devices it is split: as many as divide a microbatch."""
         return math.gcd(self.microbatch_sequences, devices)
+
+    @property
+    def params(self) -> ParamCount:
+        """The parameters of its model by kind."""
+        return architecture(self.architecture).count_params(self.model)
+
+    @property
+    def token_flops(self) -> FlopCount:
+        """Exact training FLOPs a token by part, attention counted in full."""
+        return architecture(self.architecture).count_flops(self.model, self.sequence_length)
 
     @property
     def tokens(self) -> int:
@@ -113,42 +153,44 @@ class RunSpec:
     @property
     def flops_6nd(self) -> float:
         """6·params_total·D, the headline compute of the point."""
-        return 6.0 * count_params(self.model).total * self.tokens
+        return 6.0 * self.params.total * self.tokens
 
     @property
     def flops_per_token(self) -> float:
         """Exact training FLOPs a token, attention counted in full."""
-        return float(count_flops(self.model, self.sequence_length, "full").total)
+        return float(self.token_flops.total)
+
+
+def run_id_of(run: RunSpec) -> str:
+    """The name of what a run is: twelve hex digits of the SHA-256 of its identity."""
+    return fingerprint(identity_of(run))
 
 
 def identity_of(run: RunSpec) -> dict[str, Any]:
-    """What determines a trajectory from its start, as plain values.
+    """What a run is, every field of SCIENCE written out as plain values but for those of FORMER.
 
-    How often a run is evaluated or saved is not part of it, nor its length: a longer budget
-    extends its trunk. Fields at their defaults are left out, so that a field that is added later
-    does not rename finished runs.
+    How it is laid out on hardware, judged and saved is no part of it, nor a trunk's length: a
+    longer budget extends it.
     """
-    identity = _given(run)
-    for name in ("run_id", "trunk_id", "run_kind", *LABELS):
-        identity.pop(name, None)
-    for name in ("checkpoint_at", "checkpoint_every", "evaluate_every"):
-        del identity[name]
+    science = {name: _plain(getattr(run, name)) for name in SCIENCE}
     if run.tasks is not None:
-        identity["tasks"] = run.tasks.identity
-    if run.model.architecture != "decoder":
-        identity["architecture_code"] = code_of(run.model.architecture)
-    compute = identity.pop("compute")
-    return {"recipe": RECIPE, **identity, "compute_dtype": compute.pop("dtype"), **compute}
+        science["tasks"] = run.tasks.identity
+    if run.run_kind == "trunk":
+        science["schedule"] = {"peak": run.schedule.peak, "warmup_steps": run.schedule.warmup_steps}
+    if code := code_of(run.architecture):
+        science["architecture_code"] = code
+    for path, value in FORMER.items():
+        *parents, name = path.split(".")
+        place = science
+        for parent in parents:
+            place = place[parent]
+        if name in place and place[name] == value:
+            del place[name]
+    return {"recipe": RECIPE, **science}
 
 
-def _given(spec: Any) -> dict[str, Any]:
-    """The fields of a specification that have no default or another value, nested alike."""
-    found = {}
-    for each in fields(spec):
-        value = getattr(spec, each.name)
-        if each.default is MISSING or value != each.default:
-            found[each.name] = _given(value) if is_dataclass(value) else value
-    return found
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def spent_flops(run: RunSpec) -> float:
@@ -158,16 +200,18 @@ def spent_flops(run: RunSpec) -> float:
 
 def run_columns(run: RunSpec, corpus: CorpusInfo) -> dict[str, Any]:
     """The columns of the run table that the specification alone determines."""
-    params = count_params(run.model)
-    flops = count_flops(run.model, run.sequence_length, "full")
+    params, flops = run.params, run.token_flops
     text_tokens = run.schedule.steps * run.text_batch_tokens
     text = unique_tokens(text_tokens, corpus, run.sequence_length, run.unique_tokens)
     return {
         "seed": run.seed,
+        "architecture": run.architecture,
+        "shape": shape_text(run.architecture, run.model),
         **vars(run.model),
         "params_total": params.total,
         "params_non_embedding": params.non_embedding,
         "params_matmul": params.matmul,
+        "params_active": params.active,
         "tokens": run.tokens,
         # A window of tasks is made for its place in the run, and counts as new.
         "unique_tokens": text + run.tokens - text_tokens,
@@ -188,9 +232,14 @@ def run_columns(run: RunSpec, corpus: CorpusInfo) -> dict[str, Any]:
         "decay_steps": run.schedule.decay_steps,
         "warmup_steps": run.schedule.warmup_steps,
         "steps": run.schedule.steps,
-        "compute_dtype": run.compute.dtype,
+        "compute_dtype": run.dtype,
         **({} if run.tasks is None else {"task_share": run.task_sequences / run.batch_sequences}),
     }
+
+
+def shape_text(name: str, model: Config) -> str:
+    """The shape of a model in a few characters, such as 2×64×4."""
+    return "×".join(map(str, architecture(name).shape(model).values()))
 
 
 def planned_run(run: RunSpec, corpus: CorpusInfo) -> PlannedRun:
@@ -208,7 +257,15 @@ def planned_run(run: RunSpec, corpus: CorpusInfo) -> PlannedRun:
 
 
 def spec_of(config: dict[str, Any]) -> RunSpec:
-    """The specification whose plain values these are. Raises ValueError if it is none."""
+    """The specification whose plain values these are. Raises ValueError if it is none.
+
+    What an earlier version did not write has the value that it had then.
+    """
+    config = copy.deepcopy(config)
+    for path, value in FORMER.items():
+        *parents, name = path.split(".")
+        with suppress(KeyError, TypeError, AttributeError):
+            functools.reduce(operator.getitem, parents, config).setdefault(name, value)
     return _specification().validate_python(config)
 
 
@@ -221,6 +278,6 @@ def read_spec(folder: Path) -> RunSpec:
         raise Refusal(f"{folder / 'run.json'} is no run specification: {error}") from error
 
 
-@cache
+@functools.cache
 def _specification() -> TypeAdapter[RunSpec]:
     return TypeAdapter(RunSpec)

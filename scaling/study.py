@@ -11,13 +11,20 @@ from dataclasses import field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 
-from models.decoder.ladder import ParamsConvention
+from models.counts import ParamsConvention
+from scaling.model_section import ModelSection, model_words
 from scaling.quantity import parse_count, parse_quantity
 from scaling.store.records import Refusal, did_you_mean
-from scaling.study_errors import ladder_missing, lines_of, respelt, source_missing
+from scaling.study_errors import USUAL, Words, lines_of, respelt, source_missing
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -32,24 +39,12 @@ MAX_TEXT = 4096  # characters of a name or a text: as long as a path may be
 # FLOPs a second, and array sizes are 32 bits.
 Quantity = Annotated[float, BeforeValidator(parse_quantity), Field(le=1e33)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-AspectRatio = Annotated[float, Field(ge=1e-3, le=1e6)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Whole = Annotated[int, BeforeValidator(parse_count)]
 Count = Annotated[Whole, Field(ge=1, lt=2**31)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Shots = Annotated[Whole, Field(ge=0, le=1000)]  # examples before a prompt
-
-
-@dataclass(frozen=True, config=_STRICT)
-class ModelSection:
-    """The family of shapes; sizes come from [grid]."""
-
-    head_dim: Count | None = None  # this and the next are given unless [grid] names presets
-    aspect_ratio: AspectRatio | None = None  # d_model / n_layers aimed at
-    dialect: Literal["llama", "gpt2"] = "llama"
-    queries_per_kv: Count = 1
-    overrides: dict[str, Any] = field(default_factory=dict)  # any dialect field of ModelConfig
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -122,11 +117,19 @@ class TrainingSection:
     cooldown_fraction: Fraction = 0.2  # of D; Hägele et al. 2024, section 3: 20% matches cosine
     cooldown_shape: Literal["1-sqrt", "linear"] = "1-sqrt"
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # parameters are float32 always
+    round_to_steps: Count = 8  # every D, and every cooldown, is a multiple of so many steps
+    nominal_tokens: Quantity | None = None  # a D for rules to follow: never the trunk's length
+    checkpoint_every_tokens: Quantity | None = None  # beside branch points and the end
+
+
+@dataclass(frozen=True, config=_STRICT)
+class HardwareSection:
+    """How runs are laid out on what they train on: no part of what they are."""
+
     layers: Literal["unrolled", "scanned"] = "unrolled"  # scanned: compile time constant in depth
     remat: bool = False  # compute activations again in the backward pass instead of keeping them
     accumulate: Count = 1  # microbatches whose gradients are averaged into one step
-    steps_per_call: Count = 8  # optimiser steps inside one compiled call; D rounds to its multiple
-    checkpoint_every_tokens: Quantity | None = None  # beside branch points and the end
+    steps_per_call: Count = 8  # optimiser steps inside one compiled call, at most
 
 
 Quantities = Annotated[tuple[Quantity, ...], Field(min_length=1)]
@@ -292,23 +295,15 @@ class Study:
     training: TrainingSection
     grid: GridSection
     evaluation: EvaluationSection
+    hardware: HardwareSection = field(default_factory=HardwareSection)
     tasks: TasksSection | None = None
     law: str | None = None  # the law the grid must be able to identify
     # Fields of [model], [training] and [data] by their path, each with the values to try.
     sweep: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        model = self.model
-        missing = ladder_missing(vars(model), self.grid.presets) + source_missing(vars(self.data))
-        if missing:
+        if missing := source_missing(vars(self.data)):
             raise ValueError("\n".join(missing))
-        changed = [f.name for f in fields(ModelSection) if f.name != "overrides"]
-        changed = [name for name in changed if getattr(model, name) != getattr(ModelSection, name)]
-        if self.grid.presets and changed:
-            raise ValueError(
-                f"[model] {', '.join(changed)} would change nothing: [grid] presets have their own "
-                "shape. Remove it, or use overrides"
-            )
         swept = {path: len(values) for path, values in self.sweep.items()}
         runs = self.grid.points * math.prod(swept.values())
         # What is swept beside [training] may make other shapes of each size.
@@ -333,7 +328,6 @@ class Misspelt(Refusal):
 _ADAPTER = TypeAdapter(Study)
 _SECTIONS = {
     "": Study,
-    "model": ModelSection,
     "data": DataSection,
     "sources": SourceSection,
     "training": TrainingSection,
@@ -341,6 +335,7 @@ _SECTIONS = {
     "grid.ladder": LadderGrid,
     "grid.isoflop": IsoflopGrid,
     "evaluation": EvaluationSection,
+    "hardware": HardwareSection,
     "tasks": TasksSection,
 }
 _KNOWN = {section: [f.name for f in fields(cls)] for section, cls in _SECTIONS.items()}
@@ -396,12 +391,24 @@ def parse_study(raw: dict[str, Any], name: str) -> Study:
     try:
         _refuse_long_text(raw)
         # By way of JSON, whose strict mode takes arrays for tuples and tables for dataclasses.
-        return _ADAPTER.validate_json(json.dumps(raw, default=str))
+        given = json.dumps(raw, default=str)
+        return _ADAPTER.validate_json(given, context={"presets": _names_presets(raw)})
     except ValidationError as error:
-        said = "\n".join(f"{name}: {line}" for line in lines_of(error, raw, _KNOWN))
+        said = "\n".join(f"{name}: {line}" for line in lines_of(error, raw, _words(raw)))
         raise _refusal(said, respelt(error, raw), name) from error
     except (ValueError, RecursionError) as error:  # no JSON: thousands of digits, endless nesting
         raise Refusal(f"{name}: {error}.") from error
+
+
+def _names_presets(raw: dict[str, Any]) -> bool:
+    grid = raw.get("grid")
+    return isinstance(grid, dict) and bool(grid.get("presets"))
+
+
+def _words(raw: dict[str, Any]) -> Words:
+    """What a study may say, of its [model] what its architecture reads."""
+    own = model_words(raw.get("model"), _names_presets(raw))
+    return Words({**_KNOWN, **own.known}, {**USUAL, **own.usual}, own.ignored)
 
 
 def _refusal(said: str, meant: dict[str, Any] | None, name: str) -> Refusal:

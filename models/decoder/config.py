@@ -64,9 +64,6 @@ class ModelConfig:
     # Share of numbers that training sets to 0: of the embeddings with their positions, of attention
     # probabilities, and of what attention and MLP add (Radford et al. 2018, GPT-1, section 4.1).
     dropout: float = 0.0
-    # "decoder", or a name that an installed package declares (models/architecture.py), whose
-    # model reads of the fields above what it needs.
-    architecture: str = "decoder"
 
     @property
     def rotary_dim(self) -> int:

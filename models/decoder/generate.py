@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
+from models.architecture import output_of
 from models.decoder.config import ModelConfig
 from models.decoder.layers import Block, Cache, Place
 from models.decoder.model import Caches, Decoder, cross_entropy
@@ -151,7 +152,7 @@ def _generated(
 
     def uncached(text_BxC: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
         at_B = lengths_B + step
-        logits_BxCxV = model(text_BxC)
+        logits_BxCxV = output_of(model(text_BxC)).logits
         before_Bx1x1 = (at_B - 1)[:, None, None]
         logits_BxV = jnp.take_along_axis(logits_BxCxV, before_Bx1x1, axis=1)[:, 0]
         tokens_B = chosen(logits_BxV, step)

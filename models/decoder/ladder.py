@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from models.counts import ParamsConvention
 from models.decoder.config import DIALECTS, ModelConfig
 from models.decoder.count import count_params
-
-ParamsConvention = Literal["total", "non_embedding", "matmul"]
+from models.ladder import Rung, refuse_size, size_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,14 @@ class Ladder:
             d_ff=d_ff,
             **dialect,
         )
+
+    def smallest(self) -> ModelConfig:
+        """The member with the fewest parameters: one layer of one head."""
+        return self.shape(1, 1)
+
+    def nearest(self, target: float, convention: ParamsConvention) -> Rung:
+        """The shape nearest to so many parameters, as `nearest` says."""
+        return nearest(self, target, convention)
 
     def candidates(self, target: float, convention: ParamsConvention) -> Iterator[ModelConfig]:
         """Shapes within 2× of the aspect ratio: of widths around `target`, the depths around it.
@@ -85,7 +93,7 @@ class Ladder:
     def _width(self, n_heads: int, convention: ParamsConvention) -> _Width:
         d_model = n_heads * self.head_dim
         one, two = (
-            getattr(count_params(self.shape(depth, n_heads)), convention) for depth in (1, 2)
+            size_of(count_params(self.shape(depth, n_heads)), convention) for depth in (1, 2)
         )
         return _Width(
             shallowest=max(1, math.ceil(d_model / (2 * self.aspect_ratio))),
@@ -113,24 +121,9 @@ class _Width:
         return self.one + (self.deepest - 1) * self.layer
 
 
-@dataclass(frozen=True)
-class Rung:
-    """A buildable shape and how far it lies from what was asked."""
-
-    config: ModelConfig
-    target: float  # parameters asked for, in the ladder's convention
-    params: int  # parameters it has
-
-    @property
-    def error(self) -> float:
-        """params / target − 1."""
-        return self.params / self.target - 1
-
-
 _MOST_HEADS = 1 << 12  # published models have up to 128
 # Rungs this close to the target count as hits; among them the aspect ratio decides.
 _CLOSE = 0.05
-_LARGEST = 1e14
 
 
 def nearest(ladder: Ladder, target: float, convention: ParamsConvention) -> Rung:
@@ -140,24 +133,12 @@ def nearest(ladder: Ladder, target: float, convention: ParamsConvention) -> Rung
     none, the one nearest to the target. Raises ValueError for a target below the smallest shape's
     half, where no shape means what was asked, and for one above any model.
     """
-    if target > _LARGEST:
-        raise ValueError(
-            f"params = {target:.4g} is more than any model has ({_LARGEST:.0e}); "
-            "give parameters, not FLOPs or tokens"
-        )
+    smallest = ladder.smallest()
+    refuse_size(target, size_of(count_params(smallest), convention), convention)
     rungs = [
-        Rung(config, target, getattr(count_params(config), convention))
-        for config in [
-            ladder.shape(1, 1),
-            *ladder.candidates(target, convention),
-        ]
+        Rung(config, count_params(config), target, convention)
+        for config in [smallest, *ladder.candidates(target, convention)]
     ]
-    smallest = min(rung.params for rung in rungs)
-    if target < smallest / 2:
-        raise ValueError(
-            f"params = {target:.4g} is less than half of the smallest shape of this ladder, "
-            f"{smallest} {convention} parameters; ask for more or lower head_dim"
-        )
 
     def distance(rung: Rung) -> tuple[float, float]:
         miss = abs(math.log(rung.params / rung.target))

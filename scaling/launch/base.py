@@ -27,7 +27,7 @@ def manifest_of(results: Path, plan: Plan, study_toml: bytes) -> Manifest:
     return Manifest.made(
         study=plan.study.name,
         study_sha256=hashlib.sha256(study_toml).hexdigest(),
-        source_sha256=source_digest({spec.model.architecture for spec in plan.runs}),
+        source_sha256=source_digest({spec.architecture for spec in plan.runs}),
         runs=[planned_run(spec, plan.corpus) for spec in specs],
     )
 

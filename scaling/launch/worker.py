@@ -100,7 +100,7 @@ def _exit_code(queue: Queue) -> int:
 
 def _source(manifest: Manifest) -> str:
     """The digest of the program, with the architectures of a plan."""
-    return source_digest(str(run.config["model"]["architecture"]) for run in manifest.runs)
+    return source_digest(str(run.config["architecture"]) for run in manifest.runs)
 
 
 def _refuse_another_program(results: Path, manifest: Manifest, loaded: str) -> None:

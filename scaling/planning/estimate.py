@@ -8,8 +8,8 @@ from functools import cache
 
 import numpy as np
 
-from models.decoder.count import count_params
 from models.devices import has_accelerator
+from scaling.planning.memory import step_memory
 from scaling.spec import RunSpec
 
 # The share of a core's float32 matrix throughput that a study reaches: the isoflop and repeat
@@ -41,20 +41,10 @@ class Estimate:
 def estimate(run: RunSpec, flops: float) -> Estimate:
     """Seconds to train `flops` on one core of this machine, and the memory of the worker.
 
-    Memory: parameters, gradients and two moments in float32, the activations kept for the
-    backward pass of a microbatch (with remat one layer's, and the input of each), and the
-    runtime itself. Both are rough.
+    Memory is that of a step on one device, and of the runtime itself. Both are rough.
     """
-    c = run.model
-    layer = (
-        8 * c.d_model + 4 * c.n_heads * c.head_dim + 3 * c.d_ff + 3 * c.n_heads * c.context_length
-    )
-    kept = layer + c.n_layers * c.d_model if run.compute.remat else c.n_layers * layer
-    size = {"float32": 4, "bfloat16": 2}[run.compute.dtype]
-    microbatch = run.batch_tokens / run.compute.accumulate
-    activations = microbatch * (size * kept + 4 * 3 * c.vocab_size)  # logits are float32 always
     runtime = 450e6  # resident size of a worker after import and compilation
     return Estimate(
         seconds=None if has_accelerator() else flops / (CPU_EFFICIENCY * core_flops()),
-        memory_bytes=16.0 * count_params(c).total + activations + runtime,
+        memory_bytes=step_memory(run, 1).total + runtime,
     )

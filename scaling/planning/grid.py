@@ -7,19 +7,15 @@ multiples of N (`ladder`), or what a compute budget leaves (`isoflop`).
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from models.architecture import code_of
-from models.decoder.config import ModelConfig
-from models.decoder.count import count_flops, count_params
-from models.decoder.ladder import Ladder, ParamsConvention, Rung, nearest
-from models.decoder.presets import preset
+from models.architecture import Architecture, Config, Settings, architecture
+from models.counts import ParamsConvention
+from models.ladder import Ladder, Rung, size_of
 from scaling.planning.refusals import Refusals, listed
-from scaling.store.records import Refusal, did_you_mean
+from scaling.store.records import Refusal
 from scaling.study import IsoflopGrid, LadderGrid, ProductGrid, Study
 
 
@@ -33,7 +29,7 @@ class Cell:
 
     @property
     def flops_6nd(self) -> float:
-        return 6.0 * count_params(self.rung.config).total * self.tokens
+        return 6.0 * self.rung.counts.total * self.tokens
 
 
 @dataclass(frozen=True)
@@ -102,9 +98,9 @@ def _tokens(study: Study, asked: _Sizes, rung: Rung) -> list[float]:
         return sorted(grid.tokens)
     assert asked.budget_flops is not None
     if grid.flop_count == "6nd":
-        return [asked.budget_flops / (6 * count_params(rung.config).total)]
-    flops = count_flops(rung.config, study.data.sequence_length, "full")
-    return [asked.budget_flops / flops.total]
+        return [asked.budget_flops / (6 * rung.counts.total)]
+    family = architecture(study.model.architecture)
+    return [asked.budget_flops / family.count_flops(rung.config, study.data.sequence_length).total]
 
 
 def _field(study: Study) -> str:
@@ -115,19 +111,18 @@ def _field(study: Study) -> str:
 
 def _rungs(study: Study, vocab_size: int, asked: _Sizes, refusals: Refusals) -> list[Rung]:
     """The shapes of the sizes, or of the presets where the study names those."""
-    overrides = _overrides(study)
+    family = architecture(study.model.architecture)
     if study.grid.presets:
         found = []
         for name in study.grid.presets:
             try:
-                found.append(_preset_rung(study, name, vocab_size, overrides))
+                found.append(_preset_rung(study, name, vocab_size))
             except ValueError as error:
                 refusals.add(f"[grid] presets or [model]: {error}.")
         return found
-    ladder, convention = ladder_of(study, vocab_size), study.grid.params_convention
-    architecture = str(overrides.get("architecture", "decoder"))
-    key = _Key(ladder, "" if architecture == "decoder" else code_of(architecture))
-    smallest = getattr(count_params(ladder.shape(1, 1)), convention)
+    key = _Key(family, study.model, vocab_size, study.data.sequence_length)
+    convention = study.grid.params_convention
+    smallest = size_of(family.count_params(key.ladder.smallest()), convention)
     small = [size for size in asked.params if size < smallest / 2]
     if small and isinstance(study.grid, IsoflopGrid) and study.grid.span is not None:
         refusals.add(_off_center(study, asked, small, smallest))
@@ -135,7 +130,7 @@ def _rungs(study: Study, vocab_size: int, asked: _Sizes, refusals: Refusals) -> 
         names = listed(f"{size:.4g}" for size in small)
         refusals.add(
             f"[grid] params = {names} {_less(small, study, smallest)}. Give at least "
-            f"{smallest:,}, or a smaller head_dim."
+            f"{smallest:,}{_or_smaller(family)}."
         )
     found = []
     for size in asked.params:
@@ -155,6 +150,10 @@ def _less(small: list[float], study: Study, smallest: int) -> str:
     )
 
 
+def _or_smaller(family: Architecture) -> str:
+    return f", or {family.smaller}" if family.smaller else ""
+
+
 def _off_center(study: Study, asked: _Sizes, small: list[float], smallest: int) -> str:
     """What is said of a budget some of whose sizes around their center are too small."""
     grid = study.grid
@@ -168,7 +167,8 @@ def _off_center(study: Study, asked: _Sizes, small: list[float], smallest: int) 
     sizes = f"{'size' if len(small) == 1 else 'sizes'} {listed(f'{n:,.0f}' for n in small)}"
     return (
         f"[grid] budgets: of {asked.budget_flops:.3g} FLOPs the {sizes} "
-        f"{_less(small, study, smallest)}. Give {remedy}, or a smaller head_dim."
+        f"{_less(small, study, smallest)}. Give {remedy}"
+        f"{_or_smaller(architecture(study.model.architecture))}."
     )
 
 
@@ -185,7 +185,7 @@ def _refuse_alike(
     for each, found in zip(asked, rungs, strict=True):
         if isinstance(grid, IsoflopGrid) and len(found) < len(each.params):
             continue  # refused as it is; other centers have other shapes
-        names: dict[ModelConfig, list[str]] = {}
+        names: dict[Config, list[str]] = {}
         presets = grid.presets if len(grid.presets) == len(found) else ()
         for place, rung in enumerate(found):
             name = f"params = {rung.target:.6g}" if grid.params else f"{rung.target:,.0f}"
@@ -233,70 +233,36 @@ def _apart(study: Study, grid: IsoflopGrid, vocab_size: int) -> str:
 
 @dataclass(frozen=True)
 class _Key:
-    """A ladder as the key of a cache, in which its fields are not hashable."""
+    """What a ladder is made of, as the key of a cache: settings need not be hashable."""
 
-    ladder: Ladder
-    code: str  # of an architecture of another package, whose counts are its own
+    family: Architecture
+    settings: Settings
+    vocab_size: int
+    context_length: int
 
     def __hash__(self) -> int:
-        return hash((self.ladder.vocab_size, self.ladder.context_length))
+        return hash((self.family, self.vocab_size, self.context_length))
+
+    @property
+    def ladder(self) -> Ladder:
+        return self.family.ladder(self.settings, self.vocab_size, self.context_length)
 
 
 # The variants of a sweep, of which there may be thousands, mostly ask for the same shapes.
 @lru_cache(maxsize=4096)
 def _nearest(key: _Key, size: float, convention: ParamsConvention) -> Rung:
-    return nearest(key.ladder, size, convention)
+    return key.ladder.nearest(size, convention)
 
 
-def _preset_rung(study: Study, name: str, vocab_size: int, overrides: dict[str, Any]) -> Rung:
+def _preset_rung(study: Study, name: str, vocab_size: int) -> Rung:
     """A published shape on this study's vocabulary and sequence length."""
-    config = replace(
-        preset(name).config,
-        vocab_size=vocab_size,
-        context_length=study.data.sequence_length,
-        **overrides,
-    )
-    size = getattr(count_params(config), study.grid.params_convention)
-    return Rung(config, float(size), size)
+    family, convention = architecture(study.model.architecture), study.grid.params_convention
+    config = family.preset(name, study.model, vocab_size, study.data.sequence_length)
+    counts = family.count_params(config)
+    return Rung(config, counts, float(size_of(counts, convention)), convention)
 
 
 def ladder_of(study: Study, vocab_size: int) -> Ladder:
-    """The family of shapes that a study's sizes come from.
-
-    Raises Refusal for an override that names no dialect field or has the wrong type.
-    """
-    model = study.model
-    assert model.head_dim is not None and model.aspect_ratio is not None  # as Study checks
-    return Ladder(
-        vocab_size=vocab_size,
-        context_length=study.data.sequence_length,
-        dialect=study.model.dialect,
-        head_dim=model.head_dim,
-        aspect_ratio=model.aspect_ratio,
-        queries_per_kv=study.model.queries_per_kv,
-        fields=_overrides(study),
-    )
-
-
-# Every field of a model that is no size, and what it may hold.
-_HINTS = get_type_hints(ModelConfig)
-_FIELDS = {
-    f.name: TypeAdapter(_HINTS[f.name]) for f in fields(ModelConfig) if f.default is not MISSING
-}
-
-
-def _overrides(study: Study) -> dict[str, Any]:
-    """The [model] overrides of a study. Raises Refusal for an unknown field or a wrong type."""
-    checked = {}
-    for name, value in study.model.overrides.items():
-        if name not in _FIELDS:
-            raise Refusal(
-                f"[model] overrides.{name} is not a known field. Give one of {', '.join(_FIELDS)}."
-                f"{did_you_mean(name, _FIELDS)}"
-            )
-        try:
-            checked[name] = _FIELDS[name].validate_python(value, strict=True)
-        except ValidationError as error:
-            wanted = "; ".join(mistake["msg"] for mistake in error.errors())
-            raise Refusal(f"[model] overrides.{name} = {value!r}: {wanted}.") from error
-    return checked
+    """The family of shapes that a study's sizes come from."""
+    family = architecture(study.model.architecture)
+    return family.ladder(study.model, vocab_size, study.data.sequence_length)

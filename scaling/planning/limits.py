@@ -9,12 +9,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from models.decoder.count import count_params
 from scaling.data.corpus import CorpusInfo, epoch_tokens
 from scaling.planning.grid import Cell
 from scaling.planning.refusals import listed
-from scaling.planning.rounding import asked, at_least, whole_calls
-from scaling.planning.runs_of import cap_of, cooldown_steps
+from scaling.planning.rounding import asked, at_least, whole_steps
+from scaling.planning.runs_of import cooldown_steps, rounded
 from scaling.spec import RunSpec
 from scaling.store.records import Refusal
 from scaling.study import IsoflopGrid, LadderGrid, Study
@@ -34,17 +33,17 @@ class Size:
 
 def refuse_warmups(study: Study, sizes: Sequence[Size]) -> None:
     """Raises Refusal for a warmup above 20% of a run, or one that a cooldown would begin inside."""
-    call = study.training.steps_per_call
+    unit = study.training.round_to_steps
     runs: dict[str, list[str]] = {}  # the sizes by what is said of their runs
     wanted, most = [], math.inf
     for size in sizes:
         warmup, batch = size.base.schedule.warmup_steps, size.base.batch_tokens
-        steps = whole_calls(study, size.cells[0].tokens)
+        steps = whole_steps(study, size.cells[0].tokens)
         if warmup <= MAX_WARMUP_SHARE * steps:
             continue
-        params = f"{count_params(size.base.model).non_embedding:,}"
+        params = f"{size.base.params.non_embedding:,}"
         runs.setdefault(f"{warmup / steps:.0%} of {steps * batch:,} tokens", []).append(params)
-        least = math.ceil(warmup / MAX_WARMUP_SHARE / call) * call
+        least = math.ceil(warmup / MAX_WARMUP_SHARE / unit) * unit
         wanted.append((size.cells[0], float(least * batch)))
         most = min(most, math.floor(MAX_WARMUP_SHARE * steps) * batch)
     if runs:
@@ -69,7 +68,7 @@ def _refuse_cooldowns(study: Study, sizes: Sequence[Size]) -> None:
     early, most = [], math.inf
     for size in sizes:
         for cell in size.cells:
-            steps = whole_calls(study, cell.tokens)
+            steps = whole_steps(study, cell.tokens)
             constant = steps - cooldown_steps(study, steps)
             if constant < size.base.schedule.warmup_steps:
                 early.append(cell)
@@ -90,7 +89,7 @@ def refuse_beyond_corpus(study: Study, corpus: CorpusInfo, sizes: Sequence[Size]
     """
     if not sizes:
         return
-    cap, batch = cap_of(study), sizes[0].base.text_batch_tokens
+    cap, batch = rounded(study.data.unique_tokens), sizes[0].base.text_batch_tokens
     if cap is not None and cap > corpus.train_tokens:
         raise Refusal(
             f"[data] unique_tokens = {cap:,} is more than the {_had(corpus.train_tokens, corpus)}. "
@@ -114,12 +113,12 @@ def refuse_beyond_corpus(study: Study, corpus: CorpusInfo, sizes: Sequence[Size]
     for size in sizes:
         whole = size.base.batch_tokens
         for cell in size.cells:
-            steps = whole_calls(study, cell.tokens)
+            steps = whole_steps(study, cell.tokens)
             if steps * batch > epoch:
                 beyond.append(replace(cell, tokens=float(steps * whole)))
     if beyond:
-        call = study.training.steps_per_call
-        most = epoch // (batch * call) * call * sizes[0].base.batch_tokens
+        unit = study.training.round_to_steps
+        most = epoch // (batch * unit) * unit * sizes[0].base.batch_tokens
         verb = "is" if len({cell.tokens for cell in beyond}) == 1 else "are"
         less = f"{_at_most(study, beyond, most)}, " if most else ""
         if corpus.unread and cap is None:  # how many are few enough is not known before it is read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.decoder.count import count_params
+from models.architecture import Execution, architecture
 from scaling.spec import RunSpec
 
 
@@ -27,29 +27,24 @@ def step_memory(run: RunSpec, devices: int) -> StepMemory:
     """The memory of a step of `run` on each of `devices`, whose matrices are divided among them.
 
     Counted are the arrays that the step must hold at once: state, gradients, copies of the
-    weights in the compute format, and what the backward pass of one microbatch reads, attention
-    scores in full (this decoder writes them out). A compiler keeps some more and shares some.
+    weights in the compute format, and what the backward pass of one microbatch reads. A compiler
+    keeps some more and shares some.
     """
-    c, compute = run.model, run.compute
+    c, hardware, family = run.model, run.hardware, architecture(run.architecture)
+    execution = Execution(run.dtype, hardware.layers, hardware.remat)
     shared = run.devices_used(devices)
     sequences = run.microbatch_sequences // shared
-    params = count_params(c)
-    size = {"float32": 4, "bfloat16": 2}[compute.dtype]
-    tokens = sequences * run.sequence_length
-    # A layer's: norms, residuals and projections; the MLP; scores, their softmax and its gradient.
-    layer = size * (8 * c.d_model + 4 * c.n_heads * c.head_dim + 3 * c.d_ff)
-    layer += (4 + size + size) * c.n_heads * c.context_length
-    kept = layer + c.n_layers * size * c.d_model if compute.remat else c.n_layers * layer
+    params, size = run.params.total, execution.bytes_each
     logits = 2 * 4 * c.vocab_size  # float32 always: they and their gradient
+    kept = family.activation_bytes(c, execution) + logits
     # Microbatches add up their gradients in a second copy.
-    gradients = (8 if compute.accumulate > 1 else 4) * params.total / shared
-    one_layer = params.non_embedding / c.n_layers
-    whole = one_layer + c.vocab_size * c.d_model if shared > 1 else params.total
+    gradients = (8 if hardware.accumulate > 1 else 4) * params / shared
+    whole = family.held_whole(c) if shared > 1 else params
     copies = size * whole if shared > 1 or size < 4 else 0.0
     return StepMemory(
         devices=shared,
         sequences=sequences,
-        state=12.0 * params.total / shared,
+        state=12.0 * params / shared,
         working=gradients + copies,
-        activations=float(tokens * (kept + logits)),
+        activations=float(sequences * run.sequence_length * kept),
     )

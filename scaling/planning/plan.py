@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from models.decoder.config import ModelConfig
-from models.decoder.count import count_params
-from models.decoder.ladder import Rung
+from models.architecture import Config
+from models.ladder import Rung
 from scaling.data.corpus import CorpusInfo
 from scaling.planning.estimate import Estimate, estimate
 from scaling.planning.grid import Cell, draft_cells
@@ -28,7 +27,7 @@ from scaling.study import Study
 class LeftOut:
     """A cell of the grid that will not be trained."""
 
-    model: ModelConfig
+    rung: Rung
     tokens: float
     flops_6nd: float
     reason: str
@@ -84,7 +83,7 @@ def draft(study: Study, corpus: CorpusInfo) -> Draft:
     refusals = Refusals()
     runs: list[RunSpec] = []
     left_out: list[LeftOut] = []
-    rungs: dict[ModelConfig, Rung] = {}
+    rungs: dict[Config, Rung] = {}
     several: tuple[Variant, ...] = ()
     astray = False
     with refusals.gathered():
@@ -98,7 +97,7 @@ def draft(study: Study, corpus: CorpusInfo) -> Draft:
         rungs |= {rung.config: rung for rung in made.plan.rungs}
         astray = astray or made.astray
     # Tokens that are rounded too far may meet there, which is no second mistake.
-    merged = _merge_trunks(runs, Refusals() if astray else refusals)
+    merged = _merge_trunks(study, runs, Refusals() if astray else refusals)
     plan = Plan(study, merged, tuple(rungs.values()), tuple(dict.fromkeys(left_out)), corpus)
     return Draft(plan, refusals)
 
@@ -133,7 +132,7 @@ def _variant(study: Study, label: str | None, corpus: CorpusInfo, refusals: Refu
         for cell in cells:
             if cell.flops_6nd > most:
                 reason = f"6ND = {cell.flops_6nd:.2e} is above max_run_flops = {most:.2e}"
-                left_out.append(LeftOut(rung.config, cell.tokens, cell.flops_6nd, reason))
+                left_out.append(LeftOut(rung, cell.tokens, cell.flops_6nd, reason))
         if not kept:
             refusals.add(
                 f"[grid] max_run_flops = {most:.3g} leaves no budget for params = "
@@ -160,7 +159,7 @@ def _variant(study: Study, label: str | None, corpus: CorpusInfo, refusals: Refu
     return _Planned(plan, bool(astray))
 
 
-def _merge_trunks(runs: Sequence[RunSpec], refusals: Refusals) -> tuple[RunSpec, ...]:
+def _merge_trunks(study: Study, runs: Sequence[RunSpec], refusals: Refusals) -> tuple[RunSpec, ...]:
     """The runs with trunks of one id made one, which serves all their branches.
 
     Variants of a sweep that differ only in their decay share a trunk. Other points that coincide
@@ -184,12 +183,12 @@ def _merge_trunks(runs: Sequence[RunSpec], refusals: Refusals) -> tuple[RunSpec,
                 f"[sweep] {other.variant} and {run.variant} train the same run. Remove one."
             )
         else:
-            call = run.steps_per_call * run.batch_tokens
+            unit = study.training.round_to_steps * run.batch_tokens
             refusals.add(
-                f"[grid] two points round to the same run: {count_params(run.model).total:,} "
+                f"[grid] two points round to the same run: {run.params.total:,} "
                 f"parameters on {run.tokens:,} tokens (seed {run.seed}, rate "
-                f"{run.schedule.peak:.3g}). Remove one, or space them wider than a call of steps, "
-                f"{call:,} tokens."
+                f"{run.schedule.peak:.3g}). Remove one, or space them wider than round_to_steps, "
+                f"{unit:,} tokens."
             )
     return tuple(merged.values())
 
@@ -221,11 +220,10 @@ def plan_table(plan: Plan) -> pd.DataFrame:
             }
         )
     for cell in plan.left_out:
-        params = count_params(cell.model)
+        params = cell.rung.counts
         rows.append(
             {
-                "n_layers": cell.model.n_layers,
-                "d_model": cell.model.d_model,
+                **vars(cell.rung.config),
                 "params_total": params.total,
                 "params_non_embedding": params.non_embedding,
                 "params_matmul": params.matmul,

@@ -1,4 +1,4 @@
-"""Tokens in whole compiled calls of steps: what a cell's D is rounded to, and when that is too far.
+"""Tokens in whole steps: what a cell's D is rounded to, and when that is too far.
 
 All cells that rounding would make other cells are refused at once, with what would fit them.
 """
@@ -16,7 +16,7 @@ from scaling.planning.refusals import listed
 from scaling.store.records import Refusal
 from scaling.study import IsoflopGrid, LadderGrid, Study
 
-# A budget may move so far when it is rounded to whole calls of steps; beyond, it is another budget.
+# A budget may move so far when it is rounded; beyond, it is another budget.
 MAX_ROUNDING = 0.05
 # Runs of one isoFLOP budget are compared at equal compute. At the loss's slope of at most 0.1 a
 # factor e in compute, 1% of compute is 0.001 nats, below the noise between seeds.
@@ -28,24 +28,23 @@ def step_tokens(study: Study) -> int:
     return study.training.batch_sequences * study.data.sequence_length
 
 
-def whole_calls(study: Study, tokens: float) -> int:
-    """The steps nearest to `tokens` that make whole compiled calls."""
-    call = study.training.steps_per_call
-    return max(1, round(tokens / (step_tokens(study) * call))) * call
+def whole_steps(study: Study, tokens: float) -> int:
+    """The steps nearest to `tokens`, a multiple of the study's round_to_steps."""
+    unit = study.training.round_to_steps
+    return max(1, round(tokens / (step_tokens(study) * unit))) * unit
 
 
-def in_whole_calls(study: Study, tokens: float) -> float:
-    """The tokens themselves where whole calls do not miss them by too much, else such as they make,
+def in_whole_steps(study: Study, tokens: float) -> float:
+    """The tokens themselves where rounding does not miss them by too much, else what they become,
     in three digits."""
-    whole = whole_calls(study, tokens) * step_tokens(study)
+    whole = whole_steps(study, tokens) * step_tokens(study)
     return tokens if abs(whole / tokens - 1) <= MAX_ROUNDING else float(f"{whole:.3g}")
 
 
 def missed(study: Study, cells: Sequence[Cell]) -> tuple[Cell, ...]:
-    """The cells whose tokens whole calls of steps miss by too much."""
-    batch, call = step_tokens(study), study.training.steps_per_call
+    """The cells whose tokens are rounded too far."""
     tokens = np.array([cell.tokens for cell in cells])
-    too_far = _missed(tokens, batch * call, _limit(study))
+    too_far = _missed(tokens, step_tokens(study) * study.training.round_to_steps, _limit(study))
     return tuple(cell for cell, far in zip(cells, too_far, strict=True) if far)
 
 
@@ -54,23 +53,23 @@ def _limit(study: Study) -> float:
 
 
 def refuse_rounding(study: Study, cells: Sequence[Cell]) -> None:
-    """Raises Refusal that names every cell whose tokens whole calls of steps miss by too much."""
+    """Raises Refusal that names every cell whose tokens are rounded too far."""
     astray = missed(study, cells)
     if not astray:
         return
-    batch, call, limit = step_tokens(study), study.training.steps_per_call, _limit(study)
+    batch, unit, limit = step_tokens(study), study.training.round_to_steps, _limit(study)
     tokens = np.array([cell.tokens for cell in cells])
-    # The largest call that fits all; none does where even single steps miss.
-    calls = range(call - 1, 0, -1)
-    fits = next((c for c in calls if not _missed(tokens, batch * c, limit).any()), None)
-    lower = "a smaller batch_sequences" if fits is None else f"steps_per_call = {fits}"
-    least = at_least(study, [(cell, batch * call / (2 * limit)) for cell in astray])
+    # The largest unit that fits all; none does where even single steps miss.
+    units = range(unit - 1, 0, -1)
+    fits = next((u for u in units if not _missed(tokens, batch * u, limit).any()), None)
+    lower = "a smaller batch_sequences" if fits is None else f"[training] round_to_steps = {fits}"
+    least = at_least(study, [(cell, batch * unit / (2 * limit)) for cell in astray])
     remedy = f"Give {least}, or smaller sizes, or {lower}."
     if not isinstance(study.grid, IsoflopGrid):
-        remedy = f"Give multiples of {call * batch:,}, or {lower}."
+        remedy = f"Give multiples of {unit * batch:,}, or {lower}."
     raise Refusal(
         f"[grid] {asked(study, astray)} would be rounded by more than {limit:.0%}, to "
-        f"whole calls of {call} steps of {batch:,} tokens. {remedy}"
+        f"multiples of {unit} steps of {batch:,} tokens. {remedy}"
     )
 
 
@@ -104,6 +103,6 @@ def _up(value: float) -> float:
     return math.ceil(value / unit) * unit
 
 
-def _missed(tokens: NDArray[np.float64], call_tokens: int, limit: float) -> NDArray[np.bool_]:
-    rounded = np.maximum(1, np.round(tokens / call_tokens)) * call_tokens
+def _missed(tokens: NDArray[np.float64], unit_tokens: int, limit: float) -> NDArray[np.bool_]:
+    rounded = np.maximum(1, np.round(tokens / unit_tokens)) * unit_tokens
     return np.asarray(np.abs(rounded / tokens - 1) > limit)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from models.decoder.count import ParamCount
+from models.counts import ParamCount
 
 
 @dataclass(frozen=True)

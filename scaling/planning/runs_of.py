@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
-from models.decoder.count import count_params
-from models.decoder.ladder import Rung
+from models.architecture import Execution, architecture
+from models.ladder import Rung
 from scaling.data.corpus import CorpusInfo
 from scaling.planning.grid import Cell
 from scaling.planning.refusals import Refusals
-from scaling.planning.rounding import step_tokens, whole_calls
+from scaling.planning.rounding import step_tokens, whole_steps
 from scaling.planning.rules import BETA2, LEARNING_RATES, WARMUP_TOKENS, Rule, resolve
 from scaling.schedule import Schedule
-from scaling.spec import Compute, Optimizer, RunSpec, identity_of
-from scaling.store.records import did_you_mean, fingerprint
+from scaling.spec import Hardware, Optimizer, RunSpec, run_id_of
+from scaling.store.records import did_you_mean
 from scaling.study import Study
 from scaling.tasks.mix import TaskMix, resolve_mix
 
@@ -31,31 +31,29 @@ def trajectory(study: Study, base: RunSpec, points: Sequence[Cell]) -> list[RunS
     `base` is what they have in common; scaling/planning/limits.py refuses those that would mislead.
     """
     training = study.training
-    steps = [whole_calls(study, cell.tokens) for cell in points]
-    identity = identity_of(base)
+    steps = [whole_steps(study, cell.tokens) for cell in points]
     if training.schedule == "cosine":
         return [
-            replace(_cosine(base, identity, total), budget_flops=cell.budget_flops)
+            replace(_cosine(base, total), budget_flops=cell.budget_flops)
             for total, cell in zip(steps, points, strict=True)
         ]
-    trunk_id = fingerprint(identity)
+    trunk_id = run_id_of(base)
     branches = []
     for total, cell in zip(steps, points, strict=True):
-        decay = cooldown_steps(study, total)
         schedule = replace(
-            base.schedule, steps=total, decay=training.cooldown_shape, decay_steps=decay
+            base.schedule,
+            steps=total,
+            decay=training.cooldown_shape,
+            decay_steps=cooldown_steps(study, total),
         )
-        branch = {"trunk": trunk_id, "steps": total, "decay": schedule.decay, "over": decay}
-        branches.append(
-            replace(
-                base,
-                run_id=fingerprint(branch),
-                trunk_id=trunk_id,
-                run_kind="cooldown",
-                schedule=schedule,
-                budget_flops=cell.budget_flops,
-            )
+        branch = replace(
+            base,
+            trunk_id=trunk_id,
+            run_kind="cooldown",
+            schedule=schedule,
+            budget_flops=cell.budget_flops,
         )
+        branches.append(replace(branch, run_id=run_id_of(branch)))
     starts = tuple(sorted({branch.first_step for branch in branches}))
     trunk = replace(
         base,
@@ -67,21 +65,22 @@ def trajectory(study: Study, base: RunSpec, points: Sequence[Cell]) -> list[RunS
     return [trunk, *branches]
 
 
-def _cosine(base: RunSpec, identity: dict[str, object], steps: int) -> RunSpec:
+def _cosine(base: RunSpec, steps: int) -> RunSpec:
     schedule = replace(
         base.schedule,
         steps=steps,
         decay="cosine",
         decay_steps=steps - base.schedule.warmup_steps,
     )
-    run_id = fingerprint({**identity, "schedule": asdict(schedule)})
-    return replace(base, run_id=run_id, trunk_id=run_id, run_kind="full", schedule=schedule)
+    run = replace(base, run_kind="full", schedule=schedule)
+    run_id = run_id_of(run)
+    return replace(run, run_id=run_id, trunk_id=run_id)
 
 
 def cooldown_steps(study: Study, steps: int) -> int:
-    """Steps of the decay that ends a run of so many: whole calls."""
-    call = study.training.steps_per_call
-    return max(1, round(study.training.cooldown_fraction * steps / call)) * call
+    """Steps of the decay that ends a run of so many: a multiple of the study's round_to_steps."""
+    unit = study.training.round_to_steps
+    return max(1, round(study.training.cooldown_fraction * steps / unit)) * unit
 
 
 def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
@@ -90,21 +89,21 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
     Raises Refusal for microbatches that do not divide the batch, rules that are unknown or give
     no rate here, layers that an architecture does not have, and tasks that make no mixture.
     """
-    training = study.training
-    model, params = rung.config, count_params(rung.config)
+    training, hardware = study.training, study.hardware
+    name, params = study.model.architecture, rung.counts
     batch_tokens = step_tokens(study)
     refusals = Refusals()
-    if training.batch_sequences % training.accumulate:
-        near = _divisor(training.batch_sequences, training.accumulate)
+    if training.batch_sequences % hardware.accumulate:
+        near = _divisor(training.batch_sequences, hardware.accumulate)
         refusals.add(
-            f"[training] accumulate = {training.accumulate} does not divide batch_sequences = "
+            f"[hardware] accumulate = {hardware.accumulate} does not divide batch_sequences = "
             f"{training.batch_sequences}. Give a divisor, such as {near}."
         )
-    if model.architecture != "decoder" and (training.layers, training.remat) != ("unrolled", False):
-        refusals.add(
-            f"[training] layers, remat: architecture = {model.architecture!r} runs its own layers. "
-            "Remove them, or see to it in its build()."
-        )
+    try:
+        execution = Execution(training.compute_dtype, hardware.layers, hardware.remat)
+        architecture(name).check(execution)
+    except ValueError as error:
+        refusals.add(f"[hardware] architecture = {name!r}: {error}.")
 
     def resolved(field: str, rules: Mapping[str, Rule]) -> float:
         setting = getattr(training, field)
@@ -127,7 +126,8 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
         run_id="",
         trunk_id="",
         run_kind="trunk",
-        model=model,
+        architecture=name,
+        model=rung.config,
         corpus=corpus.fingerprint,
         sequence_length=study.data.sequence_length,
         batch_sequences=training.batch_sequences,
@@ -136,17 +136,16 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
             training.beta1, beta2, training.weight_decay, training.clip_norm, training.z_loss
         ),
         schedule=Schedule(peak, max(1, round(warmup_tokens / batch_tokens)), 0, "none", 0),
-        compute=Compute(
-            training.compute_dtype, training.layers, training.remat, training.accumulate
-        ),
-        steps_per_call=training.steps_per_call,
+        dtype=training.compute_dtype,
+        hardware=Hardware(**vars(hardware)),
         holdout_tokens=round(study.evaluation.tokens),
-        evaluate_every=whole_calls(study, study.evaluation.every_tokens),
+        evaluate_every=whole_steps(study, study.evaluation.every_tokens),
         checkpoint_at=(),
-        checkpoint_every=whole_calls(
+        checkpoint_every=whole_steps(
             study, training.checkpoint_every_tokens or study.evaluation.every_tokens
         ),
-        unique_tokens=cap_of(study),
+        nominal_tokens=rounded(training.nominal_tokens),
+        unique_tokens=rounded(study.data.unique_tokens),
         tasks=tasks,
     )
 
@@ -165,10 +164,9 @@ def _mix_of(study: Study) -> TaskMix | None:
     )
 
 
-def cap_of(study: Study) -> int | None:
-    """The cap on distinct training tokens, if the study has one."""
-    cap = study.data.unique_tokens
-    return None if cap is None else round(cap)
+def rounded(tokens: float | None) -> int | None:
+    """Tokens as a whole number, where the study gives some."""
+    return None if tokens is None else round(tokens)
 
 
 def _divisor(whole: int, near: int) -> int:

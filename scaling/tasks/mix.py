@@ -56,6 +56,13 @@ class TaskSpec:
                 why = f"{name} = {str(value)[:40]}: {mistake['msg']}"
             raise Refusal(f"task = {self.task!r}: {why}.") from error
 
+    @property
+    def written_out(self) -> dict[str, Any]:
+        """Plain values, those that were not given among them; of a file its content alone."""
+        parameters = asdict(self.build())
+        parameters.pop("file", None)
+        return {"task": self.task, "weight": self.weight, "parameters": parameters}
+
 
 @dataclass(frozen=True)
 class TaskMix:
@@ -69,11 +76,18 @@ class TaskMix:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What determines a run. Of a file that is its content, not where it lies."""
-        plain = asdict(self)
-        for task in plain["tasks"]:
-            task["parameters"].pop("file", None)
-        return plain
+        """What of it determines a run: the tasks that are trained on, every parameter written out.
+
+        Of a file that is its content, not where it lies.
+        """
+        trained = [each.written_out for each in self.tasks if each.weight]
+        return {"sequences": self.sequences, "tasks": trained}
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What of it determines how a run is judged."""
+        tasks = [each.written_out for each in self.tasks]
+        return {**asdict(self), "sequences": 0, "tasks": tasks}
 
 
 def resolve_mix(

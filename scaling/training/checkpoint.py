@@ -1,9 +1,9 @@
 """Orbax checkpoints of a run, by step: whole and as they were written, or not there.
 
 A checkpoint is made aside and gets its name, the step, by one rename after the SHA-256 of every
-file is written beside the data; it loses the name by one rename before anything of it is deleted.
-So whatever moment a process is killed at, a folder that is named by a step is complete, and bits
-that changed since are found before they are read.
+file is written beside the data, with the run that it is of; it loses the name by one rename before
+anything of it is deleted. So whatever moment a process is killed at, a folder that is named by a
+step is complete, and bits that changed since are found before they are read.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from scaling.store import checksums
 from scaling.store.checksums import CHECKSUMS, Damaged
 from scaling.store.records import UNREADABLE, Refusal, read_json, write_json
 from scaling.store.steps import STEP, checkpoint_steps
+from scaling.training.layouts import laid_out, names
 
 # Of a run's checkpoints the last so many are kept, beside its branch points: the one before the
 # last is what a damaged last one falls back to.
@@ -36,8 +39,8 @@ _PATIENT = ocp.AsyncOptions(timeout_secs=10**9, create_directories_asynchronousl
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 
-def save(folder: Path, step: int, state: Any) -> None:
-    """Commit `state` as the checkpoint of `step`.
+def save(folder: Path, step: int, state: Any, run_id: str) -> None:
+    """Commit `state` as the checkpoint of `step` of a run, whose id is noted in it.
 
     Raises Refusal with the system's reason if it cannot be written; earlier ones stay.
     """
@@ -45,7 +48,8 @@ def save(folder: Path, step: int, state: Any) -> None:
     try:
         with ocp.StandardCheckpointer(async_options=_PATIENT) as checkpointer:
             checkpointer.save(aside.absolute(), state, force=True)
-        write_json(aside / CHECKSUMS, {"files": checksums.checksums(_files(aside))})
+        noted = {"run_id": run_id, "step": step, "files": checksums.checksums(_files(aside))}
+        write_json(aside / CHECKSUMS, noted)
         if target.exists():
             _discard(target)
         aside.rename(target)
@@ -58,28 +62,43 @@ def save(folder: Path, step: int, state: Any) -> None:
         ) from error
 
 
-def restore(folder: Path, step: int, abstract: Any) -> Any:
-    """The state of `step`, on the devices that `abstract` names.
+def restore(folder: Path, step: int, abstract: Any, run_id: str) -> Any:
+    """The state of `step` of a run, laid out like `abstract` and on the devices that it names.
 
-    Raises Damaged if its files are not those that were written, Refusal if they are and still
-    cannot be read.
+    It may have been written on other devices, and with its layers laid out otherwise. Raises
+    Damaged if its files are not those that were written, or another run's; Refusal if they are and
+    still cannot be read.
     """
     path = folder / str(step)
-    verify(path)
+    verify(path, run_id)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(path.absolute(), abstract)
+            stored = checkpointer.metadata(path.absolute()).item_metadata.tree
+            if names(stored).keys() == names(abstract).keys():
+                return checkpointer.restore(path.absolute(), abstract)
+            here = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), stored)
+            return laid_out(names(checkpointer.restore(path.absolute(), here)), abstract)
     except Exception as error:  # Orbax and TensorStore raise many types
         raise Refusal(f"cannot read checkpoint {path}: {error}") from error
 
 
-def verify(path: Path) -> None:
-    """Raise Damaged, naming the file, unless a checkpoint's files are those that were written."""
+def verify(path: Path, run_id: str) -> None:
+    """Raise Damaged, naming the file, unless a checkpoint's files are those that were written.
+
+    And unless they were written as this step of this run: another of the same shape would be read
+    without a word.
+    """
     try:
-        noted = read_json(path / CHECKSUMS)["files"]
+        noted = read_json(path / CHECKSUMS)
+        owner, step, files = noted["run_id"], noted["step"], noted["files"]
     except (Refusal, KeyError, TypeError) as error:
         raise Damaged(f"checkpoint {path}: {CHECKSUMS} cannot be read ({error})") from error
-    checksums.verify(f"checkpoint {path}", _files(path), noted)
+    if (owner, str(step)) != (run_id, path.name):
+        raise Damaged(
+            f"checkpoint {path} is step {str(step)[:20]} of run {str(owner)[:20]}, not step "
+            f"{path.name} of run {run_id}"
+        )
+    checksums.verify(f"checkpoint {path}", _files(path), files)
 
 
 def last_steps(folder: Path, step: int) -> set[int]:

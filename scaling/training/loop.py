@@ -19,14 +19,8 @@ import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
-from models.sharding import make_mesh
 from scaling.data.corpus import Corpus
-from scaling.data.holdout import (
-    HoldoutLoss,
-    holdout_windows,
-    iterate_windows,
-    summarise_holdout,
-)
+from scaling.data.holdout import HoldoutLoss, holdout_windows, summarise_holdout
 from scaling.schedule import learning_rates
 from scaling.spec import RunSpec
 from scaling.store.attempt import checkpoint_folders
@@ -43,7 +37,8 @@ from scaling.store.steps import (
 )
 from scaling.training import checkpoint
 from scaling.training.inputs import batches_of, context_scores, evaluator_of
-from scaling.training.step import Metrics, TrainState, make_program
+from scaling.training.judge import holdout_losses
+from scaling.training.step import Metrics, TrainState, program_of
 
 DIVERGENCE_WINDOW = 50  # steps whose mean loss may not exceed that of guessing, ln V
 
@@ -93,7 +88,6 @@ def train(
     a microbatch. The same bits return on the same kind and number of devices.
     Raises Diverged, Interrupted (after a checkpoint), or Refusal (files, disk).
     """
-    mesh = mesh or make_mesh(fsdp=spec.devices_used(jax.device_count()))
     return _Loop(spec, folder, trunk, corpus, mesh, before_commit).run(report, should_stop)
 
 
@@ -106,7 +100,7 @@ class _Loop:
         folder: Path,
         trunk: Path | None,
         corpus: Corpus,
-        mesh: Mesh,
+        mesh: Mesh | None,
         before_commit: Callable[[], None],
     ) -> None:
         self.spec = spec
@@ -116,7 +110,7 @@ class _Loop:
         self.batches = batches_of(spec, corpus)
         self.windows = holdout_windows(corpus, spec.sequence_length, spec.holdout_tokens)
         self.bytes_per_token = corpus.info.bytes_per_token
-        self.program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute, mesh)
+        self.program = program_of(spec, mesh)
         self.evaluator = None if spec.tasks is None else evaluator_of(spec, corpus, self.program)
         self.scores: dict[int, pd.DataFrame] = {}  # of evaluated steps, since the last checkpoint
         self.rows: list[dict[str, Any]] = []  # logged since the last segment
@@ -131,12 +125,12 @@ class _Loop:
         waiting: tuple[int, Metrics] | None = None
         self.clock = time.perf_counter()
         while step < spec.schedule.steps:
-            state, metrics = self._advance(state, step)
+            state, metrics, reached = self._advance(state, step)
             # Metrics are read one call late, so that the device never waits for the host.
             if waiting is not None:
                 self._log(*waiting)
             waiting = (step, metrics)
-            step += spec.steps_per_call
+            step = reached
             ends, stop = step == spec.schedule.steps, should_stop()
             due = ends or step in spec.checkpoint_at or self._every(step, spec.checkpoint_every)
             evaluates = ends or self._every(step, spec.evaluate_every)
@@ -172,19 +166,30 @@ class _Loop:
     def _every(step: int, every: int) -> bool:
         return step % every == 0
 
-    def _advance(self, state: TrainState, step: int) -> tuple[TrainState, Metrics]:
-        count = self.spec.steps_per_call
-        tokens = self.program.put_batches(self.batches.span(step, count))
-        rates = self.program.put_rates(learning_rates(self.spec.schedule, step, count))
+    def _advance(self, state: TrainState, step: int) -> tuple[TrainState, Metrics, int]:
+        """One call from `step` on: the state after it, its metrics and the step it reached."""
+        end = self._end_of_call(step)
+        tokens = self.program.put_batches(self.batches.span(step, end - step))
+        rates = self.program.put_rates(learning_rates(self.spec.schedule, step, end - step))
         with jax.transfer_guard("disallow"):
-            return self.program.train(state, tokens, rates)
+            return *self.program.train(state, tokens, rates), end
+
+    def _end_of_call(self, step: int) -> int:
+        """Where the call that `step` is in ends: whoever resumes runs the same programs."""
+        spec = self.spec
+        every = (spec.hardware.steps_per_call, spec.evaluate_every, spec.checkpoint_every)
+        events = (*spec.checkpoint_at, spec.first_step, spec.schedule.steps)
+        return min(
+            *(step - step % steps + steps for steps in every),
+            *(event for event in events if event > step),
+        )
 
     def _resume(self, should_stop: Callable[[], bool]) -> tuple[TrainState, int]:
         """The last whole checkpoint of this run, else where it branches off, else step 0.
 
-        Damaged checkpoints are set aside. One that is whole and still cannot be read has another
-        cause: Refusal, and nothing is thrown away. Rows that are missing or cannot be read are
-        trained again, from the checkpoint before them.
+        Damaged checkpoints, and other runs', are set aside. One that is whole and still cannot be
+        read has another cause: Refusal, and nothing is thrown away. Rows that are missing or cannot
+        be read are trained again, from the checkpoint before them.
         """
         found = self._own_checkpoint(min(self.spec.schedule.steps, self._whole_until()))
         forget_steps_after(self.folder, found[1] if found else self.spec.first_step)
@@ -227,19 +232,22 @@ class _Loop:
         while step < wanted:
             if should_stop():
                 raise Interrupted(f"stopped on the way to the branch point at step {wanted}")
-            state, _ = self._advance(state, step)
-            step += self.spec.steps_per_call
+            state, _, step = self._advance(state, step)
         return state
 
     def _own_checkpoint(self, limit: int) -> tuple[TrainState, int] | None:
         folder = self.folder / "checkpoints"
         for step in reversed([step for step in checkpoint_steps(folder) if step <= limit]):
             try:
-                return checkpoint.restore(folder, step, self.program.abstract), step
+                return self._restored(folder, step, self.spec.run_id), step
             except checkpoint.Damaged as error:
                 print(f"{error}; set aside, trying the one before", file=sys.stderr)
                 checkpoint.set_aside(folder, step)
         return None
+
+    def _restored(self, folder: Path, step: int, run_id: str) -> TrainState:
+        state: TrainState = checkpoint.restore(folder, step, self.program.abstract, run_id)
+        return state
 
     def _trunk_checkpoint(self, limit: int) -> tuple[TrainState, int] | None:
         """The trunk's last readable one; the folder is another run's, so nothing is set aside."""
@@ -249,7 +257,7 @@ class _Loop:
         for step, folder in sorted(found, key=lambda each: -each[0]):
             if step <= limit:
                 try:
-                    return checkpoint.restore(folder, step, self.program.abstract), step
+                    return self._restored(folder, step, self.spec.trunk_id), step
                 except Refusal as error:
                     print(f"{error}; trying the one before", file=sys.stderr)
         return None
@@ -296,12 +304,8 @@ class _Loop:
                 )
 
     def _holdout_losses(self, params: Any) -> np.ndarray:
-        """The loss of every token of the study's held-out windows, nats."""
-        losses = [
-            np.asarray(self.program.evaluate(params, self.program.put_windows(part)))
-            for part in iterate_windows(self.windows, self.spec.microbatch_sequences)
-        ]
-        return np.concatenate(losses)[: len(self.windows.tokens)]
+        sequences = self.spec.microbatch_sequences
+        return holdout_losses(self.program, params, self.windows, sequences)
 
     def _score(self, params: Any, losses: np.ndarray, step: int) -> None:
         """Put the tasks to the model, to be written before the next checkpoint."""
@@ -362,7 +366,7 @@ class _Loop:
         self.rows = []
         failpoint("segment-written")
         folder = self.folder / "checkpoints"
-        checkpoint.save(folder, step, state)
+        checkpoint.save(folder, step, state, self.spec.run_id)
         failpoint("checkpoint-saved")
         checkpoint.keep(folder, {*checkpoint.last_steps(folder, step), *self.spec.checkpoint_at})
         failpoint("checkpoints-kept")

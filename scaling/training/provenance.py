@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from scaling.spec import RunSpec
+
+# What of the environment may change roundings and is the user's to set, beside XLA_FLAGS. The rest
+# of JAX's is set by scaling/training/jax_setup.py.
+ENVIRONMENT = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 
 def provenance(run: RunSpec) -> dict[str, Any]:
@@ -32,7 +37,9 @@ def provenance(run: RunSpec) -> dict[str, Any]:
         "device_kind": device.device_kind,
         "device_count": jax.device_count(),
         "devices_used": run.devices_used(jax.device_count()),
+        "hardware": asdict(run.hardware),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
 
 

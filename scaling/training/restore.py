@@ -7,9 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from models.sharding import make_mesh
 from scaling.data.corpus import Corpus, load
 from scaling.spec import RunSpec, read_spec
 from scaling.store.paths import cache_folder
@@ -18,7 +15,7 @@ from scaling.store.run_record import read_run
 from scaling.tasks.vocabulary import Vocabulary, vocabulary_of
 from scaling.training import checkpoint
 from scaling.training.jax_setup import configure_jax
-from scaling.training.step import Program, make_program
+from scaling.training.step import Program, program_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,6 @@ def finished(folder: Path) -> Finished:
         )
     configure_jax()
     corpus = load(spec.corpus, cache_folder() / "corpora")
-    mesh = make_mesh(fsdp=spec.devices_used(jax.device_count()))
-    program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute, mesh)
-    state = checkpoint.restore(folder / "checkpoints", step, program.abstract)
+    program = program_of(spec)
+    state = checkpoint.restore(folder / "checkpoints", step, program.abstract, spec.run_id)
     return Finished(spec, corpus, program, state.params)

@@ -1,13 +1,13 @@
 """The compiled part of training: one pure step, several to a call.
 
-`(state, batches, rates) → (state, metrics)`, with the steps of a call in a rolled `lax.scan`:
-a scan of 8 gives the same bits as 4 scans of 2. An unrolled program does not, nor, under fast
-math, does a scan of 1, whose loop XLA takes away: steps_per_call is part of a run's identity.
+`(state, batches, rates) → (state, metrics)`, with the steps of a call in a loop that the compiler
+keeps: on a CPU, calls of any lengths give the same bits (tests/scaling/training/test_step.py), so
+how many steps make a call is no part of what a run is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,12 +18,18 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from models.architecture import architecture
-from models.decoder.config import ModelConfig
-from models.decoder.count import count_params
-from models.decoder.model import Decoder, cross_entropy
-from models.sharding import batch_sharding, is_matrix, replicated, state_shardings
-from scaling.spec import Compute, Optimizer
+from models.architecture import Config, Execution, Output, architecture, output_of
+from models.counts import Kind, ParamCount
+from models.decoder.model import cross_entropy
+from models.sharding import (
+    batch_sharding,
+    leaves_of,
+    make_mesh,
+    replicated,
+    shardings_of,
+    sizes_by_kind,
+)
+from scaling.spec import Hardware, Optimizer, RunSpec
 from scaling.store.records import Refusal
 
 ADAM_EPSILON = 1e-8  # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1
@@ -61,59 +67,73 @@ class Program:
     abstract: TrainState  # shapes, dtypes and shardings, for restoring
 
 
-def update_rule(optimizer: Optimizer) -> optax.GradientTransformation:
-    """AdamW without its learning rate, which the step multiplies in.
+def update_rule(optimizer: Optimizer, leaves: Any) -> optax.GradientTransformation:
+    """AdamW without its learning rate, which the step multiplies in, for parameters of these kinds.
 
-    Decay is decoupled and touches matrices only (Loshchilov & Hutter 2019, arXiv:1711.05101).
+    Decay is decoupled and touches no vectors (Loshchilov & Hutter 2019, arXiv:1711.05101).
     """
     return optax.chain(
         optax.clip_by_global_norm(optimizer.clip_norm),
         optax.scale_by_adam(optimizer.beta1, optimizer.beta2, eps=ADAM_EPSILON),
         optax.add_decayed_weights(
             optimizer.weight_decay,
-            mask=lambda params: jax.tree_util.tree_map_with_path(is_matrix, params),
+            mask=jax.tree.map(lambda leaf: leaf.kind != "vector", leaves),
         ),
     )
 
 
 def make_program(
-    model: ModelConfig, optimizer: Optimizer, seed: int, compute: Compute, mesh: Mesh
+    name: str,
+    model: Config,
+    optimizer: Optimizer,
+    seed: int,
+    dtype: str,
+    hardware: Hardware,
+    mesh: Mesh,
 ) -> Program:
-    """The program of a run.
+    """The program of a run: a `model` of the architecture of this name.
 
     `train` takes tokens (steps, B, T + 1) int32 and rates (steps,) float32 and donates its state.
     `evaluate` takes parameters and windows (B, T + 1) and returns losses (B, T) float32.
-    Raises Refusal if the parameter tree is not of the size that was counted: every N, and so
+    Raises Refusal if the parameter tree is not what was counted, kind by kind: every N, and so
     every fit, would be wrong.
     """
-    rule = update_rule(optimizer)
+    family = architecture(name)
+    execution = Execution(dtype, hardware.layers, hardware.remat)
 
     def create() -> nnx.Module:
-        rngs, dtype = nnx.Rngs(seed), jnp.dtype(compute.dtype)
-        if model.architecture != "decoder":
-            return architecture(model.architecture).build(model, rngs=rngs, dtype=dtype)
-        return Decoder(model, rngs=rngs, dtype=dtype, layers=compute.layers, remat=compute.remat)
+        return family.build(model, nnx.Rngs(seed), execution)
 
-    graph, _ = nnx.split(nnx.eval_shape(create))
+    graph, arrays = nnx.split(nnx.eval_shape(create))
+    leaves = leaves_of(family, arrays)
+    _refuse_miscounted(name, family.count_params(model), sizes_by_kind(arrays, leaves))
+    rule = update_rule(optimizer, leaves)
 
     def initial() -> TrainState:
         params = nnx.split(create())[1]
         return TrainState(params, rule.init(params), jnp.int32(0))
 
     shapes = jax.eval_shape(initial)
-    held, counted = sum(leaf.size for leaf in jax.tree.leaves(shapes.params)), count_params(model)
-    if held != counted.total:
-        raise Refusal(
-            f"architecture = {model.architecture!r}: its parameter tree holds {held:,} numbers and "
-            f"count_params says {counted.total:,}. Correct the count."
-        )
-    shardings = state_shardings(mesh, shapes)
+    everywhere = replicated(mesh)
+    of_params = shardings_of(mesh, shapes.params, leaves)
+    # Moments lie where their parameters do.
+    of_moments = optax.tree.map_params(
+        rule,
+        lambda _, sharding: sharding,
+        shapes.moments,
+        of_params,
+        transform_non_params=lambda _: everywhere,
+    )
+    shardings = TrainState(of_params, of_moments, everywhere)  # type: ignore[arg-type]
 
-    def logits(params: Any, tokens_BxT: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+    def output(params: Any, tokens_BxT: jax.Array, keys_B: jax.Array | None = None) -> Output:
         inputs = (tokens_BxT,) if keys_B is None else (tokens_BxT, keys_B)
         # The decoder lays its table out on the mesh that it is traced for.
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return nnx.merge(graph, params)(*inputs)
+            return output_of(nnx.merge(graph, params)(*inputs))
+
+    def logits(params: Any, tokens_BxT: jax.Array) -> jax.Array:
+        return output(params, tokens_BxT).logits
 
     def losses(params: Any, tokens_BxT1: jax.Array) -> jax.Array:
         return cross_entropy(logits(params, tokens_BxT1[:, :-1]), tokens_BxT1[:, 1:])
@@ -124,7 +144,7 @@ def make_program(
         A function of the seed, the step and the sequence's place alone, so that a run that goes on
         later, or in other microbatches, drops the same numbers.
         """
-        if not getattr(model, "dropout", 0.0):  # not every architecture has any
+        if not family.drops(model):
             return None
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), DROPOUT), step)
         return jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(sequences))
@@ -133,24 +153,24 @@ def make_program(
         params: Any, tokens_BxT1: jax.Array, keys_B: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
         """What is minimised, and the mean cross-entropy that is reported."""
-        logits_BxTxV = logits(params, tokens_BxT1[:, :-1], keys_B)
+        logits_BxTxV, penalty = output(params, tokens_BxT1[:, :-1], keys_B)
         loss = jnp.mean(cross_entropy(logits_BxTxV, tokens_BxT1[:, 1:]))
         if not optimizer.z_loss:
-            return loss, loss
+            return loss + penalty, loss
         log_normaliser_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)
-        return loss + optimizer.z_loss * jnp.mean(log_normaliser_BxT**2), loss
+        return loss + penalty + optimizer.z_loss * jnp.mean(log_normaliser_BxT**2), loss
 
     def gradients(
         params: Any, tokens_BxT1: jax.Array, keys_B: jax.Array | None
     ) -> tuple[jax.Array, Any]:
         """The mean loss of a batch and the gradient of its objective."""
         value_and_grad = jax.value_and_grad(objective, has_aux=True)
-        if compute.accumulate == 1:
+        if hardware.accumulate == 1:
             (_, loss), grads = value_and_grad(params, tokens_BxT1, keys_B)
             return loss, grads
 
         # Every k-th sequence makes a microbatch, so that each still lies on all devices.
-        k = compute.accumulate
+        k = hardware.accumulate
 
         def split(of_batch: jax.Array) -> jax.Array:
             return of_batch.reshape(-1, k, *of_batch.shape[1:]).swapaxes(0, 1)
@@ -180,9 +200,19 @@ def make_program(
     def train(
         state: TrainState, tokens_SxBxT1: jax.Array, rates_S: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        return jax.lax.scan(step, state, (tokens_SxBxT1, rates_S))
+        if len(rates_S) > 1:
+            return jax.lax.scan(step, state, (tokens_SxBxT1, rates_S))
 
-    everywhere = replicated(mesh)
+        def lone(_: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            return step(carry[0], (tokens_SxBxT1[0], rates_S[0]))
+
+        # A loop whose length the compiler does not know: of a scan of one step it takes the loop
+        # away, and fuses the step, and so rounds, otherwise.
+        once = jax.lax.optimization_barrier(jnp.int32(1))
+        nothing = Metrics(jnp.float32(0), jnp.float32(0))
+        state, metrics = jax.lax.fori_loop(0, once, lone, (state, nothing))
+        return state, jax.tree.map(lambda value: value[None], metrics)
+
     batches, windows = batch_sharding(mesh, leading=1), batch_sharding(mesh)
     return Program(
         # Born sharded: no device ever holds the whole state of a model that needs several.
@@ -205,3 +235,31 @@ def make_program(
             shardings,
         ),
     )
+
+
+def program_of(spec: RunSpec, mesh: Mesh | None = None) -> Program:
+    """The program of a run.
+
+    Without a `mesh`, state and batch are split over as many of this process's devices as divide a
+    microbatch. Raises Refusal as `make_program` does.
+    """
+    mesh = mesh or make_mesh(fsdp=spec.devices_used(jax.device_count()))
+    return make_program(
+        spec.architecture,
+        spec.model,
+        spec.optimizer,
+        spec.seed,
+        spec.dtype,
+        spec.hardware,
+        mesh,
+    )
+
+
+def _refuse_miscounted(name: str, counted: ParamCount, held: Mapping[Kind, int]) -> None:
+    for kind, size in held.items():
+        if getattr(counted, kind) != size:
+            raise Refusal(
+                f"architecture = {name!r}: its parameter tree holds {size:,} numbers of the kind "
+                f"{kind!r} and count_params says {getattr(counted, kind):,}. Correct the count, "
+                "or what leaf() says of their names."
+            )

@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
             "training": {
                 **{"schedule": "cosine", "batch_sequences": 4, "learning_rate": 0.01},
                 **{"warmup_tokens": 1024, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95},
-                **{"clip_norm": 1.0, "steps_per_call": 8, "checkpoint_every_tokens": 4096},
+                **{"clip_norm": 1.0, "checkpoint_every_tokens": 4096},
             },
             "grid": {"kind": "product", "params": [12000], "tokens": [20480]},
             "evaluation": {"tokens": 400, "every_tokens": 20480},

@@ -24,15 +24,15 @@ from jax.sharding import AxisType
 from models.sharding import AXES, batch_sharding, replicated
 from scaling.data.prepare import declared
 from scaling.planning.plan import make_plan
-from scaling.training.step import make_program
+from scaling.training.step import program_of
 from scaling.study import read_study
 
 chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
 mesh = jax.make_mesh((1, 8, 1), AXES, axis_types=(AxisType.Auto,) * 3, devices=chips)
 study = read_study(Path("experiments/accelerator.toml"))
 run = max(make_plan(study, declared(study.data)).runs, key=lambda run: run.flops_per_token)
-program = make_program(run.model, run.optimizer, run.seed, run.compute, mesh)
-batch = (run.steps_per_call, run.batch_sequences, run.sequence_length + 1)
+program = program_of(run, mesh)
+batch = (run.hardware.steps_per_call, run.batch_sequences, run.sequence_length + 1)
 compiled = program.train.trace(
     program.abstract,
     jax.ShapeDtypeStruct(batch, np.int32, sharding=batch_sharding(mesh, leading=1)),

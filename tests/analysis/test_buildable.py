@@ -24,7 +24,7 @@ def shapes(cost: float = 1.0, step: float = 1.02) -> list[Built]:
     """A fine ladder around N*, at `cost` times 6N FLOPs a token."""
     best = answer(SOURCE, ASK).params
     sizes = best * step ** np.arange(-40, 41)
-    shape = {"n_layers": 1, "d_model": 64, "n_heads": 1, "n_kv_heads": 1}
+    shape = {"shape": "1 × 64 × 1", "dimensions": "layers × width × heads"}
     return [Built(float(n), 6 * cost * float(n), shape) for n in sizes]
 
 

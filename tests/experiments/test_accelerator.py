@@ -76,15 +76,15 @@ from pathlib import Path
 from models.sharding import make_mesh
 from scaling.data.prepare import declared
 from scaling.planning.plan import make_plan
-from scaling.training.step import make_program
+from scaling.training.step import program_of
 from scaling.study import read_study
 
 study = read_study(Path("experiments/accelerator.toml"))
 runs = make_plan(study, declared(study.data)).runs
 sizes = sorted(runs, key=lambda run: run.flops_per_token)
 for run in (sizes[0], sizes[-1]):
-    program = make_program(run.model, run.optimizer, run.seed, run.compute, make_mesh(fsdp=8))
-    batch = (run.steps_per_call, run.batch_sequences, run.sequence_length + 1)
+    program = program_of(run, make_mesh(fsdp=8))
+    batch = (run.hardware.steps_per_call, run.batch_sequences, run.sequence_length + 1)
     traced = program.train.trace(
         program.abstract,
         jax.ShapeDtypeStruct(batch, np.int32),

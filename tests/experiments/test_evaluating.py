@@ -26,7 +26,7 @@ STUDY: dict[str, Any] = {
     "training": {
         **{"schedule": "cosine", "batch_sequences": 4, "learning_rate": 0.01},
         **{"warmup_tokens": 128, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95},
-        **{"clip_norm": 1.0, "steps_per_call": 4, "checkpoint_every_tokens": 4096},
+        **{"clip_norm": 1.0, "round_to_steps": 4, "checkpoint_every_tokens": 4096},
     },
     "grid": {"kind": "product", "params": [3400], "tokens": [1024]},
     "evaluation": {"tokens": 400, "every_tokens": 1024},

@@ -17,7 +17,7 @@ from models.decoder.count import count_params
 from scaling.data.prepare import declared
 from scaling.planning.memory import step_memory
 from scaling.planning.plan import Plan, make_plan
-from scaling.spec import Compute
+from scaling.spec import Hardware
 from scaling.study import read_study
 
 STUDY = Path("experiments/accelerator.toml")
@@ -49,19 +49,19 @@ def test_state_is_divided_among_the_devices_and_activations_follow_the_microbatc
 def test_what_does_not_fit_is_said_with_a_change_that_does(plan: Plan) -> None:
     run = max(plan.runs, key=lambda run: run.flops_per_token)
     for remat, accumulate in ((False, 16), (True, 1)):
-        compute = Compute("bfloat16", "scanned", remat, accumulate)
-        large = replace(plan, runs=(replace(run, compute=compute),))
+        hardware = Hardware("scanned", remat, accumulate)
+        large = replace(plan, runs=(replace(run, dtype="bfloat16", hardware=hardware),))
         each = placed(large, device_named("h100-sxm"), 8)
         assert each.verdict != "fits"
         said = re.search(r"It (?:may|does) not fit\. Give (.*): about", to_text(each))
         assert said is not None
         found = re.search(r"accumulate = (\d+)", said[1])
         changed = replace(
-            compute,
+            hardware,
             accumulate=int(found[1]) if found else accumulate,
             remat=remat or "remat = true" in said[1],
         )
-        other = replace(run, compute=changed)
+        other = replace(run, dtype="bfloat16", hardware=changed)
         assert Placed(other, each.device, 8, step_memory(other, 8)).verdict == "fits"
 
 

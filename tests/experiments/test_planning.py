@@ -45,7 +45,7 @@ def planned(tmp_path: Path, cache: Path) -> Callable[..., Planned]:
             "training": {
                 **{"schedule": "cosine", "batch_sequences": 4, "learning_rate": 0.01},
                 **{"warmup_tokens": 128, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95},
-                **{"clip_norm": 1.0, "steps_per_call": 4},
+                **{"clip_norm": 1.0, "round_to_steps": 4},
             },
             "grid": {"kind": "product", "params": [3400], "tokens": [1024]},
             "evaluation": {"tokens": 400, "every_tokens": 1024},
@@ -77,7 +77,7 @@ weight_decay = 0.1
 beta1 = 0.9
 beta2 = 0.95
 clip_norm = 1.0
-steps_per_call = 4
+round_to_steps = 4
 [grid]
 {grid}
 [evaluation]
@@ -187,7 +187,7 @@ def advised(grid: str, refusal: Refusal) -> str:
     return grid
 
 
-def test_the_tokens_that_are_advised_make_whole_calls_of_steps(mine: Callable[..., Study]) -> None:
+def test_the_tokens_that_are_advised_are_rounded_to_themselves(mine: Callable[..., Study]) -> None:
     coarse = {"batch_sequences": "64", "warmup_tokens": "512"}  # calls of 4,096 tokens
     grid = PRODUCT.replace("1024, 4096, 16384", '"6.2k", "50k"')
     with pytest.raises(Refusal, match="would be rounded by more") as caught:

@@ -100,7 +100,7 @@ def test_the_study_beside_a_fit_names_a_shape(smoke, monkeypatch, capsys):
     scaling(monkeypatch, "fit", smoke, "--bootstrap", 200)
     fit = smoke / "fits" / "chinchilla.json"
     assert scaling(monkeypatch, "recommend", fit, "--flops", "1e11") == 0
-    assert re.search(r"\d+ layers? × \d+ wide", capsys.readouterr().out)
+    assert re.search(r"\d+ × \d+ × \d+ \(layers × width × heads\)", capsys.readouterr().out)
 
 
 def test_a_dry_run_lists_only_what_is_left(smoke, monkeypatch, capsys):

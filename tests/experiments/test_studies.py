@@ -12,14 +12,15 @@ import pytest
 from experiments.__main__ import main
 from experiments.planning import plan_study
 from models.decoder.config import ModelConfig
+from models.decoder.settings import DecoderSettings
 from scaling import study as studies
 from scaling.study import read_study
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 SECTIONS = (
-    *(studies.ModelSection, studies.DataSection, studies.SourceSection, studies.TrainingSection),
+    *(DecoderSettings, studies.DataSection, studies.SourceSection, studies.TrainingSection),
     *(studies.ProductGrid, studies.LadderGrid, studies.IsoflopGrid, studies.EvaluationSection),
-    *(studies.TasksSection, studies.Study),
+    *(studies.HardwareSection, studies.TasksSection, studies.Study),
 )
 
 

@@ -35,8 +35,7 @@ from scaling.store.run_record import read_run
 from scaling.store.steps import read_steps
 from scaling.store.table import publish_table
 from scaling.study import read_study
-from scaling.training import checkpoint
-from scaling.training import loop as training
+from scaling.training import checkpoint, step
 from scaling.training.jax_setup import configure_jax
 from scaling.training.step import make_program
 
@@ -60,7 +59,7 @@ weight_decay = 0.1
 beta1 = 0.9
 beta2 = 0.95
 clip_norm = 1.0
-steps_per_call = 4
+round_to_steps = 4
 checkpoint_every_tokens = 512
 [grid]
 kind = "product"
@@ -155,7 +154,7 @@ def programs(cache: Path) -> Iterator[None]:
     """Compile each program once in this process; no longer than these tests."""
     configure_jax()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_program", program)
+        patch.setattr(step, "make_program", program)
         yield
 
 
@@ -191,8 +190,8 @@ def undisturbed(make: Callable[..., Grid], tmp_path_factory: pytest.TempPathFact
 
 def bits(spec: RunSpec, run: Path) -> list[bytes]:
     """The parameters, moments and step that a run ended with."""
-    abstract = program(spec.model, spec.optimizer, spec.seed, spec.compute, make_mesh()).abstract
-    state = checkpoint.restore(run / "checkpoints", spec.schedule.steps, abstract)
+    abstract = step.program_of(spec, make_mesh()).abstract
+    state = checkpoint.restore(run / "checkpoints", spec.schedule.steps, abstract, spec.run_id)
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 

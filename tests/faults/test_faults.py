@@ -496,15 +496,15 @@ def test_a_program_that_does_not_compile_fails_its_run_alone(
     grid: Any, undisturbed: Any, survived: Survived, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     survived("compilation fails")
-    make_program, broken = loop.make_program, grid.plan.runs[0].seed
+    program_of, broken = loop.program_of, grid.plan.runs[0].seed
 
-    def fail(model: Any, optimizer: Any, seed: int, *more: Any) -> Any:
-        if seed == broken:
+    def fail(spec: Any, *more: Any) -> Any:
+        if spec.seed == broken:
             raise RuntimeError("INTERNAL: the compiler gave up\nat some length")
-        return make_program(model, optimizer, seed, *more)
+        return program_of(spec, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "make_program", fail)
+        patch.setattr(loop, "program_of", fail)
         assert grid.train() == {"completed": 3, "failed": 3}
     reason = read_json(grid.run_folder(grid.plan.runs[0]) / "run.json")["reason"]
     assert reason == "RuntimeError: INTERNAL: the compiler gave up"

@@ -45,7 +45,8 @@ def test_a_launch_that_drops_a_budget_while_another_trains(
 ) -> None:
     survived("a budget dropped while another launch trains", 1)
     grid = make(tmp_path)
-    first, study = begun(grid), grid.study.read_bytes()
+    study, _ = grid.study.read_bytes(), grid.plan  # before the file is edited
+    first = begun(grid)
     code, said = grid.finish(make(tmp_path, (ASKED, "tokens = [3072]")).launch(workers=1))
     assert code == 2 and "leaves runs of that one out" in said
     assert read_manifest(grid.folder).study_sha256[:12] in said

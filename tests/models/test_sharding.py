@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import pytest
 
-from models.sharding import is_matrix, make_mesh
+from models.architecture import architecture
+from models.sharding import make_mesh
 
 # Runs in a process of its own, because the number of devices is fixed when jax starts.
 EIGHT_DEVICES = """
@@ -20,7 +21,7 @@ import jax, numpy as np
 from models.decoder.config import ModelConfig
 from models.sharding import make_mesh
 from scaling.training.jax_setup import configure_jax
-from scaling.spec import Compute, Optimizer
+from scaling.spec import Hardware, Optimizer
 from scaling.training.step import make_program
 
 configure_jax()
@@ -29,8 +30,8 @@ tokens = np.random.default_rng(0).integers(0, 64, (3, 8, 17)).astype(np.int32)
 rates = np.full(3, 1e-2, np.float32)
 
 def trained(mesh, layers):
-    compute = Compute("float32", layers=layers)
-    program = make_program(model, Optimizer(0.9, 0.95, 0.1, 1.0), 0, compute, mesh)
+    adam, hardware = Optimizer(0.9, 0.95, 0.1, 1.0), Hardware(layers=layers)
+    program = make_program("decoder", model, adam, 0, "float32", hardware, mesh)
     return program.train(
         program.initial(), program.put_batches(tokens), program.put_rates(rates)
     )
@@ -57,13 +58,14 @@ LOWERED = """
 import jax, numpy as np
 from models.decoder.config import DIALECTS, ModelConfig
 from models.sharding import make_mesh
-from scaling.spec import Compute, Optimizer
+from scaling.spec import Hardware, Optimizer
 from scaling.training.step import make_program
 
 for dialect in DIALECTS.values():
     model = ModelConfig(64, 16, 1, 16, 2, 2, 8, 32, **dialect)
     for mesh in (make_mesh(), make_mesh(2, 2, 2)):
-        program = make_program(model, Optimizer(0.9, 0.95, 0.1, 1.0), 0, Compute("bfloat16"), mesh)
+        adam = Optimizer(0.9, 0.95, 0.1, 1.0)
+        program = make_program("decoder", model, adam, 0, "bfloat16", Hardware(), mesh)
         traced = program.train.trace(
             program.abstract,
             jax.ShapeDtypeStruct((2, 8, 17), np.int32),
@@ -145,21 +147,22 @@ def test_no_activation_is_copied_everywhere_on_its_way_between_layouts(
 
 
 @pytest.mark.parametrize(
-    "path, shape, expected",
+    "path, dimensions, kind",
     [
-        (("blocks", "q", "kernel"), (3, 4, 5), True),
-        (("blocks", 0, "q", "kernel"), (4, 5), True),
-        (("embedding",), (4, 5), True),
-        (("blocks", "q", "bias"), (3, 5), False),
-        (("blocks", "attention_norm", "scale"), (3, 4), False),
-        (("final_norm", "scale"), (4,), False),
+        (("blocks", "q", "kernel"), 3, "matrix"),
+        (("blocks", "0", "q", "kernel"), 2, "matrix"),
+        (("embedding",), 2, "embedding"),
+        (("positions",), 2, "embedding"),
+        (("head", "kernel"), 2, "head"),
+        (("blocks", "q", "bias"), 2, "vector"),
+        (("blocks", "attention_norm", "scale"), 2, "vector"),
+        (("final_norm", "scale"), 1, "vector"),
     ],
 )
 def test_a_matrix_is_told_from_a_stack_of_vectors(
-    path: tuple[Any, ...], shape: tuple[int, ...], expected: bool
+    path: tuple[str, ...], dimensions: int, kind: str
 ) -> None:
-    keys = tuple(jax.tree_util.DictKey(key) for key in path)
-    assert is_matrix(keys, jax.ShapeDtypeStruct(shape, "float32")) == expected
+    assert architecture("decoder").leaf(path, dimensions).kind == kind
 
 
 def test_both_dialects_lower_for_tpu_and_cuda_on_one_device_and_on_a_mesh() -> None:

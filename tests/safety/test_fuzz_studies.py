@@ -55,6 +55,7 @@ hostile = st.one_of(
 KNOWN = (
     *("unique_tokens", "allow_repeats", "accumulate", "remat", "layers", "presets", "params"),
     *("max_run_flops", "replicate_seeds", "overrides", "queries_per_kv", "z_loss", "sizes"),
+    *("hardware", "steps_per_call", "round_to_steps", "nominal_tokens"),
     *("span", "center_params", "center_tokens_per_param", "budgets", "tokens", "train_tokens"),
 )
 

@@ -46,12 +46,13 @@ STUDY: dict[str, Any] = {
         "beta1": 0.9,
         "beta2": 0.95,
         "clip_norm": 1.0,
-        "steps_per_call": 4,
+        "round_to_steps": 4,
         "checkpoint_every_tokens": 512,
     },
     # Calls of 4 steps of 64 tokens: branches at 20 of 24 and 40 of 48 steps.
     "grid": {"kind": "product", "params": [3400], "tokens": [1536, 3072]},
     "evaluation": {"tokens": 400, "every_tokens": 768},
+    "hardware": {"steps_per_call": 4},
 }
 
 

@@ -120,7 +120,8 @@ def test_what_is_no_positive_number_is_no_quantity(text: Any) -> None:
         ("grid", "tokens", [10**400], "positive, finite"),
         ("grid", "seeds", [2**32], "less than"),
         ("training", "learning_rate_factor", 0.0, "greater than 0"),
-        ("training", "accumulate", 0, "greater than or equal to 1"),
+        ("training", "round_to_steps", 0, "greater than or equal to 1"),
+        ("hardware", "accumulate", 0, "greater than or equal to 1"),
         ("evaluation", "tokens", {"a": 1}, "not a number"),
     ],
     ids=lambda value: repr(value)[:20],
@@ -131,6 +132,12 @@ def test_a_value_out_of_range_is_refused_by_section_and_field(
     with pytest.raises(Refusal, match=rf"^here: \[{section}\] {field} = .*{words}") as refusal:
         parse_study(table(**{section: {field: value}}), "here")
     assert "\n" not in str(refusal.value)  # one mistake, one line
+
+
+@pytest.mark.parametrize("field", ["layers", "remat", "accumulate", "steps_per_call"])
+def test_a_field_that_moved_is_refused_with_its_place(table: Table, field: str) -> None:
+    with pytest.raises(Refusal, match=rf"^here: \[training\] {field} moved to \[hardware\]"):
+        parse_study(table(training={field: 1}), "here")
 
 
 @pytest.mark.parametrize("name", ["lerning_rate", "learning-rate", "str"])

@@ -124,11 +124,11 @@ def test_chinchilla_components_equal_the_recomputed_columns() -> None:
         config = preset(name).config
         plain, gated = count_params(config), count_params(replace(config, mlp="swiglu"))
         narrow = count_params(replace(config, d_ff=1))  # all but the MLP, whose width is one
-        attention = narrow.block_matrices - 2 * config.n_layers * config.d_model
+        attention = narrow.matrix - 2 * config.n_layers * config.d_model
         assert plain.embedding == int(row["Embedding Parameters"])
         assert attention == int(row["Total Attn Params"])
-        assert plain.block_matrices - attention == int(row["Total FFN Params"])
-        assert gated.block_matrices - attention == int(row["Total Gated Params"])
+        assert plain.matrix - attention == int(row["Total FFN Params"])
+        assert gated.matrix - attention == int(row["Total Gated Params"])
 
 
 # Landmarks that are presets by another name.

@@ -34,7 +34,7 @@ from scaling.store.run_record import read_run
 from scaling.store.steps import read_steps
 from scaling.training import checkpoint
 from scaling.training.flags import worker_environment
-from scaling.training.step import make_program
+from scaling.training.step import program_of
 
 CLOCK = ["tokens_per_s", "mfu"]
 
@@ -70,9 +70,9 @@ def status(folder: Path) -> str:
 
 
 def final(spec: RunSpec, results: Path) -> list[bytes]:
-    program = make_program(spec.model, spec.optimizer, spec.seed, spec.compute, make_mesh())
+    program = program_of(spec, make_mesh())
     folder = results / "runs" / spec.run_id / "checkpoints"
-    state = checkpoint.restore(folder, spec.schedule.steps, program.abstract)
+    state = checkpoint.restore(folder, spec.schedule.steps, program.abstract, spec.run_id)
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.decoder.count import ParamCount
+from models.counts import ParamCount
 from scaling.planning.rules import LEARNING_RATES
 
 SWEEP = Path(__file__).parents[3] / "results" / "reference" / "learning_rate" / "runs.csv"
@@ -20,7 +20,7 @@ def sizes():
 
 
 def rule(non_embedding: int) -> float:
-    params = ParamCount(0, 0, non_embedding, 0, 0, 0, 0)
+    params = ParamCount(embedding=0, matrix=non_embedding, vector=0, head=0, head_matmul=0)
     return LEARNING_RATES["sotu-bytes"].value(params, 1024)
 
 

@@ -43,19 +43,19 @@ def test_every_budget_is_a_branch_of_one_trunk(plan: PlanOf) -> None:
 
 def test_a_cooldown_takes_the_last_fifth(plan: PlanOf) -> None:
     long = by_tokens(plan())[3072]
-    assert (long.schedule.steps, long.first_step) == (48, 40)  # 8 of 9.6 steps, in calls of 4
+    assert (long.schedule.steps, long.first_step) == (48, 40)  # 8 of 9.6 steps, in multiples of 4
 
 
-def test_steps_of_every_kind_are_multiples_of_a_call(plan: PlanOf) -> None:
-    for call in (1, 3, 8):
-        for run in plan(training={"steps_per_call": call}).runs:
+def test_steps_of_every_kind_are_multiples_of_what_d_is_rounded_to(plan: PlanOf) -> None:
+    for unit in (1, 3, 8):
+        for run in plan(training={"round_to_steps": unit}).runs:
             counted = {run.schedule.steps, run.first_step, run.evaluate_every, *run.checkpoint_at}
-            assert not any(step % call for step in counted)
-            assert run.checkpoint_every is not None and run.checkpoint_every % call == 0
+            assert not any(step % unit for step in counted)
+            assert run.checkpoint_every is not None and run.checkpoint_every % unit == 0
 
 
-def test_tokens_are_rounded_to_the_nearest_call(plan: PlanOf) -> None:
-    # Calls of 4·4·16 = 256 tokens.
+def test_tokens_are_rounded_to_the_nearest_multiple(plan: PlanOf) -> None:
+    # Multiples of 4·4·16 = 256 tokens.
     assert set(by_tokens(plan(grid={"tokens": [1600, 3300]}))) == {1536, 3328}
 
 
@@ -96,7 +96,7 @@ def test_how_often_files_are_written_is_no_part_of_a_runs_identity(plan: PlanOf)
         {"training": {"beta2": 0.9}},
         {"training": {"batch_sequences": 8}},
         {"training": {"warmup_tokens": 128}},
-        {"training": {"steps_per_call": 2}},
+        {"training": {"nominal_tokens": 3072}},
         {"training": {"cooldown_shape": "linear"}},
         {"training": {"cooldown_fraction": 0.5}},
         {"model": {"overrides": {"head": "tied"}}},
@@ -106,10 +106,6 @@ def test_how_often_files_are_written_is_no_part_of_a_runs_identity(plan: PlanOf)
         {"model": {"overrides": {"positions": "sinusoidal"}}},
         {"training": {"z_loss": 1e-4}},
         {"training": {"compute_dtype": "bfloat16"}},
-        {"training": {"accumulate": 2}},
-        {"training": {"layers": "scanned"}},
-        {"training": {"remat": True}},
-        {"evaluation": {"tokens": 500}},
     ],
     ids=str,
 )
@@ -185,7 +181,7 @@ def test_the_table_has_a_row_a_run_and_its_costs_add_up(plan: PlanOf) -> None:
         ({"training": {"beta2": "magic"}}, r"\[training\] beta2 = 'magic'"),
         ({"training": {"warmup_tokens": "magic"}}, r"\[training\] warmup_tokens = 'magic'"),
         ({"training": {"batch_sequences": 10_000}}, "less than one batch"),
-        ({"training": {"accumulate": 3}}, "accumulate = 3 does not divide batch_sequences = 4"),
+        ({"hardware": {"accumulate": 3}}, "accumulate = 3 does not divide batch_sequences = 4"),
         ({"training": {"cooldown_fraction": 0.95}}, "would start inside the warmup"),
         (
             {"model": {"overrides": {"norm": "batch"}}},
@@ -219,7 +215,7 @@ def test_everything_that_is_wrong_with_a_study_is_said_at_once(plan: PlanOf) -> 
     with pytest.raises(Refusal) as caught:
         plan(
             grid={"params": [10, 3400, 13000], "tokens": [1536, 10**9]},
-            training={"warmup_tokens": 640, "accumulate": 1, "beta2": 0.9},
+            training={"warmup_tokens": 640, "beta2": 0.9},
         )
     lines = str(caught.value).splitlines()
     for words in ("smallest shape", "warmup_tokens = 640 is 42%", "allow_repeats"):

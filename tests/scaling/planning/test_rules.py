@@ -6,15 +6,16 @@ import dataclasses
 
 import pytest
 
+from models.counts import ParamCount
 from models.decoder.config import ModelConfig
-from models.decoder.count import ParamCount, count_params
+from models.decoder.count import count_params
 from scaling.planning.rules import BETA2, LEARNING_RATES, WARMUP_TOKENS, resolve
 
 SMALL = count_params(ModelConfig(256, 128, 2, 64, 4, 4, 16, 176))
 
 
 def sized(non_embedding: int) -> ParamCount:
-    return ParamCount(0, 0, non_embedding, 0, 0, 0, 0)
+    return ParamCount(embedding=0, matrix=non_embedding, vector=0, head=0, head_matmul=0)
 
 
 @pytest.mark.parametrize("params, rate", [(10**6, 1.3117e-3), (10**8, 6.693e-4), (10**9, 3.481e-4)])

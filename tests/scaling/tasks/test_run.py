@@ -16,6 +16,7 @@ from scaling.planning.plan import Plan
 from scaling.spec import RunSpec
 from scaling.tasks.evaluate import Evaluator
 from scaling.training import loop as training
+from scaling.training import step
 from scaling.training.inputs import evaluator_of
 from scaling.training.jax_setup import configure_jax
 from scaling.training.loop import Interrupted, Trained, train
@@ -39,7 +40,7 @@ def programs(cache: Path) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "evaluator_of", evaluator_once)
-        patch.setattr(training, "make_program", program_once)
+        patch.setattr(step, "make_program", program_once)
         yield
 
 

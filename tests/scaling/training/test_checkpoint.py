@@ -21,7 +21,11 @@ from scaling.store.checksums import CHECKSUMS
 from scaling.store.records import Refusal, read_json
 from scaling.store.steps import checkpoint_steps
 from scaling.training import checkpoint
-from scaling.training.checkpoint import Damaged, keep, last_steps, restore, save, set_aside
+from scaling.training.checkpoint import Damaged, keep, last_steps, set_aside
+
+RUN = "0123456789ab"
+save = partial(checkpoint.save, run_id=RUN)
+restore = partial(checkpoint.restore, run_id=RUN)
 
 
 class Killed(BaseException):
@@ -114,16 +118,30 @@ def test_a_file_cut_short_or_gone_is_found_and_named(folder: Path) -> None:
 
 def test_a_list_of_checksums_opens_no_file_outside_its_checkpoint(folder: Path) -> None:
     listed = {"../../secret": {"bytes": 1, "sha256": ""}}
-    (folder / "8" / CHECKSUMS).write_text(json.dumps({"files": listed}))
+    noted = {"run_id": RUN, "step": 8, "files": listed}
+    (folder / "8" / CHECKSUMS).write_text(json.dumps(noted))
     with pytest.raises(Damaged, match="secret is missing"):
         restore(folder, 8, abstract())
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"files": 3}', '{"files": {"d": 3}}', "\udcff"])
+OF_8 = f'"run_id": "{RUN}", "step": 8'
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", f"{{{OF_8}}}", f'{{{OF_8}, "files": {{"d": 3}}}}', '{"files": {}}', "\udcff"]
+)
 def test_a_list_of_checksums_that_is_none_is_damage(folder: Path, text: str) -> None:
     (folder / "8" / CHECKSUMS).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(Damaged, match="checksums"):
         restore(folder, 8, abstract())
+
+
+def test_a_checkpoint_of_another_run_or_of_another_step_is_not_used(folder: Path) -> None:
+    with pytest.raises(Damaged, match=r"8 is step 8 of run 0123456789ab, not step 8 of run ba98"):
+        checkpoint.restore(folder, 8, abstract(), "ba9876543210")
+    (folder / "8").rename(folder / "16")
+    with pytest.raises(Damaged, match="16 is step 8 of run 0123456789ab, not step 16 of"):
+        restore(folder, 16, abstract())
 
 
 def test_the_last_two_and_the_branch_points_are_kept(folder: Path) -> None:
@@ -203,7 +221,7 @@ def test_killed_anywhere_it_leaves_whole_checkpoints_or_none(
         steps = checkpoint_steps(folder)
         assert surely[what] <= set(steps)
         for step in steps:
-            checkpoint.verify(folder / str(step))
+            checkpoint.verify(folder / str(step), RUN)
         if not killed:
             break
         # Whoever comes next sweeps.

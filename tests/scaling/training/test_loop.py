@@ -20,7 +20,7 @@ from scaling.data.holdout import holdout_windows
 from scaling.planning.plan import Plan
 from scaling.spec import RunSpec
 from scaling.store.steps import checkpoint_steps, read_steps
-from scaling.training import checkpoint
+from scaling.training import checkpoint, step
 from scaling.training import loop as training
 from scaling.training.jax_setup import configure_jax
 from scaling.training.loop import Diverged, Interrupted, Trained, train
@@ -37,7 +37,7 @@ def programs(cache: Path) -> Iterator[None]:
     """Compile each program once; that other processes agree is shown in test_worker.py."""
     configure_jax()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_program", program_once)
+        patch.setattr(step, "make_program", program_once)
         yield
 
 
@@ -56,13 +56,15 @@ def undisturbed(
 
 
 def program(spec: RunSpec) -> Any:
-    return program_once(spec.model, spec.optimizer, spec.seed, spec.compute, make_mesh())
+    return step.program_of(spec, make_mesh())  # of the programs that are made once
 
 
 def final(spec: RunSpec, results: Path) -> list[bytes]:
     """The bits of parameters, moments and step at the end of a run."""
     folder = results / spec.run_id / "checkpoints"
-    state = checkpoint.restore(folder, checkpoint_steps(folder)[-1], program(spec).abstract)
+    state = checkpoint.restore(
+        folder, checkpoint_steps(folder)[-1], program(spec).abstract, spec.run_id
+    )
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
@@ -92,7 +94,7 @@ def test_a_run_stopped_after_every_single_call_ends_with_the_same_bits(
     tmp_path: Path,
 ) -> None:
     for run, expected in zip(runs, undisturbed[1], strict=True):
-        calls = (run.schedule.steps - run.first_step) // run.steps_per_call
+        calls = (run.schedule.steps - run.first_step) // run.hardware.steps_per_call
         for _ in range(calls - 1):
             with pytest.raises(Interrupted):
                 bring(run, tmp_path, corpus, should_stop=stop_after(1))
@@ -112,7 +114,7 @@ def test_a_run_killed_between_checkpoints_ends_with_the_same_bits(
         pass
 
     def kill(progress: training.Progress) -> None:
-        if progress.step == calls * runs[0].steps_per_call:
+        if progress.step == calls * runs[0].hardware.steps_per_call:
             raise Killed
 
     with pytest.raises(Killed):
@@ -131,10 +133,10 @@ def test_a_segment_without_its_checkpoint_is_trained_again(
     class Killed(BaseException):
         pass
 
-    def save(folder: Path, step: int, state: Any) -> None:
+    def save(folder: Path, step: int, state: Any, run_id: str) -> None:
         if step > 20:
             raise Killed
-        checkpoint_save(folder, step, state)
+        checkpoint_save(folder, step, state, run_id)
 
     checkpoint_save = checkpoint.save
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -267,7 +269,7 @@ def test_the_held_out_loss_is_that_of_the_final_checkpoint(
 
     run, trained = runs[2], undisturbed[1][2]
     state = checkpoint.restore(
-        undisturbed[0] / run.run_id / "checkpoints", 48, program(run).abstract
+        undisturbed[0] / run.run_id / "checkpoints", 48, program(run).abstract, run.run_id
     )
     graph, _ = nnx.split(nnx.eval_shape(lambda: Decoder(run.model, rngs=nnx.Rngs(0))))
     windows = holdout_windows(corpus, 16, 400).tokens
@@ -326,10 +328,10 @@ def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_with_its_step(
     advance = training._Loop._advance
 
     def poisoned(loop: Any, state: Any, step: int) -> Any:
-        state, metrics = advance(loop, state, step)
+        state, metrics, reached = advance(loop, state, step)
         loss = np.asarray(metrics.loss).copy()
         loss[2] = bad if step == 24 else loss[2]
-        return state, metrics._replace(loss=loss)
+        return state, metrics._replace(loss=loss), reached
 
     monkeypatch.setattr(training._Loop, "_advance", poisoned)
     with pytest.raises(Diverged, match=rf"loss {bad}.* at step 27"):

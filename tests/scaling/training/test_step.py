@@ -20,7 +20,8 @@ from flax import nnx
 from models.decoder.config import ModelConfig
 from models.decoder.model import Decoder
 from models.sharding import make_mesh
-from scaling.spec import Compute, Optimizer
+from scaling.spec import Hardware, Optimizer
+from scaling.training.flags import worker_environment
 from scaling.training.step import TrainState, make_program
 
 MODEL = ModelConfig(64, 16, 2, 16, 2, 2, 8, 32, norm="layer", biases=True)
@@ -34,11 +35,13 @@ def trained(
     optimizer: Optimizer = OPTIMIZER,
     model: ModelConfig = MODEL,
     seed: int = 0,
-    **compute: Any,
+    dtype: str = "float32",
+    **hardware: Any,
 ) -> tuple[TrainState, np.ndarray]:
     """State and losses after three steps."""
-    settings = Compute(**{"dtype": "float32", **compute})
-    program = make_program(model, optimizer, seed, settings, make_mesh())
+    program = make_program(
+        "decoder", model, optimizer, seed, dtype, Hardware(**hardware), make_mesh()
+    )
     state, metrics = program.train(
         program.initial(), program.put_batches(TOKENS), program.put_rates(RATES)
     )
@@ -107,7 +110,7 @@ def test_bfloat16_keeps_float32_parameters_and_moments_and_nearly_the_losses(who
 
 def test_z_loss_is_in_the_gradient_and_not_in_the_reported_loss(whole: Any) -> None:
     optimizer = Optimizer(0.9, 0.95, 0.5, 1.0, z_loss=0.1)
-    program = make_program(MODEL, optimizer, 0, Compute("float32"), make_mesh())
+    program = make_program("decoder", MODEL, optimizer, 0, "float32", Hardware(), make_mesh())
     graph, params = nnx.split(Decoder(MODEL, rngs=nnx.Rngs(0)))
 
     def objective(params: Any) -> jax.Array:
@@ -122,6 +125,39 @@ def test_z_loss_is_in_the_gradient_and_not_in_the_reported_loss(whole: Any) -> N
     )
     assert float(metrics.grad_norm[0]) == pytest.approx(float(expected), rel=1e-5)
     assert float(metrics.loss[0]) == pytest.approx(whole[1][0], rel=1e-6)
+
+
+LENGTHS = """
+import itertools, json, sys
+sys.path.insert(0, {folder!r})
+import jax, numpy as np
+import test_step as t
+found = []
+for dtype in ("float32", "bfloat16"):
+    program = t.make_program("decoder", t.MODEL, t.OPTIMIZER, 0, dtype, t.Hardware(), t.make_mesh())
+    ends = []
+    for lengths in ((6,), (2, 2, 2), (4, 2), (1,) * 6, (5, 1)):
+        state, losses = program.initial(), []
+        for end, length in zip(itertools.accumulate(lengths), lengths):
+            part = [each % 3 for each in range(end - length, end)]
+            tokens, rates = program.put_batches(t.TOKENS[part]), program.put_rates(t.RATES[part])
+            state, metrics = program.train(state, tokens, rates)
+            losses += np.asarray(metrics.loss).tolist()
+        bits = [np.asarray(leaf).tobytes().hex() for leaf in jax.tree.leaves(state)]
+        ends.append([losses, *bits])
+    found.append(len({{json.dumps(end) for end in ends}}))
+print(json.dumps(found))
+"""
+
+
+def test_calls_of_any_lengths_end_with_the_same_bits_with_the_flags_of_a_worker() -> None:
+    # A scan of one step does not: the compiler takes the loop away, and rounds otherwise.
+    code = LENGTHS.format(folder=str(Path(__file__).parent))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=worker_environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == [1, 1]
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +185,8 @@ def test_the_same_numbers_are_dropped_however_a_step_is_carried_out(
 
 def test_what_is_dropped_depends_on_the_seed_and_the_step_alone() -> None:
     programs = [
-        make_program(DROPPING, OPTIMIZER, seed, Compute("float32"), make_mesh()) for seed in (0, 1)
+        make_program("decoder", DROPPING, OPTIMIZER, seed, "float32", Hardware(), make_mesh())
+        for seed in (0, 1)
     ]
     batches, rates = np.repeat(TOKENS[:1], 4, axis=0), np.zeros(4, np.float32)
 
@@ -170,7 +207,7 @@ def test_what_is_dropped_depends_on_the_seed_and_the_step_alone() -> None:
 
 def test_losses_of_evaluation_know_no_dropout() -> None:
     plain, dropping = (
-        make_program(model, OPTIMIZER, 0, Compute("float32"), make_mesh())
+        make_program("decoder", model, OPTIMIZER, 0, "float32", Hardware(), make_mesh())
         for model in (MODEL, DROPPING)
     )
     losses = [
