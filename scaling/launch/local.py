@@ -14,6 +14,8 @@ from scaling.training.flags import worker_environment
 class Worker(subprocess.Popen[bytes]):
     """A worker's process."""
 
+    log: Path | None = None  # until it was seen to have ended
+
     def __str__(self) -> str:
         return f"process {self.pid}"
 
@@ -25,7 +27,7 @@ class Local:
         """A worker, in the process group of the launch: Ctrl-C reaches both."""
         file = _open(log)
         try:
-            return Worker(
+            worker = Worker(
                 command,
                 env=worker_environment(),
                 stdin=subprocess.DEVNULL,
@@ -34,10 +36,16 @@ class Local:
             )
         finally:
             os.close(file)
+        worker.log = log
+        return worker
 
     def alive(self, worker: Worker) -> bool:
-        """Whether it still runs, or is only frozen."""
-        return worker.poll() is None
+        """Whether it still runs, or is only frozen. Of what it died is added to its log."""
+        code = worker.poll()
+        if code is not None and code < 0 and worker.log is not None:
+            _add(worker.log, f"{worker} ended by signal {-code} (out of memory sends 9)\n")
+            worker.log = None
+        return code is None
 
     def stop(self, worker: Worker) -> None:
         """Ask it to end in order."""
@@ -47,6 +55,13 @@ class Local:
         """End it, also if it is frozen."""
         worker.kill()
         worker.wait()
+
+
+def _add(log: Path, text: str) -> None:
+    file = _open(log)
+    with suppress(OSError):
+        os.write(file, text.encode())
+    os.close(file)
 
 
 def _open(log: Path) -> int:

@@ -59,10 +59,17 @@ class Queue:
 
         Call it again and again: those who hold a run are given up after a while without a sign.
         """
+        starts: dict[str, set[int] | None] = {}  # as `_starts`, by trunk
         for run in sorted(self.left(), key=self._rank):
+            if run.run_kind == "cooldown":
+                if run.trunk_id not in starts:
+                    starts[run.trunk_id] = self._starts(run.trunk_id)
+                at = starts[run.trunk_id]
+                if at is not None and run.first_step not in at:
+                    continue
             if has_ended(self.results, run):
                 self._ended.add((run.run_id, run.steps))
-            elif self._can_begin(run) and self.observer.owner(self.folder(run)) is None:
+            elif self.observer.owner(self.folder(run)) is None:
                 self._last_trunk = run.trunk_id
                 return run
         return None
@@ -70,7 +77,8 @@ class Queue:
     def left(self) -> list[PlannedRun]:
         """The runs of the plan, but those that were seen to have ended, or given up."""
         for run in self.current.manifest.runs:
-            if run.trunk_id in self.given_up and not branch_point(self.trunk(run), run.first_step):
+            trunk = run_folder(self.results, run.trunk_id)
+            if run.trunk_id in self.given_up and run.first_step not in branch_points(trunk):
                 self.given_up.setdefault(run.run_id, f"its trunk {run.trunk_id} was given up")
         return [
             run
@@ -82,17 +90,14 @@ class Queue:
         """Where a run lies."""
         return run_folder(self.results, run.run_id)
 
-    def trunk(self, run: PlannedRun) -> Path:
-        """Where the run lies that it goes on from."""
-        return run_folder(self.results, run.trunk_id)
+    def _starts(self, trunk: str) -> set[int] | None:
+        """The steps of a trunk that branches can start from; null if it ended: there are no more.
 
-    def _can_begin(self, run: PlannedRun) -> bool:
-        """Whether a run starts from nothing, or from what is there, or from what never will be."""
-        return (
-            run.run_kind != "cooldown"
-            or branch_point(self.trunk(run), run.first_step)
-            or has_ended(self.results, self.current.manifest.by_id[run.trunk_id])
-        )
+        A branch is then trained from what there is, or fails because its trunk did.
+        """
+        if has_ended(self.results, self.current.manifest.by_id[trunk]):
+            return None
+        return branch_points(run_folder(self.results, trunk))
 
     def _rank(self, run: PlannedRun) -> tuple[float, bool]:
         """Least first. Of equals, one of the trunk trained last, whose program is compiled."""
@@ -100,6 +105,6 @@ class Queue:
         return cost, run.trunk_id != self._last_trunk
 
 
-def branch_point(trunk: Path, step: int) -> bool:
-    """Whether a trunk's state after so many steps is on disk."""
-    return any(step in checkpoint_steps(each) for each in checkpoint_folders(trunk))
+def branch_points(trunk: Path) -> set[int]:
+    """The steps after which a trunk's state is on disk."""
+    return {step for each in checkpoint_folders(trunk) for step in checkpoint_steps(each)}

@@ -20,7 +20,7 @@ from pathlib import Path
 from scaling.data.corpus import load
 from scaling.data.verified import check
 from scaling.launch.output import Unbroken, log_tail
-from scaling.launch.queue import ORDERS, Order, Queue, branch_point
+from scaling.launch.queue import ORDERS, Order, Queue, branch_points
 from scaling.launch.source import source_digest
 from scaling.launch.stops import stops_noted
 from scaling.spec import RunSpec, read_spec
@@ -153,7 +153,7 @@ def _train(mine: Attempt, stopping: Callable[[], bool], source: str | None) -> S
     try:
         spec = read_spec(folder)
         trunk = folder.parent / spec.trunk_id
-        if spec.run_kind == "cooldown" and not branch_point(trunk, spec.first_step):
+        if spec.run_kind == "cooldown" and spec.first_step not in branch_points(trunk):
             match _status(trunk):
                 case "diverged" | "failed" as ended:
                     reason = f"its trunk {trunk.name} {ended}: {read_run(trunk).reason}"

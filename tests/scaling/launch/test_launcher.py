@@ -91,7 +91,8 @@ def test_dead_and_preempted_workers_are_followed_by_others_and_a_finished_study_
     assert "at step" in (read_run(runs[4]).reason or "")
     assert (snapshots[-1].runs_done, snapshots[-1].runs) == (6, 6)
     assert snapshots[-1].flops_done == pytest.approx(snapshots[-1].flops)
-    assert not (tmp_path / LOGS).exists(), "nothing was said"
+    (log, *_) = sorted((tmp_path / LOGS).iterdir())
+    assert f"process {local.started[0].pid} ended by signal 9" in log.read_text()
 
     table = pd.read_parquet(publish_table(tmp_path).path)
     assert (table["loss"].notna() == (table["status"] == "completed")).all()
