@@ -36,8 +36,7 @@ def measure(params: float, steps_per_call: int) -> dict[str, float]:
     import numpy as np
 
     from models.architecture import DEFAULT
-    from models.decoder.count import count_flops
-    from models.decoder.ladder import Ladder, nearest
+    from models.decoder.sizes import Ladder, count_flops, nearest
     from models.sharding import make_mesh
     from scaling.spec import Hardware, Optimizer
     from scaling.training.step import make_program

@@ -13,8 +13,8 @@ import tyro
 from analysis.units import human
 from experiments.cli import JsonFile, app
 from experiments.text import columns, say
-from models.decoder.count import count_params
 from models.decoder.presets import PRESETS, Preset
+from models.decoder.sizes import count_params
 from scaling.store.records import Refusal, did_you_mean, write_json
 
 Prefix = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PREFIX")]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from analysis.units import bytes_text, human
 from experiments.planning import Planned
-from models.ladder import Rung
+from models.sizes import Rung
 from scaling.data.holdout import Judged
 from scaling.planning.estimate import estimate
 from scaling.planning.plan import Plan

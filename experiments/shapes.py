@@ -12,8 +12,7 @@ import numpy as np
 from analysis.buildable import Built
 from analysis.rates import Rates
 from models.architecture import architecture
-from models.counts import ParamsConvention
-from models.ladder import Ladder
+from models.sizes import Ladder, ParamsConvention
 from scaling.data.tokenizer import vocabulary
 from scaling.planning.grid import ladder_of
 from scaling.planning.rules import LEARNING_RATES, peak_rate

@@ -16,9 +16,8 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
-from models.counts import FlopCount, Kind, ParamCount
-from models.ladder import Ladder
 from models.own_source import digest_of
+from models.sizes import FlopCount, Kind, Ladder, ParamCount
 
 if TYPE_CHECKING:
     import jax

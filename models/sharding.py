@@ -12,7 +12,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from models.architecture import Architecture, Leaf
-from models.counts import KINDS, Kind
+from models.sizes import KINDS, Kind
 
 AXES = ("data", "fsdp", "tensor")
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import PlainValidator, TypeAdapter, ValidationInfo
 
 from models.architecture import Config, architecture, code_of
-from models.counts import FlopCount, ParamCount
+from models.sizes import FlopCount, ParamCount
 from scaling.data.corpus import CorpusInfo, unique_tokens
 from scaling.schedule import Schedule
 from scaling.store.manifest import PlannedRun

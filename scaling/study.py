@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from models.counts import ParamsConvention
+from models.sizes import ParamsConvention
 from scaling.model_section import ModelSection, model_words
 from scaling.quantity import parse_count, parse_quantity
 from scaling.store.records import Refusal, did_you_mean

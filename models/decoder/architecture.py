@@ -7,12 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from models.architecture import Architecture, Execution, Leaf
-from models.counts import FlopCount, ParamCount
 from models.decoder.config import ModelConfig
-from models.decoder.count import count_flops, count_params
-from models.decoder.ladder import Ladder
 from models.decoder.presets import preset
 from models.decoder.settings import DecoderSettings, PresetSettings
+from models.decoder.sizes import Ladder, count_flops, count_params
+from models.sizes import FlopCount, ParamCount
 
 if TYPE_CHECKING:
     from flax import nnx

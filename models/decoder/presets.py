@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from models.decoder.config import DIALECTS, ModelConfig
-from models.decoder.count import count_params
+from models.decoder.sizes import count_params
 
 SHAPES = Path(__file__).with_name("presets.toml")
 # What two or three printed digits leave open. GPT-3's 2.7B (2.65B by its shape) and 350M (356M) are

@@ -12,8 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from models.architecture import Architecture, Config, Settings, architecture
-from models.counts import ParamsConvention
-from models.ladder import Ladder, Rung, size_of
+from models.sizes import Ladder, ParamsConvention, Rung, size_of
 from scaling.planning.refusals import Refusals, listed
 from scaling.store.records import Refusal
 from scaling.study import IsoflopGrid, LadderGrid, ProductGrid, Study

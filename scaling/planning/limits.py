@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from scaling.data.corpus import CorpusInfo, epoch_tokens
 from scaling.planning.grid import Cell
 from scaling.planning.refusals import listed
-from scaling.planning.rounding import asked, at_least, whole_steps
-from scaling.planning.runs_of import cooldown_steps, rounded
+from scaling.planning.rounding import asked, at_least
+from scaling.planning.runs_of import cooldown_steps, rounded, whole_steps
 from scaling.spec import RunSpec
 from scaling.store.records import Refusal
 from scaling.study import IsoflopGrid, LadderGrid, Study

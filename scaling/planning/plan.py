@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from models.architecture import Config
-from models.ladder import Rung
+from models.sizes import Rung
 from scaling.data.corpus import CorpusInfo
 from scaling.planning.estimate import Estimate, estimate
 from scaling.planning.grid import Cell, draft_cells

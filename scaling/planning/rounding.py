@@ -1,4 +1,4 @@
-"""Tokens in whole steps: what a cell's D is rounded to, and when that is too far.
+"""Tokens that whole steps miss by too much.
 
 All cells that rounding would make other cells are refused at once, with what would fit them.
 """
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scaling.planning.grid import Cell
 from scaling.planning.refusals import listed
+from scaling.planning.runs_of import step_tokens, whole_steps
 from scaling.store.records import Refusal
 from scaling.study import IsoflopGrid, LadderGrid, Study
 
@@ -21,17 +22,6 @@ MAX_ROUNDING = 0.05
 # Runs of one isoFLOP budget are compared at equal compute. At the loss's slope of at most 0.1 a
 # factor e in compute, 1% of compute is 0.001 nats, below the noise between seeds.
 MAX_ISOFLOP_ROUNDING = 0.01
-
-
-def step_tokens(study: Study) -> int:
-    """Tokens of one step."""
-    return study.training.batch_sequences * study.data.sequence_length
-
-
-def whole_steps(study: Study, tokens: float) -> int:
-    """The steps nearest to `tokens`, a multiple of the study's round_to_steps."""
-    unit = study.training.round_to_steps
-    return max(1, round(tokens / (step_tokens(study) * unit))) * unit
 
 
 def in_whole_steps(study: Study, tokens: float) -> float:

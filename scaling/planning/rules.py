@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from models.counts import ParamCount
+from models.sizes import ParamCount
 from scaling.study import TrainingSection
 
 

@@ -12,12 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from models.architecture import Execution, architecture
-from models.counts import ParamCount
-from models.ladder import Rung
+from models.sizes import ParamCount, Rung
 from scaling.data.corpus import CorpusInfo
 from scaling.planning.grid import Cell
 from scaling.planning.refusals import Refusals
-from scaling.planning.rounding import step_tokens, whole_steps
 from scaling.planning.rules import (
     BETA2,
     LEARNING_RATES,
@@ -32,6 +30,17 @@ from scaling.spec import Hardware, Optimizer, RunSpec, run_id_of
 from scaling.store.records import did_you_mean
 from scaling.study import Study
 from scaling.tasks.mix import TaskMix, resolve_mix
+
+
+def step_tokens(study: Study) -> int:
+    """Tokens of one step."""
+    return study.training.batch_sequences * study.data.sequence_length
+
+
+def whole_steps(study: Study, tokens: float) -> int:
+    """The steps nearest to `tokens`, a multiple of the study's round_to_steps."""
+    unit = study.training.round_to_steps
+    return max(1, round(tokens / (step_tokens(study) * unit))) * unit
 
 
 def trajectory(study: Study, base: RunSpec, points: Sequence[Cell]) -> list[RunSpec]:

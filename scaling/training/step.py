@@ -19,7 +19,6 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from models.architecture import Config, Execution, Output, architecture, output_of
-from models.counts import Kind, ParamCount
 from models.decoder.model import cross_entropy
 from models.sharding import (
     batch_sharding,
@@ -29,6 +28,7 @@ from models.sharding import (
     shardings_of,
     sizes_by_kind,
 )
+from models.sizes import Kind, ParamCount
 from scaling.spec import Hardware, Optimizer, RunSpec
 from scaling.store.records import Refusal
 

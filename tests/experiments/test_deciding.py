@@ -17,7 +17,7 @@ from analysis.published import published
 from analysis.recommend import recommend
 from experiments.__main__ import main
 from experiments.shapes import shapes_of
-from models.decoder.count import count_flops
+from models.decoder.sizes import count_flops
 from scaling.study import read_study
 
 ROOT = Path(__file__).resolve().parents[2]

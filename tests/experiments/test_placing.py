@@ -13,7 +13,7 @@ import pytest
 from experiments.__main__ import main
 from experiments.devices import device_named
 from experiments.placing import Placed, placed, to_text
-from models.decoder.count import count_params
+from models.decoder.sizes import count_params
 from scaling.data.prepare import declared
 from scaling.planning.memory import step_memory
 from scaling.planning.plan import Plan, make_plan

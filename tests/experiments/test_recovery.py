@@ -11,7 +11,7 @@ from analysis.laws import law
 from analysis.published import published
 from analysis.recommend import recommend
 from experiments.planning import plan_study
-from models.decoder.count import count_params
+from models.decoder.sizes import count_params
 from scaling.planning.plan import plan_table
 from scaling.study import read_study
 

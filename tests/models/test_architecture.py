@@ -22,10 +22,9 @@ from models.architecture import (
     code_of,
     output_of,
 )
-from models.counts import FlopCount, ParamCount
 from models.decoder.generate import generate
-from models.ladder import Growing
 from models.sharding import leaves_of, make_mesh, shardings_of, sizes_by_kind
+from models.sizes import FlopCount, Growing, ParamCount
 
 TOY = Path(__file__).with_name("toy.py")
 REGISTERED = [entry.name for entry in BUILT_IN]

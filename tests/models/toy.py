@@ -15,8 +15,7 @@ from flax import nnx
 from pydantic import Field
 
 from models.architecture import Architecture, Execution, Output, Settings
-from models.counts import ParamCount
-from models.ladder import Growing, Ladder
+from models.sizes import Growing, Ladder, ParamCount
 
 
 @dataclass(frozen=True)

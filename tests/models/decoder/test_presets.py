@@ -12,9 +12,9 @@ import pytest
 from flax import nnx
 
 from analysis.landmarks import landmarks
-from models.decoder.count import count_params
 from models.decoder.model import Decoder
 from models.decoder.presets import PRESETS, ROUNDING, preset
+from models.decoder.sizes import count_params
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -14,8 +14,8 @@ from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
 from models.decoder.config import ModelConfig
-from models.decoder.count import count_params
 from models.decoder.model import Decoder, cross_entropy
+from models.decoder.sizes import count_params
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 40, (3, 17)))
 KEYS = jax.random.split(jax.random.key(0), len(TOKENS))  # of dropout, one a sequence

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from models.decoder.count import count_flops, count_params
 from models.decoder.presets import preset
+from models.decoder.sizes import count_flops, count_params
 from scaling.data.corpus import CorpusInfo
 from scaling.planning.grid import cells
 from scaling.planning.plan import Plan, make_plan, plan_table

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.counts import ParamCount
+from models.sizes import ParamCount
 from scaling.planning.rules import LEARNING_RATES, Scale
 
 SWEEP = Path(__file__).parents[3] / "results" / "reference" / "learning_rate" / "runs.csv"

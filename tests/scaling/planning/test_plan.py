@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from models.decoder.count import count_params
+from models.decoder.sizes import count_params
 from scaling.data.corpus import Corpus, CorpusInfo
 from scaling.planning.plan import Plan, make_plan, plan_table
 from scaling.spec import RunSpec, planned_run, read_spec, run_columns, spec_of, spent_flops

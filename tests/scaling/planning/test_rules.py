@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from models.counts import ParamCount
 from models.decoder.config import ModelConfig
-from models.decoder.count import count_params
+from models.decoder.sizes import count_params
+from models.sizes import ParamCount
 from scaling.planning.plan import Plan
 from scaling.planning.rules import BETA2, LEARNING_RATES, WARMUP_TOKENS, Rule, Scale, resolve
 from scaling.store.records import Refusal

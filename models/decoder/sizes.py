@@ -1,9 +1,4 @@
-"""From a target number of parameters to a shape that can be built.
-
-Width is a multiple of head_dim and depth follows an aspect ratio; the loss depends weakly on
-the aspect ratio over a wide range (Kaplan et al. 2020, arXiv:2001.08361, section 3.1, figure 5),
-so the ladder may bend the ratio to meet the target.
-"""
+"""The sizes of decoders: from a configuration to its exact count, and from a size to its shape."""
 
 from __future__ import annotations
 
@@ -13,15 +8,62 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from models.counts import ParamsConvention
 from models.decoder.config import DIALECTS, ModelConfig
-from models.decoder.count import count_params
-from models.ladder import Rung, refuse_size, size_of
+from models.sizes import FlopCount, ParamCount, ParamsConvention, Rung, refuse_size, size_of
+
+AttentionConvention = Literal["causal", "full"]
+
+
+def count_params(config: ModelConfig) -> ParamCount:
+    """Parameters of `config`, equal to the sizes in the model's parameter tree."""
+    D, F = config.d_model, config.d_ff
+    HK, GK = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    n_up = 2 if config.mlp == "swiglu" else 1
+    matrices = D * HK + 2 * D * GK + HK * D + (n_up + 1) * D * F
+    biases = (HK + 2 * GK + D + n_up * F + D) if config.biases else 0
+    norm = D + (D if config.norm == "layer" and config.biases else 0)
+    qk_norm = 2 * config.head_dim if config.qk_norm else 0
+    final_norm = norm if config.norm_placement == "pre" else 0
+    table = config.vocab_size * D
+    positions = config.context_length * D if config.positions == "learned" else 0
+    return ParamCount(
+        embedding=table + positions,
+        matrix=config.n_layers * matrices,
+        vector=config.n_layers * (biases + 2 * norm + qk_norm) + final_norm,
+        head=table if config.head == "untied" else 0,
+        head_matmul=table,
+    )
+
+
+def count_flops(
+    config: ModelConfig, sequence_length: int, convention: AttentionConvention = "full"
+) -> FlopCount:
+    """FLOPs a token in training, forward and backward (three times the forward pass).
+
+    `full` counts every score the program computes, 12·L·T·(H·K) a token, under a window too: it
+    masks scores and skips none. `causal` counts those that the mask keeps, to leading order:
+    6·L·T·(H·K), the half below the diagonal (Kaplan et al. 2020, table 1, and Chowdhery et al.
+    2022, arXiv:2204.02311, appendix B, differ by this factor of 2), and under a window of W < T
+    positions 12·L·(W − W²/2T)·(H·K), rounded down, which meets that half at W = T.
+    """
+    params, T = count_params(config), sequence_length
+    per_score = 12 * config.n_layers * config.n_heads * config.head_dim
+    W = min(config.attention_window or T, T)
+    return FlopCount(
+        blocks=6 * params.matrix,
+        attention=per_score * T if convention == "full" else per_score * (2 * T - W) * W // (2 * T),
+        head=6 * params.head_matmul,
+    )
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """A family of shapes: what stays fixed while the model grows."""
+    """A family of shapes: what stays fixed while the model grows.
+
+    Width is a multiple of head_dim and depth follows an aspect ratio; the loss depends weakly on
+    the aspect ratio over a wide range (Kaplan et al. 2020, arXiv:2001.08361, section 3.1, figure
+    5), so the ladder may bend the ratio to meet the target.
+    """
 
     vocab_size: int
     context_length: int

@@ -13,8 +13,8 @@ import pytest
 from flax import nnx
 
 from models.decoder.config import DIALECTS, ModelConfig
-from models.decoder.count import count_flops, count_params
 from models.decoder.model import Decoder, cross_entropy
+from models.decoder.sizes import count_flops, count_params
 
 VARIANTS: list[dict[str, Any]] = [
     {"dialect": dialect, **fields}

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from models.decoder.config import ModelConfig
-from models.decoder.count import count_flops, count_params
-from models.decoder.ladder import Ladder, nearest
+from models.decoder.sizes import Ladder, count_flops, count_params, nearest
 
 
 def ladder(**fields: Any) -> Ladder:
