@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 from scaling.data.prepare import declared
-from scaling.launch.base import manifest_of
+from scaling.launch.prepare import manifest_of
 from scaling.planning.plan import Plan, make_plan
 from scaling.store.manifest import write_manifest
 from scaling.store.records import write_json

@@ -110,9 +110,9 @@ def run(
     from experiments.planning import plan_bytes, refuse_above
     from experiments.progress import Watch
     from models.devices import has_accelerator
-    from scaling.launch import base
     from scaling.launch.launcher import TimeUp, launch
     from scaling.launch.local import Local
+    from scaling.launch.prepare import manifest_of, prepared
     from scaling.launch.slots import device_count, worker_count
     from scaling.spec import spent_flops
     from scaling.store import table
@@ -140,7 +140,7 @@ def run(
             "as train_tokens declares it, and not trained on. Bring the data here."
         )
     specs = {spec.run_id: spec for spec in planned.plan.runs}
-    manifest = base.manifest_of(folder, planned.plan, toml)
+    manifest = manifest_of(folder, planned.plan, toml)
     waiting = [specs[run.run_id] for run in unfinished(folder, manifest, retry)]
     flops = sum(map(spent_flops, waiting))
     refuse_above(max_flops, flops)
@@ -153,7 +153,7 @@ def run(
             f"{folder}, {scientific(flops)} exact FLOPs. Nothing was written."
         )
         return
-    with base.prepared(folder, planned.plan, toml, retry) as ready:
+    with prepared(folder, planned.plan, toml, retry) as ready:
         for note in ready.notes:
             print(note)
         todo, runs = len(ready.todo), len(planned.plan.runs)

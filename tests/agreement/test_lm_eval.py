@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from scaling.data.prepare import prepare as prepare_corpus
-from scaling.launch.base import prepare
+from scaling.launch.prepare import prepare
 from scaling.launch.worker import train_run
 from scaling.planning.plan import make_plan
 from scaling.store.records import Refusal

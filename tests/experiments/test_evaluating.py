@@ -13,7 +13,7 @@ import pytest
 
 from experiments.__main__ import main
 from scaling.data.prepare import prepare as prepare_corpus
-from scaling.launch.base import prepare
+from scaling.launch.prepare import prepare
 from scaling.launch.worker import train_run
 from scaling.planning.plan import Plan, make_plan
 from scaling.store.ready import run_folder

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.planning import plan_study
-from scaling.launch.base import prepare
+from scaling.launch.prepare import prepare
 from scaling.store.claims import newest
 from scaling.store.ready import run_folder
 from scaling.store.run_record import read_run

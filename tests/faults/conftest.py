@@ -25,7 +25,7 @@ import pytest
 
 from experiments.planning import plan_study
 from models.sharding import make_mesh
-from scaling.launch.base import prepare
+from scaling.launch.prepare import prepare
 from scaling.launch.worker import work
 from scaling.planning.plan import Plan
 from scaling.spec import RunSpec

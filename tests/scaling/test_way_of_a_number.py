@@ -20,7 +20,7 @@ import json, sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from scaling.data.prepare import declared
-from scaling.launch.base import prepare
+from scaling.launch.prepare import prepare
 from scaling.planning.plan import make_plan
 from scaling.store.ready import run_folder
 from scaling.store.records import write_json

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from scaling.launch.base import manifest_of, prepare
+from scaling.launch.prepare import manifest_of, prepare
 from scaling.launch.worker import train_run
 from scaling.planning.plan import Plan
 from scaling.store import ready

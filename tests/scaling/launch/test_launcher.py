@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 from scaling.launch import launcher
-from scaling.launch.base import prepare
 from scaling.launch.launcher import TimeUp, launch
 from scaling.launch.local import Local, Worker
 from scaling.launch.output import LOGS
+from scaling.launch.prepare import prepare
 from scaling.launch.watch import Snapshot
 from scaling.planning.plan import Plan
 from scaling.store.claims import newest, owner

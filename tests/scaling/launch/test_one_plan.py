@@ -14,8 +14,7 @@ from typing import NoReturn
 
 import pytest
 
-from scaling.launch import base
-from scaling.launch.base import prepare, prepared
+from scaling.launch.prepare import prepare, prepared
 from scaling.planning.plan import Plan
 from scaling.spec import read_spec
 from scaling.store.claims import claimed
@@ -75,7 +74,7 @@ def test_another_program_is_refused_while_the_first_trains_and_replaces_it_after
     plan: PlanOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(tmp_path, plan(), b"")
-    monkeypatch.setattr(base, "source_digest", lambda names: "f" * 64)
+    monkeypatch.setattr("scaling.launch.prepare.source_digest", lambda names: "f" * 64)
     with holding(tmp_path), pytest.raises(Refusal, match="this is source ffffffffffff"):
         prepare(tmp_path, plan(), b"")
     with prepared(tmp_path, plan(), b"") as ready:

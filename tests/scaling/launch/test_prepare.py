@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from scaling.launch.base import prepare
+from scaling.launch.prepare import prepare
 from scaling.planning.plan import Plan
 from scaling.store.attempt import attempt
 from scaling.store.ready import run_folder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling.launch.base import prepare
+from scaling.launch.prepare import prepare
 from scaling.launch.queue import Order, Queue
 from scaling.planning.plan import Plan
 from scaling.store import claims

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling.launch.base import prepare
+from scaling.launch.prepare import prepare
 from scaling.launch.start import PACKAGES, ROOT, import_ours
 from scaling.launch.worker import worker_command
 from scaling.planning.plan import Plan

@@ -19,8 +19,8 @@ import pytest
 from models.sharding import make_mesh
 from scaling.data.corpus import Corpus
 from scaling.launch import worker
-from scaling.launch.base import prepare
 from scaling.launch.output import LOGS
+from scaling.launch.prepare import prepare
 from scaling.launch.stops import STOPS
 from scaling.launch.worker import train_run, worker_command
 from scaling.planning.plan import Plan
