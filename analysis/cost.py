@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from analysis.units import bytes_text, dollars, duration, human, scientific
 from scaling.store.records import Refusal
 
-if TYPE_CHECKING:  # the table of devices is of those who train; here a device is a plain value
-    from models.devices import Device
-
 # Weights and gradients in 16 bits, weights, mean and variance of Adam in 32 (Rajbhandari et al.
 # 2019, arXiv:1910.02054, section 3.1), all divided among the devices.
 STATE_BYTES_PER_PARAM = 16.0
+
+
+class Device(Protocol):
+    """What a cost needs to know of an accelerator; models/devices.py has a table of them."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def peak(self) -> Mapping[str, float]:
+        """FLOP/s by number format, dense."""
+
+    @property
+    def memory(self) -> float:
+        """Bytes."""
+
+    @property
+    def price(self) -> float | None:
+        """Dollars an hour; None where no list price is known."""
+
+    @property
+    def price_source(self) -> str: ...
+
+    @property
+    def price_date(self) -> str: ...
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ _DIGITS = 16
 def write_part(folder: Path, step: int, table: pd.DataFrame) -> None:
     """Atomically write a part of a run's records, named by its step and the start of its SHA-256.
 
-    One file is then as it was written or is found not to be, without another beside it. It
+    One file is then as it was written or is found not to be, without another file. It
     replaces what was written of that step before.
     """
     data = table.to_parquet(index=False)

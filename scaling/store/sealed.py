@@ -91,7 +91,7 @@ def _refuse_other_format(path: Path, value: Any) -> None:
     whose, remedy = (
         ("a newer", "Update the program")
         if found > FORMAT
-        else ("an earlier", "A run table that lies beside it can still be fitted")
+        else ("an earlier", "Its run table can still be fitted")
     )
     raise OtherFormat(
         f"{path} is of format {str(found)[:20]}, which {whose} version of this program wrote; this "
