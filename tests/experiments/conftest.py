@@ -7,13 +7,18 @@ import functools
 import io
 import re
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import TextIO
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from experiments import text as words
 from experiments.__main__ import MODULES
+from scaling.planning.plan import Plan
+from scaling.spec import run_columns
 
 _OPTION = r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*"
 
@@ -67,3 +72,19 @@ def refusals_advise_only_what_there_is(monkeypatch: pytest.MonkeyPatch, advised:
         say(text, file)
 
     monkeypatch.setattr(words, "say", checked)
+
+
+@pytest.fixture(scope="session")
+def refuse_other_runs() -> Callable[[Plan, pd.DataFrame], None]:
+    """Fails where a table is not of the runs of a plan, by what they are.
+
+    The ids of the reference runs are of a time when layout and evaluation were part of them.
+    """
+    names = ["run_kind", "params_total", "tokens", "seed", "batch_tokens", "learning_rate"]
+
+    def compare(plan: Plan, table: pd.DataFrame) -> None:
+        planned = [{"run_kind": run.run_kind, **run_columns(run, plan.corpus)} for run in plan.runs]
+        rows = (pd.DataFrame(each)[names].sort_values(names) for each in (planned, table))
+        np.testing.assert_array_equal(*(each.to_numpy() for each in rows))
+
+    return compare
