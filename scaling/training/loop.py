@@ -125,12 +125,12 @@ class _Loop:
         waiting: tuple[int, Metrics] | None = None
         self.clock = time.perf_counter()
         while step < spec.schedule.steps:
-            state, metrics, reached = self._advance(state, step)
+            state, metrics = self._advance(state, step)
             # Metrics are read one call late, so that the device never waits for the host.
             if waiting is not None:
                 self._log(*waiting)
             waiting = (step, metrics)
-            step = reached
+            step = self._end_of_call(step)
             ends, stop = step == spec.schedule.steps, should_stop()
             due = ends or step in spec.checkpoint_at or self._every(step, spec.checkpoint_every)
             evaluates = ends or self._every(step, spec.evaluate_every)
@@ -179,13 +179,13 @@ class _Loop:
     def _every(step: int, every: int) -> bool:
         return step % every == 0
 
-    def _advance(self, state: TrainState, step: int) -> tuple[TrainState, Metrics, int]:
-        """One call from `step` on: the state after it, its metrics and the step it reached."""
-        end = self._end_of_call(step)
-        tokens = self.program.put_batches(self.batches.span(step, end - step))
-        rates = self.program.put_rates(learning_rates(self.spec.schedule, step, end - step))
+    def _advance(self, state: TrainState, step: int) -> tuple[TrainState, Metrics]:
+        """The call that `step` begins, to its end."""
+        count = self._end_of_call(step) - step
+        tokens = self.program.put_batches(self.batches.span(step, count))
+        rates = self.program.put_rates(learning_rates(self.spec.schedule, step, count))
         with jax.transfer_guard("disallow"):
-            return *self.program.train(state, tokens, rates), end
+            return self.program.train(state, tokens, rates)
 
     def _end_of_call(self, step: int) -> int:
         """Where the call that `step` is in ends: whoever resumes runs the same programs."""
@@ -245,7 +245,8 @@ class _Loop:
         while step < wanted:
             if should_stop():
                 raise Interrupted(f"stopped on the way to the branch point at step {wanted}")
-            state, _, step = self._advance(state, step)
+            state, _ = self._advance(state, step)
+            step = self._end_of_call(step)
         return state
 
     def _own_checkpoint(self, limit: int) -> tuple[TrainState, int] | None:

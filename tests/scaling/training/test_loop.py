@@ -328,10 +328,10 @@ def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_with_its_step(
     advance = training._Loop._advance
 
     def poisoned(loop: Any, state: Any, step: int) -> Any:
-        state, metrics, reached = advance(loop, state, step)
+        state, metrics = advance(loop, state, step)
         loss = np.asarray(metrics.loss).copy()
         loss[2] = bad if step == 24 else loss[2]
-        return state, metrics._replace(loss=loss), reached
+        return state, metrics._replace(loss=loss)
 
     monkeypatch.setattr(training._Loop, "_advance", poisoned)
     with pytest.raises(Diverged, match=rf"loss {bad}.* at step 27"):
