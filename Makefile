@@ -61,7 +61,7 @@ $(EXTRAS)/.installed: pyproject.toml requirements.lock
 
 test-extras: $(EXTRAS)/.installed
 	$(EXTRAS)/bin/python -c "import datasets, libtpu, lm_eval, torch, transformers"
-	SCALING_REQUIRE_AGREEMENT=1 $(EXTRAS)/bin/python -m pytest tests/agreement tests/scaling/test_data_sources.py
+	SCALING_REQUIRE_AGREEMENT=1 $(EXTRAS)/bin/python -m pytest tests/agreement tests/scaling/data/test_sources.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -314,12 +314,19 @@ def _status(folder: Path, planned: PlannedRun) -> dict[str, Any]:
     from scaling.store.attempt import attempt_folder
     from scaling.store.claims import newest, owner
     from scaling.store.run_record import damage, read_run
+    from scaling.store.table import JUDGED_OTHERWISE
 
     record = read_run(folder)
     progress: dict[str, Any] = {}
-    status, reason, loss = record.status, record.reason, record.loss
+    status: str = record.status
+    reason, loss = record.reason, record.loss
     if damaged := damage(folder, record):
         status, reason, loss = "failed", "; ".join(damaged.values()), None
+    elif status == "completed" and not record.judged_as(planned.config):
+        status, loss = JUDGED_OTHERWISE, None
+        reason = "the study asks for other held-out text; `scaling run` judges it again"
+    elif record.ended and record.steps < planned.steps:
+        status, loss, reason = "planned", None, f"it goes on from step {record.steps}"
     if status == "running":
         claim = newest(folder)
         if claim is not None:

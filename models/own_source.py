@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import site
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -13,18 +14,19 @@ from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 OURS = frozenset({"models", "scaling", "analysis", "experiments"})
-LIBRARIES = tuple(
-    Path(sysconfig.get_path(name)).resolve()
-    for name in ("stdlib", "platstdlib", "purelib", "platlib")
+LIBRARIES = (
+    *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")),
+    *(Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")),
+    Path(site.getusersitepackages()).resolve(),
 )
 
 
 def digest_of(module: str) -> str:
     """A digest of a module's source and of the modules of its own that it imports, 12 hex digits.
 
-    Its own are those of its package, of its distribution, and those whose files lie in the folder
-    of its package, unless that is one of installed libraries. Raises ValueError for a module
-    without source.
+    Its own are those of its package, of its distribution, and all that lie elsewhere than installed
+    libraries and this program. What it reads that is no module is not in it. Raises ValueError for
+    a module without source, or with one that is no Python.
     """
     files: dict[str, bytes] = {}
     todo = [*_with_parents(module)]
@@ -36,7 +38,10 @@ def digest_of(module: str) -> str:
         file = _file(name)
         if file is not None:
             files[name] = file.read_bytes()
-            todo += _imported(name, files[name], file.name == "__init__.py")
+            try:
+                todo += _imported(name, files[name], file.name == "__init__.py")
+            except SyntaxError as error:
+                raise ValueError(f"{file} is no Python: {error}") from error
     if module not in files:
         raise ValueError(f"the source of {module} cannot be found")
     digest = hashlib.sha256()
@@ -64,12 +69,21 @@ def _is_own(top: str, mine: str) -> bool:
     distributions = _distributions()
     if set(distributions.get(top, ())) & set(distributions.get(mine, ())):
         return True
-    file, start = _file(top), _file(mine)
-    if file is None or start is None:  # built in, or without a file that says where it lies
-        return False
-    folder = start.parent.parent if start.name == "__init__.py" else start.parent
-    installed = any(file.is_relative_to(library) for library in LIBRARIES)
-    return file.is_relative_to(folder) and not installed
+    places = _places(top)
+    return bool(places) and not any(
+        place.is_relative_to(library) for place in places for library in LIBRARIES
+    )
+
+
+def _places(top: str) -> list[Path]:
+    """The file of a module, or the folders of a package without one; none of what is built in."""
+    if (file := _file(top)) is not None:
+        return [file]
+    try:
+        spec = sys.modules[top].__spec__ if top in sys.modules else find_spec(top)
+    except (ImportError, AttributeError, ValueError):
+        return []
+    return [Path(each).resolve() for each in (spec and spec.submodule_search_locations) or ()]
 
 
 @cache

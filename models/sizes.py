@@ -119,6 +119,11 @@ class Growing:
         most = 1
         while self._size(most, convention) < target:
             most *= 2
+            if self._size(most, convention) <= self._size(most // 2, convention):
+                raise ValueError(
+                    f"params = {target:.4g}: the shapes of this ladder do not grow in their "
+                    f"{convention} parameters; check the settings of [model]"
+                )
         above = bisect_left(range(most + 1), target, lo=1, key=lambda n: self._size(n, convention))
         rungs = [
             Rung(config, self.count(config), target, convention)

@@ -38,11 +38,10 @@ SCIENCE = (
 # Fields that were added after runs had their ids, each with the value that those runs had without
 # saying so. It is hashed only where it is another one. Entries are added and never changed, so that
 # no later default makes an old run another one, or another one an old run.
-FORMER: Mapping[str, Any] = MappingProxyType(
-    {
-        "model.dropout": 0.0,
-        "model.norm_placement": "pre",
-    }
+FORMER: Mapping[str, Any] = MappingProxyType({})
+# The same of the fields of a model, by its architecture.
+FORMER_OF_MODELS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"decoder": MappingProxyType({"dropout": 0.0, "norm_placement": "pre"})}
 )
 
 # Fields of a run that name it for its study and determine nothing.
@@ -179,7 +178,7 @@ def identity_of(run: RunSpec) -> dict[str, Any]:
         science["schedule"] = {"peak": run.schedule.peak, "warmup_steps": run.schedule.warmup_steps}
     if code := code_of(run.architecture):
         science["architecture_code"] = code
-    for path, value in FORMER.items():
+    for path, value in _former(run.architecture).items():
         *parents, name = path.split(".")
         place = science
         for parent in parents:
@@ -187,6 +186,12 @@ def identity_of(run: RunSpec) -> dict[str, Any]:
         if name in place and place[name] == value:
             del place[name]
     return {"recipe": RECIPE, **science}
+
+
+def _former(name: str) -> Mapping[str, Any]:
+    """What runs of an architecture had without saying so, by the path of the field."""
+    own = FORMER_OF_MODELS.get(name, {})
+    return {**FORMER, **{f"model.{field}": value for field, value in own.items()}}
 
 
 def _plain(value: Any) -> Any:
@@ -262,7 +267,7 @@ def spec_of(config: dict[str, Any]) -> RunSpec:
     What an earlier version did not write has the value that it had then.
     """
     config = copy.deepcopy(config)
-    for path, value in FORMER.items():
+    for path, value in _former(config.get("architecture", "")).items():
         *parents, name = path.split(".")
         with suppress(KeyError, TypeError, AttributeError):
             functools.reduce(operator.getitem, parents, config).setdefault(name, value)

@@ -26,6 +26,7 @@ from scaling.launch.queue import Order
 from scaling.launch.stops import stops_interrupt
 from scaling.launch.watch import Snapshot, WatchedRuns
 from scaling.launch.worker import worker_command
+from scaling.store import claims
 from scaling.store.paths import cache_folder
 
 POLL_SECONDS = 0.5
@@ -110,6 +111,7 @@ class _Pool:
         name = re.sub(r"[^\w.-]", "-", f"{platform.node()}-{os.getpid()}")
         self.slots = [_Slot(f"{name}-{number}.log") for number in range(workers)]
         self.furthest = (-1, 0.0)
+        self.trained = time.monotonic()  # when a run was last seen in training
 
     def tend(self, watch: WatchedRuns) -> bool:
         """Fill empty slots if runs are left; whether any slot is filled now."""
@@ -121,6 +123,10 @@ class _Pool:
         if ended:
             watch.look()
         seen = watch.snapshot()
+        if seen.training or ended:
+            self.trained = time.monotonic()
+        elif time.monotonic() - self.trained > claims.STALE_SECONDS:
+            self._kill_frozen()
         if (seen.runs_done, seen.flops_done) > self.furthest:
             self.furthest = (seen.runs_done, seen.flops_done)
             for slot in self.slots:
@@ -130,6 +136,13 @@ class _Pool:
                 command = worker_command(self.results, self.order, slot.log, os.getpid())
                 slot.worker = self.launcher.start(command, self.results / LOGS / slot.log)
         return any(slot.worker is not None for slot in self.slots)
+
+    def _kill_frozen(self) -> None:
+        """End all workers: runs are left, none has taken one for so long, and none has ended."""
+        for worker in self._alive():
+            print(f"{worker} stands still and is killed", file=sys.stderr, flush=True)
+            self.launcher.kill(worker)
+        self.trained = time.monotonic()
 
     def stop(self) -> None:
         """Ask for checkpoints, and say who is waited for and how long."""

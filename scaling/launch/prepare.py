@@ -33,11 +33,11 @@ def manifest_of(results: Path, plan: Plan, study_toml: bytes) -> Manifest:
 
 
 def _as_long_as_trained(folder: Path, spec: RunSpec) -> RunSpec:
-    """A trunk that completed longer than it is asked for stays so: its row says what it has."""
+    """A trunk that ended longer than it is asked for stays so: its row says what it has."""
     if spec.run_kind == "trunk" and (folder / "run.json").exists():
         with suppress(Refusal):
             record = read_run(folder)
-            if record.status == "completed" and record.steps > spec.schedule.steps:
+            if record.ended and record.steps > spec.schedule.steps:
                 return replace(spec, schedule=replace(spec.schedule, steps=record.steps))
     return spec
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scaling.launch.queue import CurrentManifest
 from scaling.store.attempt import attempt_folder, last_checkpoint
-from scaling.store.claims import owner
+from scaling.store.claims import Observer
 from scaling.store.manifest import PlannedRun
 from scaling.store.ready import has_ended, run_folder
 from scaling.store.records import Refusal, read_json
@@ -49,11 +49,11 @@ class _Seen:
     trained: bool = False  # by somebody, now
     tokens_per_s: float = 0.0
 
-    def look(self) -> None:
+    def look(self, observer: Observer) -> None:
         if self.ended:
             return
         self.ended = has_ended(self.folder.parents[1], self.run)
-        claim = None if self.ended else owner(self.folder)
+        claim = None if self.ended else observer.owner(self.folder)
         self.trained, self.tokens_per_s = claim is not None, 0.0
         if self.ended:
             self.share = 1.0
@@ -72,6 +72,7 @@ class WatchedRuns:
         self.results = results
         self.current = CurrentManifest(results)
         self.began = time.monotonic()
+        self.observer = Observer()  # a frozen worker's lease ends, though no other worker looks
         self._seen: dict[tuple[str, int], _Seen | None] = {}  # null: it had ended before
         self._next_look = 0.0
         self.look()
@@ -85,7 +86,7 @@ class WatchedRuns:
                 ended = has_ended(self.results, run)
                 self._seen[key] = None if ended else _first_seen(self.results, run)
             if (seen := self._seen[key]) is not None:
-                seen.look()
+                seen.look(self.observer)
         self._next_look = started + (time.monotonic() - started) / LOOK_SHARE
 
     def glance(self) -> None:

@@ -100,7 +100,10 @@ def _exit_code(queue: Queue) -> int:
 
 def _source(manifest: Manifest) -> str:
     """The digest of the program, with the architectures of a plan."""
-    return source_digest(str(run.config["architecture"]) for run in manifest.runs)
+    try:
+        return source_digest(str(run.config["architecture"]) for run in manifest.runs)
+    except (ValueError, OSError) as error:  # a file of it is gone, or half written
+        raise Refusal(f"the program that the plan was made with is not here: {error}.") from error
 
 
 def _refuse_another_program(results: Path, manifest: Manifest, loaded: str) -> None:
@@ -165,7 +168,7 @@ def _train(mine: Attempt, stopping: Callable[[], bool], source: str | None) -> S
         return _train_from_files(mine, spec, run, stopping, source)
     except Replaced:
         raise
-    except Exception as error:  # whatever stops this run, the others of the job go on
+    except Exception as error:  # whatever stops this run, the others go on
         mine.check()  # if it is another's by now, the error tells nothing about the run
         text = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
         mine.record("failed", reason=text.splitlines()[0])

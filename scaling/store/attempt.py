@@ -38,7 +38,7 @@ from scaling.store.run_record import TABLES, RunRecord, damage, read_run
 from scaling.store.sealed import OtherFormat
 from scaling.store.steps import checkpoint_steps
 
-FORMER = ".former"  # ends the name of a publication that was taken back
+TAKEN_BACK = ".former"  # ends the name of a publication that was taken back
 
 
 @contextmanager
@@ -207,7 +207,7 @@ def unpublish(run: Path) -> None:
     """Take back what was published of a run, which is to be published again."""
     while (steps := last_number(run / "published", 9)) is not None:
         path = run / "published" / f"{steps:09d}.json"
-        _move(path, path.with_suffix(FORMER))
+        _move(path, path.with_suffix(TAKEN_BACK))
 
 
 def checkpoint_folders(run: Path) -> list[Path]:

@@ -118,20 +118,23 @@ def deaths(run: Path, mine: Claim) -> list[Claim]:
 
     Those before `mine`, since somebody got further (a later checkpoint) or the run was asked for
     anew. A process that ended in order or was asked to stop before it died is none of them, nor
-    one of another host or boot: that machine may have been lost.
+    one that stood still until its lease ended, nor one of another host or boot: that machine may
+    have been lost.
     """
-    found, step = [], mine.step or 0
+    found, step, frozen = [], mine.step or 0, False
     for generation in range(mine.generation - 1, 0, -1):
         claim = _read(run, generation)
-        if claim.released:  # an observer's, which ended another
+        if claim.released:  # an observer's, which ended the lease of the one before
+            frozen = True
             continue
         if claim.step is None or claim.step < step:
             break
         step = claim.step
         beat = _beat(run, claim)
         in_order = beat == _RELEASED or beat.endswith(_STOPPING)
-        if not in_order and (claim.host, claim.boot) == _here():
+        if not in_order and not frozen and (claim.host, claim.boot) == _here():
             found.append(claim)
+        frozen = False
     return found
 
 

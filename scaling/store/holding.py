@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pathlib import Path
 from scaling.store.claims import owner
 from scaling.store.records import Refusal
 
+WAIT_SECONDS = 120.0  # for another to write plan or table; ten thousand runs take ten
+LOOK_SECONDS = 0.05
 SHARED, CHANGING = ".in-use.lock", ".changing.lock"
 
 
@@ -55,12 +58,32 @@ def holding(results: Path) -> Iterator[Hold]:
 def changing(results: Path) -> Iterator[None]:
     """Be the only one that replaces the plan or the table of a results folder.
 
-    Whoever reads first writes first, so that no table replaces one that saw more runs.
+    Whoever reads first writes first, so that no table replaces one that saw more runs. Raises
+    Refusal where another process does so for longer than WAIT_SECONDS.
     """
     with _opened(results / CHANGING) as file:
+        until = time.monotonic() + WAIT_SECONDS
         with suppress(OSError):  # a file system without locks: each writes what it saw
-            fcntl.flock(file, fcntl.LOCK_EX)
+            while not _taken(file):
+                if time.monotonic() > until:
+                    raise Refusal(
+                        f"{results}: another process has been writing its plan or run table for "
+                        f"{WAIT_SECONDS:g} s. If it stands still, end it; then give the command "
+                        "again."
+                    )
+                time.sleep(LOOK_SECONDS)
         yield
+
+
+def _taken(file: int) -> bool:
+    """Whether a lock was free and is now this process's. Raises OSError where there are none."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
 
 
 def _share(file: int) -> None:

@@ -18,10 +18,10 @@ from scaling.store.run_record import (
     RunId,
     RunKind,
     RunRecord,
+    is_judged_alike,
     read_run,
     run_folders,
 )
-from scaling.store.sealed import FORMAT as FORMAT
 from scaling.store.sealed import STRICT, OtherFormat, Sealed
 
 MAX_BYTES = 512 << 20  # ten thousand runs take 30 MB
@@ -81,9 +81,11 @@ class Manifest(Sealed):
         return {run.run_id: run for run in self.runs}
 
     def extends(self, other: Manifest) -> bool:
-        """Whether it has every run of another plan, each as long or longer."""
+        """Whether it has every run of another plan, each as long or longer and judged alike."""
         return all(
-            run.run_id in self.by_id and self.by_id[run.run_id].steps >= run.steps
+            (mine := self.by_id.get(run.run_id)) is not None
+            and mine.steps >= run.steps
+            and is_judged_alike(mine.config, run.config)
             for run in other.runs
         )
 

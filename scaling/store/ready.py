@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from scaling.store.attempt import (
+    checkpoint_folders,
     is_published,
     replace_record,
     set_damaged_aside,
@@ -79,11 +80,25 @@ def make_ready(results: Path, manifest: Manifest, run: PlannedRun) -> None:
     with suppress(Owned, Replaced), claimed(folder) as claim:
         if not _judged_otherwise(folder, run):
             set_damaged_aside(folder)
+            _forget_other_judgements(folder, run)
         with suppress(Refusal):  # where it was trained before stays known
             wanted = wanted.changed(provenance=read_run(folder).provenance)
         replace_record(folder, claim, wanted)
         failpoint("replanned")
         settle(folder, claim)
+
+
+def _forget_other_judgements(folder: Path, run: PlannedRun) -> None:
+    """Drop what a run that has not ended was judged on its way, if that was on other windows."""
+    with suppress(Refusal):
+        record = read_run(folder)
+        if record.status == "completed" or record.judged_as(run.config):
+            return
+        for place in (checkpoints.parent for checkpoints in checkpoint_folders(folder)):
+            if len(steps := read_steps(place)):
+                merge_steps(place, steps.assign(val_loss=math.nan, val_loss_stderr=math.nan))
+            for evals in [*place.glob("evals.parquet"), *place.glob("evals/*.parquet")]:
+                evals.unlink()
 
 
 def _judged_otherwise(folder: Path, run: PlannedRun) -> bool:

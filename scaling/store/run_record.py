@@ -80,12 +80,17 @@ class RunRecord(Sealed):
 
     def judged_as(self, config: Mapping[str, Any]) -> bool:
         """Whether it is asked for the held-out windows and questions of another configuration."""
-        return all(self.config.get(name) == config.get(name) for name in JUDGED)
+        return is_judged_alike(self.config, config)
 
     @property
     def ended(self) -> bool:
         """Whether it completed, diverged or failed."""
         return self.status in ENDED
+
+
+def is_judged_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configurations ask for the same held-out windows and the same questions."""
+    return all(one.get(name) == other.get(name) for name in JUDGED)
 
 
 def run_folders(results: Path) -> list[Path]:

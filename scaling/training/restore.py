@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.data.corpus import Corpus, load
-from scaling.spec import RunSpec, read_spec
+from scaling.spec import RunSpec, read_spec, run_id_of
 from scaling.store.paths import cache_folder
 from scaling.store.records import Refusal
 from scaling.store.run_record import read_run
@@ -43,6 +43,11 @@ def finished(folder: Path) -> Finished:
     if status != "completed":
         raise Refusal(f"{folder} is {status}: only a completed run has a model to evaluate.")
     spec = read_spec(folder)
+    if run_id_of(spec) != spec.run_id:
+        raise Refusal(
+            f"{folder} was trained by another program than architecture = {spec.architecture!r} is "
+            "now. Bring the source back that it was trained with."
+        )
     step = spec.schedule.steps
     if not (folder / "checkpoints" / str(step)).is_dir():
         raise Refusal(

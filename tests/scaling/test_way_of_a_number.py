@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 # Plans and collects one tiny run in a process of its own, and prints the modules that make, hold or
 # hand on D (as text, tokens or steps) and N (as text, asked for, or counted). A module does where a
 # function of it returns the number, a mapping with it, or an object that has it as a field; one
-# that only looks at it, as checks do, hands nothing on.
+# that only looks at it, as checks do, hands nothing on. Training, which counts for itself what it
+# has done, is left out.
 TRACE = """
 import json, sys
 from dataclasses import fields, is_dataclass

@@ -9,10 +9,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from experiments.training import looked_at
 from scaling.launch.prepare import manifest_of, prepare
 from scaling.launch.worker import train_run
 from scaling.planning.plan import Plan
 from scaling.store import ready
+from scaling.store.manifest import write_manifest
 from scaling.store.ready import run_folder, unfinished
 from scaling.store.steps import read_steps
 from scaling.store.table import JUDGED_OTHERWISE, collect, publish_table
@@ -74,3 +76,34 @@ def test_runs_judged_on_other_windows_are_judged_again_and_never_mixed(
     assert len(logged) == steps and logged["val_loss"].notna().sum() == 1
     assert logged["val_loss"].iloc[-1] == after.loc[many.runs[0].run_id, "loss"]
     assert unfinished(results, wanted) == []
+
+
+def test_what_a_half_trained_run_was_judged_on_its_way_is_not_mixed_with_other_windows(
+    plan: PlanOf, tmp_path: Path
+) -> None:
+    few, many = (plan(evaluation={"tokens": tokens}) for tokens in (100, 400))
+    trunk, stops = few.runs[0], iter([*[False] * 8, *[True] * 100])
+    prepare(tmp_path, few, b"")
+    assert train_run(run_folder(tmp_path, trunk.run_id), lambda: next(stops)) == "planned"
+    finish(tmp_path, many)
+    whole = finish(tmp_path / "fresh", many)
+    for name in whole.index:
+        ours, fresh = (
+            read_steps(run_folder(each, name)).set_index("step")["val_loss"].dropna()
+            for each in (tmp_path, tmp_path / "fresh")
+        )
+        assert len(ours) and (ours == fresh[ours.index]).all()
+
+
+def test_another_judgement_is_no_addition_to_a_plan(plan: PlanOf, tmp_path: Path) -> None:
+    few, many = (
+        manifest_of(tmp_path, plan(evaluation={"tokens": tokens}), b"") for tokens in (100, 400)
+    )
+    assert few.extends(few) and not many.extends(few)
+
+
+def test_the_status_says_that_a_run_was_judged_otherwise(plan: PlanOf, tmp_path: Path) -> None:
+    finish(tmp_path, plan(evaluation={"tokens": 100}))
+    write_manifest(tmp_path, manifest_of(tmp_path, plan(evaluation={"tokens": 400}), b""))
+    for row in looked_at(tmp_path).runs:
+        assert (row["status"], row["loss"]) == (JUDGED_OTHERWISE, None)

@@ -18,6 +18,7 @@ from scaling.launch.output import LOGS
 from scaling.launch.prepare import prepare
 from scaling.launch.watch import Snapshot
 from scaling.planning.plan import Plan
+from scaling.store import claims
 from scaling.store.claims import newest, owner
 from scaling.store.ready import run_folder
 from scaling.store.run_record import read_run
@@ -204,3 +205,19 @@ def test_a_second_interrupt_waits_no_more(
     with pytest.raises(KeyboardInterrupt):
         launch(Deaf(), tmp_path, 2, "cheapest-first", interrupt)
     assert killed == [-signal.SIGKILL] * 2
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_frozen_alone_is_killed_and_followed_by_another(
+    plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "STALE_SECONDS", 2.0)
+    runs, local = folders(tmp_path, plan()), Recorded()
+
+    def freeze(seen: Snapshot) -> None:
+        if seen.training and len(local.started) == 1:
+            local.started[0].send_signal(signal.SIGSTOP)
+
+    assert launch(local, tmp_path, 1, "cheapest-first", freeze) == []
+    assert statuses(runs) == ["completed"] * len(runs)
+    assert local.started[0].returncode == -signal.SIGKILL
