@@ -49,6 +49,7 @@ class Local:
 
     def stop(self, worker: Worker) -> None:
         """Ask it to end in order."""
+        worker.log = None  # whoever is asked to end need not say of what
         worker.terminate()
 
     def kill(self, worker: Worker) -> None:
