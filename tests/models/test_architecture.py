@@ -190,6 +190,30 @@ def test_the_digest_takes_in_what_an_architecture_imports_of_its_own(
     assert (code_of("bag") != before) == counts
 
 
+def test_the_digest_takes_in_helpers_beside_a_namespace_and_elsewhere_on_the_path(
+    declare: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.syspath_prepend(elsewhere)
+    source = TOY.read_text().replace(
+        "import jax\n", "import helped\nimport helper\nimport jax\n", 1
+    )
+    folder = declare({"space/bag.py": source, "helper.py": ""}, bag="space.bag:BAG")
+    (elsewhere / "helped.py").write_text("")
+    seen = [code_of("bag")]
+    for file in (folder / "helper.py", elsewhere / "helped.py"):
+        file.write_text("# another\n")
+        seen.append(code_of("bag"))
+    assert len(set(seen)) == 3
+
+
+def test_a_ladder_that_does_not_grow_is_refused() -> None:
+    same = ParamCount(embedding=64, matrix=0, vector=0, head=0, head_matmul=64)
+    with pytest.raises(ValueError, match="do not grow in their non_embedding parameters"):
+        Growing(lambda n: n, lambda config: same).nearest(1e4, "non_embedding")
+
+
 def test_ours_have_no_digest_of_their_own() -> None:
     assert code_of("decoder") == ""
 

@@ -219,3 +219,15 @@ def test_nothing_of_the_first_version_is_touched(plan: PlanOf, tmp_path: Path) -
     with pytest.raises(OtherFormat, match="of format 1, which an earlier version"):
         prepare(tmp_path, made, b"")
     assert files(tmp_path) == before
+
+
+def test_a_process_that_stands_still_while_it_writes_the_plan_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaling.store.holding.WAIT_SECONDS", 0.2)
+    with (
+        changing(tmp_path),
+        pytest.raises(Refusal, match="another process has been writing"),
+        changing(tmp_path),
+    ):
+        pass

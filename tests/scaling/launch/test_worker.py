@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import jax
@@ -26,7 +26,7 @@ from scaling.launch.worker import train_run, worker_command
 from scaling.planning.plan import Plan
 from scaling.spec import RunSpec
 from scaling.store.attempt import attempt, last_checkpoint
-from scaling.store.claims import Beginning, claimed, deaths
+from scaling.store.claims import Beginning, Observer, claimed, deaths
 from scaling.store.manifest import read_manifest, write_manifest
 from scaling.store.ready import run_folder
 from scaling.store.records import Refusal, read_json, write_json
@@ -307,3 +307,18 @@ def test_a_finished_run_is_not_touched(ready: Ready, tmp_path: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
     assert {train_run(folder, lambda: False) for folder in folders} == {"completed"}
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
+
+
+def test_owners_that_stood_still_did_not_die(
+    plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaling.store.claims.STALE_SECONDS", 0.3)
+    folder = run_folder(tmp_path, prepare(tmp_path, plan(), b"")[0].run_id)
+    with ExitStack() as held:
+        for _ in range(3):
+            held.enter_context(claimed(folder, Beginning(0)))
+            monkeypatch.setattr("scaling.store.claims._write_beat", lambda *_: None)
+            observer = Observer()
+            while observer.owner(folder) is not None:
+                time.sleep(0.05)
+        assert deaths(folder, held.enter_context(claimed(folder, Beginning(0)))) == []
