@@ -13,7 +13,7 @@ import tyro
 
 from experiments.cli import Failed, JsonFile, app
 from experiments.text import columns, printable, say
-from scaling.store.records import Refusal, write_json
+from scaling.store.records import Refusal, refuse_newer, write_json
 from scaling.store.run_record import read_run, run_folders
 from scaling.store.sealed import OtherFormat
 
@@ -162,6 +162,7 @@ def _completed(paths: Sequence[Path]) -> Iterator[Path]:
         if (path / "run.json").exists():
             yield path
             continue
+        refuse_newer(path)
         found = [each for each in run_folders(path) if _is_completed(each)]
         if not found:
             raise Refusal(f"{path} has no completed run. scaling status {path} says why.")

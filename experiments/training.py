@@ -14,7 +14,7 @@ from tyro.conf import arg
 
 from experiments.cli import Directory, Failed, JsonFile, Number, StudyPath, app, number
 from experiments.text import few, say
-from scaling.store.records import Refusal, read_json, write_json
+from scaling.store.records import Refusal, read_json, refuse_newer, write_json
 
 if TYPE_CHECKING:
     from scaling.store.manifest import PlannedRun
@@ -140,6 +140,7 @@ def run(
             "as train_tokens declares it, and not trained on. Bring the data here."
         )
     specs = {spec.run_id: spec for spec in planned.plan.runs}
+    refuse_newer(folder)
     manifest = manifest_of(folder, planned.plan, toml)
     waiting = [specs[run.run_id] for run in unfinished(folder, manifest, retry)]
     flops = sum(map(spent_flops, waiting))

@@ -21,7 +21,7 @@ from analysis.runs.load import load, shown
 from analysis.runs.read import CORE, Asked, read
 from analysis.runs.repeats import REPEATED, first_told, which_repeat
 from analysis.runs.status import LEFT_OUT
-from scaling.store.records import Refusal
+from scaling.store.records import Refusal, refuse_newer
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ def read_runs(
     """
     path = Path(path)
     if path.is_dir():
+        refuse_newer(path)
         tables = [path / "runs.parquet", path / "runs.csv"]  # a reference study has the second
         found = next((each for each in tables if each.is_file()), None)
         if found is None:

@@ -21,6 +21,7 @@ import pandas as pd
 
 RUN_ID = re.compile(r"[0-9a-f]{12}")  # a fingerprint, and so the name of a run
 MOST_MEANT = 5  # names that a question lists; a word that begins more says too little
+FORMAT = 2  # of plan.json and of run.json; those of before had none
 MAX_JSON = 64 << 20  # bytes; a fit has thousands, a run of a thousand sessions a million
 
 
@@ -198,3 +199,21 @@ def _null_for_non_finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def refuse_newer(results: Path) -> None:
+    """Raise Refusal for a results folder whose plan a newer version of this program wrote.
+
+    Of the plan only the beginning is read, which says its format.
+    """
+    try:
+        with (results / "plan.json").open("rb") as file:
+            found = re.search(rb'"format":\s*([0-9]{1,9})\b', file.read(200))
+    except OSError:  # no plan: an older folder, or none of ours
+        return
+    if found and int(found[1]) > FORMAT:
+        raise Refusal(
+            f"{results} is of format {int(found[1])}, which a newer version of this program wrote; "
+            f"this one works with format {FORMAT}. Update the program, or give its run table by "
+            "name. Nothing was changed."
+        )

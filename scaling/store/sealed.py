@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_jsonable_python
 
 from scaling.store.records import (
+    FORMAT,
     MAX_JSON,
     Refusal,
     check_seal,
@@ -22,7 +23,6 @@ from scaling.store.records import (
     sealed,
 )
 
-FORMAT = 2  # of plan.json and of run.json; those of before had none
 STRICT = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+import pandas as pd
 import pytest
 
+from analysis.runs.table import read_runs
 from scaling.launch.prepare import prepare, prepared
 from scaling.planning.plan import Plan
 from scaling.spec import read_spec
@@ -231,3 +233,17 @@ def test_a_process_that_stands_still_while_it_writes_the_plan_is_not_waited_for_
         changing(tmp_path),
     ):
         pass
+
+
+def test_the_table_of_a_newer_folder_is_read_by_its_name_alone(
+    plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    prepare(tmp_path, plan(), b"")
+    table = pd.DataFrame({"params": [1e6, 2e6], "tokens": [1e8, 2e8], "loss": [3.0, 2.9]})
+    table.to_parquet(tmp_path / "runs.parquet")
+    plan_file = tmp_path / "plan.json"
+    assert len(read_runs(tmp_path)) == 2
+    plan_file.write_text(plan_file.read_text().replace('"format":2', '"format":3', 1))
+    with pytest.raises(Refusal, match="is of format 3, which a newer version"):
+        read_runs(tmp_path)
+    assert len(read_runs(tmp_path / "runs.parquet")) == 2
