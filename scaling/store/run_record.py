@@ -79,7 +79,7 @@ class RunRecord(Sealed):
         return int(self.config["schedule"]["steps"])
 
     def judged_as(self, config: Mapping[str, Any]) -> bool:
-        """Whether it is asked for the held-out windows and questions of another configuration."""
+        """Whether it was, or is to be, judged on the held-out windows and questions of another."""
         return is_judged_alike(self.config, config)
 
     @property

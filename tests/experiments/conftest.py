@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import TextIO
 
 import numpy as np
@@ -88,3 +89,47 @@ def refuse_other_runs() -> Callable[[Plan, pd.DataFrame], None]:
         np.testing.assert_array_equal(*(each.to_numpy() for each in rows))
 
     return compare
+
+
+# One size, from the start to each of its budgets.
+STUDY = """\
+name = "grid"
+[model]
+head_dim = 8
+aspect_ratio = 16
+[data]
+source = "{folder}/*.txt"
+sequence_length = 16
+holdout_fraction = 0.2
+allow_repeats = true
+[training]
+schedule = "cosine"
+batch_sequences = 4
+learning_rate = 0.02
+warmup_tokens = 256
+weight_decay = 0.1
+beta1 = 0.9
+beta2 = 0.95
+clip_norm = 1.0
+[grid]
+kind = "product"
+params = [3400]
+tokens = {tokens}
+[evaluation]
+tokens = 400
+every_tokens = 768
+"""
+
+
+@pytest.fixture
+def write_study(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a tiny study, with its text, and returns its path."""
+
+    def write(tokens: str = "[1536]") -> Path:
+        for number in range(8):
+            (tmp_path / f"{number}.txt").write_text(f"we the people {number} " * 40)
+        study = tmp_path / "grid.toml"
+        study.write_text(STUDY.format(folder=tmp_path, tokens=tokens))
+        return study
+
+    return write

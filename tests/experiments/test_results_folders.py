@@ -21,34 +21,6 @@ from scaling.store.ready import run_folder
 from scaling.store.records import read_json, sealed, write_json
 from scaling.store.run_record import read_run
 
-STUDY = """\
-name = "grid"
-[model]
-head_dim = 8
-aspect_ratio = 16
-[data]
-source = "{folder}/*.txt"
-sequence_length = 16
-holdout_fraction = 0.2
-allow_repeats = true
-[training]
-schedule = "cosine"
-batch_sequences = 4
-learning_rate = 0.02
-warmup_tokens = 256
-weight_decay = 0.1
-beta1 = 0.9
-beta2 = 0.95
-clip_norm = 1.0
-[grid]
-kind = "product"
-params = [3400]
-tokens = [1536, 3072]
-[evaluation]
-tokens = 400
-every_tokens = 768
-"""
-
 
 @dataclass(frozen=True)
 class Here:
@@ -64,17 +36,14 @@ class Here:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+def here(write_study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     monkeypatch.setattr(launcher, "launch", lambda *_: [])
 
     def scaling(*words: object) -> int:
         monkeypatch.setattr(sys, "argv", ["scaling", *map(str, words)])
         return main()
 
-    for number in range(8):
-        (tmp_path / f"{number}.txt").write_text(f"we the people {number} " * 40)
-    study = tmp_path / "study.toml"
-    study.write_text(STUDY.format(folder=tmp_path))
+    study = write_study("[1536, 3072]")
     return Here(study, tmp_path / "results" / "grid", scaling)
 
 

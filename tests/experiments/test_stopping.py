@@ -19,42 +19,13 @@ from scaling.launch.stops import STOPS
 from scaling.store import table
 from scaling.store.records import Refusal
 
-STUDY = """\
-name = "grid"
-[model]
-head_dim = 8
-aspect_ratio = 16
-[data]
-source = "{folder}/*.txt"
-sequence_length = 16
-holdout_fraction = 0.2
-allow_repeats = true
-[training]
-schedule = "cosine"
-batch_sequences = 4
-learning_rate = 0.02
-warmup_tokens = 256
-weight_decay = 0.1
-beta1 = 0.9
-beta2 = 0.95
-clip_norm = 1.0
-[grid]
-kind = "product"
-params = [3400]
-tokens = [1536]
-[evaluation]
-tokens = 400
-every_tokens = 768
-"""
-
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+def run(
+    write_study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], int]:
     """`scaling run` of a tiny study; its exit code."""
-    for number in range(8):
-        (tmp_path / f"{number}.txt").write_text(f"we the people {number} " * 40)
-    (tmp_path / "grid.toml").write_text(STUDY.format(folder=tmp_path))
-    words = ["scaling", "run", tmp_path / "grid.toml", "--results", tmp_path / "results"]
+    words = ["scaling", "run", write_study(), "--results", tmp_path / "results"]
     monkeypatch.setattr(sys, "argv", [*map(str, words), "--max-hours", "1", "--workers", "1"])
     return main
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,42 +17,12 @@ from scaling.store.run_record import read_run
 from scaling.study import read_study
 
 ROOT = Path(__file__).parents[2]
-STUDY = """\
-name = "grid"
-[model]
-head_dim = 8
-aspect_ratio = 16
-[data]
-source = "{folder}/*.txt"
-sequence_length = 16
-holdout_fraction = 0.2
-allow_repeats = true
-[training]
-schedule = "cosine"
-batch_sequences = 4
-learning_rate = 0.02
-warmup_tokens = 256
-weight_decay = 0.1
-beta1 = 0.9
-beta2 = 0.95
-clip_norm = 1.0
-[grid]
-kind = "product"
-params = [3400]
-tokens = [1536]
-[evaluation]
-tokens = 400
-every_tokens = 768
-"""
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(write_study: Callable[..., Path], tmp_path: Path) -> Path:
     """The folder of the one run of a study that is planned."""
-    for number in range(8):
-        (tmp_path / f"{number}.txt").write_text(f"we the people {number} " * 40)
-    study = tmp_path / "grid.toml"
-    study.write_text(STUDY.format(folder=tmp_path))
+    study = write_study()
     plan = plan_study(read_study(study)).plan
     (run,) = prepare(tmp_path / "grid", plan, study.read_bytes())
     return run_folder(tmp_path / "grid", run.run_id)
