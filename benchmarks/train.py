@@ -94,17 +94,18 @@ def batches(size: Size) -> np.ndarray:
 def ours(size: Size) -> Contender:
     import jax
 
-    from models.architecture import DEFAULT
+    from models.architecture import DEFAULT, Execution, architecture
     from models.sharding import make_mesh
-    from scaling.spec import Hardware, Optimizer
+    from scaling.planning.layout import Layout
+    from scaling.spec import Optimizer
     from scaling.training.jax_setup import configure_jax
     from scaling.training.step import make_program
 
     configure_jax()
-    config = size.config
-    program = make_program(
-        DEFAULT, config, Optimizer(0.9, 0.99, 0.1, 1.0), 0, "float32", Hardware(), make_mesh()
-    )
+    config, family = size.config, architecture(DEFAULT)
+    attention = family.attention(config, LENGTH, "float32", "cpu")
+    layout = Layout(BATCH, execution=Execution(attention=attention), steps_per_call=STEPS_PER_CALL)
+    program = make_program(DEFAULT, config, Optimizer(0.9, 0.99, 0.1, 1.0), 0, layout, make_mesh())
     state = program.initial()
     tokens = program.put_batches(batches(size))
     rates = program.put_rates(np.full(STEPS_PER_CALL, 1e-3, np.float32))
