@@ -58,12 +58,13 @@ def test_a_variant_is_another_value_at_the_same_microbatch(bench: ModuleType) ->
 
 def process(bench: ModuleType, folder: Path, code: str, seconds: float = 60) -> Any:
     log = folder / "log"
-    child = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log.open("wb"),
-    )
+    with log.open("wb") as said:
+        child = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+        )
     return bench.Process(child, log, time.monotonic() + seconds)
 
 
