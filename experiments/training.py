@@ -107,6 +107,7 @@ def run(
     from experiments.planning import plan_bytes, refuse_above
     from experiments.progress import Watch
     from models.devices import has_accelerator
+    from scaling.data.sources import what_is_missing
     from scaling.launch.launcher import TimeUp, launch
     from scaling.launch.local import Local
     from scaling.launch.prepare import manifest_of, prepared
@@ -134,7 +135,8 @@ def run(
     if planned.plan.corpus.declared and not dry_run:
         raise Refusal(
             f"[data] {planned.plan.corpus.source!r} is not on this machine: it can be planned, "
-            "as train_tokens declares it, and not trained on. Bring the data here."
+            "as train_tokens declares it, and not trained on. Bring the data here.\n"
+            f"{what_is_missing(read.data)}".rstrip()
         )
     specs = {spec.run_id: spec for spec in planned.plan.runs}
     refuse_newer(folder)

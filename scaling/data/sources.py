@@ -70,6 +70,15 @@ def open_sources(section: DataSection) -> list[Source]:
     return found
 
 
+def what_is_missing(section: DataSection) -> str:
+    """What to do about a source that is not on this machine; empty if all are here."""
+    try:
+        open_sources(section)
+    except SourceMissing as error:
+        return str(error)
+    return ""
+
+
 def most_tokens(section: DataSection) -> list[int | None]:
     """Of each source, the most tokens it can have by the sizes of its files: one a byte.
 

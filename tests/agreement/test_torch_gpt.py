@@ -1,4 +1,4 @@
-"""The model in PyTorch that ours is held against has the same parameters and starts as it should."""
+"""The model in PyTorch has the parameters of ours, and starts as it should."""
 
 from __future__ import annotations
 
