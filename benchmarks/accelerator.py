@@ -35,6 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -56,6 +57,7 @@ from scaling.store.records import write_json
 from scaling.training.flags import Slot, worker_environment
 
 ROUNDS = 3
+GRACE = 30.0  # seconds beyond the time that is given, for what is measured in any case
 # Of the device's memory where PyTorch's process is to find room beside ours.
 SHARE = "0.6"
 FLOORS = {"8x512": 0.40, "12x768": 0.45, "24x1024": 0.45}  # MFU by the full count, on an H200
@@ -223,6 +225,9 @@ def torch(case: Case) -> tuple[dict[str, Any], Train]:
     import torch_gpt
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    sequences = case.torch_sequences
+    if device == "cuda" and torch.cuda.get_device_properties(0).total_memory < 100e9:
+        sequences //= 2
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     model = torch_gpt.Gpt(case.model, pad_to=128).to(device)
@@ -231,7 +236,7 @@ def torch(case: Case) -> tuple[dict[str, Any], Train]:
     loss_of = torch.compile(model) if compiled else model
     shape = (case.batch_sequences, case.length + 1)
     tokens = torch.randint(0, case.model.vocab_size, shape, device=device)
-    micro = tokens.split(case.torch_sequences)
+    micro = tokens.split(sequences)
     half = torch.autocast(device, torch.bfloat16, enabled=case.dtype == "bfloat16")
 
     def step() -> None:
@@ -274,7 +279,7 @@ def torch(case: Case) -> tuple[dict[str, Any], Train]:
     step()
     finish()
     steps = max(1, round(seconds_of_a_round(case) / (time.perf_counter() - start)))
-    layout = {"microbatch_sequences": case.torch_sequences, "compiled": compiled}
+    layout = {"microbatch_sequences": sequences, "compiled": compiled}
     name = TORCH.name if compiled or device == "cpu" else "torch eager"
     return {"compile_s": compile_s, "layout": layout, "variant": name}, train
 
@@ -301,6 +306,7 @@ def serve(case: Case, variant: str, hardware: dict[str, Any], profile: str | Non
         for _ in sys.stdin:
             answer(train())
     except Exception as error:
+        traceback.print_exc()
         said = str(error).strip().splitlines() or [""]
         answer({"reason": f"{type(error).__name__}: {said[0][:300]}"})
         sys.exit(1)
@@ -321,6 +327,10 @@ class Process:
     log: Path
     deadline: float
 
+    def said(self, lines: int) -> str:
+        """The last lines of what it printed."""
+        return "\n".join(self.log.read_text(errors="replace").strip().splitlines()[-lines:])
+
     def answer(self) -> dict[str, Any]:
         """Raises Failed where the process says why it cannot go on, or ends, or takes too long."""
         stream = self.process.stdout
@@ -331,8 +341,7 @@ class Process:
             if not select.select([stream], [], [], left)[0]:
                 raise Failed("time was up")
             if not (more := os.read(stream.fileno(), 1 << 16)):
-                said = self.log.read_text(errors="replace").strip().splitlines() or [""]
-                raise Failed(f"exit code {self.process.wait()}: {said[-1][:300]}")
+                raise Failed(f"exit code {self.process.wait()}: {self.said(1)[:300]}")
             line += more
         found = json.loads(line)
         if "reason" in found:
@@ -388,7 +397,8 @@ class Bench:
             ) as process,
         ):
             try:
-                yield Process(process, log, self.deadline)
+                grace = GRACE if variant is DEFAULT_VARIANT else 0.0
+                yield Process(process, log, self.deadline + grace)
             finally:
                 process.kill()
 
@@ -410,6 +420,7 @@ class Bench:
                             answers[name].append(process.train())
                     except Failed as why:
                         del running[name]
+                        print(process.said(15), file=sys.stderr, flush=True)
                         self.report.add(case, name, ready.get(name, {}), [], str(why))
         for name in running:
             self.report.add(case, name, ready[name], answers[name], None)
@@ -597,6 +608,8 @@ def main() -> None:
             if place > 1 and began + 0.8 * longest > deadline:  # the first two are always begun
                 report.add(case, chosen[0].name, {}, [], "time was up")
                 continue
+            names = ", ".join(variant.name for variant in chosen)
+            print(f"{case.name}: {names} (at {began - started:.0f} s)", flush=True)
             bench.measure(case, chosen)
             longest = max(longest, time.monotonic() - began)
             for row in report.rows:
