@@ -107,7 +107,6 @@ def run(
     from experiments.planning import plan_bytes, refuse_above
     from experiments.progress import Watch
     from models.devices import has_accelerator
-    from scaling.data.sources import what_is_missing
     from scaling.launch.launcher import TimeUp, launch
     from scaling.launch.local import Local
     from scaling.launch.prepare import manifest_of, prepared
@@ -133,6 +132,8 @@ def run(
     read = planned.plan.study
     folder = results / read.name
     if planned.plan.corpus.declared and not dry_run:
+        from scaling.data.sources import what_is_missing
+
         raise Refusal(
             f"[data] {planned.plan.corpus.source!r} is not on this machine: it can be planned, "
             "as train_tokens declares it, and not trained on. Bring the data here.\n"
