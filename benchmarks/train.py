@@ -37,7 +37,8 @@ from typing import Any
 import numpy as np
 
 from models.decoder.config import DIALECTS, ModelConfig
-from models.decoder.sizes import count_params
+from models.decoder.sizes import count_flops, count_params
+from scaling.planning.estimate import core_flops
 from scaling.store.records import write_json
 
 BATCH, LENGTH = 4, 256
@@ -223,7 +224,7 @@ def serve(name: str, size: Size, core: int, compiled: bool) -> None:
     else:
         contender = {"ours": ours, "nanodo": nanodo}[name](size)
     contender.train(STEPS_PER_CALL)  # compiles, and fills caches
-    print(json.dumps({"params": contender.params}), flush=True)
+    print(json.dumps({"params": contender.params, "core_flops": core_flops()}), flush=True)
     for line in sys.stdin:
         steps = int(line)
         start = time.process_time()
@@ -302,12 +303,15 @@ def measure(
             for each in contenders if turn % 2 else reversed(contenders):
                 found = each.train(steps[each.name])
                 rates[each.name].append(found["tokens"] / found["cpu_s"])
+    flops = count_flops(size.config, LENGTH, "full").total
     return [
         {
             "size": str(size),
             "params": counted,
             "contender": name,
             "tokens_per_cpu_s": statistics.median(rates[name]),
+            # Of the core's rate in float32 products, by the FLOPs that count attention in full.
+            "efficiency": statistics.median(rates[name]) * flops / max(cores),
             "rounds": rates[name],
         }
         for name in names
@@ -362,7 +366,8 @@ def main() -> None:
             spread = max(row["rounds"]) / min(row["rounds"]) - 1
             print(
                 f"{row['size']:>14}  {row['contender']:<7} {row['tokens_per_cpu_s']:>9,.0f} tokens "
-                f"per CPU-second, rounds within {spread:.0%}",
+                f"per CPU-second, {row['efficiency']:.2f} of the core's products, rounds within "
+                f"{spread:.0%}",
                 flush=True,
             )
     for name, value in ratios.items():

@@ -14,8 +14,9 @@ from scaling.planning.memory import step_memory
 from scaling.spec import RunSpec
 
 # The share of a core's float32 matrix throughput that a study reaches: the isoflop and repeat
-# studies took 60 and 30 minutes of CPU where .45 said 37 and 19. The step alone reaches .29 to .60
-# (`benchmarks/step.py`); compiling, evaluating and checkpoints take the rest.
+# studies took 60 and 30 minutes of CPU where .45 said 37 and 19. The step alone reached .29 to .60
+# at the quickstart's sizes (`benchmarks/train.py` has it now); compiling, evaluating and checkpoints
+# take the rest.
 CPU_EFFICIENCY = 0.28
 
 

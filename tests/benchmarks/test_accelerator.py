@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -132,3 +133,43 @@ def test_rows_are_measured_in_processes_of_their_own(bench: ModuleType, tmp_path
     good, bad = sorted(report.rows, key=lambda row: row["variant"] != "default")
     assert good["tokens_per_s"] > 0 and good["reason"] is None and good["modelled_bytes"] > 0
     assert bad["tokens_per_s"] is None and "attention = 'splash'" in bad["reason"]
+
+
+LOWERED = """
+import sys
+sys.path.insert(0, "benchmarks")
+import accelerator, jax, numpy as np
+import jax._src.cudnn.fused_attention_stablehlo as cudnn
+# What is asked of the driver here is asked on the machine that measures.
+cudnn.check_cudnn_version = lambda: 91000
+cudnn.check_compute_capability = lambda *_: True
+from models.sharding import make_mesh
+from scaling.planning.layout import Target, layout_of
+from scaling.training.step import make_program
+
+for case in accelerator.cases(False).values():
+    run = accelerator.run_of(case, accelerator.Hardware())
+    layout = layout_of(run, Target("gpu", 1, 80e9))
+    program = make_program(run.architecture, run.model, run.optimizer, 0, layout, make_mesh())
+    batch = (layout.steps_per_call, case.batch_sequences, case.length + 1)
+    lowered = program.train.trace(
+        program.abstract,
+        jax.ShapeDtypeStruct(batch, "int32"),
+        jax.ShapeDtypeStruct(batch[:1], "float32"),
+    ).lower(lowering_platforms=("cuda",))
+    print(case.name, layout.execution.attention, "fmha" in lowered.as_text())
+"""
+
+
+@pytest.mark.slow
+def test_what_is_measured_lowers_for_a_gpu() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOWERED],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [name for name, *_ in lines] == ["8x512", "12x768", "24x1024", "30M"]
+    assert all((attention == "cudnn") == (fused == "True") for _, attention, fused in lines)
