@@ -88,9 +88,10 @@ def evaluate(
     if not shots:
         raise Refusal("--shots: give a number of examples, such as 0.")
     if "jax" not in sys.modules:  # as in training, for the same programs
-        from scaling.training.flags import worker_environment
+        from models.devices import expected_platform
+        from scaling.training.flags import Slot, worker_environment
 
-        os.environ.update(worker_environment())
+        os.environ.update(worker_environment(Slot(expected_platform())))
     from scaling.tasks.mix import refuse_twice
 
     ask = Ask(

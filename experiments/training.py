@@ -53,10 +53,9 @@ def plan(
         max_flops: Refuse a study that trains more than this.
         to_json: Write the table to this file too.
     """
-    from experiments.grid_text import idle_text
     from experiments.plan_text import plan_json, plan_text
     from experiments.planning import asked_devices, grid_costs, plan_file, refuse_above
-    from scaling.launch.slots import device_count, worker_count
+    from scaling.launch.slots import slots_of, this_host
 
     devices = asked_devices(device, count, mfu)
     planned = plan_file(study)
@@ -64,9 +63,8 @@ def plan(
     bills = grid_costs(planned.plan, devices, count, mfu, dtype)
     if to_json:
         write_json(to_json, plan_json(planned, devices, bills, count))
-    print(plan_text(planned, devices, bills, count, worker_count()))
-    if not devices and (idle := idle_text(planned.plan.runs, device_count())):
-        print(idle)
+    workers = 1 if devices else len(slots_of(this_host()).slots)
+    print(plan_text(planned, devices, bills, count, workers))
     print(f"Next: scaling run {study}")
 
 
@@ -76,6 +74,8 @@ def run(
     /,
     *,
     workers: int | None = None,
+    devices_per_run: int | None = None,
+    runs_per_device: int | None = None,
     results: Path = Path("results"),
     order: Literal["cheapest-first", "longest-first"] = "cheapest-first",
     max_flops: Number = None,
@@ -95,7 +95,10 @@ def run(
 
     Args:
         study: The study file.
-        workers: Single-threaded worker processes; one a core if not given.
+        workers: Runs that are trained at once; if not given, one a core, or one a GPU, of the
+            host, or of those that CUDA_VISIBLE_DEVICES names.
+        devices_per_run: GPUs, or chips of a TPU host, that a run is divided among.
+        runs_per_device: Runs that share a GPU, for models too small to keep one busy.
         results: The folder in which one named like the study is made.
         order: What a worker takes next: the cheapest run, so that faults and the first fit come
             early, or the longest, so that all is done soonest.
@@ -105,31 +108,26 @@ def run(
         dry_run: Say what would be trained, and write nothing.
     """
     from analysis.units import scientific
-    from experiments.grid_text import idle_text, runs_text, to_do_text
+    from experiments.grid_text import runs_text, slots_text, to_do_text
     from experiments.next_text import next_text
     from experiments.planning import plan_bytes, refuse_above
     from experiments.progress import Watch
-    from models.devices import has_accelerator
     from scaling.launch.launcher import TimeUp, launch
     from scaling.launch.local import Local
     from scaling.launch.prepare import manifest_of, prepared
-    from scaling.launch.slots import device_count, worker_count
+    from scaling.launch.slots import slots_of, this_host
     from scaling.spec import spent_flops
     from scaling.store import table
     from scaling.store.manifest import read_manifest
     from scaling.store.ready import unfinished
     from scaling.study import study_bytes
+    from scaling.training.flags import refuse_faulty_jax
 
     hours = number("--max-hours", max_hours)
     if hours is not None and hours <= 0:
         raise Refusal(f"--max-hours {max_hours}: give more than 0.")
-    if workers is not None and workers < 1:
-        raise Refusal(f"--workers {workers}: give at least 1.")
-    if workers is not None and workers > 1 and has_accelerator():
-        raise Refusal(
-            f"--workers {workers}: one worker uses all accelerators of this host, and two would "
-            "fight for their memory. Leave --workers out."
-        )
+    places = slots_of(this_host(), workers, devices_per_run, runs_per_device)
+    refuse_faulty_jax(places.host.platform)
     toml = study_bytes(study)
     planned = plan_bytes(toml, str(study))
     read = planned.plan.study
@@ -145,8 +143,8 @@ def run(
     waiting = [specs[run.run_id] for run in unfinished(folder, manifest, retry)]
     flops = sum(map(spent_flops, waiting))
     refuse_above(max_flops, flops)
-    if waiting and (idle := idle_text(waiting, device_count())):
-        print(idle)
+    if waiting:
+        print(slots_text(places, len(waiting)))
     if dry_run:
         print(to_do_text(waiting))
         print(
@@ -164,8 +162,7 @@ def run(
             if todo:
                 with Watch() as watch:
                     seconds = 3600 * (hours or math.inf)
-                    count = workers or worker_count()
-                    last_words = launch(Local(), folder, count, order, watch, seconds)
+                    last_words = launch(Local(), folder, places.slots, order, watch, seconds)
         except BaseException as error:
             # What was finished is in the table, however the rest ended; the table hides no error.
             try:
@@ -231,7 +228,9 @@ def worker(
 
     What `scaling run` starts as often as it has workers. Start as many as you like, where the
     folder and the cache of corpora are seen: each takes a run that nobody has, and waits while
-    others have what is left. Exit codes: 0 all completed, 1 a run failed or diverged, 75 stopped.
+    others have what is left. It uses all accelerators that it sees: where several are started on a
+    host, give each its own CUDA_VISIBLE_DEVICES. Exit codes: 0 all completed, 1 a run failed or
+    diverged, 75 stopped.
 
         scaling worker results/quickstart
 
@@ -241,6 +240,7 @@ def worker(
     """
     from scaling.data.corpus import load
     from scaling.data.verified import check_afresh
+    from scaling.launch.slots import whole_host
     from scaling.launch.worker import worker_command
     from scaling.store.manifest import read_manifest
     from scaling.store.paths import cache_folder
@@ -252,7 +252,7 @@ def worker(
         check_afresh(load(corpus, cache_folder() / "corpora"))
     command = worker_command(directory, order)
     # In place of this process: the one that a launcher starts, with the same environment.
-    os.execve(command[0], command, worker_environment())
+    os.execve(command[0], command, worker_environment(whole_host()))
 
 
 @app.command
