@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from scaling.store.records import Refusal
 from scaling.training import flags
@@ -148,3 +150,16 @@ def test_the_version_is_that_of_the_jaxlib_that_is_loaded() -> None:
     import jaxlib
 
     assert version("jaxlib") == jaxlib.__version__
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_the_cuda_extra_installs_no_such_jaxlib(python: str) -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    asked = [Requirement(each) for each in project["optional-dependencies"]["cuda"]]
+    asked = [
+        each for each in asked if each.marker and each.marker.evaluate({"python_version": python})
+    ]
+    for faulty in ("0.10.2", "0.11.0"):
+        assert not all(each.specifier.contains(faulty) for each in asked)
+    some = "0.10.1" if python == "3.11" else "0.12.0.1"
+    assert asked and all(each.specifier.contains(some) for each in asked)
