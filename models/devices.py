@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from models.architecture import Platform
 
 SHIPPED = Path(__file__).with_name("devices.toml")
 FIELDS = {"kinds", "float32", "peak", "memory", "source", "price", "price_source", "price_date"}
 
-Platform = Literal["cpu", "gpu", "tpu"]
 # What each platform is called in JAX_PLATFORMS, and the packages that bring it to jax.
 NAMES: Mapping[str, Platform] = {
     **{"cpu": "cpu", "tpu": "tpu", "gpu": "gpu", "cuda": "gpu", "rocm": "gpu"},

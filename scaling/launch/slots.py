@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from models.devices import NAMES, Platform, expected_platform
+from models.architecture import Platform
+from models.devices import NAMES, expected_platform
 from scaling.store.records import Refusal
 from scaling.training.flags import Slot, worker_environment
 

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from models.devices import Platform
+from models.architecture import Platform
 from scaling.store.records import Refusal
 
 # Vector width and fast math are worth 1.5x to 2x on small float32 models on a CPU. Fast math may
