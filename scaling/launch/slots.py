@@ -71,11 +71,6 @@ def this_host() -> Host:
     return Host(found, kind, tuple(names))
 
 
-def device_count() -> int:
-    """Devices that a worker started here sees, if it is given all."""
-    return len(this_host().devices)
-
-
 def slots_of(
     host: Host,
     workers: int | None = None,

@@ -23,8 +23,8 @@ ENVIRONMENT = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "LIBTPU_INIT_ARGS", "NVID
 def provenance(run: RunSpec) -> dict[str, Any]:
     """Where and with what a run is made. Call in the worker: it asks jax for its device.
 
-    `deterministic` is whether this process gives the same bits every time on the same device. Raises
-    Refusal where the run asks for that and it does not.
+    `deterministic` is whether this process gives the same bits every time on the same device.
+    Raises Refusal where the run asks for that and it does not.
     """
     import jax
 
@@ -41,9 +41,9 @@ def provenance(run: RunSpec) -> dict[str, Any]:
     deterministic = is_deterministic(device.platform, flags)
     if run.hardware.deterministic and not deterministic:
         raise Refusal(
-            f"[hardware] deterministic = true is not kept by this process on a {device.device_kind}"
-            f" with XLA_FLAGS = {flags!r}. On a GPU start it with `scaling run` or `scaling worker` "
-            "and leave their flags on; on a TPU leave deterministic out."
+            "[hardware] deterministic = true is not kept by this process on a "
+            f"{device.device_kind} with XLA_FLAGS = {flags!r}. On a GPU start it with `scaling run` "
+            "or `scaling worker` and leave their flags on; on a TPU leave deterministic out."
         )
     return {
         "git": _git_commit(),
