@@ -115,6 +115,7 @@ def run(
     from scaling.launch.launcher import TimeUp, launch
     from scaling.launch.local import Local
     from scaling.launch.prepare import manifest_of, prepared
+    from scaling.launch.recording import environment_for
     from scaling.launch.slots import slots_of, this_host
     from scaling.spec import spent_flops
     from scaling.store import table
@@ -160,9 +161,13 @@ def run(
         last_words: list[str] = []
         try:
             if todo:
+                environment = environment_for(
+                    folder, planned.plan.runs, places.host, places.slots[0], print
+                )
                 with Watch() as watch:
                     seconds = 3600 * (hours or math.inf)
-                    last_words = launch(Local(), folder, places.slots, order, watch, seconds)
+                    local = Local(environment)
+                    last_words = launch(local, folder, places.slots, order, watch, seconds)
         except BaseException as error:
             # What was finished is in the table, however the rest ended; the table hides no error.
             try:
@@ -240,19 +245,23 @@ def worker(
     """
     from scaling.data.corpus import load
     from scaling.data.verified import check_afresh
-    from scaling.launch.slots import whole_host
+    from scaling.launch.recording import environment_for
+    from scaling.launch.slots import this_host, whole_host
     from scaling.launch.worker import worker_command
+    from scaling.spec import spec_of
     from scaling.store.manifest import read_manifest
     from scaling.store.paths import cache_folder
     from scaling.store.ready import unfinished
-    from scaling.training.flags import worker_environment
 
-    left = unfinished(directory, read_manifest(directory))
+    manifest, slot = read_manifest(directory), whole_host()
+    left = unfinished(directory, manifest)
     for corpus in sorted({str(run.config["corpus"]) for run in left}):
         check_afresh(load(corpus, cache_folder() / "corpora"))
     command = worker_command(directory, order)
     # In place of this process: the one that a launcher starts, with the same environment.
-    os.execve(command[0], command, worker_environment(whole_host()))
+    runs = (spec_of(run.config) for run in manifest.runs)
+    environment = environment_for(directory, runs, this_host(), slot, print)
+    os.execve(command[0], command, environment(slot))
 
 
 @app.command

@@ -139,17 +139,17 @@ _PLATFORMS = {"cpu": _cpu, "gpu": _gpu, "tpu": _tpu}
 
 
 def _choice(algorithms: Algorithms, file: Path | None) -> _Part:
-    """How the algorithms of a GPU are chosen."""
+    """How the algorithms of a GPU are chosen; of a file that is to be written, those in it stay."""
     if algorithms == "fastest":
         return _Part()
+    loaded = () if file is None or not file.exists() else (f"{LOAD_FLAG}={_quoted(file)}",)
     # JAX keeps what XLA measured beside its compiled programs. Where the deterministic flags make
     # it take the first algorithm, that must not be found there by runs that want the fastest.
     variables = {"JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none"}
     if algorithms == "recorded":
         # Of a program that is in JAX's cache nothing would be measured.
         variables["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-        return _Part((f"{DUMP_FLAG}={_quoted(file)}",), variables)
-    loaded = () if file is None else (f"{LOAD_FLAG}={_quoted(file)}",)
+        return _Part((*loaded, f"{DUMP_FLAG}={_quoted(file)}"), variables)
     return _Part((*DETERMINISTIC_FLAGS, *loaded), variables)
 
 

@@ -41,9 +41,9 @@ def provenance(run: RunSpec) -> dict[str, Any]:
     deterministic = is_deterministic(device.platform, flags)
     if run.hardware.deterministic and not deterministic:
         raise Refusal(
-            "[hardware] deterministic = true is not kept by this process on a "
-            f"{device.device_kind} with XLA_FLAGS = {flags!r}. On a GPU start it with `scaling run` "
-            "or `scaling worker` and leave their flags on; on a TPU leave deterministic out."
+            f"[hardware] deterministic = true: this process on a {device.device_kind} does not "
+            f"keep it, with XLA_FLAGS = {flags!r}. On a GPU start it with `scaling run` or "
+            "`scaling worker` and leave their flags on; on a TPU leave deterministic out."
         )
     return {
         "git": _git_commit(),
