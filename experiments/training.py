@@ -28,6 +28,7 @@ def plan(
     device: tuple[str, ...] = (),
     count: int = 1,
     mfu: float | None = None,
+    measured: Path | None = None,
     dtype: str = "bf16",
     max_flops: Number = None,
     to_json: JsonFile = None,
@@ -45,10 +46,12 @@ def plan(
 
     Args:
         study: A study file; experiments/quickstart.toml is a documented example.
-        device: Whether the largest run fits these devices of models/devices.toml and, with
-            --mfu, time and money of the whole grid on them.
+        device: Whether the largest run fits these devices of models/devices.toml and, where it is
+            known how much of their peak training reaches, time and money of the whole grid.
         count: Of devices, among which each run is divided.
-        mfu: Share of the device's peak that training reaches: measured, there is no default.
+        mfu: Share of the device's peak that training reaches; if not given, what was measured in
+            bfloat16 by size, if it was (benchmarks/results).
+        measured: What benchmarks/accelerator.py --json wrote on your device.
         dtype: Number format of the peak.
         max_flops: Refuse a study that trains more than this.
         to_json: Write the table to this file too.
@@ -57,10 +60,10 @@ def plan(
     from experiments.planning import asked_devices, grid_costs, plan_file, refuse_above
     from scaling.launch.slots import slots_of, this_host
 
-    devices = asked_devices(device, count, mfu)
+    devices = asked_devices(device, count, mfu, measured)
     planned = plan_file(study)
     refuse_above(max_flops, planned.plan.flops_spent)
-    bills = grid_costs(planned.plan, devices, count, mfu, dtype)
+    bills = grid_costs(planned.plan, devices, count, mfu, dtype, measured)
     if to_json:
         write_json(to_json, plan_json(planned, devices, bills, count))
     workers = 1 if devices else len(slots_of(this_host()).slots)
