@@ -100,7 +100,8 @@ def run(
         study: The study file.
         workers: Runs that are trained at once; if not given, one a core, or one a GPU, of the
             host, or of those that CUDA_VISIBLE_DEVICES names.
-        devices_per_run: GPUs, or chips of a TPU host, that a run is divided among.
+        devices_per_run: GPUs, or chips of a TPU host, that a run is divided among; if not given,
+            one GPU, or as many as the largest run needs, and all chips of a TPU host.
         runs_per_device: Runs that share a GPU, for models too small to keep one busy.
         results: The folder in which one named like the study is made.
         order: What a worker takes next: the cheapest run, so that faults and the first fit come
@@ -119,7 +120,7 @@ def run(
     from scaling.launch.local import Local
     from scaling.launch.prepare import manifest_of, prepared
     from scaling.launch.recording import environment_for
-    from scaling.launch.slots import slots_of, this_host
+    from scaling.launch.slots import devices_needed, slots_of, this_host
     from scaling.spec import spent_flops
     from scaling.store import table
     from scaling.store.manifest import read_manifest
@@ -147,6 +148,11 @@ def run(
     waiting = [specs[run.run_id] for run in unfinished(folder, manifest, retry)]
     flops = sum(map(spent_flops, waiting))
     refuse_above(max_flops, flops)
+    if waiting and places.host.platform == "gpu" and devices_per_run is None:
+        needed = devices_needed(waiting, places.host, runs_per_device or 1)
+        if needed > 1:
+            print(f"the largest run needs {needed} devices, so that every run gets as many")
+            places = slots_of(places.host, workers, needed, runs_per_device)
     if waiting:
         print(slots_text(places, len(waiting)))
     if dry_run:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from models.architecture import Platform
-from models.devices import NAMES, expected_platform
+from models.devices import NAMES, device_of_kind, expected_platform
+from scaling.planning.layout import Target, layout_of
+from scaling.spec import RunSpec
 from scaling.store.records import Refusal
-from scaling.training.flags import Slot, worker_environment
+from scaling.training.autotuning import programs_of
+from scaling.training.flags import MEMORY_SHARE, Slot, worker_environment
 
 ASK = "import jax; d = jax.devices(); print(len(d), d[0].platform, d[0].device_kind)"
 # Names by which a user chooses some of a host's devices.
@@ -131,6 +135,26 @@ def _accelerated(
     filled = slots[:workers]
     used = {name for slot in filled for name in (slot.devices or host.devices)}
     return Slots(host, tuple(filled), tuple(name for name in host.devices if name not in used))
+
+
+def devices_needed(runs: Iterable[RunSpec], host: Host, runs_per_device: int = 1) -> int:
+    """On how many GPUs of the host each of these runs can be laid out: 1, 2, 4, … or all.
+
+    Raises Refusal, the one of a single device, where they cannot on any number of them.
+    """
+    device = device_of_kind(host.kind)
+    memory = None if device is None else MEMORY_SHARE * device.memory / runs_per_device
+    distinct = programs_of(runs).values()
+    first: Refusal | None = None
+    widths = [2**k for k in range(len(host.devices).bit_length())]
+    for width in sorted({*widths, len(host.devices)}):
+        try:
+            for run in distinct:
+                layout_of(run, Target(host.platform, width, memory))
+            return width
+        except Refusal as error:
+            first = first or error
+    raise first or Refusal("this host has no devices.")
 
 
 def whole_host() -> Slot:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from scaling.launch import slots, worker
-from scaling.launch.slots import Host, core_count, slots_of, this_host, whole_host
+from scaling.launch.slots import Host, core_count, devices_needed, slots_of, this_host, whole_host
+from scaling.planning.layout import Target
+from scaling.planning.plan import Plan
+from scaling.spec import RunSpec
 from scaling.store.records import Refusal
 from scaling.training.flags import Slot, worker_environment
 
@@ -134,3 +137,34 @@ def test_a_worker_under_a_faulty_jaxlib_refuses(
     monkeypatch.setattr("scaling.training.flags.version", lambda name: "0.11.0")
     with pytest.raises(Refusal, match=r"jaxlib 0\.11\.0"):
         worker.work(tmp_path, "cheapest-first")
+
+
+@pytest.mark.parametrize(("least", "needed"), [(1, 1), (2, 2), (3, 4), (5, 6)])
+def test_a_run_gets_as_many_gpus_as_it_needs(
+    plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, least: int, needed: int
+) -> None:
+    seen: list[Target] = []
+
+    def laid_out(run: RunSpec, target: Target) -> None:
+        seen.append(target)
+        if target.devices < least:
+            raise Refusal("it does not fit")
+
+    monkeypatch.setattr(slots, "layout_of", laid_out)
+    six = Host("gpu", "NVIDIA H200", tuple("012345"))
+    assert devices_needed(plan().runs, six) == needed
+    # What a worker may take of 141 GB, or of an unknown device.
+    assert {target.memory for target in seen} == {0.92 * 141e9}
+    devices_needed(plan().runs, Host("gpu", "NVIDIA X", tuple("012345")), 2)
+    assert seen[-1].memory is None
+
+
+def test_what_fits_no_number_of_gpus_is_refused_as_on_one(
+    plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def laid_out(run: RunSpec, target: Target) -> None:
+        raise Refusal(f"it does not fit {target.devices}")
+
+    monkeypatch.setattr(slots, "layout_of", laid_out)
+    with pytest.raises(Refusal, match="does not fit 1"):
+        devices_needed(plan().runs, H200)
