@@ -53,7 +53,9 @@ def efficiency_in(path: Path, kinds: Collection[str]) -> Efficiency | None:
     if not points:
         return None
     params, mfu = zip(*sorted(points.items()), strict=True)
-    made = f"{path.name}, {found.get('date', 'no date')}, jax {found.get('jax', 'not said')}"
+    versions = found.get("versions")
+    jax = versions.get("jax") if isinstance(versions, Mapping) else None
+    made = f"{path.name}, {str(found.get('date', 'no date'))[:10]}, jax {jax or 'not said'}"
     return Efficiency(params, mfu, made)
 
 

@@ -16,7 +16,11 @@ MEASURED = Efficiency((1e7, 1e9), (0.2, 0.5), "x")
 
 def write(path: Path, *rows: dict[str, Any], **more: Any) -> Path:
     usual = {"variant": "default", "device_kind": "NVIDIA H200", "params_total": 1e8, "mfu": 0.4}
-    found = {"date": "2026-11-29", "jax": "0.11.2", "rows": [{**usual, **row} for row in rows]}
+    found = {
+        "date": "2026-11-29T10:00:00+00:00",
+        "versions": {"jax": "0.11.2"},
+        "rows": [{**usual, **row} for row in rows],
+    }
     path.write_text(json.dumps({**found, **more}))
     return path
 

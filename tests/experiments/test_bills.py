@@ -33,7 +33,11 @@ def file(tmp_path: Path) -> Path:
     usual = {"variant": "default", "device_kind": "NVIDIA H200"}
     rows = [{**usual, "params_total": n, "mfu": mfu} for n, mfu in ((1e6, 0.2), (1e12, 0.5))]
     path = tmp_path / "accelerator-h200.json"
-    path.write_text(json.dumps({"date": "2026-11-29", "jax": "0.11.2", "rows": rows}))
+    path.write_text(
+        json.dumps(
+            {"date": "2026-11-29T10:00:00+00:00", "versions": {"jax": "0.11.2"}, "rows": rows}
+        )
+    )
     return path
 
 
