@@ -17,18 +17,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models.decoder.attention import Cache, Place
+from models.decoder.block import Block
 from models.decoder.config import ModelConfig
-from models.decoder.layers import (
-    NORMS,
-    Block,
-    Cache,
-    Place,
-    dropped,
-    folded,
-    linear,
-    sinusoids,
-    softcap,
-)
+from models.decoder.layers import NORMS, dropped, folded, linear, sinusoids, softcap
 from models.sharding import by_sequence, whole_rows
 
 Layers = Literal["unrolled", "scanned"]

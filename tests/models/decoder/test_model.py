@@ -13,8 +13,8 @@ import pytest
 import scipy.stats
 from flax import nnx
 
+from models.decoder.attention import rotate
 from models.decoder.config import ModelConfig
-from models.decoder.layers import rotate
 from models.decoder.model import Decoder, cross_entropy
 
 FORWARD = nnx.jit(Decoder.__call__)
