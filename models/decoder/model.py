@@ -29,28 +29,32 @@ Layers = Literal["unrolled", "scanned"]
 Caches = list[Cache] | Cache | None
 
 
-def scanned_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
+def scanned_blocks(config: ModelConfig, dtype: jnp.dtype, attention: str, rngs: nnx.Rngs) -> Block:
     """One block whose every parameter has a leading axis, the layer; drawn as if one by one."""
     streams, counts = nnx.split(rngs)
 
     def draw(counts: nnx.State, _: None) -> tuple[nnx.State, nnx.State]:
         rngs = nnx.merge(streams, counts)
-        params = nnx.state(Block(config, dtype=dtype, rngs=rngs))
+        params = nnx.state(Block(config, dtype=dtype, attention=attention, rngs=rngs))
         return nnx.state(rngs), params
 
     counts, params = jax.lax.scan(draw, counts, length=config.n_layers)
     nnx.update(rngs, counts)
-    block = nnx.eval_shape(lambda: Block(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    block = nnx.eval_shape(
+        lambda: Block(config, dtype=dtype, attention=attention, rngs=nnx.Rngs(0))
+    )
     return nnx.merge(nnx.split(block)[0], params)
 
 
-def unrolled_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.List[Block]:
+def unrolled_blocks(
+    config: ModelConfig, dtype: jnp.dtype, attention: str, rngs: nnx.Rngs
+) -> nnx.List[Block]:
     """The blocks one by one.
 
     Drawn by the same loop as scanned ones: fast math rounds the same draws otherwise in a program
     that holds them one after the other.
     """
-    graph, stacked = nnx.split(scanned_blocks(config, dtype, rngs))
+    graph, stacked = nnx.split(scanned_blocks(config, dtype, attention, rngs))
     return nnx.List(
         [
             nnx.merge(graph, jax.tree.map(lambda leaf, layer=layer: leaf[layer], stacked))
@@ -59,7 +63,7 @@ def unrolled_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nn
     )
 
 
-BLOCKS: Mapping[str, Callable[[ModelConfig, jnp.dtype, nnx.Rngs], nnx.List[Block] | Block]] = {
+BLOCKS: Mapping[str, Callable[[ModelConfig, jnp.dtype, str, nnx.Rngs], nnx.List[Block] | Block]] = {
     "unrolled": unrolled_blocks,
     "scanned": scanned_blocks,
 }
@@ -90,6 +94,7 @@ class Decoder(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         remat: bool = False,
         layers: Layers = "unrolled",
+        attention: str = "plain",
     ) -> None:
         if layers not in BLOCKS:
             raise ValueError(f"layers = {layers!r} must be one of {', '.join(map(repr, BLOCKS))}")
@@ -105,7 +110,7 @@ class Decoder(nnx.Module):
             if config.positions == "learned"
             else None
         )
-        self.blocks = BLOCKS[layers](config, dtype, rngs)
+        self.blocks = BLOCKS[layers](config, dtype, attention, rngs)
         # The last block of a post-norm decoder ends with a norm.
         self.final_norm = NORMS[config.norm](config, D) if config.norm_placement == "pre" else None
         self.head = (
