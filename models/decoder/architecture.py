@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from models.architecture import Architecture, Execution, Leaf
+from models.architecture import Architecture, Attention, Execution, Leaf, Platform
+from models.decoder.attention_choice import chosen, refusal
 from models.decoder.config import ModelConfig
 from models.decoder.presets import preset
 from models.decoder.settings import DecoderSettings, PresetSettings
@@ -74,6 +75,7 @@ class DecoderArchitecture(Architecture):
             dtype=jnp.dtype(execution.dtype),
             layers=execution.layers,
             remat=execution.remat,
+            attention=execution.attention,
         )
 
     def count_params(self, config: ModelConfig) -> ParamCount:
@@ -81,6 +83,25 @@ class DecoderArchitecture(Architecture):
 
     def count_flops(self, config: ModelConfig, sequence_length: int) -> FlopCount:
         return count_flops(config, sequence_length, "full")
+
+    def count_causal_flops(self, config: ModelConfig, sequence_length: int) -> FlopCount:
+        return count_flops(config, sequence_length, "causal")
+
+    def attention(
+        self, config: ModelConfig, sequence_length: int, dtype: str, platform: Platform
+    ) -> Attention:
+        return chosen(config, sequence_length, dtype, platform)
+
+    def check_attention(
+        self,
+        config: ModelConfig,
+        sequence_length: int,
+        dtype: str,
+        platform: Platform,
+        asked: Attention,
+    ) -> None:
+        if wrong := refusal(config, sequence_length, dtype, platform, asked):
+            raise ValueError(wrong)
 
     def leaf(self, path: Sequence[str], dimensions: int) -> Leaf:
         # Those of scanned layers have two dimensions.
@@ -101,7 +122,12 @@ class DecoderArchitecture(Architecture):
         layer = size * (8 * c.d_model + 4 * c.n_heads * c.head_dim + 3 * c.d_ff)
         layer += (4 + size + size) * c.n_heads * c.context_length
         inputs = c.n_layers * size * c.d_model
-        return layer + inputs if execution.remat else c.n_layers * layer
+        if execution.remat == "full":
+            return layer + inputs
+        if execution.remat == "dots":
+            products = size * (3 * c.d_model + 4 * c.n_heads * c.head_dim + 2 * c.d_ff)
+            return layer + inputs + c.n_layers * products
+        return c.n_layers * layer
 
     def held_whole(self, config: ModelConfig) -> int:
         """One layer, and the table or the head."""

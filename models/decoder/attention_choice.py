@@ -6,10 +6,14 @@ jax.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import get_args
+
+from models.architecture import Attention, Platform
 from models.decoder.config import ModelConfig
 
-NAMES = ("plain", "blocks", "cudnn", "splash")
-PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}  # the others run anywhere
+NEEDS: Mapping[Attention, Platform] = {"cudnn": "gpu", "splash": "tpu"}  # others run anywhere
+BEST: Mapping[Platform, Attention] = {"cpu": "blocks", "gpu": "cudnn", "tpu": "splash"}
 # One block of so few queries is as slow on a CPU as the full square.
 FEWEST_IN_BLOCKS = 128
 # Of a head: the fused kernels keep a block of queries, keys and values in fast memory. Of cuDNN it
@@ -19,27 +23,27 @@ WIDEST_HEAD = 256
 SPLASH_BLOCK = 128  # positions; its shortest block, for it has 128 lanes
 
 
-def chosen(config: ModelConfig, sequence_length: int, dtype: str, platform: str) -> str:
+def chosen(config: ModelConfig, sequence_length: int, dtype: str, platform: Platform) -> Attention:
     """The implementation that suits: the fastest that the platform, dtype and shape allow.
 
-    `platform` is "cpu", "gpu" or "tpu", `dtype` that of the arithmetic, such as "bfloat16".
+    `dtype` is that of the arithmetic, such as "bfloat16".
     """
-    best = {"cpu": "blocks", "gpu": "cudnn", "tpu": "splash"}[platform]
+    best = BEST[platform]
     if best == "blocks" and sequence_length < FEWEST_IN_BLOCKS:
         return "plain"
     return best if refusal(config, sequence_length, dtype, platform, best) is None else "plain"
 
 
 def refusal(
-    config: ModelConfig, sequence_length: int, dtype: str, platform: str, asked: str
+    config: ModelConfig, sequence_length: int, dtype: str, platform: Platform, asked: Attention
 ) -> str | None:
     """Why this implementation cannot be used: the field, its value and a remedy. None if it can."""
     c, remedy = config, 'ask for attention = "plain", or leave it out'
-    if asked not in NAMES:
-        return f"attention = {asked!r} must be one of {', '.join(map(repr, NAMES))}"
+    if asked not in get_args(Attention):
+        return f"attention = {asked!r} must be one of {', '.join(map(repr, get_args(Attention)))}"
     if asked == "plain":
         return None
-    needs = PLATFORMS.get(asked, platform)
+    needs = NEEDS.get(asked, platform)
     if needs != platform:
         return f'attention = "{asked}" needs a {needs.upper()}, and this is a {platform}; {remedy}'
     if c.attention_softcap is not None:

@@ -11,25 +11,27 @@ statistics of the norms are float32 whatever the compute dtype.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models.architecture import Attention, Layers, Remat
 from models.decoder.attention import Cache, Place
 from models.decoder.block import Block
 from models.decoder.config import ModelConfig
 from models.decoder.layers import NORMS, dropped, folded, linear, sinusoids, softcap
 from models.sharding import by_sequence, whole_rows
 
-Layers = Literal["unrolled", "scanned"]
 # One a layer; of scanned layers one alone, whose arrays have a leading axis, the layer. None where
 # nothing is kept.
 Caches = list[Cache] | Cache | None
 
 
-def scanned_blocks(config: ModelConfig, dtype: jnp.dtype, attention: str, rngs: nnx.Rngs) -> Block:
+def scanned_blocks(
+    config: ModelConfig, dtype: jnp.dtype, attention: Attention, rngs: nnx.Rngs
+) -> Block:
     """One block whose every parameter has a leading axis, the layer; drawn as if one by one."""
     streams, counts = nnx.split(rngs)
 
@@ -47,7 +49,7 @@ def scanned_blocks(config: ModelConfig, dtype: jnp.dtype, attention: str, rngs: 
 
 
 def unrolled_blocks(
-    config: ModelConfig, dtype: jnp.dtype, attention: str, rngs: nnx.Rngs
+    config: ModelConfig, dtype: jnp.dtype, attention: Attention, rngs: nnx.Rngs
 ) -> nnx.List[Block]:
     """The blocks one by one.
 
@@ -63,7 +65,9 @@ def unrolled_blocks(
     )
 
 
-BLOCKS: Mapping[str, Callable[[ModelConfig, jnp.dtype, str, nnx.Rngs], nnx.List[Block] | Block]] = {
+BLOCKS: Mapping[
+    str, Callable[[ModelConfig, jnp.dtype, Attention, nnx.Rngs], nnx.List[Block] | Block]
+] = {
     "unrolled": unrolled_blocks,
     "scanned": scanned_blocks,
 }
@@ -82,8 +86,8 @@ class Decoder(nnx.Module):
 
     How the blocks are run changes no result, only roundings: `scanned` holds their parameters
     stacked along a leading axis and runs one block in a loop, so that the program does not grow
-    with depth; `remat` keeps a block's input alone and computes the rest again in the backward
-    pass. Initial values are the same numbers either way.
+    with depth; `remat` computes a block again in the backward pass, from its input alone ("full")
+    or from that and its matrix products ("dots"). Initial values are the same numbers either way.
     """
 
     def __init__(
@@ -92,9 +96,9 @@ class Decoder(nnx.Module):
         *,
         rngs: nnx.Rngs,
         dtype: jnp.dtype = jnp.float32,
-        remat: bool = False,
+        remat: Remat = "none",
         layers: Layers = "unrolled",
-        attention: str = "plain",
+        attention: Attention = "plain",
     ) -> None:
         if layers not in BLOCKS:
             raise ValueError(f"layers = {layers!r} must be one of {', '.join(map(repr, BLOCKS))}")
@@ -197,9 +201,9 @@ class Decoder(nnx.Module):
             assert not isinstance(caches, list)
             # A loop by itself keeps the compiler from merging the second computation with the
             # first, so it needs no barriers against that.
-            body = jax.checkpoint(run, prevent_cse=False) if self.remat else run
+            body = _computed_again(run, self.remat, prevent_cse=False)
             return jax.lax.scan(body, x_NxD, Layer(nnx.state(self.blocks), caches, keys_LxB))
-        body = jax.checkpoint(run) if self.remat else run
+        body = _computed_again(run, self.remat, prevent_cse=True)
         kept: list[Any] = []
         for params, cache, layer_keys_B in zip(
             map(nnx.state, self.blocks), each(caches, L), each(keys_LxB, L), strict=True
@@ -214,8 +218,10 @@ def each(of_layers: Any, n_layers: int) -> list[Any]:
     return [None] * n_layers if of_layers is None else list(of_layers)
 
 
-def cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:
-    """Negative log-likelihood of each target, nats, shape (B, T), float32."""
-    log_normaliser_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)
-    chosen_BxT = jnp.take_along_axis(logits_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
-    return log_normaliser_BxT - chosen_BxT
+def _computed_again(run: Callable[..., Any], remat: Remat, *, prevent_cse: bool) -> Any:
+    """A block whose backward pass keeps only what `remat` leaves it."""
+    if remat == "none":
+        return run
+    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    policy = dots if remat == "dots" else None
+    return jax.checkpoint(run, prevent_cse=prevent_cse, policy=policy)
