@@ -129,12 +129,11 @@ class Rows(NamedTuple):
 
 
 def rows_of(T: int, window: int | None) -> list[Rows]:
-    """The blocks of T queries: more of longer sequences, of at least 64 queries where T is 128.
+    """The blocks of T queries: one of short sequences, else four, or eight of long ones.
 
-    Twice as many compute fewer scores that are masked, but in smaller products, which are slower:
-    of T = 256, 4 blocks took less time on a CPU than 2 or 8.
+    More of them compute fewer scores that are masked, in smaller products, which are slower.
     """
-    number = 1 if T < 128 else 2 if T < 256 else 4 if T < 1024 else 8
+    number = 1 if T < 256 else 4 if T < 1024 else 8
     size = -(-T // number)
     return [
         Rows(first, min(T, first + size), 0 if window is None else max(0, first + 1 - window))

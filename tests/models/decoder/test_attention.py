@@ -20,7 +20,7 @@ from models.decoder.model import Decoder
 from models.losses import cross_entropy
 
 Tiny = Callable[..., ModelConfig]
-T = 140  # two blocks
+T = 260  # four blocks
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 40, (2, T + 1)))
 
 

@@ -21,8 +21,8 @@ Tiny = Callable[..., ModelConfig]
     ("platform", "dtype", "T", "fields", "expected"),
     [
         ("cpu", "float32", 1024, {}, "blocks"),
-        ("cpu", "bfloat16", 128, {"attention_window": 5}, "blocks"),
-        ("cpu", "float32", 127, {}, "plain"),
+        ("cpu", "bfloat16", 256, {"attention_window": 5}, "blocks"),
+        ("cpu", "float32", 255, {}, "plain"),
         ("cpu", "float32", 1024, {"attention_softcap": 50.0}, "plain"),
         ("cpu", "float32", 1024, {"dropout": 0.1}, "plain"),
         ("gpu", "bfloat16", 1000, {"head_dim": 64, "attention_window": 99}, "cudnn"),
