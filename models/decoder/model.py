@@ -3,9 +3,9 @@
 Shapes are part of the names: B batch, T positions, N = B·T, D model width, H query heads,
 G key-value heads, R = H/G queries per key-value head, K head_dim, F hidden width, V vocabulary.
 
-Written for compilers: activations are flat (N, D) before every matrix product and attention
-runs in (B, G, R·T, K), so that each product is one large `dot_general`. Softmax and the
-statistics of the norms are float32 whatever the compute dtype.
+Written for compilers: activations are flat (N, D) before every matrix product, so that each is
+one large `dot_general`; heads are (B, T, H, K), of which attention_kernels.py makes what suits a
+platform. Softmax and the statistics of the norms are float32 whatever the compute dtype.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax._src.cudnn import fused_attention_stablehlo
 
 from models.decoder.config import ModelConfig
 from models.decoder.model import Decoder
@@ -68,6 +70,36 @@ def test_blocks_give_the_loss_and_gradients_of_plain_attention(
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5 * largest)
 
     jax.tree.map(same, gradients, others)
+
+
+@pytest.mark.parametrize(
+    ("options", "calls"),
+    [
+        ({}, ["fmhaSoftmax"] * 2 + ["fmhaSoftmaxBackward"] * 2),
+        ({"layers": "scanned"}, ["fmhaSoftmax", "fmhaSoftmaxBackward"]),
+        # The forward pass, and again in the backward pass.
+        ({"layers": "scanned", "remat": "full"}, ["fmhaSoftmax"] * 2 + ["fmhaSoftmaxBackward"]),
+    ],
+    ids=str,
+)
+def test_a_decoder_with_cudnn_has_no_square_of_scores(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], calls: list[str]
+) -> None:
+    # jax asks the machine for its cuDNN and its GPU where it lowers.
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda _: True)
+    config = tiny(context_length=T, head_dim=8)
+    execution: dict[str, Any] = {"dtype": jnp.bfloat16, "attention": "cudnn", **options}
+    graph, shapes = nnx.split(
+        nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0), **execution))
+    )
+
+    def loss(params: Any) -> jax.Array:
+        return nnx.merge(graph, params)(TOKENS[:, :-1]).mean()
+
+    text = jax.jit(jax.grad(loss)).trace(shapes).lower(lowering_platforms=("cuda",)).as_text()
+    assert sorted(re.findall(r"custom_call @__cudnn\$(\w+)", text)) == calls
+    assert f"x{T}x{T}x" not in text
 
 
 # Runs in a process of its own, because the number of devices is fixed when jax starts.
