@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from models.architecture import Architecture, Execution, Leaf
+from models.architecture import Architecture, Attention, Execution, Leaf, Platform
+from models.decoder.attention_choice import chosen, refusal
 from models.decoder.config import ModelConfig
 from models.decoder.presets import preset
 from models.decoder.settings import DecoderSettings, PresetSettings
@@ -74,6 +75,7 @@ class DecoderArchitecture(Architecture):
             dtype=jnp.dtype(execution.dtype),
             layers=execution.layers,
             remat=execution.remat,
+            attention=execution.attention,
         )
 
     def count_params(self, config: ModelConfig) -> ParamCount:
@@ -84,6 +86,22 @@ class DecoderArchitecture(Architecture):
 
     def count_causal_flops(self, config: ModelConfig, sequence_length: int) -> FlopCount:
         return count_flops(config, sequence_length, "causal")
+
+    def attention(
+        self, config: ModelConfig, sequence_length: int, dtype: str, platform: Platform
+    ) -> Attention:
+        return chosen(config, sequence_length, dtype, platform)
+
+    def check_attention(
+        self,
+        config: ModelConfig,
+        sequence_length: int,
+        dtype: str,
+        platform: Platform,
+        asked: Attention,
+    ) -> None:
+        if wrong := refusal(config, sequence_length, dtype, platform, asked):
+            raise ValueError(wrong)
 
     def leaf(self, path: Sequence[str], dimensions: int) -> Leaf:
         # Those of scanned layers have two dimensions.

@@ -3,9 +3,9 @@
 Shapes are part of the names: B batch, T positions, N = B·T, D model width, H query heads,
 G key-value heads, R = H/G queries per key-value head, K head_dim, F hidden width, V vocabulary.
 
-Written for compilers: activations are flat (N, D) before every matrix product and attention
-runs in (B, G, R·T, K), so that each product is one large `dot_general`. Softmax and the
-statistics of the norms are float32 whatever the compute dtype.
+Written for compilers: activations are flat (N, D) before every matrix product, so that each is
+one large `dot_general`; heads are (B, T, H, K), of which attention_kernels.py makes what suits a
+platform. Softmax and the statistics of the norms are float32 whatever the compute dtype.
 """
 
 from __future__ import annotations
@@ -17,19 +17,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.architecture import Layers, Remat
+from models.architecture import Attention, Layers, Remat
+from models.decoder.attention import Cache, Place
+from models.decoder.block import Block
 from models.decoder.config import ModelConfig
-from models.decoder.layers import (
-    NORMS,
-    Block,
-    Cache,
-    Place,
-    dropped,
-    folded,
-    linear,
-    sinusoids,
-    softcap,
-)
+from models.decoder.layers import NORMS, dropped, folded, linear, sinusoids, softcap
 from models.sharding import by_sequence, whole_rows
 
 # One a layer; of scanned layers one alone, whose arrays have a leading axis, the layer. None where
@@ -37,28 +29,34 @@ from models.sharding import by_sequence, whole_rows
 Caches = list[Cache] | Cache | None
 
 
-def scanned_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
+def scanned_blocks(
+    config: ModelConfig, dtype: jnp.dtype, attention: Attention, rngs: nnx.Rngs
+) -> Block:
     """One block whose every parameter has a leading axis, the layer; drawn as if one by one."""
     streams, counts = nnx.split(rngs)
 
     def draw(counts: nnx.State, _: None) -> tuple[nnx.State, nnx.State]:
         rngs = nnx.merge(streams, counts)
-        params = nnx.state(Block(config, dtype=dtype, rngs=rngs))
+        params = nnx.state(Block(config, dtype=dtype, attention=attention, rngs=rngs))
         return nnx.state(rngs), params
 
     counts, params = jax.lax.scan(draw, counts, length=config.n_layers)
     nnx.update(rngs, counts)
-    block = nnx.eval_shape(lambda: Block(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    block = nnx.eval_shape(
+        lambda: Block(config, dtype=dtype, attention=attention, rngs=nnx.Rngs(0))
+    )
     return nnx.merge(nnx.split(block)[0], params)
 
 
-def unrolled_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.List[Block]:
+def unrolled_blocks(
+    config: ModelConfig, dtype: jnp.dtype, attention: Attention, rngs: nnx.Rngs
+) -> nnx.List[Block]:
     """The blocks one by one.
 
     Drawn by the same loop as scanned ones: fast math rounds the same draws otherwise in a program
     that holds them one after the other.
     """
-    graph, stacked = nnx.split(scanned_blocks(config, dtype, rngs))
+    graph, stacked = nnx.split(scanned_blocks(config, dtype, attention, rngs))
     return nnx.List(
         [
             nnx.merge(graph, jax.tree.map(lambda leaf, layer=layer: leaf[layer], stacked))
@@ -67,7 +65,9 @@ def unrolled_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nn
     )
 
 
-BLOCKS: Mapping[str, Callable[[ModelConfig, jnp.dtype, nnx.Rngs], nnx.List[Block] | Block]] = {
+BLOCKS: Mapping[
+    str, Callable[[ModelConfig, jnp.dtype, Attention, nnx.Rngs], nnx.List[Block] | Block]
+] = {
     "unrolled": unrolled_blocks,
     "scanned": scanned_blocks,
 }
@@ -98,6 +98,7 @@ class Decoder(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         remat: Remat = "none",
         layers: Layers = "unrolled",
+        attention: Attention = "plain",
     ) -> None:
         if layers not in BLOCKS:
             raise ValueError(f"layers = {layers!r} must be one of {', '.join(map(repr, BLOCKS))}")
@@ -113,7 +114,7 @@ class Decoder(nnx.Module):
             if config.positions == "learned"
             else None
         )
-        self.blocks = BLOCKS[layers](config, dtype, rngs)
+        self.blocks = BLOCKS[layers](config, dtype, attention, rngs)
         # The last block of a post-norm decoder ends with a norm.
         self.final_norm = NORMS[config.norm](config, D) if config.norm_placement == "pre" else None
         self.head = (
