@@ -46,7 +46,9 @@ class Execution:
 
     dtype: str = "float32"  # of activations; parameters are float32 always
     layers: Literal["unrolled", "scanned"] = "unrolled"
-    remat: bool = False  # compute activations again in the backward pass
+    remat: Literal["none", "dots", "full"] = "none"  # what the backward pass computes again
+    attention: Literal["plain", "blocks", "cudnn", "splash"] = "plain"
+    loss: Literal["whole", "chunked"] = "whole"
 
     @property
     def bytes_each(self) -> int:

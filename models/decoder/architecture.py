@@ -74,6 +74,7 @@ class DecoderArchitecture(Architecture):
             dtype=jnp.dtype(execution.dtype),
             layers=execution.layers,
             remat=execution.remat,
+            loss=execution.loss,
         )
 
     def count_params(self, config: ModelConfig) -> ParamCount:

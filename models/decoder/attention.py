@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.decoder.config import ModelConfig
-from models.decoder.layers import RMSNorm, dropped, linear, softcap
+from models.decoder.layers import RMSNorm, dropped, linear
+from models.loss import softcap
 
 
 def visible(T: int, window: int | None) -> jax.Array:

@@ -21,7 +21,8 @@ from models.architecture import output_of
 from models.decoder.attention import Cache, Place
 from models.decoder.block import Block
 from models.decoder.config import ModelConfig
-from models.decoder.model import Caches, Decoder, cross_entropy
+from models.decoder.model import Caches, Decoder
+from models.loss import cross_entropy
 
 NOWHERE = jnp.iinfo(jnp.int32).max  # the position of padding, after that of any token
 
