@@ -79,9 +79,8 @@ def whole_rows(table: jax.Array) -> jax.Array:
 
 def whole_vocabulary(kernel: jax.Array, side: int) -> jax.Array:
     """A head whose sums, over its axis `side`, need no other device; its vocabulary as it lies."""
-    spec = [PartitionSpec.UNCONSTRAINED, PartitionSpec.UNCONSTRAINED]
-    spec[side] = None
-    return _laid_out(kernel, PartitionSpec(*spec))
+    free = PartitionSpec.UNCONSTRAINED
+    return _laid_out(kernel, PartitionSpec(None, free) if side == 0 else PartitionSpec(free, None))
 
 
 def by_device(x: jax.Array) -> jax.Array:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from models.architecture import Architecture, Execution, Leaf
+from models.architecture import Architecture, Execution, Leaf, Losses
 from models.decoder.config import ModelConfig
 from models.decoder.presets import preset
 from models.decoder.settings import DecoderSettings, PresetSettings
@@ -14,6 +14,7 @@ from models.decoder.sizes import Ladder, count_flops, count_params
 from models.sizes import FlopCount, ParamCount
 
 if TYPE_CHECKING:
+    import jax
     from flax import nnx
 
     from models.decoder.model import Decoder
@@ -77,11 +78,23 @@ class DecoderArchitecture(Architecture):
             loss=execution.loss,
         )
 
+    def losses(
+        self,
+        module: Any,  # a Decoder
+        tokens_BxT: jax.Array,
+        targets_BxT: jax.Array,
+        keys_B: jax.Array | None = None,
+    ) -> Losses:
+        return module.losses(tokens_BxT, targets_BxT, keys_B)
+
     def count_params(self, config: ModelConfig) -> ParamCount:
         return count_params(config)
 
     def count_flops(self, config: ModelConfig, sequence_length: int) -> FlopCount:
         return count_flops(config, sequence_length, "full")
+
+    def count_causal_flops(self, config: ModelConfig, sequence_length: int) -> FlopCount:
+        return count_flops(config, sequence_length, "causal")
 
     def leaf(self, path: Sequence[str], dimensions: int) -> Leaf:
         # Those of scanned layers have two dimensions.
@@ -102,7 +115,12 @@ class DecoderArchitecture(Architecture):
         layer = size * (8 * c.d_model + 4 * c.n_heads * c.head_dim + 3 * c.d_ff)
         layer += (4 + size + size) * c.n_heads * c.context_length
         inputs = c.n_layers * size * c.d_model
-        return layer + inputs if execution.remat else c.n_layers * layer
+        if execution.remat == "full":
+            return layer + inputs
+        if execution.remat == "dots":
+            products = size * (3 * c.d_model + 4 * c.n_heads * c.head_dim + 2 * c.d_ff)
+            return layer + inputs + c.n_layers * products
+        return c.n_layers * layer
 
     def held_whole(self, config: ModelConfig) -> int:
         """One layer, and the table or the head."""

@@ -15,7 +15,7 @@ from flax import nnx
 
 from models.decoder.config import ModelConfig
 from models.decoder.layers import RMSNorm, dropped, linear
-from models.loss import softcap
+from models.losses import softcap
 
 
 def visible(T: int, window: int | None) -> jax.Array:

@@ -22,7 +22,7 @@ from models.decoder.attention import Cache, Place
 from models.decoder.block import Block
 from models.decoder.config import ModelConfig
 from models.decoder.model import Caches, Decoder
-from models.loss import cross_entropy
+from models.losses import cross_entropy
 
 NOWHERE = jnp.iinfo(jnp.int32).max  # the position of padding, after that of any token
 

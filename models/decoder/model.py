@@ -11,24 +11,23 @@ statistics of the norms are float32 whatever the compute dtype.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models.architecture import Layers, Losses, LossForm, Remat
 from models.decoder.attention import Cache, Place
 from models.decoder.block import Block
 from models.decoder.config import ModelConfig
 from models.decoder.layers import NORMS, dropped, folded, linear, sinusoids
-from models.decoder.remat import Remat, rematerialised
+from models.decoder.remat import rematerialised
 from models.lookup import looked_up
-from models.loss import TokenLosses, chunked_losses, softcap, token_losses
+from models.losses import chunked_losses, softcap, token_losses
 from models.products import product
 from models.sharding import by_sequence
 
-Layers = Literal["unrolled", "scanned"]
-Loss = Literal["whole", "chunked"]
 # One a layer; of scanned layers one alone, whose arrays have a leading axis, the layer. None where
 # nothing is kept.
 Caches = list[Cache] | Cache | None
@@ -103,7 +102,7 @@ class Decoder(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         remat: Remat = "none",
         layers: Layers = "unrolled",
-        loss: Loss = "whole",
+        loss: LossForm = "whole",
     ) -> None:
         if layers not in BLOCKS:
             raise ValueError(f"layers = {layers!r} must be one of {', '.join(map(repr, BLOCKS))}")
@@ -175,15 +174,16 @@ class Decoder(nnx.Module):
 
     def losses(
         self, tokens_BxT: jax.Array, targets_BxT: jax.Array, keys_B: jax.Array | None = None
-    ) -> TokenLosses:
-        """What each target costs after the tokens up to its place, (B, T)."""
+    ) -> Losses:
+        """Of each target, after the tokens up to its place."""
         x_NxD, _ = self.residual(tokens_BxT, keys_B=keys_B)
         x_NxD, targets_N, cap = self.read(x_NxD), targets_BxT.reshape(-1), self.config.logit_softcap
         if self.loss == "chunked":
             losses = chunked_losses(x_NxD, *self.head_kernel, targets_N, cap)
         else:
             losses = token_losses(self.uncapped(x_NxD), targets_N, cap)
-        return TokenLosses(*(each.reshape(targets_BxT.shape) for each in losses))
+        cross_entropy_BxT, log_normaliser_BxT = (each.reshape(targets_BxT.shape) for each in losses)
+        return Losses(cross_entropy_BxT, log_normaliser_BxT, penalty=0.0)
 
     def read(self, x_NxD: jax.Array) -> jax.Array:
         """What the head reads of the residual stream."""

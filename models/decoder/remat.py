@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import jax
 
-# "none" computes nothing again; "dots" keeps what products with parameters made, and attention's
-# output where one kernel makes it; "full" keeps a block's input alone.
-Remat = Literal["none", "dots", "full"]
+from models.architecture import Remat
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # cuDNN's attention is one primitive of its own. Its backward pass needs its output and the
-# normalisers of its softmax, (B, H, T) float32: K·2 + 4 bytes a head, far less than to run it again.
+# normalisers of its softmax: 2·K + 4 bytes a head and token, a small price for not running it again.
 FUSED_ATTENTION = ("dot_product_attention_fwd", "dot_product_attention_fwd_wrapper")
 
 
 def rematerialised(block: F, remat: Remat, *, looped: bool) -> F:
     """The same function of its inputs, which keeps this much; `looped` if a scan runs it.
+
+    "none" computes nothing again; "dots" keeps what products with parameters made, and attention's
+    output where one kernel makes it; "full" keeps the inputs alone.
 
     A loop by itself keeps the compiler from merging the second computation with the first; without
     one, barriers do.

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from models.architecture import Losses, Output
 from models.products import dot, kernel_gradient
 from models.sharding import by_device, whole_vocabulary
 
@@ -25,10 +26,15 @@ BLOCK_ROWS = 4096
 
 
 class TokenLosses(NamedTuple):
-    """Of each target, in the shape of the targets, float32, nats."""
+    """Losses without a penalty: of each target, in the shape of the targets, float32, nats."""
 
     cross_entropy: jax.Array
     log_normaliser: jax.Array  # ln Z, of which z-loss is made
+
+
+def losses_of(output: Output, targets_BxT: jax.Array) -> Losses:
+    """The losses of targets (B, T), of what a model returned for the tokens before them."""
+    return Losses(*token_losses(output.logits, targets_BxT), penalty=output.penalty)
 
 
 def cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:
