@@ -7,6 +7,7 @@ side and tensor along the other (Rajbhandari et al. 2020, arXiv:1910.02054, stag
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -107,6 +108,25 @@ def _laid_out(x: jax.Array, spec: PartitionSpec) -> jax.Array:
     if jax.sharding.get_abstract_mesh().size <= 1:
         return x
     return jax.lax.with_sharding_constraint(x, spec)
+
+
+def on_own_sequences(f: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """f of arrays whose first axis is the sequence, computed by each device of its own sequences.
+
+    For kernels that the partitioner cannot divide. On the mesh that is in use, as `_laid_out`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1:
+        return f(*arrays)
+    # The check asks of every kernel how its results vary by device, which no kernel here tells.
+    divided = jax.shard_map(
+        f,
+        mesh=mesh,
+        in_specs=(PartitionSpec(BATCH),) * len(arrays),
+        out_specs=PartitionSpec(BATCH),
+        check_vma=False,
+    )
+    return divided(*arrays)
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from models.architecture import Architecture, Execution, Leaf, Losses
+from models.architecture import Architecture, Attention, Execution, Leaf, Losses, Platform
+from models.decoder.attention_choice import chosen, refusal
 from models.decoder.config import ModelConfig
 from models.decoder.presets import preset
 from models.decoder.settings import DecoderSettings, PresetSettings
@@ -76,6 +77,7 @@ class DecoderArchitecture(Architecture):
             layers=execution.layers,
             remat=execution.remat,
             loss=execution.loss,
+            attention=execution.attention,
         )
 
     def losses(
@@ -95,6 +97,22 @@ class DecoderArchitecture(Architecture):
 
     def count_causal_flops(self, config: ModelConfig, sequence_length: int) -> FlopCount:
         return count_flops(config, sequence_length, "causal")
+
+    def attention(
+        self, config: ModelConfig, sequence_length: int, dtype: str, platform: Platform
+    ) -> Attention:
+        return chosen(config, sequence_length, dtype, platform)
+
+    def check_attention(
+        self,
+        config: ModelConfig,
+        sequence_length: int,
+        dtype: str,
+        platform: Platform,
+        asked: Attention,
+    ) -> None:
+        if wrong := refusal(config, sequence_length, dtype, platform, asked):
+            raise ValueError(wrong)
 
     def leaf(self, path: Sequence[str], dimensions: int) -> Leaf:
         # Those of scanned layers have two dimensions.

@@ -20,10 +20,12 @@ class Block(nnx.Module):
     Each has its norm before it, or after what it adds to (Vaswani et al. 2017, section 3.1).
     """
 
-    def __init__(self, config: ModelConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, config: ModelConfig, *, dtype: jnp.dtype, attention: str, rngs: nnx.Rngs
+    ) -> None:
         self.config = config
         self.attention_norm = NORMS[config.norm](config, config.d_model)
-        self.attention = Attention(config, dtype=dtype, rngs=rngs)
+        self.attention = Attention(config, dtype=dtype, kernel=attention, rngs=rngs)
         self.mlp_norm = NORMS[config.norm](config, config.d_model)
         self.mlp = MLPS[config.mlp](config, dtype=dtype, rngs=rngs)
 

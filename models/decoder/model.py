@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.architecture import Layers, Losses, LossForm, Remat
+from models.architecture import Attention, Layers, Losses, LossForm, Remat
 from models.decoder.attention import Cache, Place
 from models.decoder.block import Block
 from models.decoder.config import ModelConfig
@@ -33,28 +33,34 @@ from models.sharding import by_sequence
 Caches = list[Cache] | Cache | None
 
 
-def scanned_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
+def scanned_blocks(
+    config: ModelConfig, dtype: jnp.dtype, attention: Attention, rngs: nnx.Rngs
+) -> Block:
     """One block whose every parameter has a leading axis, the layer; drawn as if one by one."""
     streams, counts = nnx.split(rngs)
 
     def draw(counts: nnx.State, _: None) -> tuple[nnx.State, nnx.State]:
         rngs = nnx.merge(streams, counts)
-        params = nnx.state(Block(config, dtype=dtype, rngs=rngs))
+        params = nnx.state(Block(config, dtype=dtype, attention=attention, rngs=rngs))
         return nnx.state(rngs), params
 
     counts, params = jax.lax.scan(draw, counts, length=config.n_layers)
     nnx.update(rngs, counts)
-    block = nnx.eval_shape(lambda: Block(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    block = nnx.eval_shape(
+        lambda: Block(config, dtype=dtype, attention=attention, rngs=nnx.Rngs(0))
+    )
     return nnx.merge(nnx.split(block)[0], params)
 
 
-def unrolled_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.List[Block]:
+def unrolled_blocks(
+    config: ModelConfig, dtype: jnp.dtype, attention: Attention, rngs: nnx.Rngs
+) -> nnx.List[Block]:
     """The blocks one by one.
 
     Drawn by the same loop as scanned ones: fast math rounds the same draws otherwise in a program
     that holds them one after the other.
     """
-    graph, stacked = nnx.split(scanned_blocks(config, dtype, rngs))
+    graph, stacked = nnx.split(scanned_blocks(config, dtype, attention, rngs))
     return nnx.List(
         [
             nnx.merge(graph, jax.tree.map(lambda leaf, layer=layer: leaf[layer], stacked))
@@ -63,7 +69,9 @@ def unrolled_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nn
     )
 
 
-BLOCKS: Mapping[str, Callable[[ModelConfig, jnp.dtype, nnx.Rngs], nnx.List[Block] | Block]] = {
+BLOCKS: Mapping[
+    str, Callable[[ModelConfig, jnp.dtype, Attention, nnx.Rngs], nnx.List[Block] | Block]
+] = {
     "unrolled": unrolled_blocks,
     "scanned": scanned_blocks,
 }
@@ -102,6 +110,7 @@ class Decoder(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         remat: Remat = "none",
         layers: Layers = "unrolled",
+        attention: Attention = "plain",
         loss: LossForm = "whole",
     ) -> None:
         if layers not in BLOCKS:
@@ -119,7 +128,7 @@ class Decoder(nnx.Module):
             if config.positions == "learned"
             else None
         )
-        self.blocks = BLOCKS[layers](config, dtype, rngs)
+        self.blocks = BLOCKS[layers](config, dtype, attention, rngs)
         # The last block of a post-norm decoder ends with a norm.
         self.final_norm = NORMS[config.norm](config, D) if config.norm_placement == "pre" else None
         self.head = (

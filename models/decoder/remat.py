@@ -12,7 +12,7 @@ from models.architecture import Remat
 F = TypeVar("F", bound=Callable[..., Any])
 
 # cuDNN's attention is one primitive of its own. Its backward pass needs its output and the
-# normalisers of its softmax: 2·K + 4 bytes a head and token, a small price for not running it again.
+# normalisers of its softmax, 2·K + 4 bytes a head and token: little, for not running it again.
 FUSED_ATTENTION = ("dot_product_attention_fwd", "dot_product_attention_fwd_wrapper")
 
 
