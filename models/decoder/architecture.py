@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from models.architecture import Architecture, Attention, Execution, Leaf, Platform
+from models.architecture import Architecture, Attention, Execution, Leaf, Losses, Platform
 from models.decoder.attention_choice import chosen, refusal
 from models.decoder.config import ModelConfig
 from models.decoder.presets import preset
@@ -15,6 +15,7 @@ from models.decoder.sizes import Ladder, count_flops, count_params
 from models.sizes import FlopCount, ParamCount
 
 if TYPE_CHECKING:
+    import jax
     from flax import nnx
 
     from models.decoder.model import Decoder
@@ -75,8 +76,18 @@ class DecoderArchitecture(Architecture):
             dtype=jnp.dtype(execution.dtype),
             layers=execution.layers,
             remat=execution.remat,
+            loss=execution.loss,
             attention=execution.attention,
         )
+
+    def losses(
+        self,
+        module: Any,  # a Decoder
+        tokens_BxT: jax.Array,
+        targets_BxT: jax.Array,
+        keys_B: jax.Array | None = None,
+    ) -> Losses:
+        return module.losses(tokens_BxT, targets_BxT, keys_B)
 
     def count_params(self, config: ModelConfig) -> ParamCount:
         return count_params(config)

@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from models.decoder.config import ModelConfig
-from models.decoder.layers import dropped, softcap
+from models.decoder.layers import dropped
+from models.losses import softcap
 from models.sharding import on_own_sequences
 
 # The score of a key that is not seen. Finite, because workers compile with fast math; half of the

@@ -14,13 +14,22 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.decoder.config import ModelConfig
+from models.products import biased, product
+
+
+class Linear(nnx.Linear):
+    """y = x W (+ b) by the products of models/products.py."""
+
+    def __call__(self, x_NxA: jax.Array) -> jax.Array:  # type: ignore[override]
+        y_NxF = product(x_NxA.astype(self.dtype), self.kernel[...], 0, self.dtype)
+        return y_NxF if self.bias is None else biased(y_NxF, self.bias[...])
 
 
 def linear(
     n_in: int, n_out: int, *, std: float, bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs
-) -> nnx.Linear:
+) -> Linear:
     """y = x W (+ b), W drawn from a normal distribution of this standard deviation, b from 0 on."""
-    return nnx.Linear(
+    return Linear(
         n_in,
         n_out,
         use_bias=bias,
@@ -64,11 +73,6 @@ class LayerNorm(nnx.Module):
 
 
 NORMS = {"rms": RMSNorm, "layer": LayerNorm}
-
-
-def softcap(x: jax.Array, cap: float | None) -> jax.Array:
-    """cap·tanh(x / cap): nearly x where it is small, never above the cap; x itself without one."""
-    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def sinusoids(positions_M: jax.Array, width: int) -> jax.Array:
