@@ -7,7 +7,6 @@ checkpoints are functions of it, so a run that was killed ends with the same bit
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,21 +22,19 @@ from scaling.data.corpus import Corpus
 from scaling.data.holdout import HoldoutLoss, holdout_windows, summarise_holdout
 from scaling.schedule import learning_rates
 from scaling.spec import RunSpec
-from scaling.store.attempt import checkpoint_folders
 from scaling.store.failpoint import failpoint
-from scaling.store.records import UNREADABLE, Refusal, write_table
+from scaling.store.records import Refusal, write_table
 from scaling.store.scores import HOLDOUT, join_scores, scored_steps, write_scores
 from scaling.store.steps import (
-    checkpoint_steps,
     forget_steps_after,
     merge_steps,
-    read_step_file,
     read_steps,
     write_segment,
 )
 from scaling.training import checkpoint
 from scaling.training.inputs import batches_of, context_scores, evaluator_of
 from scaling.training.judge import holdout_losses
+from scaling.training.resume import own_checkpoint, trunk_checkpoint, whole_until
 from scaling.training.step import Metrics, TrainState, program_of
 
 DIVERGENCE_WINDOW = 50  # steps whose mean loss may not exceed that of guessing, ln V
@@ -204,32 +201,17 @@ class _Loop:
         read has another cause: Refusal, and nothing is thrown away. Rows that are missing or cannot
         be read are trained again, from the checkpoint before them.
         """
-        found = self._own_checkpoint(min(self.spec.schedule.steps, self._whole_until()))
-        forget_steps_after(self.folder, found[1] if found else self.spec.first_step)
+        spec, folder = self.spec, self.folder
+        limit = min(spec.schedule.steps, whole_until(spec, folder))
+        found = own_checkpoint(spec, folder, self.program.abstract, limit)
+        forget_steps_after(folder, found[1] if found else spec.first_step)
         failpoint("resumed")
         if found:
-            self.recent = read_steps(self.folder)["loss"].tolist()[-DIVERGENCE_WINDOW:]
+            self.recent = read_steps(folder)["loss"].tolist()[-DIVERGENCE_WINDOW:]
             return found
-        if self.spec.run_kind == "cooldown":
-            return self._branch_point(should_stop), self.spec.first_step
+        if spec.run_kind == "cooldown":
+            return self._branch_point(should_stop), spec.first_step
         return self.program.initial(), 0
-
-    def _whole_until(self) -> int:
-        """The last step up to which every row can be read; files that cannot are set aside."""
-        for file in [*self.folder.glob("steps.parquet"), *self.folder.glob("steps/*.parquet")]:
-            try:
-                read_step_file(file)
-            except Refusal as error:
-                print(f"{file}: {error}; its steps are trained again", file=sys.stderr)
-                file.rename(file.with_suffix(UNREADABLE))
-        logged = read_steps(self.folder)
-        whole = set(logged["step"])
-        if self.spec.tasks is not None:  # what was answered at an evaluated step is part of it
-            whole -= set(logged["step"][logged["val_loss"].notna()]) - scored_steps(self.folder)
-        step = self.spec.first_step
-        while step + 1 in whole:
-            step += 1
-        return step
 
     def _branch_point(self, should_stop: Callable[[], bool]) -> TrainState:
         """The trunk's state where this cooldown starts.
@@ -237,10 +219,11 @@ class _Loop:
         The trunk keeps a checkpoint there; if the study has since gained this budget, the steps
         from the checkpoint before are trained again, to the same bits.
         """
-        wanted = self.spec.first_step
-        found = self._trunk_checkpoint(wanted)
+        assert self.trunk is not None, "a cooldown needs its trunk's folder"
+        wanted, of_trunk = self.spec.first_step, (self.spec, self.trunk, self.program.abstract)
+        found = trunk_checkpoint(*of_trunk, wanted)
         if found is None or found[1] < wanted:  # perhaps it moved just now, the trunk published
-            found = self._trunk_checkpoint(wanted)
+            found = trunk_checkpoint(*of_trunk, wanted)
         state, step = found or (self.program.initial(), 0)
         while step < wanted:
             if should_stop():
@@ -248,33 +231,6 @@ class _Loop:
             state, _ = self._advance(state, step)
             step = self._end_of_call(step)
         return state
-
-    def _own_checkpoint(self, limit: int) -> tuple[TrainState, int] | None:
-        folder = self.folder / "checkpoints"
-        for step in reversed([step for step in checkpoint_steps(folder) if step <= limit]):
-            try:
-                return self._restored(folder, step, self.spec.run_id), step
-            except checkpoint.Damaged as error:
-                print(f"{error}; set aside, trying the one before", file=sys.stderr)
-                checkpoint.set_aside(folder, step)
-        return None
-
-    def _restored(self, folder: Path, step: int, run_id: str) -> TrainState:
-        state: TrainState = checkpoint.restore(folder, step, self.program.abstract, run_id)
-        return state
-
-    def _trunk_checkpoint(self, limit: int) -> tuple[TrainState, int] | None:
-        """The trunk's last readable one; the folder is another run's, so nothing is set aside."""
-        assert self.trunk is not None, "a cooldown needs its trunk's folder"
-        folders = checkpoint_folders(self.trunk)
-        found = [(step, folder) for folder in folders for step in checkpoint_steps(folder)]
-        for step, folder in sorted(found, key=lambda each: -each[0]):
-            if step <= limit:
-                try:
-                    return self._restored(folder, step, self.spec.trunk_id), step
-                except Refusal as error:
-                    print(f"{error}; trying the one before", file=sys.stderr)
-        return None
 
     def _log(self, first: int, metrics: Metrics) -> None:
         """Turn the metrics of one call into rows. Raises Diverged."""
