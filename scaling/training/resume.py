@@ -1,4 +1,4 @@
-"""Where a run goes on: the last step whose rows and checkpoint are whole, its own or its trunk's."""
+"""Where a run goes on: the last step that is whole in its rows and in a checkpoint."""
 
 from __future__ import annotations
 

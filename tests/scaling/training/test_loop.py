@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from scaling.data.corpus import Corpus
 from scaling.data.holdout import holdout_windows
 from scaling.planning.plan import Plan
 from scaling.spec import RunSpec
+from scaling.store import checksums
+from scaling.store.records import Refusal
 from scaling.store.steps import checkpoint_steps, read_steps
 from scaling.training import checkpoint, step
 from scaling.training import loop as training
@@ -133,18 +136,67 @@ def test_a_segment_without_its_checkpoint_is_trained_again(
     class Killed(BaseException):
         pass
 
-    def save(folder: Path, step: int, state: Any, run_id: str) -> None:
-        if step > 20:
+    def finish(writing: checkpoint.Writing, before_naming: Callable[[], None]) -> None:
+        if int(writing.target.name) > 20:
             raise Killed
-        checkpoint_save(folder, step, state, run_id)
+        checkpoint_finish(writing, before_naming)
 
-    checkpoint_save = checkpoint.save
+    checkpoint_finish = checkpoint.Writing.finish
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(checkpoint, "save", save)
+        patch.setattr(checkpoint.Writing, "finish", finish)
         bring(runs[0], tmp_path, corpus)
     assert read_steps(tmp_path / runs[0].run_id)["step"].max() > 20
     bring(runs[0], tmp_path, corpus)
     assert_same(runs[0], undisturbed[0], tmp_path)
+
+
+def test_a_run_trains_on_while_its_checkpoint_is_written_after_its_rows(
+    runs: tuple[RunSpec, ...],
+    corpus: Corpus,
+    undisturbed: tuple[Path, list[Trained]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trunk, ahead, finish = runs[0], threading.Event(), checkpoint.Writing.finish
+    folder = tmp_path / trunk.run_id
+
+    def finish_late(writing: checkpoint.Writing, before: Callable[[], None]) -> None:
+        assert ahead.wait(60)
+        assert int(writing.target.name) <= read_steps(folder)["step"].max()
+        finish(writing, before)
+
+    def look(progress: training.Progress) -> None:
+        if progress.step == 12:  # the first checkpoint is of step 8
+            assert checkpoint_steps(folder / "checkpoints") == []
+            ahead.set()
+
+    monkeypatch.setattr(checkpoint.Writing, "finish", finish_late)
+    bring(trunk, tmp_path, corpus, report=look)
+    assert ahead.is_set()
+    assert_same(trunk, undisturbed[0], tmp_path)
+
+
+def test_a_disk_that_is_found_full_while_the_run_trains_on_ends_it_and_loses_nothing(
+    runs: tuple[RunSpec, ...],
+    corpus: Corpus,
+    undisturbed: tuple[Path, list[Trained]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(files: Any) -> None:
+        if any("32.saving" in str(file) for file in files.values()):
+            raise OSError(28, "No space left on device")
+        return checksums_of(files)
+
+    threads, checksums_of = set(threading.enumerate()), checksums.checksums
+    with monkeypatch.context() as patch, pytest.raises(Refusal, match=r"32: .*No space left"):
+        patch.setattr(checksums, "checksums", full)
+        bring(runs[0], tmp_path, corpus)
+    assert checkpoint_steps(tmp_path / runs[0].run_id / "checkpoints")[-1] == 24
+    bring(runs[0], tmp_path, corpus)
+    assert_same(runs[0], undisturbed[0], tmp_path)
+    left = [each for each in threading.enumerate() if each not in threads]
+    assert not [each for each in left if each.name.startswith(("ahead", "saver", "async_save"))]
 
 
 @pytest.mark.parametrize("missing", ["branch point", "all"])
@@ -327,10 +379,10 @@ def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_with_its_step(
     run = runs[0]
     advance = training._Loop._advance
 
-    def poisoned(loop: Any, state: Any, step: int) -> Any:
-        state, metrics = advance(loop, state, step)
+    def poisoned(loop: Any, state: Any, call: Any) -> Any:
+        state, metrics = advance(loop, state, call)
         loss = np.asarray(metrics.loss).copy()
-        loss[2] = bad if step == 24 else loss[2]
+        loss[2] = bad if call.first == 24 else loss[2]
         return state, metrics._replace(loss=loss)
 
     monkeypatch.setattr(training._Loop, "_advance", poisoned)
