@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from scaling.store.failpoint import failpoint
 from scaling.store.steps import forget_steps_after, merge_steps, read_steps, write_segment
 from scaling.training.ahead import made_ahead
 from scaling.training.evaluations import Evaluation, Evaluations
-from scaling.training.inputs import batches_of
+from scaling.training.inputs import batches_of, made_beside
 from scaling.training.resume import own_checkpoint, trunk_checkpoint, whole_until
 from scaling.training.saver import Saver
 from scaling.training.step import Metrics, TrainState, program_of
@@ -118,6 +119,7 @@ class _Loop:
         self.spec = spec
         self.folder = folder
         self.trunk = trunk
+        self.corpus = corpus
         self.before_commit = before_commit
         self.batches = batches_of(spec, corpus)
         self.program = program_of(spec, mesh)
@@ -137,7 +139,7 @@ class _Loop:
         state, step = self._resume(should_stop)
         lengths = set[int]()  # of calls that are compiled
         self.clock = time.perf_counter()
-        with self.saver, made_ahead(self._call, self._spans(step, spec.schedule.steps)) as calls:
+        with self.saver, self._calls(step, spec.schedule.steps) as calls:
             for call in calls:
                 if compiles := call.steps not in lengths:
                     self._catch_up()  # so that compiling slows down no call but in its own time
@@ -215,8 +217,17 @@ class _Loop:
     def _every(step: int, every: int) -> bool:
         return step % every == 0
 
+    @contextmanager
+    def _calls(self, first: int, last: int) -> Iterator[Iterator[Call]]:
+        """The calls between two steps, each made before it is needed."""
+        with (
+            made_beside(self.batches, self.spec, self.corpus, first, last),
+            made_ahead(self._call, self._spans(first, last)) as calls,
+        ):
+            yield calls
+
     def _spans(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """The calls between two steps, as the first step of each and the one after its last."""
+        """The first step of each call between two steps, and the one after its last."""
         while first < last:
             end = self._end_of_call(first)
             yield first, end
@@ -273,7 +284,7 @@ class _Loop:
         if found is None or found[1] < wanted:  # perhaps it moved just now, the trunk published
             found = trunk_checkpoint(*of_trunk, wanted)
         state, step = found or (self.program.initial(), 0)
-        with made_ahead(self._call, self._spans(step, wanted)) as calls:
+        with self._calls(step, wanted) as calls:
             for call in calls:
                 if should_stop():
                     raise Interrupted(f"stopped on the way to the branch point at step {wanted}")
