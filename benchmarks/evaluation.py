@@ -54,15 +54,15 @@ def measured(results: Path) -> Iterator[dict[str, float]]:
     timed: dict[str, tuple[float, float, float]] = {}
     for folder in run_folders(results):
         spec = read_spec(folder)
-        shape = f"{spec.model} {spec.batch_sequences} {spec.hardware.steps_per_call} {spec.tasks}"
+        shape = f"{spec.model} {spec.batch_sequences} {spec.tasks}"
         if shape not in timed:
             timed[shape] = seconds(spec)
-        call, holdout, tasks = timed[shape]
+        step, holdout, tasks = timed[shape]
         own = range(spec.first_step + 1, spec.schedule.steps + 1)
         evaluated = {step for step in own if step % spec.evaluate_every == 0} | {own[-1]}
         row = {
             "params": spec.params.total,
-            "training": len(own) / spec.hardware.steps_per_call * call,
+            "training": len(own) * step,
             "holdout": len(evaluated) * holdout,
             "tasks": len(evaluated) * tasks,
         }
@@ -76,7 +76,7 @@ def text(row: Mapping[str, float]) -> str:
 
 
 def seconds(spec: RunSpec) -> tuple[float, float, float]:
-    """Of one call of the training step with its batches, of the held-out loss, and of the tasks."""
+    """Of a training step with its batches, of the held-out loss, and of the tasks."""
     import jax
 
     from scaling.data.corpus import load
@@ -93,7 +93,7 @@ def seconds(spec: RunSpec) -> tuple[float, float, float]:
     batches = batches_of(spec, corpus)
     windows = holdout_windows(corpus, spec.sequence_length, spec.holdout_tokens)
     evaluator = None if spec.tasks is None else evaluator_of(spec, corpus, program)
-    state, count = program.initial(), spec.hardware.steps_per_call
+    state, count = program.initial(), program.layout.steps_per_call
     found = []
     for first in range(0, (ROUNDS + 1) * count, count):
         start = time.perf_counter()
@@ -102,14 +102,14 @@ def seconds(spec: RunSpec) -> tuple[float, float, float]:
         state, _ = program.train(state, tokens, rates)
         jax.block_until_ready(state)
         trained = time.perf_counter()
-        holdout_losses(program, state.params, windows, spec.microbatch_sequences)
+        holdout_losses(program, state.params, windows)
         judged = time.perf_counter()
         if evaluator is not None:
             evaluator.scores(state.params)
         found.append((trained - start, judged - trained, time.perf_counter() - judged))
     # Without the first round, which compiles.
     call, holdout, tasks = map(statistics.median, zip(*found[1:], strict=True))
-    return call, holdout, tasks
+    return call / count, holdout, tasks
 
 
 if __name__ == "__main__":

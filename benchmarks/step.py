@@ -38,12 +38,13 @@ def measure(params: float, steps_per_call: int) -> dict[str, float]:
     from models.architecture import DEFAULT
     from models.decoder.sizes import Ladder, count_flops, nearest
     from models.sharding import make_mesh
-    from scaling.spec import Hardware, Optimizer
+    from scaling.planning.layout import Layout
+    from scaling.spec import Optimizer
     from scaling.training.step import make_program
 
     config = nearest(Ladder(256, LENGTH, "llama", 32, 32), params, "non_embedding").config
     program = make_program(
-        DEFAULT, config, Optimizer(0.9, 0.99, 0.1, 1.0), 0, "float32", Hardware(), make_mesh()
+        DEFAULT, config, Optimizer(0.9, 0.99, 0.1, 1.0), 0, Layout(BATCH), make_mesh()
     )
     tokens = np.random.default_rng(0).integers(0, 256, (steps_per_call, BATCH, LENGTH + 1))
     batches = program.put_batches(tokens.astype(np.int32))

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from models.architecture import Platform
 from models.devices import SHIPPED, Device, devices
 from scaling.store.records import Refusal, did_you_mean
+
+
+def platform_of(device: Device) -> Platform:
+    """What jax calls the family of a device of the table."""
+    return "tpu" if device.name.startswith("tpu") else "gpu"
 
 
 def device_named(name: str, own: Path | None = None) -> Device:

@@ -222,7 +222,7 @@ def _in_context(run: Finished) -> Answers:
 
     spec = run.spec
     windows = holdout_windows(run.corpus, spec.sequence_length, spec.holdout_tokens)
-    losses = holdout_losses(run.program, run.params, windows, spec.microbatch_sequences)
+    losses = holdout_losses(run.program, run.params, windows)
     held_out = sum(len(part.holdout) for part in run.corpus.parts)
     judged = (
         f"context: {len(windows.tokens)} windows of {spec.sequence_length} tokens, from "

@@ -14,20 +14,6 @@ from scaling.spec import RunSpec, shape_text, spent_flops
 from scaling.store.run_record import Status
 
 
-def idle_text(runs: Sequence[RunSpec], devices: int) -> str | None:
-    """A warning where runs train on fewer than all devices of this machine; else null."""
-    few = [run for run in runs if run.devices_used(devices) < devices]
-    if not few:
-        return None
-    least = min(few, key=lambda run: run.devices_used(devices))
-    return (
-        f"warning: {len(few)} of {len(runs)} runs train on fewer than the {devices} devices "
-        f"here, some on {least.devices_used(devices)}. A run uses as many as divide its "
-        f"microbatch (batch_sequences over accumulate), {least.microbatch_sequences} sequences "
-        f"there. Give microbatches that {devices} divides."
-    )
-
-
 def to_do_text(runs: Sequence[RunSpec]) -> str:
     """The runs that would be trained."""
     rows = [

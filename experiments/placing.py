@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from analysis.units import bytes_text, human
+from experiments.devices import platform_of
 from models.devices import Device
+from scaling.planning.layout import Layout, Target, layout_of
 from scaling.planning.memory import StepMemory, step_memory
 from scaling.planning.plan import Plan
 from scaling.spec import RunSpec
+from scaling.store.records import Refusal
 
 # What compilers need at most of the count beside the state. libtpu's compiled step of the largest
 # run of experiments/accelerator.toml takes 10.1 GB where 7.1 are counted
@@ -25,6 +29,7 @@ class Placed:
     run: RunSpec
     device: Device
     count: int
+    layout: Layout
     memory: StepMemory
 
     @property
@@ -44,20 +49,26 @@ def placed(plan: Plan, device: Device, count: int) -> Placed:
     """The plan's largest run by memory, on `count` of a device."""
     # Of very many runs most differ in their seed or length, which need no memory.
     kinds = {
-        (run.architecture, run.model, run.dtype, run.hardware, run.microbatch_sequences): run
+        (run.architecture, run.model, run.dtype, run.hardware, run.batch_sequences): run
         for run in plan.runs
     }
-    found = [Placed(run, device, count, step_memory(run, count)) for run in kinds.values()]
+    found = [place(run, device, count) for run in kinds.values()]
     return max(found, key=lambda each: each.memory.total)
+
+
+def place(run: RunSpec, device: Device, count: int) -> Placed:
+    """A run on so many of a device. Raises Refusal where it cannot be laid out there."""
+    layout = layout_of(run, Target(platform_of(device), count, device.memory))
+    return Placed(run, device, count, layout, step_memory(run, layout))
 
 
 def to_text(each: Placed) -> str:
     """What it needs, of what the device has, in a sentence or two; and what would fit."""
-    m, run = each.memory, each.run
+    m, run, at_once = each.memory, each.run, each.layout.microbatch_sequences
     needs = (
         f"{each.count} × {each.device.name}: the largest run "
         f"({human(run.params.total)} parameters, {m.sequences} of "
-        f"{run.microbatch_sequences} sequences of {run.sequence_length:,} tokens at once on each "
+        f"{at_once} sequences of {run.sequence_length:,} tokens at once on each "
         f"of {m.devices}) needs about {bytes_text(each.needed)} of its "
         f"{bytes_text(each.device.memory)}: {bytes_text(m.state)} parameters and moments, "
         f"{bytes_text(COMPILED * m.working)} gradients and copies, "
@@ -86,24 +97,21 @@ def to_json(each: Placed) -> dict[str, Any]:
 
 def _remedies(each: Placed) -> Iterator[str]:
     """Changes of [hardware] or --count with which it fits, those that cost least first."""
-    run = each.run
-    for remat in dict.fromkeys((run.hardware.remat, True)):
+    run, asked = each.run, each.run.hardware
+    for remat in dict.fromkeys((asked.remat, "full")):
         for sequences in range(each.memory.sequences, 0, -1):
-            micro = sequences * each.memory.devices
-            accumulate, rest = divmod(run.batch_sequences, micro)
-            if rest:
-                continue
-            hardware = replace(run.hardware, remat=remat, accumulate=accumulate)
-            other = replace(run, hardware=hardware)
-            made = replace(each, run=other, memory=step_memory(other, each.count))
-            if made.verdict == "fits":
+            tokens = sequences * run.sequence_length
+            hardware = replace(asked, remat=remat, microbatch_tokens=tokens)
+            made = place(replace(run, hardware=hardware), each.device, each.count)
+            if made.memory.sequences == sequences and made.verdict == "fits":
                 changes = []
-                if accumulate != run.hardware.accumulate:
-                    changes.append(f"accumulate = {accumulate} (microbatches of {micro} sequences)")
-                if remat != run.hardware.remat:
-                    changes.append("remat = true")
+                if sequences != each.memory.sequences:
+                    changes.append(f"microbatch_tokens = {tokens}")
+                if remat != asked.remat:
+                    changes.append(f'remat = "{remat}"')
                 yield f"Give {' and '.join(changes)}: about {bytes_text(made.needed)} on each"
     for count in (each.count * 2**k for k in range(1, 12)):
-        made = replace(each, count=count, memory=step_memory(run, count))
-        if made.verdict == "fits":
-            yield f"Give --count {count}: about {bytes_text(made.needed)} on each"
+        with suppress(Refusal):
+            made = place(run, each.device, count)
+            if made.verdict == "fits":
+                yield f"Give --count {count}: about {bytes_text(made.needed)} on each"

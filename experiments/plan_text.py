@@ -14,13 +14,12 @@ from analysis.cost import Cost
 from analysis.units import bytes_text, duration, human, scientific
 from experiments import placing
 from experiments.doubts import doubts, too_large
-from experiments.placing import Placed, placed
+from experiments.placing import place, placed
 from experiments.planning import Planned
 from experiments.text import MOST_ROWS, columns, printable
 from models.devices import Device
 from scaling.data.corpus import CorpusInfo
 from scaling.data.holdout import Judged
-from scaling.planning.memory import step_memory
 from scaling.planning.plan import Plan, plan_table
 from scaling.spec import spent_flops
 
@@ -157,7 +156,7 @@ def _device_columns(
 ) -> dict[str, list[str]]:
     """Memory of each run on each of `count` devices, and the time that its FLOPs take there."""
     # What a run needs on each of so many is the same whichever they are.
-    needs = (Placed(run, devices[0], count, step_memory(run, count)) for run in plan.runs)
+    needs = (place(run, devices[0], count) for run in plan.runs)
     found = {"on each": [bytes_text(each.needed) for each in needs]}
     for bill in bills:
         shares = [spent_flops(run) / plan.flops_spent for run in plan.runs]

@@ -10,13 +10,14 @@ from analysis.cost import Cost, cost
 from analysis.units import scientific
 from experiments.cli import number
 from experiments.design import identifies
-from experiments.devices import device_named
+from experiments.devices import device_named, platform_of
 from experiments.preparing import Preparation
 from models.devices import Device
 from scaling.data.corpus import Corpus, CorpusInfo
 from scaling.data.documents import SourceMissing
 from scaling.data.holdout import Judged, judged
 from scaling.data.prepare import declared, prepare, remembered, unread
+from scaling.planning.layout import Target, layout_of
 from scaling.planning.plan import Plan, draft
 from scaling.planning.refusals import Refusals
 from scaling.store.paths import cache_folder
@@ -156,19 +157,11 @@ def grid_costs(
 ) -> list[Cost]:
     """What the whole grid costs on each device; none without an MFU. Its largest model must fit.
 
-    Raises Refusal where a run could not use so many: it splits a microbatch over as many devices
-    as divide it, and the others would be paid for and idle.
+    Raises Refusal where a run cannot be laid out on so many.
     """
-    if devices:
-        used, sequences = min(
-            (run.devices_used(count), run.microbatch_sequences) for run in plan.runs
-        )
-        if used < count:
-            raise Refusal(
-                f"--count {count}: a microbatch of {sequences} sequences splits over {used} of the "
-                f"devices. Give --count {used}, or microbatches (batch_sequences over accumulate) "
-                f"that {count} divides."
-            )
+    for device in devices:
+        for run in plan.runs:
+            layout_of(run, Target(platform_of(device), count, device.memory))
     largest = max(run.params.total for run in plan.runs)
     return [
         cost(plan.flops_spent, largest, device, count=count, mfu=mfu, dtype=dtype)

@@ -53,10 +53,9 @@ def plan(
         max_flops: Refuse a study that trains more than this.
         to_json: Write the table to this file too.
     """
-    from experiments.grid_text import idle_text
     from experiments.plan_text import plan_json, plan_text
     from experiments.planning import asked_devices, grid_costs, plan_file, refuse_above
-    from scaling.launch.slots import device_count, worker_count
+    from scaling.launch.slots import worker_count
 
     devices = asked_devices(device, count, mfu)
     planned = plan_file(study)
@@ -65,8 +64,6 @@ def plan(
     if to_json:
         write_json(to_json, plan_json(planned, devices, bills, count))
     print(plan_text(planned, devices, bills, count, worker_count()))
-    if not devices and (idle := idle_text(planned.plan.runs, device_count())):
-        print(idle)
     print(f"Next: scaling run {study}")
 
 
@@ -105,7 +102,7 @@ def run(
         dry_run: Say what would be trained, and write nothing.
     """
     from analysis.units import scientific
-    from experiments.grid_text import idle_text, runs_text, to_do_text
+    from experiments.grid_text import runs_text, to_do_text
     from experiments.next_text import next_text
     from experiments.planning import plan_bytes, refuse_above
     from experiments.progress import Watch
@@ -113,7 +110,7 @@ def run(
     from scaling.launch.launcher import TimeUp, launch
     from scaling.launch.local import Local
     from scaling.launch.prepare import manifest_of, prepared
-    from scaling.launch.slots import device_count, worker_count
+    from scaling.launch.slots import worker_count
     from scaling.spec import spent_flops
     from scaling.store import table
     from scaling.store.manifest import read_manifest
@@ -145,8 +142,6 @@ def run(
     waiting = [specs[run.run_id] for run in unfinished(folder, manifest, retry)]
     flops = sum(map(spent_flops, waiting))
     refuse_above(max_flops, flops)
-    if waiting and (idle := idle_text(waiting, device_count())):
-        print(idle)
     if dry_run:
         print(to_do_text(waiting))
         print(

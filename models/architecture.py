@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     import jax
     from flax import nnx
 
+Layers = Literal["unrolled", "scanned"]
+Remat = Literal["none", "dots", "full"]
+Attention = Literal["plain", "blocks", "cudnn", "splash"]
+LossForm = Literal["whole", "chunked"]
+Sharding = Literal["data", "fsdp"]  # each device holds all of the state, or a share of it
+Platform = Literal["cpu", "gpu", "tpu"]
+
 GROUP = "scaling_laws.architectures"
 BUILT_IN = (EntryPoint("decoder", "models.decoder.architecture:DECODER", GROUP),)
 DEFAULT = "decoder"  # of a study that names none
@@ -45,8 +52,10 @@ class Execution:
     """How a model's arithmetic is carried out; results differ by roundings."""
 
     dtype: str = "float32"  # of activations; parameters are float32 always
-    layers: Literal["unrolled", "scanned"] = "unrolled"
-    remat: bool = False  # compute activations again in the backward pass
+    layers: Layers = "unrolled"  # scanned: compile time constant in depth
+    remat: Remat = "none"  # what the backward pass computes again: nothing, all but products, all
+    attention: Attention = "plain"
+    loss: LossForm = "whole"  # chunked: the logits of a few rows at a time
 
     @property
     def bytes_each(self) -> int:
@@ -70,6 +79,14 @@ class Output(NamedTuple):
     """What a model may return in place of its logits."""
 
     logits: jax.Array  # (B, T, V), float32
+    penalty: jax.Array | float  # added to what is minimised; reported losses leave it out
+
+
+class Losses(NamedTuple):
+    """What a model loses on each token, and what of it training minimises."""
+
+    cross_entropy: jax.Array  # (B, T), nats, float32
+    log_normaliser: jax.Array  # (B, T), ln of the softmax's denominator, float32
     penalty: jax.Array | float  # added to what is minimised; reported losses leave it out
 
 
@@ -122,11 +139,42 @@ class Architecture(Protocol):
     def activation_bytes(self, config: Any, execution: Execution) -> float:
         """Bytes that a token keeps for the backward pass, its logits apart."""
 
+    def losses(
+        self,
+        module: nnx.Module,
+        tokens_BxT: jax.Array,
+        targets_BxT: jax.Array,
+        keys_B: jax.Array | None = None,
+    ) -> Losses:
+        """The losses of a module that `build` made; by default from its logits."""
+        from models.losses import losses_of
+
+        inputs = (tokens_BxT,) if keys_B is None else (tokens_BxT, keys_B)
+        output = output_of(module(*inputs))
+        return losses_of(output, targets_BxT)
+
     def count_flops(self, config: Any, sequence_length: int) -> FlopCount:
         """FLOPs of a token in training, three times the forward pass: by default six times the
         matrices that it is multiplied with."""
         params = self.count_params(config)
         return FlopCount(blocks=6 * (params.matrix - params.idle), head=6 * params.head_matmul)
+
+    def count_causal_flops(self, config: Any, sequence_length: int) -> FlopCount:
+        """The same, of attention's scores only those that a causal mask keeps."""
+        return self.count_flops(config, sequence_length)
+
+    def attention(
+        self, config: Any, sequence_length: int, dtype: str, platform: Platform
+    ) -> Attention:
+        """Which implementation of attention suits a model on a platform."""
+        return "plain"
+
+    def check_attention(
+        self, config: Any, sequence_length: int, dtype: str, platform: Platform, asked: Attention
+    ) -> None:
+        """Raises ValueError for an implementation that a model cannot use on a platform."""
+        if asked != "plain":
+            raise ValueError(f"attention = {asked!r}: this architecture has its own. Remove it")
 
     def preset(self, name: str, settings: Any, vocab_size: int, context_length: int) -> Config:
         """A published shape as a configuration, on a study's own vocabulary and length.
@@ -144,11 +192,12 @@ class Architecture(Protocol):
         return Leaf("head" if "head" in path else "matrix", ("fsdp", "tensor"))
 
     def check(self, execution: Execution) -> None:
-        """Raises ValueError for layers or remat of which `build` knows nothing."""
-        if execution.layers != "unrolled" or execution.remat:
+        """Raises ValueError for layers, remat or a loss of which `build` knows nothing."""
+        asked = (execution.layers, execution.remat, execution.loss)
+        if asked != ("unrolled", "none", "whole"):
             raise ValueError(
-                f"layers = {execution.layers!r}, remat = {str(execution.remat).lower()}: this "
-                "architecture runs its own layers. Remove them, or see to it in its build()"
+                "layers = {!r}, remat = {!r}, loss = {!r}: this architecture runs its own layers. "
+                "Remove them, or see to it in its build()".format(*asked)
             )
 
     def drops(self, config: Any) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 import operator
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,7 +14,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import PlainValidator, TypeAdapter, ValidationInfo
 
-from models.architecture import Config, architecture, code_of
+from models.architecture import (
+    Attention,
+    Config,
+    Layers,
+    LossForm,
+    Remat,
+    Sharding,
+    architecture,
+    code_of,
+)
 from models.sizes import FlopCount, ParamCount
 from scaling.data.corpus import CorpusInfo, unique_tokens
 from scaling.schedule import Schedule
@@ -63,12 +71,16 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Hardware:
-    """How a run is laid out on what it trains on; its results differ by roundings."""
+    """What a study asks of how its runs are laid out; null: derived where a run is trained."""
 
-    layers: Literal["unrolled", "scanned"] = "unrolled"
-    remat: bool = False
-    accumulate: int = 1  # microbatches a step
-    steps_per_call: int = 8  # optimiser steps inside one compiled call, at most
+    microbatch_tokens: int | None = None  # of each device, at most
+    layers: Layers | None = None
+    remat: Remat | None = None
+    attention: Attention | None = None
+    loss: LossForm | None = None
+    sharding: Sharding | None = None
+    steps_per_call: int | None = None  # optimiser steps inside one compiled call, at most
+    deterministic: bool = False  # the same bits on a GPU too, at a cost
 
 
 def _own_config(value: Any, info: ValidationInfo) -> Config:
@@ -111,15 +123,6 @@ class RunSpec:
         return self.batch_sequences * self.sequence_length
 
     @property
-    def microbatch_sequences(self) -> int:
-        """Sequences whose activations are held at once, in training and in evaluation."""
-        return self.batch_sequences // self.hardware.accumulate
-
-    def devices_used(self, devices: int) -> int:
-        """Over how many of so many devices it is split: as many as divide a microbatch."""
-        return math.gcd(self.microbatch_sequences, devices)
-
-    @property
     def params(self) -> ParamCount:
         """The parameters of its model by kind."""
         return architecture(self.architecture).count_params(self.model)
@@ -158,6 +161,12 @@ class RunSpec:
     def flops_per_token(self) -> float:
         """Exact training FLOPs a token, attention counted in full."""
         return float(self.token_flops.total)
+
+    @property
+    def causal_flops_per_token(self) -> float:
+        """The same, of attention's scores only those that the causal mask keeps."""
+        family = architecture(self.architecture)
+        return float(family.count_causal_flops(self.model, self.sequence_length).total)
 
 
 def run_id_of(run: RunSpec) -> str:
@@ -271,7 +280,19 @@ def spec_of(config: dict[str, Any]) -> RunSpec:
         *parents, name = path.split(".")
         with suppress(KeyError, TypeError, AttributeError):
             functools.reduce(operator.getitem, parents, config).setdefault(name, value)
+    _ask_as_now(config)
     return _specification().validate_python(config)
+
+
+def _ask_as_now(config: dict[str, Any]) -> None:
+    """Rewrite what an earlier version asked of the hardware: its microbatches by their number."""
+    with suppress(KeyError, TypeError, AttributeError, ZeroDivisionError):
+        hardware = config["hardware"]
+        accumulate = hardware.pop("accumulate")
+        hardware["remat"] = "full" if hardware["remat"] else "none"
+        if accumulate > 1:
+            batch = config["batch_sequences"] * config["sequence_length"]
+            hardware["microbatch_tokens"] = batch // accumulate
 
 
 def read_spec(folder: Path) -> RunSpec:

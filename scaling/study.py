@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from models.architecture import Attention, Layers, LossForm, Remat, Sharding
 from models.sizes import ParamsConvention
 from scaling.model_section import ModelSection, model_words
 from scaling.quantity import parse_count, parse_quantity
@@ -124,12 +125,19 @@ class TrainingSection:
 
 @dataclass(frozen=True, config=_STRICT)
 class HardwareSection:
-    """How runs are laid out on what they train on: no part of what they are."""
+    """How runs are laid out on what they train on: no part of what they are.
 
-    layers: Literal["unrolled", "scanned"] = "unrolled"  # scanned: compile time constant in depth
-    remat: bool = False  # compute activations again in the backward pass instead of keeping them
-    accumulate: Count = 1  # microbatches whose gradients are averaged into one step
-    steps_per_call: Count = 8  # optimiser steps inside one compiled call, at most
+    What is not given is derived for each size and device (scaling/planning/layout.py).
+    """
+
+    microbatch_tokens: Count | None = None  # of each device, at most: its gradients at once
+    layers: Layers | None = None  # scanned: compile time constant in depth
+    remat: Remat | None = None  # what the backward pass computes again: nothing, all but products
+    attention: Attention | None = None
+    loss: LossForm | None = None  # chunked: the logits of a few rows at a time
+    sharding: Sharding | None = None  # each device holds all of the state, or a share of it
+    steps_per_call: Count | None = None  # optimiser steps inside one compiled call, at most
+    deterministic: bool = False  # the same bits on a GPU too, at a cost
 
 
 Quantities = Annotated[tuple[Quantity, ...], Field(min_length=1)]

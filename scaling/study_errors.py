@@ -111,7 +111,12 @@ def source_missing(data: Mapping[str, Any]) -> list[str]:
 
 # Fields that were in another section once.
 MOVED: Mapping[tuple[str, str], str] = {
-    ("training", name): "hardware" for name in ("layers", "remat", "accumulate", "steps_per_call")
+    ("training", name): "hardware" for name in ("layers", "remat", "steps_per_call")
+}
+# Fields that are no longer there, each with what to give in its place.
+GONE: Mapping[str, str] = {
+    "accumulate": "give [hardware] microbatch_tokens, the tokens of each device's microbatch, or "
+    "nothing: it is derived"
 }
 
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
@@ -128,6 +133,8 @@ def _line(where: str, section: str, place: list[str], mistake: Any, words: Words
         return f"[{where}] {_said(mistake)}."  # about fields of the section together
     if section == "model" and kind in _UNKNOWN and name in words.ignored:
         return f"{where} would change nothing: [grid] presets have their own shape. Remove it."
+    if kind in _UNKNOWN and section in ("training", "hardware") and name in GONE:
+        return f"{where} is no longer a field: {GONE[name]}."
     if kind in _UNKNOWN and (now := MOVED.get((section, name))):
         return f"{where} moved to [{now}], for it is no part of what a run is. Give it there."
     if kind in _UNKNOWN:

@@ -82,6 +82,9 @@ class DecoderArchitecture(Architecture):
     def count_flops(self, config: ModelConfig, sequence_length: int) -> FlopCount:
         return count_flops(config, sequence_length, "full")
 
+    def count_causal_flops(self, config: ModelConfig, sequence_length: int) -> FlopCount:
+        return count_flops(config, sequence_length, "causal")
+
     def leaf(self, path: Sequence[str], dimensions: int) -> Leaf:
         # Those of scanned layers have two dimensions.
         if path[-1] in ("bias", "scale"):
@@ -101,7 +104,12 @@ class DecoderArchitecture(Architecture):
         layer = size * (8 * c.d_model + 4 * c.n_heads * c.head_dim + 3 * c.d_ff)
         layer += (4 + size + size) * c.n_heads * c.context_length
         inputs = c.n_layers * size * c.d_model
-        return layer + inputs if execution.remat else c.n_layers * layer
+        if execution.remat == "full":
+            return layer + inputs
+        if execution.remat == "dots":
+            products = size * (3 * c.d_model + 4 * c.n_heads * c.head_dim + 2 * c.d_ff)
+            return layer + inputs + c.n_layers * products
+        return c.n_layers * layer
 
     def held_whole(self, config: ModelConfig) -> int:
         """One layer, and the table or the head."""

@@ -20,7 +20,8 @@ from jax.typing import ArrayLike
 from models.architecture import output_of
 from models.decoder.config import ModelConfig
 from models.decoder.layers import Block, Cache, Place
-from models.decoder.model import Caches, Decoder, cross_entropy
+from models.decoder.model import Caches, Decoder
+from models.losses import cross_entropy
 
 NOWHERE = jnp.iinfo(jnp.int32).max  # the position of padding, after that of any token
 

@@ -11,12 +11,13 @@ statistics of the norms are float32 whatever the compute dtype.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from models.architecture import Layers, Remat
 from models.decoder.config import ModelConfig
 from models.decoder.layers import (
     NORMS,
@@ -31,7 +32,6 @@ from models.decoder.layers import (
 )
 from models.sharding import by_sequence, whole_rows
 
-Layers = Literal["unrolled", "scanned"]
 # One a layer; of scanned layers one alone, whose arrays have a leading axis, the layer. None where
 # nothing is kept.
 Caches = list[Cache] | Cache | None
@@ -86,8 +86,8 @@ class Decoder(nnx.Module):
 
     How the blocks are run changes no result, only roundings: `scanned` holds their parameters
     stacked along a leading axis and runs one block in a loop, so that the program does not grow
-    with depth; `remat` keeps a block's input alone and computes the rest again in the backward
-    pass. Initial values are the same numbers either way.
+    with depth; `remat` computes a block again in the backward pass, from its input alone ("full")
+    or from that and its matrix products ("dots"). Initial values are the same numbers either way.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Decoder(nnx.Module):
         *,
         rngs: nnx.Rngs,
         dtype: jnp.dtype = jnp.float32,
-        remat: bool = False,
+        remat: Remat = "none",
         layers: Layers = "unrolled",
     ) -> None:
         if layers not in BLOCKS:
@@ -200,9 +200,9 @@ class Decoder(nnx.Module):
             assert not isinstance(caches, list)
             # A loop by itself keeps the compiler from merging the second computation with the
             # first, so it needs no barriers against that.
-            body = jax.checkpoint(run, prevent_cse=False) if self.remat else run
+            body = _computed_again(run, self.remat, prevent_cse=False)
             return jax.lax.scan(body, x_NxD, Layer(nnx.state(self.blocks), caches, keys_LxB))
-        body = jax.checkpoint(run) if self.remat else run
+        body = _computed_again(run, self.remat, prevent_cse=True)
         kept: list[Any] = []
         for params, cache, layer_keys_B in zip(
             map(nnx.state, self.blocks), each(caches, L), each(keys_LxB, L), strict=True
@@ -217,8 +217,10 @@ def each(of_layers: Any, n_layers: int) -> list[Any]:
     return [None] * n_layers if of_layers is None else list(of_layers)
 
 
-def cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:
-    """Negative log-likelihood of each target, nats, shape (B, T), float32."""
-    log_normaliser_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)
-    chosen_BxT = jnp.take_along_axis(logits_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
-    return log_normaliser_BxT - chosen_BxT
+def _computed_again(run: Callable[..., Any], remat: Remat, *, prevent_cse: bool) -> Any:
+    """A block whose backward pass keeps only what `remat` leaves it."""
+    if remat == "none":
+        return run
+    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    policy = dots if remat == "dots" else None
+    return jax.checkpoint(run, prevent_cse=prevent_cse, policy=policy)

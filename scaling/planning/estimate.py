@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 
 from models.devices import has_accelerator
+from scaling.planning.layout import Target, layout_of
 from scaling.planning.memory import step_memory
 from scaling.spec import RunSpec
 
@@ -46,5 +47,5 @@ def estimate(run: RunSpec, flops: float) -> Estimate:
     runtime = 450e6  # resident size of a worker after import and compilation
     return Estimate(
         seconds=None if has_accelerator() else flops / (CPU_EFFICIENCY * core_flops()),
-        memory_bytes=step_memory(run, 1).total + runtime,
+        memory_bytes=step_memory(run, layout_of(run, Target("cpu"))).total + runtime,
     )

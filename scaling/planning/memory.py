@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.architecture import Execution, architecture
+from models.architecture import architecture
+from scaling.planning.layout import Layout
 from scaling.spec import RunSpec
 
 
@@ -12,7 +13,7 @@ from scaling.spec import RunSpec
 class StepMemory:
     """Bytes on each of the devices that share a run."""
 
-    devices: int  # that share it: as many as divide a microbatch
+    devices: int  # that share it
     sequences: int  # of a microbatch on each of them
     state: float  # parameters and both moments of Adam, float32
     working: float  # gradients, and weights in the format that multiplies
@@ -23,28 +24,26 @@ class StepMemory:
         return self.state + self.working + self.activations
 
 
-def step_memory(run: RunSpec, devices: int) -> StepMemory:
-    """The memory of a step of `run` on each of `devices`, whose matrices are divided among them.
+def step_memory(run: RunSpec, layout: Layout) -> StepMemory:
+    """The memory of a step of `run` on each of the devices of its layout.
 
     Counted are the arrays that the step must hold at once: state, gradients, copies of the
     weights in the compute format, and what the backward pass of one microbatch reads. A compiler
     keeps some more and shares some.
     """
-    c, hardware, family = run.model, run.hardware, architecture(run.architecture)
-    execution = Execution(run.dtype, hardware.layers, hardware.remat)
-    shared = run.devices_used(devices)
-    sequences = run.microbatch_sequences // shared
+    c, execution, family = run.model, layout.execution, architecture(run.architecture)
+    shared = layout.devices if layout.sharding == "fsdp" else 1
     params, size = run.params.total, execution.bytes_each
     logits = 2 * 4 * c.vocab_size  # float32 always: they and their gradient
     kept = family.activation_bytes(c, execution) + logits
     # Microbatches add up their gradients in a second copy.
-    gradients = (8 if hardware.accumulate > 1 else 4) * params / shared
+    gradients = (8 if layout.accumulate > 1 else 4) * params / shared
     whole = family.held_whole(c) if shared > 1 else params
     copies = size * whole if shared > 1 or size < 4 else 0.0
     return StepMemory(
-        devices=shared,
-        sequences=sequences,
+        devices=layout.devices,
+        sequences=layout.sequences,
         state=12.0 * params / shared,
         working=gradients + copies,
-        activations=float(sequences * run.sequence_length * kept),
+        activations=float(layout.sequences * run.sequence_length * kept),
     )

@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from models.architecture import Execution, architecture
 from models.sizes import ParamCount, Rung
 from scaling.data.corpus import CorpusInfo
 from scaling.planning.grid import Cell
+from scaling.planning.layout import layout_of, native
 from scaling.planning.refusals import Refusals
 from scaling.planning.rules import (
     BETA2,
@@ -104,24 +104,12 @@ def cooldown_steps(study: Study, steps: int) -> int:
 def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
     """What all runs of a size have in common, as a trunk of no steps and the study's first seed.
 
-    Raises Refusal for microbatches that do not divide the batch, rules that are unknown or give
-    no rate here, layers that an architecture does not have, and tasks that make no mixture.
+    Raises Refusal for rules that are unknown or give no rate here, layouts that an architecture
+    does not have, and tasks that make no mixture.
     """
-    training, hardware = study.training, study.hardware
-    name, params = study.model.architecture, rung.counts
+    training, params = study.training, rung.counts
     batch_tokens = step_tokens(study)
     refusals = Refusals()
-    if training.batch_sequences % hardware.accumulate:
-        near = _divisor(training.batch_sequences, hardware.accumulate)
-        refusals.add(
-            f"[hardware] accumulate = {hardware.accumulate} does not divide batch_sequences = "
-            f"{training.batch_sequences}. Give a divisor, such as {near}."
-        )
-    try:
-        execution = Execution(training.compute_dtype, hardware.layers, hardware.remat)
-        architecture(name).check(execution)
-    except ValueError as error:
-        refusals.add(f"[hardware] architecture = {name!r}: {error}.")
 
     def value(setting: float | str, rules: Mapping[str, Rule], of: Callable[[], float]) -> float:
         try:
@@ -145,11 +133,11 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
     with refusals.gathered():
         tasks = _mix_of(study)
     refusals.raise_any()
-    return RunSpec(
+    base = RunSpec(
         run_id="",
         trunk_id="",
         run_kind="trunk",
-        architecture=name,
+        architecture=study.model.architecture,
         model=rung.config,
         corpus=corpus.fingerprint,
         sequence_length=study.data.sequence_length,
@@ -160,7 +148,7 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
         ),
         schedule=Schedule(peak, max(1, round(warmup_tokens / batch_tokens)), 0, "none", 0),
         dtype=training.compute_dtype,
-        hardware=Hardware(**vars(hardware)),
+        hardware=Hardware(**vars(study.hardware)),
         holdout_tokens=round(study.evaluation.tokens),
         evaluate_every=whole_steps(study, study.evaluation.every_tokens),
         checkpoint_at=(),
@@ -171,6 +159,9 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
         unique_tokens=rounded(study.data.unique_tokens),
         tasks=tasks,
     )
+    # Whatever it will be trained on, what it asks for must be possible somewhere.
+    layout_of(base, native(base.hardware.attention))
+    return base
 
 
 def _mix_of(study: Study) -> TaskMix | None:
@@ -195,9 +186,3 @@ def scale_of(study: Study, params: ParamCount) -> Scale:
 def rounded(tokens: float | None) -> int | None:
     """Tokens as a whole number, where the study gives some."""
     return None if tokens is None else round(tokens)
-
-
-def _divisor(whole: int, near: int) -> int:
-    """The divisor of a number that is nearest to another."""
-    pairs = ((k, whole // k) for k in range(1, math.isqrt(whole) + 1) if whole % k == 0)
-    return min((each for pair in pairs for each in pair), key=lambda each: abs(each - near))

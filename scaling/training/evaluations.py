@@ -44,7 +44,7 @@ class Evaluations:
 
     def begin(self, params: Any, step: int) -> Evaluation:
         """Ask for all losses without waiting, and put the tasks to the model, which waits."""
-        judging = judge(self.program, params, self.windows, self.spec.microbatch_sequences)
+        judging = judge(self.program, params, self.windows)
         answers = () if self.evaluator is None else tuple(self.evaluator.scores(params))
         return Evaluation(step, judging, answers)
 

@@ -52,7 +52,7 @@ def evaluator_of(spec: RunSpec, corpus: Corpus, program: Program) -> Evaluator:
         vocabulary_of(corpus),
         spec.sequence_length,
         # Without a backward pass no activations are kept beyond their layer.
-        2 * spec.microbatch_sequences,
+        2 * program.layout.microbatch_sequences,
         program.logits,
         program.model,
         program.put_windows,

@@ -27,21 +27,19 @@ class Judging:
         return np.concatenate(jax.device_get(self.parts))[: self.windows]
 
 
-def judge(program: Program, params: Any, windows: HoldoutWindows, sequences: int) -> Judging:
+def judge(program: Program, params: Any, windows: HoldoutWindows) -> Judging:
     """Ask the devices for the losses of all held-out windows, and wait for none.
 
-    `sequences` windows are judged at once; how many changes roundings at most. The parameters may
-    be donated to a step that is asked for afterwards.
+    A microbatch of windows is judged at once; how many changes roundings at most. The parameters
+    may be donated to a step that is asked for afterwards.
     """
     parts = tuple(
         program.evaluate(params, program.put_windows(part))
-        for part in iterate_windows(windows, sequences)
+        for part in iterate_windows(windows, program.layout.microbatch_sequences)
     )
     return Judging(parts, len(windows.tokens))
 
 
-def holdout_losses(
-    program: Program, params: Any, windows: HoldoutWindows, sequences: int
-) -> np.ndarray:
+def holdout_losses(program: Program, params: Any, windows: HoldoutWindows) -> np.ndarray:
     """As `judge`, and wait for the losses: float32 nats, shape (windows, sequence_length)."""
-    return judge(program, params, windows, sequences).losses()
+    return judge(program, params, windows).losses()

@@ -177,7 +177,7 @@ class RunModel(TemplateLM):
         rows of like length stand together.
         """
         order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
-        size = self.run.spec.microbatch_sequences
+        size = self.run.program.layout.microbatch_sequences
         for start in range(0, len(order), size):
             numbers = order[start : start + size]
             filled = [*numbers, *[numbers[0]] * (size - len(numbers))]

@@ -75,8 +75,8 @@ def train(
 
     Goes on from the last checkpoint; a cooldown starts from one of its trunk's run folder, which is
     only read. `before_commit` is called before anything is written, and may raise.
-    Without a `mesh`, state and batch are split over as many of this process's devices as divide
-    a microbatch. The same bits return on the same kind and number of devices.
+    Without a `mesh`, it is laid out on all devices that this process sees.
+    The same bits return on the same kind and number of devices.
     Raises Diverged, Interrupted (after a checkpoint), or Refusal (files, disk).
     """
     return _Loop(spec, folder, trunk, corpus, mesh, before_commit).run(report, should_stop)
@@ -246,7 +246,7 @@ class _Loop:
     def _end_of_call(self, step: int) -> int:
         """Where the call that `step` is in ends: whoever resumes runs the same programs."""
         spec = self.spec
-        every = (spec.hardware.steps_per_call, spec.evaluate_every, spec.checkpoint_every)
+        every = (self.program.layout.steps_per_call, spec.evaluate_every, spec.checkpoint_every)
         events = (*spec.checkpoint_at, spec.first_step, spec.schedule.steps)
         return min(
             *(step - step % steps + steps for steps in every),

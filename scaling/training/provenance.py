@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from scaling.planning.layout import layout_of
 from scaling.spec import RunSpec
 
 # What of the environment may change roundings and is the user's to set, beside XLA_FLAGS. The rest
@@ -20,6 +21,8 @@ ENVIRONMENT = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "LIBTPU_INIT_ARGS", "NVID
 def provenance(run: RunSpec) -> dict[str, Any]:
     """Where and with what a run is made. Call in the worker: it asks jax for its device."""
     import jax
+
+    from scaling.training.target import target_here
 
     def installed(name: str) -> str | None:
         try:
@@ -36,8 +39,7 @@ def provenance(run: RunSpec) -> dict[str, Any]:
         "platform": device.platform,
         "device_kind": device.device_kind,
         "device_count": jax.device_count(),
-        "devices_used": run.devices_used(jax.device_count()),
-        "hardware": asdict(run.hardware),
+        "layout": asdict(layout_of(run, target_here())),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +19,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from models.architecture import Config, Execution, Output, architecture, output_of
-from models.decoder.model import cross_entropy
+from models.architecture import Config, Losses, architecture, output_of
 from models.sharding import (
     batch_sharding,
     leaves_of,
@@ -29,8 +29,10 @@ from models.sharding import (
     sizes_by_kind,
 )
 from models.sizes import Kind, ParamCount
-from scaling.spec import Hardware, Optimizer, RunSpec
+from scaling.planning.layout import Layout, layout_of
+from scaling.spec import Optimizer, RunSpec
 from scaling.store.records import Refusal
+from scaling.training.target import target_here, target_of
 
 ADAM_EPSILON = 1e-8  # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1
 # The place of dropout's key among those of a seed, after any that initial values are drawn from.
@@ -64,6 +66,7 @@ class Program:
     put_batches: Callable[[np.ndarray], jax.Array]
     put_rates: Callable[[np.ndarray], jax.Array]
     put_windows: Callable[[np.ndarray], jax.Array]
+    layout: Layout
     abstract: TrainState  # shapes, dtypes and shardings, for restoring
 
 
@@ -87,8 +90,7 @@ def make_program(
     model: Config,
     optimizer: Optimizer,
     seed: int,
-    dtype: str,
-    hardware: Hardware,
+    layout: Layout,
     mesh: Mesh,
 ) -> Program:
     """The program of a run: a `model` of the architecture of this name.
@@ -99,10 +101,9 @@ def make_program(
     every fit, would be wrong.
     """
     family = architecture(name)
-    execution = Execution(dtype, hardware.layers, hardware.remat)
 
     def create() -> nnx.Module:
-        return family.build(model, nnx.Rngs(seed), execution)
+        return family.build(model, nnx.Rngs(seed), layout.execution)
 
     graph, arrays = nnx.split(nnx.eval_shape(create))
     leaves = leaves_of(family, arrays)
@@ -126,17 +127,20 @@ def make_program(
     )
     shardings = TrainState(of_params, of_moments, everywhere)  # type: ignore[arg-type]
 
-    def output(params: Any, tokens_BxT: jax.Array, keys_B: jax.Array | None = None) -> Output:
-        inputs = (tokens_BxT,) if keys_B is None else (tokens_BxT, keys_B)
-        # The decoder lays its table out on the mesh that it is traced for.
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return output_of(nnx.merge(graph, params)(*inputs))
+    # The decoder lays its arrays out on the mesh that it is traced for.
+    traced_on = partial(jax.sharding.use_abstract_mesh, mesh.abstract_mesh)
 
     def logits(params: Any, tokens_BxT: jax.Array) -> jax.Array:
-        return output(params, tokens_BxT).logits
+        with traced_on():
+            return output_of(nnx.merge(graph, params)(tokens_BxT)).logits
+
+    def losses_of(params: Any, tokens_BxT1: jax.Array, keys_B: jax.Array | None = None) -> Losses:
+        tokens_BxT, targets_BxT = tokens_BxT1[:, :-1], tokens_BxT1[:, 1:]
+        with traced_on():
+            return family.losses(nnx.merge(graph, params), tokens_BxT, targets_BxT, keys_B)
 
     def losses(params: Any, tokens_BxT1: jax.Array) -> jax.Array:
-        return cross_entropy(logits(params, tokens_BxT1[:, :-1]), tokens_BxT1[:, 1:])
+        return losses_of(params, tokens_BxT1).cross_entropy
 
     def dropout_keys(step: jax.Array, sequences: int) -> jax.Array | None:
         """A key for each sequence of a step's batch, whatever the microbatch; none if no dropout.
@@ -153,24 +157,24 @@ def make_program(
         params: Any, tokens_BxT1: jax.Array, keys_B: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
         """What is minimised, and the mean cross-entropy that is reported."""
-        logits_BxTxV, penalty = output(params, tokens_BxT1[:, :-1], keys_B)
-        loss = jnp.mean(cross_entropy(logits_BxTxV, tokens_BxT1[:, 1:]))
+        found = losses_of(params, tokens_BxT1, keys_B)
+        loss = jnp.mean(found.cross_entropy)
         if not optimizer.z_loss:
-            return loss + penalty, loss
-        log_normaliser_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)
-        return loss + penalty + optimizer.z_loss * jnp.mean(log_normaliser_BxT**2), loss
+            return loss + found.penalty, loss
+        z_loss = optimizer.z_loss * jnp.mean(found.log_normaliser**2)
+        return loss + found.penalty + z_loss, loss
 
     def gradients(
         params: Any, tokens_BxT1: jax.Array, keys_B: jax.Array | None
     ) -> tuple[jax.Array, Any]:
         """The mean loss of a batch and the gradient of its objective."""
         value_and_grad = jax.value_and_grad(objective, has_aux=True)
-        if hardware.accumulate == 1:
+        if layout.accumulate == 1:
             (_, loss), grads = value_and_grad(params, tokens_BxT1, keys_B)
             return loss, grads
 
         # Every k-th sequence makes a microbatch, so that each still lies on all devices.
-        k = hardware.accumulate
+        k = layout.accumulate
 
         def split(of_batch: jax.Array) -> jax.Array:
             return of_batch.reshape(-1, k, *of_batch.shape[1:]).swapaxes(0, 1)
@@ -229,6 +233,7 @@ def make_program(
         put_batches=lambda tokens: jax.device_put(tokens, batches),
         put_rates=lambda rates: jax.device_put(rates, everywhere),
         put_windows=lambda tokens: jax.device_put(tokens, windows),
+        layout=layout,
         abstract=jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             shapes,
@@ -238,21 +243,16 @@ def make_program(
 
 
 def program_of(spec: RunSpec, mesh: Mesh | None = None) -> Program:
-    """The program of a run.
+    """The program of a run, on all devices that this process sees, or on those of a `mesh`.
 
-    Without a `mesh`, state and batch are split over as many of this process's devices as divide a
-    microbatch. Raises Refusal as `make_program` does.
+    Raises Refusal as `layout_of` and `make_program` do.
     """
-    mesh = mesh or make_mesh(fsdp=spec.devices_used(jax.device_count()))
-    return make_program(
-        spec.architecture,
-        spec.model,
-        spec.optimizer,
-        spec.seed,
-        spec.dtype,
-        spec.hardware,
-        mesh,
-    )
+    if mesh is None:
+        layout = layout_of(spec, target_here())
+        mesh = make_mesh(**{layout.sharding: layout.devices})
+    else:
+        layout = layout_of(spec, target_of(mesh.devices.flat[0], mesh.size))
+    return make_program(spec.architecture, spec.model, spec.optimizer, spec.seed, layout, mesh)
 
 
 def _refuse_miscounted(name: str, counted: ParamCount, held: Mapping[Kind, int]) -> None:

@@ -87,7 +87,8 @@ def requests(*arguments: Any) -> list[Any]:
 
 def losses(model: RunModel, tokens: Sequence[int]) -> np.ndarray:
     """Of each token after the first, from the program that evaluates runs."""
-    batch = np.tile(np.array(list(tokens), np.int32), (model.run.spec.microbatch_sequences, 1))
+    sequences = model.run.program.layout.microbatch_sequences
+    batch = np.tile(np.array(list(tokens), np.int32), (sequences, 1))
     return np.asarray(model.run.program.evaluate(model.run.params, batch), float)[0]
 
 

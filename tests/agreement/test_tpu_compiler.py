@@ -32,20 +32,15 @@ mesh = jax.make_mesh((1, 8, 1), AXES, axis_types=(AxisType.Auto,) * 3, devices=c
 study = read_study(Path("experiments/accelerator.toml"))
 run = max(make_plan(study, declared(study.data)).runs, key=lambda run: run.flops_per_token)
 program = program_of(run, mesh)
-batch = (run.hardware.steps_per_call, run.batch_sequences, run.sequence_length + 1)
+batch = (program.layout.steps_per_call, run.batch_sequences, run.sequence_length + 1)
 compiled = program.train.trace(
     program.abstract,
     jax.ShapeDtypeStruct(batch, np.int32, sharding=batch_sharding(mesh, leading=1)),
     jax.ShapeDtypeStruct(batch[:1], np.float32, sharding=replicated(mesh)),
 ).lower().compile()
 memory = compiled.memory_analysis()
-windows = jax.ShapeDtypeStruct(
-    (run.microbatch_sequences, run.sequence_length + 1), np.int32, sharding=batch_sharding(mesh)
-)
-evaluated = program.evaluate.trace(program.abstract.params, windows).lower().compile()
-windows = jax.ShapeDtypeStruct(
-    (run.microbatch_sequences, run.sequence_length + 1), np.int32, sharding=batch_sharding(mesh)
-)
+shape = (program.layout.microbatch_sequences, run.sequence_length + 1)
+windows = jax.ShapeDtypeStruct(shape, np.int32, sharding=batch_sharding(mesh))
 evaluated = program.evaluate.trace(program.abstract.params, windows).lower().compile()
 print(json.dumps({
     "device": chips[0].device_kind,
@@ -54,7 +49,6 @@ print(json.dumps({
     "state": memory.argument_size_in_bytes,
     "temporary": memory.temp_size_in_bytes,
     "reused": memory.alias_size_in_bytes,
-    "evaluation": evaluated.memory_analysis().temp_size_in_bytes,
     "evaluation": evaluated.memory_analysis().temp_size_in_bytes,
 }))
 """

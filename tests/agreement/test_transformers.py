@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from models.architecture import Layers
 from models.decoder.config import DIALECTS, ModelConfig
-from models.decoder.model import Decoder, Layers, cross_entropy
+from models.decoder.model import Decoder
 from models.decoder.presets import preset
+from models.losses import cross_entropy
 
 try:
     import torch

@@ -53,10 +53,10 @@ def test_the_cost_on_a_device_is_the_grids_flops_over_what_the_device_does(plann
 def test_devices_that_a_microbatch_cannot_use_are_not_priced(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    device = ("--device", "h100-sxm", "--mfu", "0.4", "--count", "64")
+    device = ("--device", "h100-sxm", "--mfu", "0.4", "--count", "48")
     assert scaling(monkeypatch, "plan", STUDY, *device) == 2
     said = capsys.readouterr().err
-    assert "--count 64: a microbatch of 16 sequences splits over 16" in said
+    assert "batch_sequences = 256 does not divide among 48 devices" in said
 
 
 def test_what_was_planned_as_declared_is_not_trained(
@@ -84,7 +84,7 @@ runs = make_plan(study, declared(study.data)).runs
 sizes = sorted(runs, key=lambda run: run.flops_per_token)
 for run in (sizes[0], sizes[-1]):
     program = program_of(run, make_mesh(fsdp=8))
-    batch = (run.hardware.steps_per_call, run.batch_sequences, run.sequence_length + 1)
+    batch = (program.layout.steps_per_call, run.batch_sequences, run.sequence_length + 1)
     traced = program.train.trace(
         program.abstract,
         jax.ShapeDtypeStruct(batch, np.int32),

@@ -5,18 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from experiments.cli import refuse_addresses
-from experiments.grid_text import idle_text
 from experiments.next_text import next_text
 from experiments.progress import Watch
 from scaling.launch.watch import Snapshot
-from scaling.spec import RunSpec
 from scaling.store.records import Refusal
 
 
@@ -78,23 +75,6 @@ def test_variants_are_advised_to_be_fitted_one_by_one() -> None:
 def test_no_fit_is_advised_where_nothing_was_completed() -> None:
     nothing = table(4, 3).assign(status="diverged")
     assert "the 0 completed runs lie at 0" in next_text(Path("r/g"), nothing, "chinchilla")
-
-
-def runs(*microbatches: int) -> Any:
-    def used(sequences: int) -> Any:
-        spec = SimpleNamespace(microbatch_sequences=sequences)
-        return SimpleNamespace(
-            microbatch_sequences=sequences, devices_used=lambda n: RunSpec.devices_used(spec, n)
-        )
-
-    return [used(sequences) for sequences in microbatches]
-
-
-def test_devices_that_would_idle_are_named_before_training() -> None:
-    assert idle_text(runs(8, 16), 8) is None
-    said = idle_text(runs(8, 10, 64), 5)
-    assert said is not None and said.startswith("warning: 2 of 3 runs train on fewer than")
-    assert "the 5 devices here, some on 1" in said and "8 sequences" in said
 
 
 @pytest.mark.parametrize(

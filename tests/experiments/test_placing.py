@@ -12,9 +12,10 @@ import pytest
 
 from experiments.__main__ import main
 from experiments.devices import device_named
-from experiments.placing import Placed, placed, to_text
+from experiments.placing import place, placed, to_text
 from models.decoder.sizes import count_params
 from scaling.data.prepare import declared
+from scaling.planning.layout import Layout
 from scaling.planning.memory import step_memory
 from scaling.planning.plan import Plan, make_plan
 from scaling.spec import Hardware
@@ -40,29 +41,28 @@ def test_state_is_divided_among_the_devices_and_activations_follow_the_microbatc
     plan: Plan,
 ) -> None:
     run = max(plan.runs, key=lambda run: run.flops_per_token)
-    one, eight = step_memory(run, 1), step_memory(run, 8)
+    one = step_memory(run, Layout(2))
+    eight = step_memory(run, Layout(16, devices=8, sharding="fsdp"))
     assert one.state == 12 * count_params(run.model).total == 8 * eight.state
-    assert one.activations == 8 * eight.activations
-    assert step_memory(run, 3).devices == 1  # three do not divide a microbatch of 16
+    assert one.activations == eight.activations
 
 
 def test_what_does_not_fit_is_said_with_a_change_that_does(plan: Plan) -> None:
     run = max(plan.runs, key=lambda run: run.flops_per_token)
-    for remat, accumulate in ((False, 16), (True, 1)):
-        hardware = Hardware("scanned", remat, accumulate)
-        large = replace(plan, runs=(replace(run, dtype="bfloat16", hardware=hardware),))
-        each = placed(large, device_named("h100-sxm"), 8)
+    for remat, tokens in (("none", 4096), ("full", None)):
+        hardware = Hardware(tokens, "scanned", remat, sharding="fsdp")
+        large = replace(run, dtype="bfloat16", hardware=hardware)
+        each = place(large, device_named("h100-sxm"), 8)
         assert each.verdict != "fits"
         said = re.search(r"It (?:may|does) not fit\. Give (.*): about", to_text(each))
         assert said is not None
-        found = re.search(r"accumulate = (\d+)", said[1])
+        found = re.search(r"microbatch_tokens = (\d+)", said[1])
         changed = replace(
             hardware,
-            accumulate=int(found[1]) if found else accumulate,
-            remat=remat or "remat = true" in said[1],
+            microbatch_tokens=int(found[1]) if found else tokens,
+            remat="full" if 'remat = "full"' in said[1] else remat,
         )
-        other = replace(run, dtype="bfloat16", hardware=changed)
-        assert Placed(other, each.device, 8, step_memory(other, 8)).verdict == "fits"
+        assert place(replace(large, hardware=changed), each.device, 8).verdict == "fits"
 
 
 def test_a_plan_for_devices_shows_their_memory_and_their_time_and_nothing_of_this_machine(

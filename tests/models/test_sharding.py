@@ -21,7 +21,9 @@ import jax, numpy as np
 from models.decoder.config import ModelConfig
 from models.sharding import make_mesh
 from scaling.training.jax_setup import configure_jax
-from scaling.spec import Hardware, Optimizer
+from models.architecture import Execution
+from scaling.planning.layout import Layout
+from scaling.spec import Optimizer
 from scaling.training.step import make_program
 
 configure_jax()
@@ -30,8 +32,8 @@ tokens = np.random.default_rng(0).integers(0, 64, (3, 8, 17)).astype(np.int32)
 rates = np.full(3, 1e-2, np.float32)
 
 def trained(mesh, layers):
-    adam, hardware = Optimizer(0.9, 0.95, 0.1, 1.0), Hardware(layers=layers)
-    program = make_program("decoder", model, adam, 0, "float32", hardware, mesh)
+    adam, layout = Optimizer(0.9, 0.95, 0.1, 1.0), Layout(8, execution=Execution(layers=layers))
+    program = make_program("decoder", model, adam, 0, layout, mesh)
     return program.train(
         program.initial(), program.put_batches(tokens), program.put_rates(rates)
     )
@@ -58,14 +60,17 @@ LOWERED = """
 import jax, numpy as np
 from models.decoder.config import DIALECTS, ModelConfig
 from models.sharding import make_mesh
-from scaling.spec import Hardware, Optimizer
+from models.architecture import Execution
+from scaling.planning.layout import Layout
+from scaling.spec import Optimizer
 from scaling.training.step import make_program
 
 for dialect in DIALECTS.values():
     model = ModelConfig(64, 16, 1, 16, 2, 2, 8, 32, **dialect)
     for mesh in (make_mesh(), make_mesh(2, 2, 2)):
         adam = Optimizer(0.9, 0.95, 0.1, 1.0)
-        program = make_program("decoder", model, adam, 0, "bfloat16", Hardware(), mesh)
+        layout = Layout(8, execution=Execution("bfloat16"))
+        program = make_program("decoder", model, adam, 0, layout, mesh)
         traced = program.train.trace(
             program.abstract,
             jax.ShapeDtypeStruct((2, 8, 17), np.int32),

@@ -53,7 +53,15 @@ hostile = st.one_of(
     st.dictionaries(st.text(max_size=5), st.integers(), max_size=3),
 )
 KNOWN = (
-    *("unique_tokens", "allow_repeats", "accumulate", "remat", "layers", "presets", "params"),
+    *(
+        "unique_tokens",
+        "allow_repeats",
+        "microbatch_tokens",
+        "remat",
+        "layers",
+        "presets",
+        "params",
+    ),
     *("max_run_flops", "replicate_seeds", "overrides", "queries_per_kv", "z_loss", "sizes"),
     *("hardware", "steps_per_call", "round_to_steps", "nominal_tokens"),
     *("span", "center_params", "center_tokens_per_param", "budgets", "tokens", "train_tokens"),

@@ -13,8 +13,9 @@ import pytest
 from models.architecture import architecture
 from models.sharding import make_mesh
 from scaling.data.corpus import Corpus
+from scaling.planning.layout import Layout
 from scaling.planning.plan import Plan, make_plan
-from scaling.spec import Hardware, Optimizer
+from scaling.spec import Optimizer
 from scaling.store.records import Refusal
 from scaling.study import parse_study
 from scaling.training.loop import Interrupted, train
@@ -95,8 +96,8 @@ def test_a_count_that_the_tree_contradicts_is_refused(
         ({"model": {"architecture": "mixers"}}, r"\[model\] architecture = .*mean 'mixer'\?"),
         ({"model": {"architecture": 3}}, r"\[model\] architecture = 3 must be the name"),
         (
-            {"hardware": {"remat": True}},
-            r"\[hardware\] architecture = 'mixer': .*remat = true",
+            {"hardware": {"remat": "full"}},
+            r"\[hardware\] architecture = 'mixer': .*remat = 'full'",
         ),
         ({"grid": {"params": [10]}}, r"less than half of the smallest.*Give at least 34\.$"),
         ({"grid": {"params": [], "presets": ["x"]}}, r"architecture = 'mixer' has no presets\."),
@@ -150,7 +151,7 @@ def test_a_penalty_is_in_the_gradient_and_not_in_the_reported_loss(
     def first_step(name: str) -> Metrics:
         config = architecture(name).config(40, 8, 4, 8)
         optimizer = Optimizer(0.9, 0.95, 0.1, 1.0)
-        program = make_program(name, config, optimizer, 0, "float32", Hardware(), make_mesh())
+        program = make_program(name, config, optimizer, 0, Layout(8), make_mesh())
         rates = program.put_rates(np.zeros(1, np.float32))
         return program.train(program.initial(), program.put_batches(tokens), rates)[1]
 

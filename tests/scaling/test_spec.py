@@ -106,7 +106,7 @@ def test_every_field_of_what_a_run_is_is_written_out() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"hardware": Hardware("scanned", True, 4, 2)},
+        {"hardware": Hardware(1024, "scanned", "full", "plain", "chunked", "fsdp", 2, True)},
         {"holdout_tokens": 16_000},
         {"evaluate_every": 8},
         {"checkpoint_every": 8},
@@ -195,8 +195,8 @@ def test_a_specification_that_lacks_a_later_field_has_the_value_of_its_time(plan
 def test_a_grid_that_is_laid_out_otherwise_is_the_same_grid(plan: PlanOf) -> None:
     layouts: tuple[dict[str, Any], ...] = (
         {"steps_per_call": 3},
-        {"accumulate": 2},
-        {"layers": "scanned", "remat": True},
+        {"microbatch_tokens": 64},
+        {"layers": "scanned", "remat": "full"},
     )
     ids = [run.run_id for run in plan().runs]
     for hardware in layouts:

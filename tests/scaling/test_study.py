@@ -121,7 +121,7 @@ def test_what_is_no_positive_number_is_no_quantity(text: Any) -> None:
         ("grid", "seeds", [2**32], "less than"),
         ("training", "learning_rate_factor", 0.0, "greater than 0"),
         ("training", "round_to_steps", 0, "greater than or equal to 1"),
-        ("hardware", "accumulate", 0, "greater than or equal to 1"),
+        ("hardware", "microbatch_tokens", 0, "greater than or equal to 1"),
         ("evaluation", "tokens", {"a": 1}, "not a number"),
     ],
     ids=lambda value: repr(value)[:20],
@@ -134,10 +134,19 @@ def test_a_value_out_of_range_is_refused_by_section_and_field(
     assert "\n" not in str(refusal.value)  # one mistake, one line
 
 
-@pytest.mark.parametrize("field", ["layers", "remat", "accumulate", "steps_per_call"])
+@pytest.mark.parametrize("field", ["layers", "remat", "steps_per_call"])
 def test_a_field_that_moved_is_refused_with_its_place(table: Table, field: str) -> None:
     with pytest.raises(Refusal, match=rf"^here: \[training\] {field} moved to \[hardware\]"):
         parse_study(table(training={field: 1}), "here")
+
+
+@pytest.mark.parametrize("section", ["training", "hardware"])
+def test_a_field_that_is_gone_is_refused_with_what_took_its_place(
+    table: Table, section: str
+) -> None:
+    said = rf"^here: \[{section}\] accumulate is no longer a field: .*microbatch_tokens"
+    with pytest.raises(Refusal, match=said):
+        parse_study(table(**{section: {"accumulate": 4}}), "here")
 
 
 @pytest.mark.parametrize("name", ["lerning_rate", "learning-rate", "str"])

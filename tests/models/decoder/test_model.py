@@ -15,7 +15,8 @@ from flax import nnx
 
 from models.decoder.config import ModelConfig
 from models.decoder.layers import rotate
-from models.decoder.model import Decoder, cross_entropy
+from models.decoder.model import Decoder
+from models.losses import cross_entropy
 
 FORWARD = nnx.jit(Decoder.__call__)
 TOKENS = np.random.default_rng(0).integers(0, 40, (2, 16))

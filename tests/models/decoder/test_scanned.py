@@ -14,8 +14,9 @@ from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
 from models.decoder.config import ModelConfig
-from models.decoder.model import Decoder, cross_entropy
+from models.decoder.model import Decoder
 from models.decoder.sizes import count_params
+from models.losses import cross_entropy
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 40, (3, 17)))
 KEYS = jax.random.split(jax.random.key(0), len(TOKENS))  # of dropout, one a sequence
@@ -27,8 +28,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 OPTIONS: list[dict[str, Any]] = [
     {"layers": "scanned"},
-    {"remat": True},
-    {"layers": "scanned", "remat": True},
+    {"remat": "dots"},
+    {"layers": "scanned", "remat": "full"},
 ]
 
 
@@ -106,9 +107,9 @@ def test_loss_and_gradients_are_those_of_the_unrolled_decoder(
     jax.tree.map(same, grads, nnx.to_pure_dict(other))
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_the_program_of_scanned_layers_does_not_grow_with_depth(
-    tiny: Callable[..., ModelConfig], remat: bool
+    tiny: Callable[..., ModelConfig], remat: str
 ) -> None:
     def sizes(**options: Any) -> list[int]:
         found = []
@@ -130,7 +131,7 @@ def test_the_program_of_scanned_layers_does_not_grow_with_depth(
 def test_remat_keeps_the_input_of_each_block_alone(
     tiny: Callable[..., ModelConfig], layers: str
 ) -> None:
-    def kept_a_block(remat: bool) -> float:
+    def kept_a_block(remat: str) -> float:
         """Numbers that the forward pass leaves to the backward pass, parameters included."""
         total = []
         for depth in (2, 6):
@@ -143,8 +144,8 @@ def test_remat_keeps_the_input_of_each_block_alone(
 
     one, two = (count_params(tiny(n_layers=depth)).total for depth in (1, 2))
     inputs = 3 * 16 * tiny().d_model
-    assert kept_a_block(remat=True) == two - one + inputs
-    assert kept_a_block(remat=False) > two - one + 10 * inputs
+    assert kept_a_block(remat="full") == two - one + inputs
+    assert kept_a_block(remat="none") > two - one + 10 * inputs
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -13,8 +13,9 @@ import pytest
 from flax import nnx
 
 from models.decoder.config import DIALECTS, ModelConfig
-from models.decoder.model import Decoder, cross_entropy
+from models.decoder.model import Decoder
 from models.decoder.sizes import count_flops, count_params
+from models.losses import cross_entropy
 
 VARIANTS: list[dict[str, Any]] = [
     {"dialect": dialect, **fields}

@@ -181,7 +181,7 @@ def test_the_table_has_a_row_a_run_and_its_costs_add_up(plan: PlanOf) -> None:
         ({"training": {"beta2": "magic"}}, r"\[training\] beta2 = 'magic'"),
         ({"training": {"warmup_tokens": "magic"}}, r"\[training\] warmup_tokens = 'magic'"),
         ({"training": {"batch_sequences": 10_000}}, "less than one batch"),
-        ({"hardware": {"accumulate": 3}}, "accumulate = 3 does not divide batch_sequences = 4"),
+        ({"hardware": {"microbatch_tokens": 3}}, "microbatch_tokens = 3 is less than one sequence"),
         ({"training": {"cooldown_fraction": 0.95}}, "would start inside the warmup"),
         (
             {"model": {"overrides": {"norm": "batch"}}},

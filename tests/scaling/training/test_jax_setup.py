@@ -45,13 +45,14 @@ configure_jax()
 import jax, numpy as np
 from models.decoder.config import ModelConfig
 from models.sharding import make_mesh
-from scaling.spec import Hardware, Optimizer
+from scaling.planning.layout import Layout
+from scaling.spec import Optimizer
 from scaling.training.step import make_program
 
 model = ModelConfig(64, 16, 2, 16, 2, 2, 8, 32)
 tokens = np.random.default_rng(0).integers(0, 64, (3, 8, 17)).astype(np.int32)
 program = make_program(
-    "decoder", model, Optimizer(0.9, 0.95, 0.1, 1.0, 1e-4), 3, "float32", Hardware(), make_mesh()
+    "decoder", model, Optimizer(0.9, 0.95, 0.1, 1.0, 1e-4), 3, Layout(8), make_mesh()
 )
 state, metrics = program.train(
     program.initial(),

@@ -17,12 +17,13 @@ from scaling.training.judge import holdout_losses, judge
 WINDOWS = HoldoutWindows(np.arange(7 * 5, dtype=np.int32).reshape(7, 5), np.arange(7))
 
 
-def program(said: list[str]) -> Any:
+def program(said: list[str], sequences: int = 3) -> Any:
     def evaluate(params: Any, tokens: jax.Array) -> jax.Array:
         said.append("asked")
         return jnp.float32(params) * tokens[:, 1:]
 
-    return SimpleNamespace(evaluate=evaluate, put_windows=jnp.asarray)
+    layout = SimpleNamespace(microbatch_sequences=sequences)
+    return SimpleNamespace(evaluate=evaluate, put_windows=jnp.asarray, layout=layout)
 
 
 def test_all_losses_are_asked_for_before_any_is_fetched_and_all_are_fetched_at_once(
@@ -33,7 +34,7 @@ def test_all_losses_are_asked_for_before_any_is_fetched_and_all_are_fetched_at_o
     monkeypatch.setattr(
         judging.jax, "device_get", lambda parts: (said.append("fetched"), fetch(parts))[1]
     )
-    asked = judge(program(said), 2, WINDOWS, 3)
+    asked = judge(program(said), 2, WINDOWS)
     assert said == ["asked"] * 3
     losses = asked.losses()
     assert said == ["asked"] * 3 + ["fetched"]
@@ -42,15 +43,16 @@ def test_all_losses_are_asked_for_before_any_is_fetched_and_all_are_fetched_at_o
 
 @pytest.mark.parametrize("sequences", [1, 2, 7, 16])
 def test_what_fills_up_the_last_batch_is_no_part_of_the_losses(sequences: int) -> None:
-    losses = holdout_losses(program([]), 1, WINDOWS, sequences)
+    losses = holdout_losses(program([], sequences), 1, WINDOWS)
     assert (losses == WINDOWS.tokens[:, 1:]).all()
 
 
 def test_a_step_may_overwrite_the_parameters_before_the_losses_are_fetched() -> None:
     evaluate = jax.jit(lambda params, tokens: params["w"] * tokens[:, 1:])
     step = jax.jit(lambda params: {"w": params["w"] * 0}, donate_argnums=0)
-    on_device: Any = SimpleNamespace(evaluate=evaluate, put_windows=jnp.asarray)
+    on_device = program([])
+    on_device.evaluate = evaluate
     params = {"w": jnp.ones(4)}
-    asked = judge(on_device, params, WINDOWS, 2)
+    asked = judge(on_device, params, WINDOWS)
     jax.block_until_ready(step(params))
     assert (asked.losses() == WINDOWS.tokens[:, 1:]).all()

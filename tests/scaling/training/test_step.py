@@ -17,10 +17,12 @@ import optax
 import pytest
 from flax import nnx
 
+from models.architecture import Execution
 from models.decoder.config import ModelConfig
 from models.decoder.model import Decoder
 from models.sharding import make_mesh
-from scaling.spec import Hardware, Optimizer
+from scaling.planning.layout import Layout
+from scaling.spec import Optimizer
 from scaling.training.flags import worker_environment
 from scaling.training.step import TrainState, make_program
 
@@ -36,12 +38,12 @@ def trained(
     model: ModelConfig = MODEL,
     seed: int = 0,
     dtype: str = "float32",
-    **hardware: Any,
+    accumulate: int = 1,
+    **execution: Any,
 ) -> tuple[TrainState, np.ndarray]:
     """State and losses after three steps."""
-    program = make_program(
-        "decoder", model, optimizer, seed, dtype, Hardware(**hardware), make_mesh()
-    )
+    layout = Layout(8 // accumulate, accumulate, execution=Execution(dtype, **execution))
+    program = make_program("decoder", model, optimizer, seed, layout, make_mesh())
     state, metrics = program.train(
         program.initial(), program.put_batches(TOKENS), program.put_rates(RATES)
     )
@@ -82,8 +84,8 @@ def test_microbatches_add_up_to_the_batch(whole: Any, accumulate: int) -> None:
     assert_same(state, whole[0])
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_scanned_layers_train_to_the_same_parameters(whole: Any, remat: bool) -> None:
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_scanned_layers_train_to_the_same_parameters(whole: Any, remat: str) -> None:
     # Weight decay of .5 would show at once if it touched stacked scales or biases.
     state, losses = trained(layers="scanned", remat=remat)
     assert losses == pytest.approx(whole[1], rel=1e-5)
@@ -110,7 +112,7 @@ def test_bfloat16_keeps_float32_parameters_and_moments_and_nearly_the_losses(who
 
 def test_z_loss_is_in_the_gradient_and_not_in_the_reported_loss(whole: Any) -> None:
     optimizer = Optimizer(0.9, 0.95, 0.5, 1.0, z_loss=0.1)
-    program = make_program("decoder", MODEL, optimizer, 0, "float32", Hardware(), make_mesh())
+    program = make_program("decoder", MODEL, optimizer, 0, Layout(8), make_mesh())
     graph, params = nnx.split(Decoder(MODEL, rngs=nnx.Rngs(0)))
 
     def objective(params: Any) -> jax.Array:
@@ -134,7 +136,8 @@ import jax, numpy as np
 import test_step as t
 found = []
 for dtype in ("float32", "bfloat16"):
-    program = t.make_program("decoder", t.MODEL, t.OPTIMIZER, 0, dtype, t.Hardware(), t.make_mesh())
+    layout = t.Layout(8, execution=t.Execution(dtype))
+    program = t.make_program("decoder", t.MODEL, t.OPTIMIZER, 0, layout, t.make_mesh())
     ends = []
     for lengths in ((6,), (2, 2, 2), (4, 2), (1,) * 6, (5, 1)):
         state, losses = program.initial(), []
@@ -168,9 +171,9 @@ def dropping() -> tuple[TrainState, np.ndarray]:
 @pytest.mark.parametrize(
     "compute",
     [
-        {"accumulate": 2, "layers": "scanned", "remat": True},
+        {"accumulate": 2, "layers": "scanned", "remat": "full"},
         pytest.param({"accumulate": 8}, marks=pytest.mark.slow),
-        pytest.param({"remat": True}, marks=pytest.mark.slow),
+        pytest.param({"remat": "full"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -185,7 +188,7 @@ def test_the_same_numbers_are_dropped_however_a_step_is_carried_out(
 
 def test_what_is_dropped_depends_on_the_seed_and_the_step_alone() -> None:
     programs = [
-        make_program("decoder", DROPPING, OPTIMIZER, seed, "float32", Hardware(), make_mesh())
+        make_program("decoder", DROPPING, OPTIMIZER, seed, Layout(8), make_mesh())
         for seed in (0, 1)
     ]
     batches, rates = np.repeat(TOKENS[:1], 4, axis=0), np.zeros(4, np.float32)
@@ -207,7 +210,7 @@ def test_what_is_dropped_depends_on_the_seed_and_the_step_alone() -> None:
 
 def test_losses_of_evaluation_know_no_dropout() -> None:
     plain, dropping = (
-        make_program("decoder", model, OPTIMIZER, 0, "float32", Hardware(), make_mesh())
+        make_program("decoder", model, OPTIMIZER, 0, Layout(8), make_mesh())
         for model in (MODEL, DROPPING)
     )
     losses = [
@@ -225,7 +228,7 @@ import test_step as t
 from models.sharding import make_mesh
 mesh = lambda: make_mesh(2, 2, 2)
 t.make_mesh = mesh
-how = dict(accumulate=2, layers="scanned", remat=True)
+how = dict(accumulate=2, layers="scanned", remat="full")
 print(json.dumps([t.trained(model=m, **how)[1].tolist() for m in (t.MODEL, t.DROPPING)]))
 """
 

@@ -1,0 +1,22 @@
+"""What this process trains on."""
+
+from __future__ import annotations
+
+import jax
+
+from models.architecture import Platform
+from scaling.planning.layout import Target
+
+
+def target_here() -> Target:
+    """All devices that this process sees."""
+    return target_of(jax.devices()[0], jax.device_count())
+
+
+def target_of(device: jax.Device, count: int) -> Target:
+    """So many devices of one kind, as what runs are laid out for."""
+    platform: Platform = "gpu"  # cuda or rocm
+    if device.platform in ("cpu", "tpu"):
+        platform = device.platform
+    memory = None if platform == "cpu" else (device.memory_stats() or {}).get("bytes_limit")
+    return Target(platform, count, memory)
