@@ -18,11 +18,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from models.devices import peak_flops
 from scaling.data.corpus import Corpus
 from scaling.data.holdout import HoldoutLoss
+from scaling.planning.layout import Layout
 from scaling.schedule import learning_rates
 from scaling.spec import RunSpec
 from scaling.store.failpoint import failpoint
+from scaling.store.records import Refusal
 from scaling.store.steps import forget_steps_after, merge_steps, read_steps, write_segment
 from scaling.training.ahead import made_ahead
 from scaling.training.evaluations import Evaluation, Evaluations
@@ -77,9 +80,28 @@ def train(
     only read. `before_commit` is called before anything is written, and may raise.
     Without a `mesh`, it is laid out on all devices that this process sees.
     The same bits return on the same kind and number of devices.
-    Raises Diverged, Interrupted (after a checkpoint), or Refusal (files, disk).
+    Raises Diverged, Interrupted (after a checkpoint), or Refusal (files, disk, device memory).
     """
-    return _Loop(spec, folder, trunk, corpus, mesh, before_commit).run(report, should_stop)
+    loop = _Loop(spec, folder, trunk, corpus, mesh, before_commit)
+    try:
+        return loop.run(report, should_stop)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise Refusal(_out_of_memory(spec, loop.program.layout, error)) from error
+
+
+def _out_of_memory(spec: RunSpec, layout: Layout, error: Exception) -> str:
+    """What a run needed that its devices do not have, and what to try."""
+    share, T = spec.batch_sequences // layout.devices, spec.sequence_length
+    smaller = [n for n in range(1, layout.sequences) if share % n == 0]
+    remedy = "that is one sequence: give it more devices and sharding = 'fsdp', or remat = 'full'"
+    if smaller:
+        remedy = f"try [hardware] microbatch_tokens = {smaller[-1] * T}"
+    return (
+        f"out of memory on the device with microbatch_tokens = {layout.sequences * T}; {remedy}. "
+        f"It said: {str(error).splitlines()[0][:200]}"
+    )
 
 
 @dataclass(frozen=True)
@@ -123,6 +145,10 @@ class _Loop:
         self.before_commit = before_commit
         self.batches = batches_of(spec, corpus)
         self.program = program_of(spec, mesh)
+        device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+        peak = peak_flops(device.device_kind, spec.dtype) or math.nan
+        self.peak_flops = peak * self.program.layout.devices  # FLOP/s of all; NaN: not known
+        self.causal_flops_per_token = spec.causal_flops_per_token
         self.evaluations = Evaluations(spec, folder, corpus, self.program)
         self.saver = Saver(folder / "checkpoints", spec.run_id, spec.checkpoint_at, before_commit)
         self.holdout: HoldoutLoss | None = None  # of the last evaluation
@@ -299,6 +325,7 @@ class _Loop:
         self.tokens_per_s = len(losses) * spec.batch_tokens / max(now - self.clock, 1e-9)
         self.clock = now
         flops_per_token = spec.flops_per_token
+        share_per_flop = self.tokens_per_s / self.peak_flops
         rates = learning_rates(spec.schedule, first, len(losses))
         for offset, (loss, norm, rate) in enumerate(zip(losses, norms, rates, strict=True)):
             step = first + offset + 1
@@ -314,7 +341,8 @@ class _Loop:
                     "lr": float(rate),
                     "grad_norm": float(norm),
                     "tokens_per_s": self.tokens_per_s,
-                    "mfu": math.nan,  # no published peak for float32 on a CPU to divide by
+                    "mfu": flops_per_token * share_per_flop,
+                    "mfu_causal": self.causal_flops_per_token * share_per_flop,
                 }
             )
             # On the host: fast math may fold a NaN check away inside a compiled program.

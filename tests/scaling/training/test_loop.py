@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from models.sharding import make_mesh
 from scaling.data.corpus import Corpus
 from scaling.data.holdout import holdout_windows
 from scaling.planning.plan import Plan
-from scaling.spec import RunSpec
+from scaling.spec import Hardware, RunSpec
 from scaling.store import checksums
 from scaling.store.records import Refusal
 from scaling.store.steps import checkpoint_steps, read_steps
@@ -29,7 +33,7 @@ from scaling.training.jax_setup import configure_jax
 from scaling.training.loop import Diverged, Interrupted, Trained, train
 from scaling.training.step import make_program
 
-CLOCK = ["tokens_per_s", "mfu"]
+CLOCK = ["tokens_per_s", "mfu", "mfu_causal"]
 PlanOf = Callable[..., Plan]
 
 program_once = functools.cache(make_program)
@@ -410,3 +414,116 @@ def test_worse_than_guessing_over_the_window_is_a_divergence(
     # After a warmup of 4 steps and a window of 8.
     with pytest.raises(Diverged, match=r"mean loss of 8 steps above ln V = 5\.545 at step 13"):
         bring(run, tmp_path, corpus)
+
+
+def test_the_share_of_the_peak_is_logged_by_both_counts_where_the_peak_is_known(
+    runs: tuple[RunSpec, ...],
+    corpus: Corpus,
+    undisturbed: tuple[Path, list[Trained]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, trunk = [], runs[0]
+
+    def peak(device_kind: str, dtype: str) -> float:
+        asked.append((device_kind, dtype))
+        return 1e12
+
+    monkeypatch.setattr(training, "peak_flops", peak)
+    bring(trunk, tmp_path, corpus)
+    assert asked == [("cpu", "float32")]
+    steps = read_steps(tmp_path / trunk.run_id)
+    for column, flops in (
+        ("mfu", trunk.flops_per_token),
+        ("mfu_causal", trunk.causal_flops_per_token),
+    ):
+        expected = flops * steps["tokens_per_s"] / 1e12
+        assert steps[column].tolist() == pytest.approx(expected.tolist(), rel=1e-12)
+    # Of a CPU none is known: null in the file, and not 0.
+    file = undisturbed[0] / trunk.run_id / "steps.parquet"
+    table = pq.read_table(file, columns=["mfu", "mfu_causal"])
+    assert [column.null_count for column in table.columns] == [table.num_rows] * 2
+
+
+EXHAUSTED = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 64 bytes.\nMore."
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (None, "microbatch_tokens = 64; try [hardware] microbatch_tokens = 32. It said: RES"),
+        (32, "microbatch_tokens = 32; try [hardware] microbatch_tokens = 16. It said: RES"),
+        (16, "microbatch_tokens = 16; that is one sequence: give it more devices and shard"),
+    ],
+)
+def test_a_device_out_of_memory_names_the_microbatch_and_a_smaller_one(
+    runs: tuple[RunSpec, ...],
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: int | None,
+    said: str,
+) -> None:
+    def exhausted(*_: Any) -> Any:
+        raise jax.errors.JaxRuntimeError(EXHAUSTED)
+
+    monkeypatch.setattr(training._Loop, "_advance", exhausted)
+    run = replace(runs[0], hardware=Hardware(microbatch_tokens=asked))
+    with pytest.raises(Refusal, match=re.escape(said)) as found:
+        train(run, tmp_path, corpus, mesh=make_mesh())
+    assert "\n" not in str(found.value)
+    assert isinstance(found.value.__cause__, jax.errors.JaxRuntimeError)
+
+
+def test_another_error_of_a_device_is_what_it_is(
+    runs: tuple[RunSpec, ...], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise jax.errors.JaxRuntimeError("INTERNAL: a device is gone")
+
+    monkeypatch.setattr(training._Loop, "_advance", broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a device is gone"):
+        train(runs[0], tmp_path, corpus)
+
+
+def test_speed_is_measured_without_compilation_evaluations_and_checkpoints(
+    runs: tuple[RunSpec, ...], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that only these, and steps of a second each, move."""
+    now = 0.0
+    ready = deque[float]()  # when the devices are through with each call that nobody waited for
+
+    def moves(owner: Any, name: str, seconds: float) -> None:
+        real = getattr(owner, name)
+
+        def slow(*arguments: Any, **more: Any) -> Any:
+            nonlocal now
+            now += seconds
+            return real(*arguments, **more)
+
+        monkeypatch.setattr(owner, name, slow)
+
+    def advance(loop: Any, state: Any, call: Any) -> Any:
+        nonlocal now
+        if call.steps not in compiled:
+            compiled.add(call.steps)
+            now += 1000
+        began = max([now, *ready])
+        ready.append(began + call.steps)
+        return real_advance(loop, state, call)
+
+    def log(loop: Any, *of_call: Any) -> None:
+        nonlocal now
+        now = max(now, ready.popleft())
+        real_log(loop, *of_call)
+
+    compiled: set[int] = set()
+    real_advance, real_log = training._Loop._advance, training._Loop._log
+    monkeypatch.setattr(training._Loop, "_advance", advance)
+    monkeypatch.setattr(training._Loop, "_log", log)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now)
+    moves(training.Evaluations, "begin", 100)
+    moves(training.Saver, "begin", 10)
+    bring(runs[0], tmp_path, corpus)
+    speed = read_steps(tmp_path / runs[0].run_id)["tokens_per_s"]
+    assert speed.tolist() == pytest.approx([runs[0].batch_tokens] * len(speed), rel=1e-9)
