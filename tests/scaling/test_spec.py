@@ -71,7 +71,7 @@ TASKS = dataclasses.replace(
         (BASE, "0dfb29499243"),
         (COOLDOWN, "dd4f7ebb3a43"),
         (COSINE, "7c14670b2582"),
-        (GPT2, "bc68d2465c7c"),
+        (GPT2, "bb8939a39ce5"),  # bc68d2465c7c before bfloat16 had a recipe of its own
         (TASKS, "fb6bd28ccc2f"),
     ],
     ids=["trunk", "cooldown", "cosine", "gpt2", "tasks"],
