@@ -225,8 +225,7 @@ def _in_context(run: Finished) -> Answers:
 
     spec = run.spec
     windows = holdout_windows(run.corpus, spec.sequence_length, spec.holdout_tokens)
-    sequences = run.program.layout.microbatch_sequences
-    losses = holdout_losses(run.program, run.params, windows, sequences)
+    losses = holdout_losses(run.program, run.params, windows)
     held_out = sum(len(part.holdout) for part in run.corpus.parts)
     judged = (
         f"context: {len(windows.tokens)} windows of {spec.sequence_length} tokens, from "
