@@ -138,9 +138,12 @@ def run(
     read = planned.plan.study
     folder = results / read.name
     if planned.plan.corpus.declared and not dry_run:
+        from scaling.data.sources import what_is_missing
+
         raise Refusal(
             f"[data] {planned.plan.corpus.source!r} is not on this machine: it can be planned, "
-            "as train_tokens declares it, and not trained on. Bring the data here."
+            "as train_tokens declares it, and not trained on. Bring the data here.\n"
+            f"{what_is_missing(read.data)}".rstrip()
         )
     specs = {spec.run_id: spec for spec in planned.plan.runs}
     refuse_newer(folder)
