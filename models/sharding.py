@@ -6,6 +6,8 @@ side and tensor along the other (Rajbhandari et al. 2020, arXiv:1910.02054, stag
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ from models.architecture import Architecture, Leaf
 from models.sizes import KINDS, Kind
 
 AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")  # the axes that sequences are split over
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
@@ -75,9 +78,28 @@ def whole_rows(table: jax.Array) -> jax.Array:
     return _laid_out(table, PartitionSpec(PartitionSpec.UNCONSTRAINED, None))
 
 
+def whole_vocabulary(kernel: jax.Array, side: int) -> jax.Array:
+    """A head whose sums, over its axis `side`, need no other device; its vocabulary as it lies."""
+    free = PartitionSpec.UNCONSTRAINED
+    return _laid_out(kernel, PartitionSpec(None, free) if side == 0 else PartitionSpec(free, None))
+
+
+def by_device(x: jax.Array) -> jax.Array:
+    """The rows of each device of the batch apart, (G, N / G, ...), for loops over rows.
+
+    Sums over what a device holds then need nothing of the others until one last sum over G. All
+    rows together, G = 1, on one device and where the devices do not divide them.
+    """
+    shape = jax.sharding.get_abstract_mesh().shape
+    G = math.prod(shape[axis] for axis in BATCH if axis in shape)
+    if len(x) % G:
+        G = 1
+    return _laid_out(x.reshape(G, -1, *x.shape[1:]), PartitionSpec(BATCH if G > 1 else None))
+
+
 def by_sequence(x_NxD: jax.Array) -> jax.Array:
     """Activations with the devices of the batch, so that weights are gathered and not they."""
-    return _laid_out(x_NxD, PartitionSpec(("data", "fsdp"), PartitionSpec.UNCONSTRAINED))
+    return _laid_out(x_NxD, PartitionSpec(BATCH, PartitionSpec.UNCONSTRAINED))
 
 
 def _laid_out(x: jax.Array, spec: PartitionSpec) -> jax.Array:
@@ -88,9 +110,28 @@ def _laid_out(x: jax.Array, spec: PartitionSpec) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
+def on_own_sequences(f: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """f of arrays whose first axis is the sequence, computed by each device of its own sequences.
+
+    For kernels that the partitioner cannot divide. On the mesh that is in use, as `_laid_out`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1:
+        return f(*arrays)
+    # The check asks of every kernel how its results vary by device, which no kernel here tells.
+    divided = jax.shard_map(
+        f,
+        mesh=mesh,
+        in_specs=(PartitionSpec(BATCH),) * len(arrays),
+        out_specs=PartitionSpec(BATCH),
+        check_vma=False,
+    )
+    return divided(*arrays)
+
+
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Sequences split over data and fsdp, after `leading` unsplit dimensions."""
-    return NamedSharding(mesh, PartitionSpec(*(None,) * leading, ("data", "fsdp")))
+    return NamedSharding(mesh, PartitionSpec(*(None,) * leading, BATCH))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -98,6 +98,19 @@ def test_analysis_works_where_jax_and_flax_are_not_installed():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_training_works_where_only_what_it_needs_is_installed():
+    # A machine with a GPU is rented with jax, flax, optax, orbax, pandas, pyarrow and pydantic; of
+    # these flax itself brings rich.
+    blocked = ("tyro", "tokenizers", "datasets", "lm_eval", "scipy", "matplotlib", "seaborn")
+    names = sorted({*modules("models", "scaling")} - {"scaling.training.lm_eval"})
+    code = (
+        "import sys, importlib\n"
+        f"for name in {blocked!r}: sys.modules[name] = None\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from models.architecture import Architecture, Execution, Leaf
+from models.architecture import Architecture, Attention, Execution, Leaf, Losses, Platform
+from models.decoder.attention_choice import chosen, refusal
 from models.decoder.config import ModelConfig
 from models.decoder.presets import preset
 from models.decoder.settings import DecoderSettings, PresetSettings
@@ -14,6 +15,7 @@ from models.decoder.sizes import Ladder, count_flops, count_params
 from models.sizes import FlopCount, ParamCount
 
 if TYPE_CHECKING:
+    import jax
     from flax import nnx
 
     from models.decoder.model import Decoder
@@ -74,7 +76,18 @@ class DecoderArchitecture(Architecture):
             dtype=jnp.dtype(execution.dtype),
             layers=execution.layers,
             remat=execution.remat,
+            loss=execution.loss,
+            attention=execution.attention,
         )
+
+    def losses(
+        self,
+        module: Any,  # a Decoder
+        tokens_BxT: jax.Array,
+        targets_BxT: jax.Array,
+        keys_B: jax.Array | None = None,
+    ) -> Losses:
+        return module.losses(tokens_BxT, targets_BxT, keys_B)
 
     def count_params(self, config: ModelConfig) -> ParamCount:
         return count_params(config)
@@ -84,6 +97,22 @@ class DecoderArchitecture(Architecture):
 
     def count_causal_flops(self, config: ModelConfig, sequence_length: int) -> FlopCount:
         return count_flops(config, sequence_length, "causal")
+
+    def attention(
+        self, config: ModelConfig, sequence_length: int, dtype: str, platform: Platform
+    ) -> Attention:
+        return chosen(config, sequence_length, dtype, platform)
+
+    def check_attention(
+        self,
+        config: ModelConfig,
+        sequence_length: int,
+        dtype: str,
+        platform: Platform,
+        asked: Attention,
+    ) -> None:
+        if wrong := refusal(config, sequence_length, dtype, platform, asked):
+            raise ValueError(wrong)
 
     def leaf(self, path: Sequence[str], dimensions: int) -> Leaf:
         # Those of scanned layers have two dimensions.

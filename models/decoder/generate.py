@@ -18,8 +18,9 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from models.architecture import output_of
+from models.decoder.attention import Cache, Place
+from models.decoder.block import Block
 from models.decoder.config import ModelConfig
-from models.decoder.layers import Block, Cache, Place
 from models.decoder.model import Caches, Decoder
 from models.losses import cross_entropy
 

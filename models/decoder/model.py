@@ -3,9 +3,9 @@
 Shapes are part of the names: B batch, T positions, N = B·T, D model width, H query heads,
 G key-value heads, R = H/G queries per key-value head, K head_dim, F hidden width, V vocabulary.
 
-Written for compilers: activations are flat (N, D) before every matrix product and attention
-runs in (B, G, R·T, K), so that each product is one large `dot_general`. Softmax and the
-statistics of the norms are float32 whatever the compute dtype.
+Written for compilers: activations are flat (N, D) before every matrix product, so that each is
+one large `dot_general`; heads are (B, T, H, K), of which attention_kernels.py makes what suits a
+platform. Softmax and the statistics of the norms are float32 whatever the compute dtype.
 """
 
 from __future__ import annotations
@@ -17,48 +17,50 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.architecture import Layers, Remat
+from models.architecture import Attention, Layers, Losses, LossForm, Remat
+from models.decoder.attention import Cache, Place
+from models.decoder.block import Block
 from models.decoder.config import ModelConfig
-from models.decoder.layers import (
-    NORMS,
-    Block,
-    Cache,
-    Place,
-    dropped,
-    folded,
-    linear,
-    sinusoids,
-    softcap,
-)
-from models.sharding import by_sequence, whole_rows
+from models.decoder.layers import NORMS, dropped, folded, linear, sinusoids
+from models.decoder.remat import rematerialised
+from models.lookup import looked_up
+from models.losses import chunked_losses, softcap, token_losses
+from models.products import product
+from models.sharding import by_sequence
 
 # One a layer; of scanned layers one alone, whose arrays have a leading axis, the layer. None where
 # nothing is kept.
 Caches = list[Cache] | Cache | None
 
 
-def scanned_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Block:
+def scanned_blocks(
+    config: ModelConfig, dtype: jnp.dtype, attention: Attention, rngs: nnx.Rngs
+) -> Block:
     """One block whose every parameter has a leading axis, the layer; drawn as if one by one."""
     streams, counts = nnx.split(rngs)
 
     def draw(counts: nnx.State, _: None) -> tuple[nnx.State, nnx.State]:
         rngs = nnx.merge(streams, counts)
-        params = nnx.state(Block(config, dtype=dtype, rngs=rngs))
+        params = nnx.state(Block(config, dtype=dtype, attention=attention, rngs=rngs))
         return nnx.state(rngs), params
 
     counts, params = jax.lax.scan(draw, counts, length=config.n_layers)
     nnx.update(rngs, counts)
-    block = nnx.eval_shape(lambda: Block(config, dtype=dtype, rngs=nnx.Rngs(0)))
+    block = nnx.eval_shape(
+        lambda: Block(config, dtype=dtype, attention=attention, rngs=nnx.Rngs(0))
+    )
     return nnx.merge(nnx.split(block)[0], params)
 
 
-def unrolled_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.List[Block]:
+def unrolled_blocks(
+    config: ModelConfig, dtype: jnp.dtype, attention: Attention, rngs: nnx.Rngs
+) -> nnx.List[Block]:
     """The blocks one by one.
 
     Drawn by the same loop as scanned ones: fast math rounds the same draws otherwise in a program
     that holds them one after the other.
     """
-    graph, stacked = nnx.split(scanned_blocks(config, dtype, rngs))
+    graph, stacked = nnx.split(scanned_blocks(config, dtype, attention, rngs))
     return nnx.List(
         [
             nnx.merge(graph, jax.tree.map(lambda leaf, layer=layer: leaf[layer], stacked))
@@ -67,7 +69,9 @@ def unrolled_blocks(config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nn
     )
 
 
-BLOCKS: Mapping[str, Callable[[ModelConfig, jnp.dtype, nnx.Rngs], nnx.List[Block] | Block]] = {
+BLOCKS: Mapping[
+    str, Callable[[ModelConfig, jnp.dtype, Attention, nnx.Rngs], nnx.List[Block] | Block]
+] = {
     "unrolled": unrolled_blocks,
     "scanned": scanned_blocks,
 }
@@ -81,13 +85,21 @@ class Layer(NamedTuple):
     keys_B: jax.Array | None
 
 
+class HeadKernel(NamedTuple):
+    """The matrix that makes logits: (D, V), or the embedding (V, D)."""
+
+    kernel: jax.Array
+    side: int  # its axis D
+
+
 class Decoder(nnx.Module):
     """Token ids (B, T) to float32 logits (B, T, V).
 
     How the blocks are run changes no result, only roundings: `scanned` holds their parameters
     stacked along a leading axis and runs one block in a loop, so that the program does not grow
-    with depth; `remat` computes a block again in the backward pass, from its input alone ("full")
-    or from that and its matrix products ("dots"). Initial values are the same numbers either way.
+    with depth; `remat` says what of a block is kept for the backward pass, which computes the rest
+    again (models/decoder/remat.py); `loss` whether logits exist all at once or in blocks of rows.
+    Initial values are the same numbers either way.
     """
 
     def __init__(
@@ -98,12 +110,15 @@ class Decoder(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         remat: Remat = "none",
         layers: Layers = "unrolled",
+        attention: Attention = "plain",
+        loss: LossForm = "whole",
     ) -> None:
         if layers not in BLOCKS:
             raise ValueError(f"layers = {layers!r} must be one of {', '.join(map(repr, BLOCKS))}")
         self.config = config
         self.dtype = dtype
         self.remat = remat
+        self.loss = loss
         V, D = config.vocab_size, config.d_model
         self.embedding = nnx.Param(config.embedding_std * jax.random.normal(rngs.params(), (V, D)))
         self.positions = (
@@ -113,7 +128,7 @@ class Decoder(nnx.Module):
             if config.positions == "learned"
             else None
         )
-        self.blocks = BLOCKS[layers](config, dtype, rngs)
+        self.blocks = BLOCKS[layers](config, dtype, attention, rngs)
         # The last block of a post-norm decoder ends with a norm.
         self.final_norm = NORMS[config.norm](config, D) if config.norm_placement == "pre" else None
         self.head = (
@@ -140,13 +155,11 @@ class Decoder(nnx.Module):
         Without a place and caches, the tokens are whole sequences from their first position on.
         models/decoder/generate.py is what makes places and caches.
         """
-        x_NxD = self.placed(self.looked_up(tokens_BxT), tokens_BxT.shape[0], place)
+        # Float32 up to one cast, so that gradients of both tables are sums of float32 numbers.
+        rows_NxD = looked_up(self.embedding[...], tokens_BxT.reshape(-1))
+        x_NxD = self.placed(rows_NxD, tokens_BxT.shape[0], place).astype(self.dtype)
         x_NxD = dropped(x_NxD, folded(keys_B, 0), self.config.dropout)
         return self.run_blocks(x_NxD, tokens_BxT.shape[0], place, caches, keys_B)
-
-    def looked_up(self, tokens_BxT: jax.Array) -> jax.Array:
-        """The rows of the embedding, (N, D)."""
-        return whole_rows(self.embedding[...].astype(self.dtype))[tokens_BxT.reshape(-1)]
 
     def placed(self, x_NxD: jax.Array, batch: int, place: Place | None) -> jax.Array:
         """Embeddings with what their positions add to them."""
@@ -162,19 +175,38 @@ class Decoder(nnx.Module):
         else:
             # Padding may stand beyond the table, and a number there would be NaN for others too.
             rows_MxD = self.positions[...].at[at_M].get(mode="clip")
-        rows_MxD = rows_MxD.astype(self.dtype)
         return x_NxD + (jnp.tile(rows_MxD, (batch, 1)) if place is None else rows_MxD)
 
     def logits(self, x_NxD: jax.Array) -> jax.Array:
         """Float32 logits (N, V) of the residual stream after all blocks."""
-        if self.final_norm is not None:
-            x_NxD = self.final_norm(x_NxD)
-        x_NxD = by_sequence(x_NxD)
-        if self.head is None:
-            logits_NxV = x_NxD @ self.embedding[...].astype(self.dtype).T
+        return softcap(self.uncapped(self.read(x_NxD)), self.config.logit_softcap)
+
+    def losses(
+        self, tokens_BxT: jax.Array, targets_BxT: jax.Array, keys_B: jax.Array | None = None
+    ) -> Losses:
+        """Of each target, after the tokens up to its place."""
+        x_NxD, _ = self.residual(tokens_BxT, keys_B=keys_B)
+        x_NxD, targets_N, cap = self.read(x_NxD), targets_BxT.reshape(-1), self.config.logit_softcap
+        if self.loss == "chunked":
+            losses = chunked_losses(x_NxD, *self.head_kernel, targets_N, cap)
         else:
-            logits_NxV = self.head(x_NxD)
-        return softcap(by_sequence(logits_NxV).astype(jnp.float32), self.config.logit_softcap)
+            losses = token_losses(self.uncapped(x_NxD), targets_N, cap)
+        cross_entropy_BxT, log_normaliser_BxT = (each.reshape(targets_BxT.shape) for each in losses)
+        return Losses(cross_entropy_BxT, log_normaliser_BxT, penalty=0.0)
+
+    def read(self, x_NxD: jax.Array) -> jax.Array:
+        """What the head reads of the residual stream."""
+        return by_sequence(x_NxD if self.final_norm is None else self.final_norm(x_NxD))
+
+    def uncapped(self, x_NxD: jax.Array) -> jax.Array:
+        """Float32 logits (N, V) before their soft-cap, if any."""
+        return by_sequence(product(x_NxD, *self.head_kernel, jnp.float32))
+
+    @property
+    def head_kernel(self) -> HeadKernel:
+        if self.head is None:
+            return HeadKernel(self.embedding[...], 1)
+        return HeadKernel(self.head.kernel[...], 0)
 
     def run_blocks(
         self,
@@ -198,11 +230,9 @@ class Decoder(nnx.Module):
             keys_LxB = jax.vmap(lambda layer: folded(keys_B, 1 + layer))(jnp.arange(L))
         if isinstance(self.blocks, Block):
             assert not isinstance(caches, list)
-            # A loop by itself keeps the compiler from merging the second computation with the
-            # first, so it needs no barriers against that.
-            body = _computed_again(run, self.remat, prevent_cse=False)
+            body = rematerialised(run, self.remat, looped=True)
             return jax.lax.scan(body, x_NxD, Layer(nnx.state(self.blocks), caches, keys_LxB))
-        body = _computed_again(run, self.remat, prevent_cse=True)
+        body = rematerialised(run, self.remat, looped=False)
         kept: list[Any] = []
         for params, cache, layer_keys_B in zip(
             map(nnx.state, self.blocks), each(caches, L), each(keys_LxB, L), strict=True
@@ -215,12 +245,3 @@ class Decoder(nnx.Module):
 def each(of_layers: Any, n_layers: int) -> list[Any]:
     """What there is of each layer, where there is anything."""
     return [None] * n_layers if of_layers is None else list(of_layers)
-
-
-def _computed_again(run: Callable[..., Any], remat: Remat, *, prevent_cse: bool) -> Any:
-    """A block whose backward pass keeps only what `remat` leaves it."""
-    if remat == "none":
-        return run
-    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    policy = dots if remat == "dots" else None
-    return jax.checkpoint(run, prevent_cse=prevent_cse, policy=policy)

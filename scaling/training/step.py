@@ -164,14 +164,24 @@ def make_program(
         z_loss = optimizer.z_loss * jnp.mean(found.log_normaliser**2)
         return loss + found.penalty + z_loss, loss
 
+    def divided(grads: Any) -> Any:
+        """Gradients as their parameters lie: each device sums its own share, and no other."""
+        return jax.lax.with_sharding_constraint(grads, of_params)
+
+    def gradients_at_once(
+        params: Any, tokens_BxT1: jax.Array, keys_B: jax.Array | None
+    ) -> tuple[jax.Array, Any]:
+        with traced_on():  # the backward pass too
+            value_and_grad = jax.value_and_grad(objective, has_aux=True)
+            (_, loss), grads = value_and_grad(params, tokens_BxT1, keys_B)
+            return loss, divided(grads)
+
     def gradients(
         params: Any, tokens_BxT1: jax.Array, keys_B: jax.Array | None
     ) -> tuple[jax.Array, Any]:
         """The mean loss of a batch and the gradient of its objective."""
-        value_and_grad = jax.value_and_grad(objective, has_aux=True)
         if layout.accumulate == 1:
-            (_, loss), grads = value_and_grad(params, tokens_BxT1, keys_B)
-            return loss, grads
+            return gradients_at_once(params, tokens_BxT1, keys_B)
 
         # Every k-th sequence makes a microbatch, so that each still lies on all devices.
         k = layout.accumulate
@@ -185,10 +195,9 @@ def make_program(
         keys_KxM = None if keys_B is None else split(keys_B)
 
         def add(total: tuple[jax.Array, Any], micro: tuple[Any, Any]) -> tuple[Any, None]:
-            (_, loss), grads = value_and_grad(params, *micro)
-            return jax.tree.map(jnp.add, total, (loss, grads)), None
+            return jax.tree.map(jnp.add, total, gradients_at_once(params, *micro)), None
 
-        zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+        zeros = (jnp.float32(0), divided(jax.tree.map(jnp.zeros_like, params)))
         (loss, grads), _ = jax.lax.scan(add, zeros, (micro_KxMxT1, keys_KxM))
         return loss / k, jax.tree.map(lambda grad: grad / k, grads)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from models.decoder.attention_kernels import over
 from models.decoder.config import ModelConfig
 from models.decoder.layers import dropped
 from models.decoder.model import Decoder
@@ -67,13 +68,12 @@ def test_what_a_part_adds_is_dropped(tiny: Tiny, part: str) -> None:
 
 
 def test_attention_probabilities_are_dropped_before_they_weigh_the_values(tiny: Tiny) -> None:
-    attention = decoder(tiny(dropout=RATE, n_layers=1, d_model=24)).blocks[0].attention
-    attention.out.kernel[...] = jnp.eye(24)
-    B, H, T, K = 4, 4, 6, 6
-    q_BxHxTxK, k_BxHxTxK = jnp.zeros((B, H, T, K)), jnp.zeros((B, H, T, K))
+    B, T, H, K = 4, 6, 4, 6
+    q_BxTxHxK, k_BxHxTxK = jnp.zeros((B, T, H, K)), jnp.zeros((B, H, T, K))
     v_BxHxTxK = jnp.broadcast_to(jnp.eye(K), (B, H, T, K))  # what is mixed are the probabilities
-    seen = jnp.ones((1, 1, T, T), bool)
-    probs = np.asarray(attention.mix(q_BxHxTxK, k_BxHxTxK, v_BxHxTxK, seen, KEYS))
+    seen_1xTxT = jnp.ones((1, T, T), bool)
+    mixed = over(q_BxTxHxK, k_BxHxTxK, v_BxHxTxK, seen_1xTxT, tiny(dropout=RATE), KEYS)
+    probs = np.asarray(mixed)
     # Each query sees six keys alike.
     np.testing.assert_allclose(np.unique(probs.round(6)), [0, 1 / 6 / (1 - RATE)], atol=1e-5)
     share(probs == 0, probs.size)

@@ -13,8 +13,8 @@ import pytest
 import scipy.stats
 from flax import nnx
 
+from models.decoder.attention import rotate
 from models.decoder.config import ModelConfig
-from models.decoder.layers import rotate
 from models.decoder.model import Decoder
 from models.losses import cross_entropy
 
@@ -186,8 +186,9 @@ def test_capped_logits_stay_below_the_cap(tiny: Callable[..., ModelConfig]) -> N
 
 def test_rotary_products_depend_on_relative_positions_alone() -> None:
     random = np.random.default_rng(2)
-    q, k = (np.broadcast_to(random.normal(size=8).astype("f4"), (1, 1, 16, 8)) for _ in "qk")
-    scores = np.asarray(rotate(jnp.asarray(q), 100.0)[0, 0] @ rotate(jnp.asarray(k), 100.0)[0, 0].T)
+    q, k = (np.broadcast_to(random.normal(size=8).astype("f4"), (1, 16, 1, 8)) for _ in "qk")
+    turned_q, turned_k = (rotate(jnp.asarray(x), 100.0)[0, :, 0] for x in (q, k))
+    scores = np.asarray(turned_q @ turned_k.T)
     for distance in range(-15, 16):
         diagonal = np.diagonal(scores, distance)
         # Products of unit-size vectors in float32: a few roundings of 1e-7 each.

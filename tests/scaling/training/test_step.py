@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -108,6 +109,33 @@ def test_bfloat16_keeps_float32_parameters_and_moments_and_nearly_the_losses(who
     assert {leaf.dtype for leaf in floats} == {jnp.dtype("float32")}
     assert losses == pytest.approx(whole[1], rel=0.02)  # bfloat16 has three digits
     assert (losses != whole[1]).all()
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize(
+    "model, execution",
+    [
+        (MODEL, {}),
+        (replace(MODEL, head="tied", mlp="gelu"), {"attention": "blocks", "loss": "chunked"}),
+        (DROPPING, {"layers": "scanned", "remat": "dots"}),
+        (replace(MODEL, logit_softcap=9.0), {"remat": "full", "loss": "chunked"}),
+    ],
+    ids=["plain", "tied in blocks", "dropping", "capped"],
+)
+def test_every_product_of_a_step_in_bfloat16_has_bfloat16_operands(
+    model: ModelConfig, execution: dict[str, Any], platform: str
+) -> None:
+    """Forward and backward: a float32 cotangent would make a product one of float32 numbers."""
+    layout = Layout(4, 2, execution=Execution("bfloat16", **execution))
+    optimizer = replace(OPTIMIZER, z_loss=1e-4)
+    program = make_program("decoder", model, optimizer, 0, layout, make_mesh())
+    batches, rates = (jax.ShapeDtypeStruct(each.shape, each.dtype) for each in (TOKENS, RATES))
+    traced = program.train.trace(program.abstract, batches, rates)  # type: ignore[attr-defined]
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    products = re.findall(r"stablehlo.dot_general .* : \(tensor<(.*?)>, tensor<(.*?)>\)", text)
+    assert len(products) == text.count("stablehlo.dot_general") > 20
+    dtypes = {operand.split("x")[-1] for operands in products for operand in operands}
+    assert dtypes == {"bf16"}
 
 
 def test_z_loss_is_in_the_gradient_and_not_in_the_reported_loss(whole: Any) -> None:

@@ -1,0 +1,73 @@
+"""Which implementation of attention a decoder uses where it runs, and why it can use no other.
+
+The implementations are those of models/decoder/attention_kernels.py; planning asks here, without
+jax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import get_args
+
+from models.architecture import Attention, Platform
+from models.decoder.config import ModelConfig
+
+NEEDS: Mapping[Attention, Platform] = {"cudnn": "gpu", "splash": "tpu"}  # others run anywhere
+BEST: Mapping[Platform, Attention] = {"cpu": "blocks", "gpu": "cudnn", "tpu": "splash"}
+# On a CPU, forward and backward, four blocks took .35 to .7 of plain attention's time at 256
+# positions, and two took .9 at 128: within the noise of a step.
+FEWEST_IN_BLOCKS = 256
+# Of a head: the fused kernels keep a block of queries, keys and values in fast memory. Of cuDNN it
+# is its own limit from compute capability 9.0 (Hopper) on; before, 128
+# (jax/_src/cudnn/fused_attention_stablehlo.py, check_is_flash_attention).
+WIDEST_HEAD = 256
+SPLASH_BLOCK = 128  # positions; its shortest block, for it has 128 lanes
+
+
+def chosen(config: ModelConfig, sequence_length: int, dtype: str, platform: Platform) -> Attention:
+    """The implementation that suits: the fastest that the platform, dtype and shape allow.
+
+    `dtype` is that of the arithmetic, such as "bfloat16".
+    """
+    best = BEST[platform]
+    if best == "blocks" and sequence_length < FEWEST_IN_BLOCKS:
+        return "plain"
+    return best if refusal(config, sequence_length, dtype, platform, best) is None else "plain"
+
+
+def refusal(
+    config: ModelConfig, sequence_length: int, dtype: str, platform: Platform, asked: Attention
+) -> str | None:
+    """Why this implementation cannot be used: the field, its value and a remedy. None if it can."""
+    c, remedy = config, 'ask for attention = "plain", or leave it out'
+    if asked not in get_args(Attention):
+        return f"attention = {asked!r} must be one of {', '.join(map(repr, get_args(Attention)))}"
+    if asked == "plain":
+        return None
+    needs = NEEDS.get(asked, platform)
+    if needs != platform:
+        return f'attention = "{asked}" needs a {needs.upper()}, and this is a {platform}; {remedy}'
+    if c.attention_softcap is not None:
+        return f'attention = "{asked}" has no attention_softcap = {c.attention_softcap}; {remedy}'
+    if c.dropout:
+        return f'attention = "{asked}" has no dropout = {c.dropout}; {remedy}'
+    if asked == "blocks":
+        return None
+    if c.head_dim > WIDEST_HEAD:
+        return (
+            f'attention = "{asked}" takes head_dim up to {WIDEST_HEAD}, and it is {c.head_dim}; '
+            f"{remedy}"
+        )
+    if asked == "cudnn" and dtype not in ("bfloat16", "float16"):
+        return (
+            f'attention = "cudnn" computes in bfloat16 or float16, and dtype = "{dtype}"; '
+            f'give dtype = "bfloat16", or {remedy}'
+        )
+    if asked == "cudnn" and c.head_dim % 8:
+        return f'attention = "cudnn" takes head_dim a multiple of 8, not {c.head_dim}; {remedy}'
+    if asked == "splash" and sequence_length % SPLASH_BLOCK:
+        return (
+            f'attention = "splash" takes sequence_length a multiple of {SPLASH_BLOCK}, not '
+            f"{sequence_length}; {remedy}"
+        )
+    return None
