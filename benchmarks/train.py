@@ -288,12 +288,12 @@ def measure(
         contenders = [
             stack.enter_context(running(name, size, core, compiled)) for name in names
         ]  # they compile while others do, on the one core
-        counted = count_params(size.config).total
+        counted, cores = count_params(size.config).total, []
         for each in contenders:
-            if (params := each.answer()["params"]) != counted:
-                raise SystemExit(
-                    f"{each.name} of {size} has {params:,} parameters, not {counted:,}"
-                )
+            ready = each.answer()
+            if (params := ready["params"]) != counted:
+                raise SystemExit(f"{each.name}, {size}: {params:,} parameters, not {counted:,}")
+            cores.append(ready["core_flops"])
         steps = {}
         for each in contenders:
             taken = each.train(STEPS_PER_CALL)["cpu_s"]

@@ -15,8 +15,8 @@ from scaling.spec import RunSpec
 
 # The share of a core's float32 matrix throughput that a study reaches: the isoflop and repeat
 # studies took 60 and 30 minutes of CPU where .45 said 37 and 19. The step alone reached .29 to .60
-# at the quickstart's sizes (`benchmarks/train.py` has it now); compiling, evaluating and checkpoints
-# take the rest.
+# at the quickstart's sizes (`benchmarks/train.py` measures others); compiling, evaluating and
+# checkpoints take the rest.
 CPU_EFFICIENCY = 0.28
 
 
