@@ -50,9 +50,10 @@ from models.architecture import DEFAULT, architecture
 from models.decoder.config import DIALECTS, ModelConfig
 from models.decoder.sizes import Ladder, nearest
 from models.devices import expected_platform, peak_flops
+from scaling.hardware import Hardware
 from scaling.planning.memory import step_memory
 from scaling.schedule import Schedule
-from scaling.spec import Hardware, Optimizer, RunSpec
+from scaling.spec import Optimizer, RunSpec
 from scaling.store.records import write_json
 from scaling.training.flags import Slot, worker_environment
 

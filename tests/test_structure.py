@@ -20,7 +20,16 @@ ALLOWED = {
 
 # The rooms of scaling/, each of which imports only those before it.
 ROOMS = (
-    *("quantity", "schedule", "store", "study_errors", "model_section", "study", "data"),
+    *(
+        "quantity",
+        "hardware",
+        "schedule",
+        "store",
+        "study_errors",
+        "model_section",
+        "study",
+        "data",
+    ),
     *("tasks", "spec", "planning", "training", "launch"),
 )
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.architecture import Attention, Layers, Losses, LossForm, Remat
+from models.architecture import Attention, Layers, LossForm, Remat
 from models.decoder.attention import Cache, Place
 from models.decoder.block import Block
 from models.decoder.config import ModelConfig
@@ -25,6 +25,7 @@ from models.decoder.layers import NORMS, dropped, folded, linear, sinusoids
 from models.decoder.remat import rematerialised
 from models.lookup import looked_up
 from models.losses import chunked_losses, softcap, token_losses
+from models.output import Losses
 from models.products import product
 from models.sharding import by_sequence
 

@@ -22,8 +22,9 @@ import pytest
 from models.sharding import make_mesh
 from scaling.data.corpus import Corpus
 from scaling.data.holdout import holdout_windows
+from scaling.hardware import Hardware
 from scaling.planning.plan import Plan
-from scaling.spec import Hardware, RunSpec
+from scaling.spec import RunSpec
 from scaling.store import checksums
 from scaling.store.records import Refusal
 from scaling.store.steps import checkpoint_steps, read_steps
