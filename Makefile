@@ -45,7 +45,7 @@ packages:
 
 # On a machine with a GPU, at most seven minutes: what must be installed is in the script's header.
 accelerator:
-	bash benchmarks/device_run.sh
+	PYTHON=$$([ -x $(BIN)/python ] && echo $(BIN)/python || echo $(PYTHON)) bash benchmarks/device_run.sh
 
 # One core, against PyTorch and a model written as nanodo's is: two minutes beside the installation.
 benchmark-train: $(EXTRAS)/.installed

@@ -477,7 +477,7 @@ class Report:
         return next((row["tokens_per_s"] for row in found), None)
 
     def ratios(self) -> dict[str, float]:
-        """Tokens/s of each variant over the default's; of the default over torch's."""
+        """Tokens/s of each variant over the default's, of the default over torch's; and memory."""
         made = {}
         for row in self.rows:
             own, base = row["tokens_per_s"], self.rate(row["case"], "default")
@@ -485,6 +485,10 @@ class Report:
                 made[f"{row['case']}: default / {row['variant']}"] = base / own
             elif own and base and row["variant"] != "default":
                 made[f"{row['case']}: {row['variant']} / default"] = own / base
+            elif own and row["peak_bytes"]:
+                made[f"{row['case']}: modelled / peak memory"] = (
+                    row["modelled_bytes"] / row["peak_bytes"]
+                )
         return made
 
     def floors(self) -> list[str]:

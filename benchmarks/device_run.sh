@@ -3,7 +3,7 @@
 # grid of experiments/gpu.toml, trained and fitted. Run in the repository's root:
 #
 #     bash benchmarks/device_run.sh                # results in results/accelerator
-#     OUT=/somewhere MINUTES=3 bash benchmarks/device_run.sh
+#     OUT=/somewhere MINUTES=3 PROFILE=/somewhere/profile bash benchmarks/device_run.sh
 #
 # Python (PYTHON, by default python3) has 3.11 or newer with jax for the device (the extra cuda, see
 # pyproject.toml), flax, optax, orbax-checkpoint, pydantic, numpy, scipy, pandas and pyarrow. torch is
@@ -42,7 +42,8 @@ options=${RUN_OPTIONS:---runs-per-device 3 --max-hours 0.065}
 
 # The text is made ready on the CPUs while the device is measured: 70 s of one core.
 scaling plan "$study" > "$out/plan.txt" 2>&1 &
-step "$python" benchmarks/accelerator.py --json "$out/rows.json" --minutes "$minutes"
+step "$python" benchmarks/accelerator.py --json "$out/rows.json" --minutes "$minutes" \
+    ${PROFILE:+--profile "$PROFILE"}
 wait
 # shellcheck disable=SC2086  # several words
 step scaling run "$study" --results "$out" $options

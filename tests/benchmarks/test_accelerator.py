@@ -111,6 +111,7 @@ def test_ratios_and_floors_are_of_the_rows(bench: ModuleType, tmp_path: Path) ->
     written = json.loads((tmp_path / "rows.json").read_text())
     assert written["ratios"] == report.ratios()
     assert report.ratios() == {
+        "12x768: modelled / peak memory": pytest.approx(1 / 7),
         "12x768: default / torch": pytest.approx(1.5),
         "12x768: attention plain / default": pytest.approx(0.25),
     }
