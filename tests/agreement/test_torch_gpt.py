@@ -34,6 +34,6 @@ def test_it_has_the_parameters_that_are_counted(
     loss = model(tokens[:, :-1], tokens[:, 1:])
     loss.backward()
     # Weights of .02 say nothing yet: every token is as likely as another.
-    assert float(loss) == pytest.approx(math.log(300), rel=0.02)
+    assert loss.item() == pytest.approx(math.log(300), rel=0.02)
     padded = torch_gpt.Gpt(config, pad_to=128)
     assert padded.head.weight.shape[0] == 384
