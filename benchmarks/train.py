@@ -1,7 +1,7 @@
 """Training speed on one CPU core: ours against PyTorch and against a model written as nanodo's is.
 
     make benchmark-train                                  # or, where torch is installed,
-    python benchmarks/train.py [--json FILE] [--rounds 5] [--only torch]
+    python benchmarks/train.py [--json FILE] [--rounds 4] [--only torch]
 
 Three programs train one GPT-2-like model (learned positions, LayerNorm without bias, GELU, tied
 head: the same parameters, which is checked) on the same random tokens, in float32, with AdamW and a
@@ -12,7 +12,7 @@ clipped gradient:
   nanodo   nanodo's shape in Flax Linen and Optax, with jax's default flags, a step a call
 
 Each is a process of one thread pinned to the same core. They are measured in turn, round by round,
-in tokens per second of CPU; printed are medians and the medians of the rounds' ratios. About two
+in tokens per second of CPU; printed are medians and the medians of the rounds' ratios. Some two
 minutes. `--torch-compile` compiles torch's (some 30 s a size, and a C++ compiler). Falls of a ratio
 within 5% are noise.
 """
@@ -343,7 +343,7 @@ def versions() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--only", choices=CONTENDERS[1:], help="the one to measure against")
     parser.add_argument("--torch-compile", action="store_true", help="compile torch's model")
     parser.add_argument("--serve", nargs=5, help=argparse.SUPPRESS)
