@@ -2,12 +2,13 @@
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
+EXTRAS := .venv-extras
 
 # The first interpreter that really runs and is new enough; `make PYTHON=/path/to/python` overrides.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
-.PHONY: install quickstart emergence test test-slow test-extras faults lint types lock clean
+.PHONY: install quickstart packages accelerator benchmark-train emergence test test-slow test-extras faults lint types lock clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +33,24 @@ quickstart: install
 	$(BIN)/scaling recommend results/quickstart/fits/chinchilla.json --flops 1e13 1e14 1e15
 	$(BIN)/scaling plot results/quickstart
 
+# The text of experiments/gpu.toml, 32 MB of wheels that are checked by digest where they are read; and
+# what the command line needs beside jax and its family on a machine that has no network.
+LISTED = sed -n 's/^name = "\(.*\)"/\1/p; s/^version = "\(.*\)"/==\1/p' experiments/corpora/packages.toml
+PIP = $$([ -x $(BIN)/pip ] && echo $(BIN)/python || echo $(PYTHON)) -m pip
+COMMAND_LINE := docstring-parser markdown-it-py mdurl pygments rich tokenizers typeguard typing-extensions tyro
+
+packages:
+	$(PIP) download --quiet --no-deps --only-binary=:all: -d packages $$($(LISTED) | paste -sd '\0\n')
+	$(PIP) download --quiet --no-deps --only-binary=:all: -d packages -c requirements.lock $(COMMAND_LINE)
+
+# On a machine with a GPU, at most seven minutes: what must be installed is in the script's header.
+accelerator:
+	bash benchmarks/device_run.sh
+
+# One core, against PyTorch and a model written as nanodo's is: two minutes beside the installation.
+benchmark-train: $(EXTRAS)/.installed
+	$(EXTRAS)/bin/python benchmarks/train.py --json results/benchmark-train.json
+
 # Trains two sizes on copying and addition (two minutes on 2 cores) and looks for thresholds.
 emergence: install
 	$(BIN)/scaling run experiments/emergence_small.toml
@@ -52,8 +71,6 @@ faults: install
 # Against other implementations: transformers on torch, datasets, lm-eval, and the TPU's own
 # compiler. An environment of their own, because the packages are large and libtpu would look like
 # a TPU.
-EXTRAS := .venv-extras
-
 $(EXTRAS)/.installed: pyproject.toml requirements.lock
 	"$(PYTHON)" -m venv $(EXTRAS)
 	$(EXTRAS)/bin/python -m pip install --quiet -r requirements.lock -e '.[agreement,eval,hf,tpu]'

@@ -102,7 +102,7 @@ def seconds(spec: RunSpec) -> tuple[float, float, float]:
         state, _ = program.train(state, tokens, rates)
         jax.block_until_ready(state)
         trained = time.perf_counter()
-        holdout_losses(program, state.params, windows, program.layout.microbatch_sequences)
+        holdout_losses(program, state.params, windows)
         judged = time.perf_counter()
         if evaluator is not None:
             evaluator.scores(state.params)

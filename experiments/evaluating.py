@@ -88,9 +88,12 @@ def evaluate(
     if not shots:
         raise Refusal("--shots: give a number of examples, such as 0.")
     if "jax" not in sys.modules:  # as in training, for the same programs
-        from scaling.training.flags import worker_environment
+        from models.devices import expected_platform
+        from scaling.training.flags import Slot, worker_environment
 
-        os.environ.update(worker_environment())
+        os.environ.update(worker_environment(Slot(expected_platform())))
+        # A worker that trains beside it has most of a GPU's memory: take what is needed alone.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from scaling.tasks.mix import refuse_twice
 
     ask = Ask(
@@ -222,8 +225,7 @@ def _in_context(run: Finished) -> Answers:
 
     spec = run.spec
     windows = holdout_windows(run.corpus, spec.sequence_length, spec.holdout_tokens)
-    sequences = run.program.layout.microbatch_sequences
-    losses = holdout_losses(run.program, run.params, windows, sequences)
+    losses = holdout_losses(run.program, run.params, windows)
     held_out = sum(len(part.holdout) for part in run.corpus.parts)
     judged = (
         f"context: {len(windows.tokens)} windows of {spec.sequence_length} tokens, from "

@@ -9,9 +9,35 @@ from typing import Any, get_args
 import pandas as pd
 
 from analysis.units import human, scientific
-from experiments.text import MOST_ROWS, columns
+from experiments.text import MOST_ROWS, columns, few, printable
+from scaling.launch.slots import Slots
 from scaling.spec import RunSpec, shape_text, spent_flops
 from scaling.store.run_record import Status
+
+
+def slots_text(places: Slots, runs: int) -> str:
+    """How many of so many runs are trained at once and on what, and which devices are idle."""
+    host, slots = places.host, places.slots
+    each, kind = slots[0], printable(host.kind)
+    width = len(host.devices if each.devices is None else each.devices)
+    at_once = "1 run at a time" if len(slots) == 1 else f"{len(slots)} runs at once"
+    if host.platform == "cpu":
+        return f"{at_once}, on one core" if len(slots) == 1 else f"{at_once}, each on one core"
+    if each.sharing > 1:
+        where = f"{each.sharing} to each {kind}"
+    else:
+        where = "on " if len(slots) == 1 else "each on "
+        where += f"one {kind}" if width == 1 else f"{width} {kind}"
+    lines = [f"{at_once}, {where}"]
+    if places.idle:
+        idle = few(places.idle)
+        lines.append(
+            f"warning: of {len(host.devices)} devices {len(places.idle)} idle ({idle}): there are "
+            f"{len(slots)} workers with {width} each."
+        )
+    if runs < len(slots):
+        lines.append(f"warning: {runs} runs are left for {len(slots)} workers; the others idle.")
+    return "\n".join(lines)
 
 
 def to_do_text(runs: Sequence[RunSpec]) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from analysis import cost
-from analysis.cost import Cost
 from analysis.units import bytes_text, duration, human, scientific
 from experiments import placing
+from experiments.bills import Bill, missing
 from experiments.doubts import doubts, too_large
 from experiments.placing import place, placed
 from experiments.planning import Planned
@@ -21,7 +21,6 @@ from models.devices import Device
 from scaling.data.corpus import CorpusInfo
 from scaling.data.holdout import Judged
 from scaling.planning.plan import Plan, plan_table
-from scaling.spec import spent_flops
 
 # CPU seconds of a trunk with its branches beside its steps: a process starts, imports and compiles
 # (13 to 22 were seen on tiny studies, on a busy machine).
@@ -30,7 +29,7 @@ WIDTH = 100  # columns of a sentence
 
 
 def plan_text(
-    planned: Planned, devices: Sequence[Device], bills: Sequence[Cost], count: int, workers: int
+    planned: Planned, devices: Sequence[Device], bills: Sequence[Bill], count: int, workers: int
 ) -> str:
     """A plan on one screen: the ladder, a row a run, what it costs, what to doubt.
 
@@ -110,9 +109,10 @@ def plan_text(
         lines.append(f"Left out: {len(left_out) - MOST_ROWS:,} more; --json FILE has them all.")
     if bills:
         lines += ["", "The whole grid, its runs one after the other on all devices:"]
-        lines += map(cost.to_text, bills)
-    if devices and not bills:
-        lines.append("No time: give --mfu, the share of its peak that you measured, e.g. 0.4.")
+        for bill in bills:
+            lines += [cost.to_text(bill.cost), textwrap.fill(f"  by {bill.basis}", WIDTH)]
+    if without := missing(devices, bills):
+        lines.append(textwrap.fill(without, WIDTH))
     said = [placing.to_text(placed(plan, device, count)) for device in devices]
     here = () if devices else too_large(plan)
     said += [f"warning: {each}" for each in (*doubts(planned), *here)]
@@ -121,7 +121,7 @@ def plan_text(
 
 
 def plan_json(
-    planned: Planned, devices: Sequence[Device], bills: Sequence[Cost], count: int
+    planned: Planned, devices: Sequence[Device], bills: Sequence[Bill], count: int
 ) -> dict[str, Any]:
     """A plan as JSON values; hours are of a worker here, null where devices are named."""
     plan = planned.plan
@@ -137,7 +137,7 @@ def plan_json(
         "judged": [asdict(each) for each in planned.judged],
         "warnings": doubts(planned),
         "memory": [placing.to_json(placed(plan, device, count)) for device in devices],
-        "cost": [cost.to_json(bill) for bill in bills],
+        "cost": [{**cost.to_json(bill.cost), "basis": bill.basis} for bill in bills],
     }
 
 
@@ -152,15 +152,14 @@ def _machine_columns(table: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def _device_columns(
-    plan: Plan, devices: Sequence[Device], bills: Sequence[Cost], count: int
+    plan: Plan, devices: Sequence[Device], bills: Sequence[Bill], count: int
 ) -> dict[str, list[str]]:
     """Memory of each run on each of `count` devices, and the time that its FLOPs take there."""
     # What a run needs on each of so many is the same whichever they are.
     needs = (place(run, devices[0], count) for run in plan.runs)
     found = {"on each": [bytes_text(each.needed) for each in needs]}
     for bill in bills:
-        shares = [spent_flops(run) / plan.flops_spent for run in plan.runs]
-        found[f"time on {count} {bill.device.name}"] = [duration(bill.seconds * s) for s in shares]
+        found[f"time on {count} {bill.cost.device.name}"] = list(map(duration, bill.seconds))
     return found
 
 

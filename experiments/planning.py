@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from analysis.cost import Cost, cost
 from analysis.units import scientific
+from experiments.bills import Bill, bill_of
 from experiments.cli import number
 from experiments.design import identifies
 from experiments.devices import device_named, platform_of
@@ -141,30 +141,38 @@ def refuse_above(max_flops: str | None, flops: float) -> None:
         )
 
 
-def asked_devices(names: tuple[str, ...], count: int, mfu: float | None) -> list[Device]:
+def asked_devices(
+    names: tuple[str, ...], count: int, mfu: float | None, measured: Path | None = None
+) -> list[Device]:
     """The devices of --device. Raises Refusal for unknown ones, a --count or an --mfu of none."""
     if mfu is not None and not 0 < mfu <= 1:
         raise Refusal(f"--mfu {mfu:g} is not a share of the peak: give e.g. 0.4.")
     if count < 1:
         raise Refusal(f"--count {count}: give at least 1.")
-    if not names and (mfu is not None or count > 1):
-        raise Refusal("--count and --mfu are of a device: name it with --device.")
+    if not names and (mfu is not None or count > 1 or measured is not None):
+        raise Refusal("--count, --mfu and --measured are of a device: name it with --device.")
+    if mfu is not None and measured is not None:
+        raise Refusal(f"--mfu {mfu:g} and --measured {measured}: give one of the two.")
     return [device_named(name) for name in names]
 
 
 def grid_costs(
-    plan: Plan, devices: Sequence[Device], count: int, mfu: float | None, dtype: str
-) -> list[Cost]:
-    """What the whole grid costs on each device; none without an MFU. Its largest model must fit.
+    plan: Plan,
+    devices: Sequence[Device],
+    count: int,
+    mfu: float | None,
+    dtype: str,
+    measured: Path | None = None,
+) -> list[Bill]:
+    """What the whole grid costs on each device of which a share of the peak is known (`bill_of`).
 
-    Raises Refusal where a run cannot be laid out on so many.
+    Its largest model must fit. Raises Refusal where a run cannot be laid out on so many.
     """
     for device in devices:
         for run in plan.runs:
             layout_of(run, Target(platform_of(device), count, device.memory))
-    largest = max(run.params.total for run in plan.runs)
-    return [
-        cost(plan.flops_spent, largest, device, count=count, mfu=mfu, dtype=dtype)
+    bills = (
+        bill_of(plan, device, count=count, mfu=mfu, dtype=dtype, file=measured)
         for device in devices
-        if mfu is not None
-    ]
+    )
+    return [bill for bill in bills if bill is not None]

@@ -28,6 +28,7 @@ def plan(
     device: tuple[str, ...] = (),
     count: int = 1,
     mfu: float | None = None,
+    measured: Path | None = None,
     dtype: str = "bf16",
     max_flops: Number = None,
     to_json: JsonFile = None,
@@ -45,25 +46,28 @@ def plan(
 
     Args:
         study: A study file; experiments/quickstart.toml is a documented example.
-        device: Whether the largest run fits these devices of models/devices.toml and, with
-            --mfu, time and money of the whole grid on them.
+        device: Whether the largest run fits these devices of models/devices.toml and, where it is
+            known how much of their peak training reaches, time and money of the whole grid.
         count: Of devices, among which each run is divided.
-        mfu: Share of the device's peak that training reaches: measured, there is no default.
+        mfu: Share of the device's peak that training reaches; if not given, what was measured in
+            bfloat16 by size, if it was (benchmarks/results).
+        measured: What benchmarks/accelerator.py --json wrote on your device.
         dtype: Number format of the peak.
         max_flops: Refuse a study that trains more than this.
         to_json: Write the table to this file too.
     """
     from experiments.plan_text import plan_json, plan_text
     from experiments.planning import asked_devices, grid_costs, plan_file, refuse_above
-    from scaling.launch.slots import worker_count
+    from scaling.launch.slots import slots_of, this_host
 
-    devices = asked_devices(device, count, mfu)
+    devices = asked_devices(device, count, mfu, measured)
     planned = plan_file(study)
     refuse_above(max_flops, planned.plan.flops_spent)
-    bills = grid_costs(planned.plan, devices, count, mfu, dtype)
+    bills = grid_costs(planned.plan, devices, count, mfu, dtype, measured)
     if to_json:
         write_json(to_json, plan_json(planned, devices, bills, count))
-    print(plan_text(planned, devices, bills, count, worker_count()))
+    workers = 1 if devices else len(slots_of(this_host()).slots)
+    print(plan_text(planned, devices, bills, count, workers))
     print(f"Next: scaling run {study}")
 
 
@@ -73,6 +77,8 @@ def run(
     /,
     *,
     workers: int | None = None,
+    devices_per_run: int | None = None,
+    runs_per_device: int | None = None,
     results: Path = Path("results"),
     order: Literal["cheapest-first", "longest-first"] = "cheapest-first",
     max_flops: Number = None,
@@ -92,7 +98,11 @@ def run(
 
     Args:
         study: The study file.
-        workers: Single-threaded worker processes; one a core if not given.
+        workers: Runs that are trained at once; if not given, one a core, or one a GPU, of the
+            host, or of those that CUDA_VISIBLE_DEVICES names.
+        devices_per_run: GPUs, or chips of a TPU host, that a run is divided among; if not given,
+            one GPU, or as many as the largest run needs, and all chips of a TPU host.
+        runs_per_device: Runs that share a GPU, for models too small to keep one busy.
         results: The folder in which one named like the study is made.
         order: What a worker takes next: the cheapest run, so that faults and the first fit come
             early, or the longest, so that all is done soonest.
@@ -102,39 +112,38 @@ def run(
         dry_run: Say what would be trained, and write nothing.
     """
     from analysis.units import scientific
-    from experiments.grid_text import runs_text, to_do_text
+    from experiments.grid_text import runs_text, slots_text, to_do_text
     from experiments.next_text import next_text
     from experiments.planning import plan_bytes, refuse_above
     from experiments.progress import Watch
-    from models.devices import has_accelerator
     from scaling.launch.launcher import TimeUp, launch
     from scaling.launch.local import Local
     from scaling.launch.prepare import manifest_of, prepared
-    from scaling.launch.slots import worker_count
+    from scaling.launch.recording import environment_for
+    from scaling.launch.slots import devices_needed, slots_of, this_host
     from scaling.spec import spent_flops
     from scaling.store import table
     from scaling.store.manifest import read_manifest
     from scaling.store.ready import unfinished
     from scaling.study import study_bytes
+    from scaling.training.flags import refuse_faulty_jax
 
     hours = number("--max-hours", max_hours)
     if hours is not None and hours <= 0:
         raise Refusal(f"--max-hours {max_hours}: give more than 0.")
-    if workers is not None and workers < 1:
-        raise Refusal(f"--workers {workers}: give at least 1.")
-    if workers is not None and workers > 1 and has_accelerator():
-        raise Refusal(
-            f"--workers {workers}: one worker uses all accelerators of this host, and two would "
-            "fight for their memory. Leave --workers out."
-        )
+    places = slots_of(this_host(), workers, devices_per_run, runs_per_device)
+    refuse_faulty_jax(places.host.platform)
     toml = study_bytes(study)
     planned = plan_bytes(toml, str(study))
     read = planned.plan.study
     folder = results / read.name
     if planned.plan.corpus.declared and not dry_run:
+        from scaling.data.sources import what_is_missing
+
         raise Refusal(
             f"[data] {planned.plan.corpus.source!r} is not on this machine: it can be planned, "
-            "as train_tokens declares it, and not trained on. Bring the data here."
+            "as train_tokens declares it, and not trained on. Bring the data here.\n"
+            f"{what_is_missing(read.data)}".rstrip()
         )
     specs = {spec.run_id: spec for spec in planned.plan.runs}
     refuse_newer(folder)
@@ -142,6 +151,13 @@ def run(
     waiting = [specs[run.run_id] for run in unfinished(folder, manifest, retry)]
     flops = sum(map(spent_flops, waiting))
     refuse_above(max_flops, flops)
+    if waiting and places.host.platform == "gpu" and devices_per_run is None:
+        needed = devices_needed(waiting, places.host, runs_per_device or 1)
+        if needed > 1:
+            print(f"the largest run needs {needed} devices, so that every run gets as many")
+            places = slots_of(places.host, workers, needed, runs_per_device)
+    if waiting:
+        print(slots_text(places, len(waiting)))
     if dry_run:
         print(to_do_text(waiting))
         print(
@@ -157,10 +173,13 @@ def run(
         last_words: list[str] = []
         try:
             if todo:
+                environment = environment_for(
+                    folder, planned.plan.runs, places.host, places.slots[0], print
+                )
                 with Watch() as watch:
                     seconds = 3600 * (hours or math.inf)
-                    count = workers or worker_count()
-                    last_words = launch(Local(), folder, count, order, watch, seconds)
+                    local = Local(environment)
+                    last_words = launch(local, folder, places.slots, order, watch, seconds)
         except BaseException as error:
             # What was finished is in the table, however the rest ended; the table hides no error.
             try:
@@ -226,7 +245,9 @@ def worker(
 
     What `scaling run` starts as often as it has workers. Start as many as you like, where the
     folder and the cache of corpora are seen: each takes a run that nobody has, and waits while
-    others have what is left. Exit codes: 0 all completed, 1 a run failed or diverged, 75 stopped.
+    others have what is left. It uses all accelerators that it sees: where several are started on a
+    host, give each its own CUDA_VISIBLE_DEVICES. Exit codes: 0 all completed, 1 a run failed or
+    diverged, 75 stopped.
 
         scaling worker results/quickstart
 
@@ -236,18 +257,23 @@ def worker(
     """
     from scaling.data.corpus import load
     from scaling.data.verified import check_afresh
+    from scaling.launch.recording import environment_for
+    from scaling.launch.slots import this_host, whole_host
     from scaling.launch.worker import worker_command
+    from scaling.spec import spec_of
     from scaling.store.manifest import read_manifest
     from scaling.store.paths import cache_folder
     from scaling.store.ready import unfinished
-    from scaling.training.flags import worker_environment
 
-    left = unfinished(directory, read_manifest(directory))
+    manifest, slot = read_manifest(directory), whole_host()
+    left = unfinished(directory, manifest)
     for corpus in sorted({str(run.config["corpus"]) for run in left}):
         check_afresh(load(corpus, cache_folder() / "corpora"))
     command = worker_command(directory, order)
     # In place of this process: the one that a launcher starts, with the same environment.
-    os.execve(command[0], command, worker_environment())
+    runs = (spec_of(run.config) for run in manifest.runs)
+    environment = environment_for(directory, runs, this_host(), slot, print)
+    os.execve(command[0], command, environment(slot))
 
 
 @app.command

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from models.output import Losses, output_of
 from models.own_source import digest_of
 from models.sizes import FlopCount, Kind, Ladder, ParamCount
 
@@ -75,26 +76,6 @@ class Leaf:
     axes: tuple[str | None, ...] = ()
 
 
-class Output(NamedTuple):
-    """What a model may return in place of its logits."""
-
-    logits: jax.Array  # (B, T, V), float32
-    penalty: jax.Array | float  # added to what is minimised; reported losses leave it out
-
-
-class Losses(NamedTuple):
-    """What a model loses on each token, and what of it training minimises."""
-
-    cross_entropy: jax.Array  # (B, T), nats, float32
-    log_normaliser: jax.Array  # (B, T), ln of the softmax's denominator, float32
-    penalty: jax.Array | float  # added to what is minimised; reported losses leave it out
-
-
-def output_of(returned: jax.Array | Output) -> Output:
-    """What a model returned; the penalty is 0.0 where it has none."""
-    return returned if isinstance(returned, Output) else Output(returned, 0.0)
-
-
 class Config(Protocol):
     """The configuration of one model: a frozen dataclass with whatever else makes it."""
 
@@ -126,7 +107,7 @@ class Architecture(Protocol):
 
     @abstractmethod
     def build(self, config: Any, rngs: nnx.Rngs, execution: Execution) -> nnx.Module:
-        """A module from token ids (B, T) to float32 logits (B, T, V), or to an Output.
+        """A module from token ids (B, T) to float32 logits (B, T, V), or to a models.output.Output.
 
         Where it drops numbers, training calls it with keys (B,) too, one a sequence.
         """

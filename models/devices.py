@@ -1,4 +1,4 @@
-"""Accelerators: their peaks, memory and prices, each with its source; and whether one is here."""
+"""Accelerators: their peaks, memory and prices, each with its source; and which kind is here."""
 
 from __future__ import annotations
 
@@ -12,8 +12,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from models.architecture import Platform
+
 SHIPPED = Path(__file__).with_name("devices.toml")
-FIELDS = {"peak", "memory", "source", "price", "price_source", "price_date"}
+FIELDS = {"kinds", "float32", "peak", "memory", "source", "price", "price_source", "price_date"}
+
+# What each platform is called in JAX_PLATFORMS, and the packages that bring it to jax.
+NAMES: Mapping[str, Platform] = {
+    **{"cpu": "cpu", "tpu": "tpu", "gpu": "gpu", "cuda": "gpu", "rocm": "gpu"},
+}
+PLUGINS: Mapping[str, Platform] = {
+    "libtpu": "tpu",
+    **{"jax_cuda12_plugin": "gpu", "jax_cuda13_plugin": "gpu", "jax_rocm7_plugin": "gpu"},
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +32,8 @@ class Device:
     """One accelerator, with the source of each figure."""
 
     name: str
+    kinds: tuple[str, ...]  # what jax calls it; none where that is not known
+    float32: str | None  # the number format of float32 products at jax's default precision
     peak: Mapping[str, float]  # FLOP/s by number format, dense
     memory: float  # bytes
     source: str
@@ -32,14 +45,43 @@ class Device:
 def devices(path: Path = SHIPPED) -> dict[str, Device]:
     """The devices of a TOML file like the one shipped, by name.
 
-    Raises ValueError naming device and field for a figure without a source, an unknown field or a
-    number that is not positive.
+    Raises ValueError naming device and field for a figure without a source, an unknown field, a
+    number that is not positive, a kind that two devices have, or a `float32` without a peak.
     """
     try:
         entries = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"cannot read devices from {path}: {error}.") from error
-    return {name: _device(name, entry, path) for name, entry in entries.items()}
+    found = {name: _device(name, entry, path) for name, entry in entries.items()}
+    owners: dict[str, str] = {}
+    for device in found.values():
+        for kind in device.kinds:
+            if (other := owners.setdefault(kind, device.name)) != device.name:
+                raise ValueError(f"{path}: {other} and {device.name} both have the kind {kind!r}.")
+    return found
+
+
+def device_of_kind(kind: str) -> Device | None:
+    """The shipped device that jax calls by this `device_kind`; null where it is not known."""
+    return _by_kind().get(kind)
+
+
+def peak_flops(device_kind: str, dtype: str) -> float | None:
+    """Peak FLOP/s of one device for products of float32 or bfloat16; null where it is not known.
+
+    `device_kind` is jax's, such as "NVIDIA H200"; `dtype` is "float32" or "bfloat16". Of float32 it
+    is the peak of what jax's default precision computes in: TF32 on NVIDIA's GPUs, bfloat16 on TPUs
+    (jax.lax.Precision). Sources: devices.toml.
+    """
+    if (device := device_of_kind(device_kind)) is None:
+        return None
+    number_format = {"bfloat16": "bf16", "float32": device.float32}.get(dtype)
+    return None if number_format is None else device.peak.get(number_format)
+
+
+@cache
+def _by_kind() -> dict[str, Device]:
+    return {kind: device for device in devices().values() for kind in device.kinds}
 
 
 def _device(name: str, entry: Mapping[str, Any], path: Path) -> Device:
@@ -56,8 +98,15 @@ def _device(name: str, entry: Mapping[str, Any], path: Path) -> Device:
     for field, value in numbers.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{path}: {name} has {field} = {value}; it must be positive.")
+    kinds, float32 = entry.get("kinds", []), entry.get("float32")
+    if not (isinstance(kinds, list) and all(isinstance(kind, str) and kind for kind in kinds)):
+        raise ValueError(f"{path}: {name} has kinds = {kinds!r}; give a list of jax's names.")
+    if float32 is not None and float32 not in entry["peak"]:
+        raise ValueError(f"{path}: {name} has float32 = {float32!r}, of which it has no peak.")
     return Device(
         name=name,
+        kinds=tuple(kinds),
+        float32=float32,
         peak={dtype: float(value) for dtype, value in entry["peak"].items()},
         memory=float(entry["memory"]),
         source=str(entry["source"]),
@@ -67,12 +116,22 @@ def _device(name: str, entry: Mapping[str, Any], path: Path) -> Device:
     )
 
 
+def expected_platform() -> Platform:
+    """What jax would run on here by what is installed and JAX_PLATFORMS, asked without loading jax.
+
+    A plugin may be installed where there is no device; jax falls back to the CPU then.
+    """
+    for name in os.environ.get("JAX_PLATFORMS", "").split(","):
+        if name in NAMES:  # jax takes the first
+            return NAMES[name]
+    return _installed()
+
+
 def has_accelerator() -> bool:
     """Whether jax is installed for a GPU or TPU here, asked without loading jax."""
-    return os.environ.get("JAX_PLATFORMS") != "cpu" and _plugin()
+    return expected_platform() != "cpu"
 
 
 @cache
-def _plugin() -> bool:
-    plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
-    return any(map(find_spec, plugins))
+def _installed() -> Platform:
+    return next((platform for name, platform in PLUGINS.items() if find_spec(name)), "cpu")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from models.architecture import Losses, Output
+from models.output import Losses, Output
 from models.products import dot, kernel_gradient
 from models.sharding import by_device, whole_vocabulary
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from models.architecture import Architecture, Leaf
 from models.sizes import KINDS, Kind
+
+if TYPE_CHECKING:
+    from models.architecture import Architecture, Leaf
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")  # the axes that sequences are split over

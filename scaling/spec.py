@@ -14,18 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import PlainValidator, TypeAdapter, ValidationInfo
 
-from models.architecture import (
-    Attention,
-    Config,
-    Layers,
-    LossForm,
-    Remat,
-    Sharding,
-    architecture,
-    code_of,
-)
+from models.architecture import Config, architecture, code_of
 from models.sizes import FlopCount, ParamCount
 from scaling.data.corpus import CorpusInfo, unique_tokens
+from scaling.hardware import Hardware
 from scaling.schedule import Schedule
 from scaling.store.manifest import PlannedRun
 from scaling.store.records import Refusal, fingerprint
@@ -69,20 +61,6 @@ class Optimizer:
     # Weight of the mean of (ln Z)², Z the softmax's normaliser (Chowdhery et al. 2022,
     # arXiv:2204.02311, section 5, who take 1e-4); reported losses leave it out.
     z_loss: float = 0.0
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What a study asks of how its runs are laid out; null: derived where a run is trained."""
-
-    microbatch_tokens: int | None = None  # of each device, at most
-    layers: Layers | None = None
-    remat: Remat | None = None
-    attention: Attention | None = None
-    loss: LossForm | None = None
-    sharding: Sharding | None = None
-    steps_per_call: int | None = None  # optimiser steps inside one compiled call, at most
-    deterministic: bool = False  # the same bits on a GPU too, at a cost
 
 
 def _own_config(value: Any, info: ValidationInfo) -> Config:

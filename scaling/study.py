@@ -20,10 +20,10 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from models.architecture import Attention, Layers, LossForm, Remat, Sharding
 from models.sizes import ParamsConvention
+from scaling.hardware import Hardware
 from scaling.model_section import ModelSection, model_words
-from scaling.quantity import parse_count, parse_quantity
+from scaling.quantity import Count, Whole, parse_quantity
 from scaling.store.records import Refusal, did_you_mean
 from scaling.study_errors import USUAL, Words, lines_of, respelt, source_missing
 
@@ -42,8 +42,6 @@ Quantity = Annotated[float, BeforeValidator(parse_quantity), Field(le=1e33)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Whole = Annotated[int, BeforeValidator(parse_count)]
-Count = Annotated[Whole, Field(ge=1, lt=2**31)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
 Shots = Annotated[Whole, Field(ge=0, le=1000)]  # examples before a prompt
 
@@ -121,23 +119,6 @@ class TrainingSection:
     round_to_steps: Count = 8  # every D, and every cooldown, is a multiple of so many steps
     nominal_tokens: Quantity | None = None  # a D for rules to follow: never the trunk's length
     checkpoint_every_tokens: Quantity | None = None  # beside branch points and the end
-
-
-@dataclass(frozen=True, config=_STRICT)
-class HardwareSection:
-    """How runs are laid out on what they train on: no part of what they are.
-
-    What is not given is derived for each size and device (scaling/planning/layout.py).
-    """
-
-    microbatch_tokens: Count | None = None  # of each device, at most: its gradients at once
-    layers: Layers | None = None  # scanned: compile time constant in depth
-    remat: Remat | None = None  # what the backward pass computes again: nothing, all but products
-    attention: Attention | None = None
-    loss: LossForm | None = None  # chunked: the logits of a few rows at a time
-    sharding: Sharding | None = None  # each device holds all of the state, or a share of it
-    steps_per_call: Count | None = None  # optimiser steps inside one compiled call, at most
-    deterministic: bool = False  # the same bits on a GPU too, at a cost
 
 
 Quantities = Annotated[tuple[Quantity, ...], Field(min_length=1)]
@@ -303,7 +284,7 @@ class Study:
     training: TrainingSection
     grid: GridSection
     evaluation: EvaluationSection
-    hardware: HardwareSection = field(default_factory=HardwareSection)
+    hardware: Hardware = field(default_factory=Hardware)
     tasks: TasksSection | None = None
     law: str | None = None  # the law the grid must be able to identify
     # Fields of [model], [training] and [data] by their path, each with the values to try.
@@ -343,7 +324,7 @@ _SECTIONS = {
     "grid.ladder": LadderGrid,
     "grid.isoflop": IsoflopGrid,
     "evaluation": EvaluationSection,
-    "hardware": HardwareSection,
+    "hardware": Hardware,
     "tasks": TasksSection,
 }
 _KNOWN = {section: [f.name for f in fields(cls)] for section, cls in _SECTIONS.items()}

@@ -20,6 +20,9 @@ TOY = Path(__file__).with_name("models") / "toy.py"
 # nothing; test_worker.py trains with the very flags of a study.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {worker_environment()['XLA_FLAGS']}"
 
+# Wheels that lie in the working directory are no part of a test.
+os.environ["SCALING_PACKAGES"] = os.devnull
+
 # The same examples on every machine, however slow: what fails there fails here.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")

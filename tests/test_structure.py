@@ -20,7 +20,16 @@ ALLOWED = {
 
 # The rooms of scaling/, each of which imports only those before it.
 ROOMS = (
-    *("quantity", "schedule", "store", "study_errors", "model_section", "study", "data"),
+    *(
+        "quantity",
+        "hardware",
+        "schedule",
+        "store",
+        "study_errors",
+        "model_section",
+        "study",
+        "data",
+    ),
     *("tasks", "spec", "planning", "training", "launch"),
 )
 
@@ -93,6 +102,19 @@ def test_analysis_works_where_jax_and_flax_are_not_installed():
     code = (
         "import sys, importlib\n"
         "for name in ('jax', 'flax', 'optax', 'orbax', 'models'): sys.modules[name] = None\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_training_works_where_only_what_it_needs_is_installed():
+    # A machine with a GPU is rented with jax, flax, optax, orbax, pandas, pyarrow and pydantic; of
+    # these flax itself brings rich.
+    blocked = ("tyro", "tokenizers", "datasets", "lm_eval", "scipy", "matplotlib", "seaborn")
+    names = sorted({*modules("models", "scaling")} - {"scaling.training.lm_eval"})
+    code = (
+        "import sys, importlib\n"
+        f"for name in {blocked!r}: sys.modules[name] = None\n"
         f"for name in {names!r}: importlib.import_module(name)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

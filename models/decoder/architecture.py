@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from models.architecture import Architecture, Attention, Execution, Leaf, Losses, Platform
+from models.architecture import Architecture, Attention, Execution, Leaf, Platform
 from models.decoder.attention_choice import chosen, refusal
 from models.decoder.config import ModelConfig
 from models.decoder.presets import preset
 from models.decoder.settings import DecoderSettings, PresetSettings
 from models.decoder.sizes import Ladder, count_flops, count_params
+from models.output import Losses
 from models.sizes import FlopCount, ParamCount
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from models.decoder.config import ModelConfig
 
 NEEDS: Mapping[Attention, Platform] = {"cudnn": "gpu", "splash": "tpu"}  # others run anywhere
 BEST: Mapping[Platform, Attention] = {"cpu": "blocks", "gpu": "cudnn", "tpu": "splash"}
-# One block of so few queries is as slow on a CPU as the full square.
-FEWEST_IN_BLOCKS = 128
+# On a CPU, forward and backward, four blocks took .35 to .7 of plain attention's time at 256
+# positions, and two took .9 at 128: within the noise of a step.
+FEWEST_IN_BLOCKS = 256
 # Of a head: the fused kernels keep a block of queries, keys and values in fast memory. Of cuDNN it
 # is its own limit from compute capability 9.0 (Hopper) on; before, 128
 # (jax/_src/cudnn/fused_attention_stablehlo.py, check_is_flash_attention).

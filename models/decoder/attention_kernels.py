@@ -58,11 +58,11 @@ def over(
     G = k_BxGxCxK.shape[1]
     R = H // G
     q_BxGxRTxK = (q_BxTxHxK.swapaxes(1, 2) * K**-0.5).reshape(B, G, R * T, K)
-    scores_BxGxRTxC = softcap(product(q_BxGxRTxK, k_BxGxCxK, 3), config.attention_softcap)
+    scores_BxGxRTxC = softcap(batched_product(q_BxGxRTxK, k_BxGxCxK, 3), config.attention_softcap)
     seen_Bx1xRTxC = jnp.tile(seen_BxTxC, (1, R, 1))[:, None]
     probs_BxGxRTxC = jax.nn.softmax(jnp.where(seen_Bx1xRTxC, scores_BxGxRTxC, UNSEEN), axis=-1)
     probs_BxGxRTxC = dropped(probs_BxGxRTxC, keys_B, config.dropout)
-    mixed_BxGxRTxK = product(probs_BxGxRTxC, v_BxGxCxK, 2).astype(v_BxGxCxK.dtype)
+    mixed_BxGxRTxK = batched_product(probs_BxGxRTxC, v_BxGxCxK, 2).astype(v_BxGxCxK.dtype)
     return mixed_BxGxRTxK.reshape(B, H, T, K).swapaxes(1, 2)
 
 
@@ -80,7 +80,7 @@ def contracted(x: jax.Array, y: jax.Array, of_x: int, of_y: int) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def product(x_BxGxMxA: jax.Array, y: jax.Array, along: int) -> jax.Array:
+def batched_product(x_BxGxMxA: jax.Array, y: jax.Array, along: int) -> jax.Array:
     """The float32 product of x's last axis and y's axis `along`, 2 or 3, of operands in y's dtype.
 
     So have its gradients' products: left to itself, a float32 product hands back a float32
@@ -90,7 +90,7 @@ def product(x_BxGxMxA: jax.Array, y: jax.Array, along: int) -> jax.Array:
 
 
 def _product_forward(x: jax.Array, y: jax.Array, along: int) -> tuple[jax.Array, Any]:
-    return product(x, y, along), (x, y)
+    return batched_product(x, y, along), (x, y)
 
 
 def _product_backward(along: int, kept: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -101,7 +101,7 @@ def _product_backward(along: int, kept: Any, cotangent: jax.Array) -> tuple[jax.
     return dx.astype(x.dtype), contracted(left, right, 2, 2).astype(y.dtype)
 
 
-product.defvjp(_product_forward, _product_backward)
+batched_product.defvjp(_product_forward, _product_backward)
 
 
 class Rows(NamedTuple):
@@ -130,12 +130,11 @@ class Rows(NamedTuple):
 
 
 def rows_of(T: int, window: int | None) -> list[Rows]:
-    """The blocks of T queries: more of longer sequences, of at least 64 queries where T is 128.
+    """The blocks of T queries: one of short sequences, else four, or eight of long ones.
 
-    Twice as many compute fewer scores that are masked, but in smaller products, which are slower:
-    of T = 256, 4 blocks took less time on a CPU than 2 or 8.
+    More of them compute fewer scores that are masked, in smaller products, which are slower.
     """
-    number = 1 if T < 128 else 2 if T < 256 else 4 if T < 1024 else 8
+    number = 1 if T < 256 else 4 if T < 1024 else 8
     size = -(-T // number)
     return [
         Rows(first, min(T, first + size), 0 if window is None else max(0, first + 1 - window))

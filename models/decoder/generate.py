@@ -17,12 +17,12 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from models.architecture import output_of
 from models.decoder.attention import Cache, Place
 from models.decoder.block import Block
 from models.decoder.config import ModelConfig
 from models.decoder.model import Caches, Decoder
 from models.losses import cross_entropy
+from models.output import output_of
 
 NOWHERE = jnp.iinfo(jnp.int32).max  # the position of padding, after that of any token
 

@@ -3,9 +3,9 @@
 Shapes are part of the names: B batch, T positions, N = B·T, D model width, H query heads,
 G key-value heads, R = H/G queries per key-value head, K head_dim, F hidden width, V vocabulary.
 
-Written for compilers: activations are flat (N, D) before every matrix product and attention
-runs in (B, G, R·T, K), so that each product is one large `dot_general`. Softmax and the
-statistics of the norms are float32 whatever the compute dtype.
+Written for compilers: activations are flat (N, D) before every matrix product, so that each is
+one large `dot_general`; heads are (B, T, H, K), of which attention_kernels.py makes what suits a
+platform. Softmax and the statistics of the norms are float32 whatever the compute dtype.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from models.architecture import Attention, Layers, Losses, LossForm, Remat
+from models.architecture import Attention, Layers, LossForm, Remat
 from models.decoder.attention import Cache, Place
 from models.decoder.block import Block
 from models.decoder.config import ModelConfig
@@ -25,6 +25,7 @@ from models.decoder.layers import NORMS, dropped, folded, linear, sinusoids
 from models.decoder.remat import rematerialised
 from models.lookup import looked_up
 from models.losses import chunked_losses, softcap, token_losses
+from models.output import Losses
 from models.products import product
 from models.sharding import by_sequence
 

@@ -40,8 +40,9 @@ def count_flops(
 ) -> FlopCount:
     """FLOPs a token in training, forward and backward (three times the forward pass).
 
-    `full` counts every score the program computes, 12·L·T·(H·K) a token, under a window too: it
-    masks scores and skips none. `causal` counts those that the mask keeps, to leading order:
+    `full` counts every score of the T × T square, 12·L·T·(H·K) a token, under a window too, as
+    plain attention computes them; it is a convention, for other implementations skip most scores
+    that the mask hides. `causal` counts those that the mask keeps, to leading order:
     6·L·T·(H·K), the half below the diagonal (Kaplan et al. 2020, table 1, and Chowdhery et al.
     2022, arXiv:2204.02311, appendix B, differ by this factor of 2), and under a window of W < T
     positions 12·L·(W − W²/2T)·(H·K), rounded down, which meets that half at W = T.

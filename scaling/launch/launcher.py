@@ -28,6 +28,7 @@ from scaling.launch.watch import Snapshot, WatchedRuns
 from scaling.launch.worker import worker_command
 from scaling.store import claims
 from scaling.store.paths import cache_folder
+from scaling.training.flags import Slot
 
 POLL_SECONDS = 0.5
 STEP_SECONDS = 0.05  # between looks at workers that are to end
@@ -45,8 +46,8 @@ class TimeUp(Exception):
 class Launcher(Protocol):
     """Starts worker processes somewhere; a handle is whatever it knows one by."""
 
-    def start(self, command: Sequence[str], log: Path) -> Any:
-        """Start a worker that prints to `log`; returns its handle."""
+    def start(self, command: Sequence[str], log: Path, slot: Slot) -> Any:
+        """Start a worker of a slot, which prints to `log`; returns its handle."""
 
     def alive(self, worker: Any) -> bool:
         """Whether a worker has not ended yet."""
@@ -61,12 +62,12 @@ class Launcher(Protocol):
 def launch(
     launcher: Launcher,
     results: Path,
-    workers: int,
+    slots: Sequence[Slot],
     order: Order,
     show: Callable[[Snapshot], None],
     max_seconds: float = math.inf,
 ) -> list[str]:
-    """Keep so many workers at a results folder until every run of its plan has ended.
+    """Keep a worker in each slot at a results folder until every run of its plan has ended.
 
     A worker that ends while runs are left is started again, as long as anybody gets further.
     Where nobody does, returns with runs left, and what the last workers said. On
@@ -78,7 +79,7 @@ def launch(
         watch = WatchedRuns(results)
         for corpus in sorted({str(run.config["corpus"]) for run in watch.left}):
             check_afresh(load(corpus, cache_folder() / "corpora"))
-        pool = _Pool(launcher, results, order, workers)
+        pool = _Pool(launcher, results, order, slots)
         try:
             while watch.left and pool.tend(watch):
                 show(watch.snapshot())
@@ -95,9 +96,10 @@ def launch(
 
 
 @dataclass
-class _Slot:
-    """A place for one worker at a time."""
+class _Filled:
+    """A slot, and the worker that is in it."""
 
+    slot: Slot
     log: str
     worker: Any = None  # the handle; null where there is none
     fruitless: int = 0  # workers that ended here since anybody got further
@@ -106,10 +108,12 @@ class _Slot:
 class _Pool:
     """The workers of one launch."""
 
-    def __init__(self, launcher: Launcher, results: Path, order: Order, workers: int) -> None:
+    def __init__(
+        self, launcher: Launcher, results: Path, order: Order, slots: Sequence[Slot]
+    ) -> None:
         self.launcher, self.results, self.order = launcher, results, order
         name = re.sub(r"[^\w.-]", "-", f"{platform.node()}-{os.getpid()}")
-        self.slots = [_Slot(f"{name}-{number}.log") for number in range(workers)]
+        self.slots = [_Filled(slot, f"{name}-{number}.log") for number, slot in enumerate(slots)]
         self.furthest = (-1, 0.0)
         self.trained = time.monotonic()  # when a run was last seen in training
 
@@ -134,7 +138,8 @@ class _Pool:
         for slot in self.slots:
             if slot.worker is None and watch.left and slot.fruitless < MOST_FRUITLESS:
                 command = worker_command(self.results, self.order, slot.log, os.getpid())
-                slot.worker = self.launcher.start(command, self.results / LOGS / slot.log)
+                log = self.results / LOGS / slot.log
+                slot.worker = self.launcher.start(command, log, slot.slot)
         return any(slot.worker is not None for slot in self.slots)
 
     def _kill_frozen(self) -> None:

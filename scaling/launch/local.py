@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from scaling.training.flags import worker_environment
+from scaling.training.flags import Slot, worker_environment
 
 
 class Worker(subprocess.Popen[bytes]):
@@ -21,15 +21,20 @@ class Worker(subprocess.Popen[bytes]):
 
 
 class Local:
-    """A `Launcher` of processes on this machine."""
+    """A `Launcher` of processes on this machine, each in the environment of its slot."""
 
-    def start(self, command: Sequence[str], log: Path) -> Worker:
+    def __init__(
+        self, environment: Callable[[Slot], Mapping[str, str]] = worker_environment
+    ) -> None:
+        self.environment = environment
+
+    def start(self, command: Sequence[str], log: Path, slot: Slot) -> Worker:
         """A worker, in the process group of the launch: Ctrl-C reaches both."""
         file = _open(log)
         try:
             worker = Worker(
                 command,
-                env=worker_environment(),
+                env=self.environment(slot),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

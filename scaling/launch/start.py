@@ -1,5 +1,7 @@
 """A worker of this installation, started by the path of this file: `python -P start.py RESULTS …`.
 
+`--record RUN …` compiles runs instead (scaling/training/autotuning.py).
+
 A working directory or a PYTHONPATH that holds `models.py` or another of our packages' names would
 come before us, so ours are imported first. Everything else is found as always.
 """
@@ -24,6 +26,10 @@ def import_ours() -> None:
 
 if __name__ == "__main__":
     import_ours()
+    if sys.argv[1] == "--record":
+        from scaling.training.autotuning import main
+
+        sys.exit(main(sys.argv[2:]))
     from scaling.launch.worker import main
 
     sys.exit(main(sys.argv[1:]))

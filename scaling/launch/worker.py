@@ -17,6 +17,7 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from models.devices import expected_platform
 from scaling.data.corpus import load
 from scaling.data.verified import check
 from scaling.launch.output import Unbroken, log_tail
@@ -34,6 +35,7 @@ from scaling.store.ready import make_ready
 from scaling.store.records import Refusal, write_json
 from scaling.store.run_record import RunRecord, Status, read_run
 from scaling.store.steps import read_steps
+from scaling.training.flags import refuse_faulty_jax
 
 REPORT_SECONDS = 1.0  # how often progress.json is replaced
 WAIT_SECONDS = 0.5  # between looks where nothing is free
@@ -47,9 +49,10 @@ def work(
 ) -> int:
     """Train runs of a results folder until all of its plan have ended; returns the exit code.
 
-    Raises Refusal where this is not the program that the plan was made with, or the folder's plan
-    is missing, damaged or of another version.
+    Raises Refusal where this is not the program that the plan was made with, the folder's plan is
+    missing, damaged or of another version, or jax is one that is not to be used here.
     """
+    refuse_faulty_jax(expected_platform())
     queue = Queue(results, order)
     loaded = _source(queue.current.manifest)
     with holding(results):

@@ -26,7 +26,7 @@ from scaling.planning.rules import (
     resolve,
 )
 from scaling.schedule import Schedule
-from scaling.spec import Hardware, Optimizer, RunSpec, run_id_of
+from scaling.spec import Optimizer, RunSpec, run_id_of
 from scaling.store.records import did_you_mean
 from scaling.study import Study
 from scaling.tasks.mix import TaskMix, resolve_mix
@@ -148,7 +148,7 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
         ),
         schedule=Schedule(peak, max(1, round(warmup_tokens / batch_tokens)), 0, "none", 0),
         dtype=training.compute_dtype,
-        hardware=Hardware(**vars(study.hardware)),
+        hardware=study.hardware,
         holdout_tokens=round(study.evaluation.tokens),
         evaluate_every=whole_steps(study, study.evaluation.every_tokens),
         checkpoint_at=(),

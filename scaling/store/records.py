@@ -171,17 +171,21 @@ _DIGITS = 16
 
 
 def write_part(folder: Path, step: int, table: pd.DataFrame) -> None:
-    """Atomically write a part of a run's records, named by its step and the start of its SHA-256.
+    """Write a part of a run's records as `write_numbered` does, by its step."""
+    write_numbered(folder, step, ".parquet", table.to_parquet(index=False))
+
+
+def write_numbered(folder: Path, number: int, ending: str, data: bytes) -> None:
+    """Atomically write a file that is named by a number and the start of its SHA-256.
 
     One file is then as it was written or is found not to be, without another file. It
-    replaces what was written of that step before.
+    replaces what was written of that number before. Raises Refusal as `write_bytes` does.
     """
-    data = table.to_parquet(index=False)
-    name = f"{step:09d}-{hashlib.sha256(data).hexdigest()[:_DIGITS]}.parquet"
+    name = f"{number:09d}-{hashlib.sha256(data).hexdigest()[:_DIGITS]}{ending}"
     write_bytes(folder / name, data)
-    for other in folder.glob(f"{step:09d}-*.parquet"):
+    for other in folder.glob(f"{number:09d}-*{ending}"):
         if other.name != name:
-            other.unlink()
+            other.unlink(missing_ok=True)
 
 
 def check_part(path: Path) -> None:

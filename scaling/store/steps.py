@@ -20,9 +20,13 @@ STEP_COLUMNS = (
     "val_loss_stderr",
     "lr",
     "grad_norm",  # before clipping
-    "tokens_per_s",  # this column and the next are the only ones taken from a clock
-    "mfu",  # null where the device's peak is not known
+    "tokens_per_s",  # without evaluations, checkpoints and compilation
+    # Share of the devices' peak, by the full count of attention and by the causal one; null where
+    # the peak is not known. With tokens_per_s they are the only columns taken from a clock.
+    "mfu",
+    "mfu_causal",
 )
+_ADDED = frozenset({"mfu_causal"})  # columns that files of earlier versions lack: null there
 MAX_STEPS = 5_000_000  # of one run; the longest published have about one million
 STEP = re.compile(r"0|[1-9][0-9]{0,15}")  # the name of a checkpoint
 
@@ -63,14 +67,16 @@ def read_step_file(path: Path) -> pd.DataFrame:
             schema, rows = file.schema_arrow, file.metadata.num_rows
             if rows > MAX_STEPS:
                 raise ValueError(f"{rows:,} rows; no run has more than {MAX_STEPS:,}")
-            for name in STEP_COLUMNS:
+            there = [name for name in STEP_COLUMNS if name in schema.names or name not in _ADDED]
+            for name in there:
                 kind = schema.field(name).type
                 if not (types.is_float64(kind) or types.is_int64(kind) or types.is_null(kind)):
                     raise ValueError(f"{name} is of type {kind}")
             # Without what the file says of itself beyond its columns, which pandas would follow.
-            table = file.read(list(STEP_COLUMNS)).replace_schema_metadata(None).to_pandas()
+            table = file.read(there).replace_schema_metadata(None).to_pandas()
         if table["step"].dtype != "int64":
             raise ValueError("step is no whole number")
+        table = table.reindex(columns=list(STEP_COLUMNS))
         return table.astype(dict.fromkeys(STEP_COLUMNS[1:], "float64"))
     except (OSError, ValueError, KeyError, NotImplementedError, ArrowException) as error:
         raise Refusal(

@@ -8,7 +8,6 @@ Only how far off a wrong answer is, and samples, need text from the model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -138,7 +137,7 @@ class Evaluator:
         return _Read(
             *self._in_chunks(
                 self._size(len(rows), rows.shape[1]),
-                partial(self.read, params),
+                lambda *chunk: self.read(params, *map(self.put, chunk)),
                 rows,
                 place,
                 candidates,
@@ -166,13 +165,13 @@ class Evaluator:
         module = self.model(params)
         new_tokens = max(len(each.answer) for each in asked)
 
-        def go_on(prompts: jax.Array, lengths: jax.Array, number: jax.Array) -> tuple[jax.Array]:
+        def go_on(prompts: np.ndarray, lengths: np.ndarray, number: np.ndarray) -> tuple[jax.Array]:
             mine = jax.random.fold_in(key, int(number[0]))
             return (
                 generate(
                     module,
-                    prompts,
-                    lengths,
+                    self.put(prompts),
+                    self.put(lengths),
                     new_tokens=new_tokens,
                     temperature=temperature,
                     key=mine,
@@ -205,12 +204,16 @@ class Evaluator:
         rows: np.ndarray,
         *others: np.ndarray,
     ) -> list[np.ndarray]:
-        """A function of rows on `size` of them at a time, the last filled up."""
+        """A function of rows on `size` of them at a time, the last filled up.
+
+        All are asked for before the first answer is waited for.
+        """
         found = []
         for start in range(0, len(rows), size):
             chunk = [_filled(array[start : start + size], size) for array in (rows, *others)]
-            found.append([np.asarray(part) for part in function(*map(self.put, chunk))])
-        return [np.concatenate(parts)[: len(rows)] for parts in zip(*found, strict=True)]
+            found.append(tuple(function(*chunk)))
+        answers = zip(*jax.device_get(found), strict=True)
+        return [np.concatenate(parts)[: len(rows)] for parts in answers]
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
         """Rows of one length, int32, zeros after their ends."""

@@ -5,6 +5,7 @@ Prompt, answer and what ends it are encoded apart and joined, so that no token s
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -24,6 +25,7 @@ class Vocabulary:
     encode: Callable[[str], list[int]]  # without any end token
     decode: Callable[[list[int]], str]
     end: int  # the token that ends a document
+    identity: str  # the same for two that give the same tokens
 
     def prompt(self, shots: Sequence[Item], item: Item) -> list[int]:
         """The tokens of a prompt after examples, from the end of the document before on."""
@@ -58,6 +60,7 @@ BYTES = Vocabulary(
     encode=lambda text: list(text.encode()),
     decode=lambda tokens: bytes(tokens).decode(errors="replace"),
     end=0,
+    identity="bytes",
 )
 
 
@@ -72,9 +75,11 @@ def vocabulary_of(corpus: Corpus) -> Vocabulary:
             f"[tasks] the corpus {corpus.info.source!r} is tokens without a tokenizer, and tasks "
             "are texts. Give text in [data], or remove [tasks]."
         )
-    tokenizer = plain_tokenizer(file.read_text())
+    text, end = file.read_text(), part.info.end_token
+    tokenizer = plain_tokenizer(text)
     return Vocabulary(
         encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),
         decode=lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=False)),
-        end=part.info.end_token,
+        end=end,
+        identity=f"{end} {hashlib.sha256(text.encode()).hexdigest()}",
     )

@@ -11,7 +11,9 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,6 +24,7 @@ import orbax.checkpoint as ocp
 
 from scaling.store import checksums
 from scaling.store.checksums import CHECKSUMS, Damaged
+from scaling.store.failpoint import failpoint
 from scaling.store.records import UNREADABLE, Refusal, read_json, write_json
 from scaling.store.steps import STEP, checkpoint_steps
 from scaling.training.layouts import laid_out, names
@@ -39,27 +42,71 @@ _PATIENT = ocp.AsyncOptions(timeout_secs=10**9, create_directories_asynchronousl
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 
-def save(folder: Path, step: int, state: Any, run_id: str) -> None:
-    """Commit `state` as the checkpoint of `step` of a run, whose id is noted in it.
+@dataclass(frozen=True)
+class Writing:
+    """A checkpoint on its way to the disk; the state that it is of may change meanwhile.
 
-    Raises Refusal with the system's reason if it cannot be written; earlier ones stay.
+    The host holds a copy of the state until it is written.
     """
-    target, aside = folder / str(step), folder / f"{step}.saving"
+
+    target: Path
+    run_id: str
+    checkpointer: ocp.StandardCheckpointer
+
+    def finish(self, before_naming: Callable[[], None] = lambda: None) -> None:
+        """Wait until it is written, note the checksums, and give it its name.
+
+        `before_naming` is called in between, and may raise. Raises Refusal with the system's
+        reason if it cannot be written; earlier ones stay.
+        """
+        aside = _aside(self.target)
+        try:
+            with _refused(self.target):
+                self.checkpointer.close()
+                files = checksums.checksums(_files(aside))
+                noted = {"run_id": self.run_id, "step": int(self.target.name), "files": files}
+                write_json(aside / CHECKSUMS, noted)
+            failpoint("checkpoint-written")
+            before_naming()
+            with _refused(self.target):
+                if self.target.exists():
+                    _discard(self.target)
+                aside.rename(self.target)
+        except Exception:
+            _delete_begun(self.target)  # a full disk needs room for the reason
+            raise
+
+    def abandon(self) -> None:
+        """Wait until nothing is written any more, and delete what was."""
+        with suppress(Exception):  # of a checkpoint that nobody wants
+            self.checkpointer.close()
+        _delete_begun(self.target)
+
+
+def begin(folder: Path, step: int, state: Any, run_id: str) -> Writing:
+    """Copy `state` to the host and begin to write it as the checkpoint of `step` of a run.
+
+    Returns when it is copied. Raises Refusal as `Writing.finish` does.
+    """
+    target = folder / str(step)
+    checkpointer = ocp.StandardCheckpointer(async_options=_PATIENT)
     try:
-        with ocp.StandardCheckpointer(async_options=_PATIENT) as checkpointer:
-            checkpointer.save(aside.absolute(), state, force=True)
-        noted = {"run_id": run_id, "step": step, "files": checksums.checksums(_files(aside))}
-        write_json(aside / CHECKSUMS, noted)
-        if target.exists():
-            _discard(target)
-        aside.rename(target)
-    except (OSError, ValueError, Refusal) as error:
-        for begun in folder.glob(f"{aside.name}*"):  # a full disk needs room for the reason
-            shutil.rmtree(begun, ignore_errors=True)
-        raise Refusal(
-            f"cannot write checkpoint {target}: {error}. Free space and run the study with "
-            "--retry failed: it goes on from the checkpoint before."
-        ) from error
+        # Arrays are copied before this returns (TransferPriority.SYNCHRONOUS). On a CPU the copy
+        # is a view, and while there is one jax gives the memory to no step, donated or not.
+        with _refused(target):
+            checkpointer.save(_aside(target).absolute(), state, force=True)
+    except Exception:
+        Writing(target, run_id, checkpointer).abandon()
+        raise
+    return Writing(target, run_id, checkpointer)
+
+
+def save(folder: Path, step: int, state: Any, run_id: str) -> None:
+    """Commit `state` as the checkpoint of `step` of a run, and wait for it.
+
+    Raises Refusal as `Writing.finish` does.
+    """
+    begin(folder, step, state, run_id).finish()
 
 
 def restore(folder: Path, step: int, abstract: Any, run_id: str) -> Any:
@@ -129,6 +176,28 @@ def set_aside(folder: Path, step: int) -> Path:
     if target.exists():
         _discard(target)
     return (folder / str(step)).rename(target)
+
+
+def _aside(target: Path) -> Path:
+    """Where a checkpoint is made."""
+    return target.with_name(f"{target.name}.saving")
+
+
+def _delete_begun(target: Path) -> None:
+    for begun in target.parent.glob(f"{_aside(target).name}*"):
+        shutil.rmtree(begun, ignore_errors=True)
+
+
+@contextmanager
+def _refused(target: Path) -> Iterator[None]:
+    """What the system says when a checkpoint cannot be written, as a Refusal."""
+    try:
+        yield
+    except (OSError, ValueError, Refusal) as error:
+        raise Refusal(
+            f"cannot write checkpoint {target}: {error}. Free space and run the study with "
+            "--retry failed: it goes on from the checkpoint before."
+        ) from error
 
 
 def _discard(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from scaling.data.batches import Batches
 from scaling.data.corpus import Corpus
 from scaling.data.holdout import HoldoutWindows
 from scaling.spec import RunSpec
+from scaling.store.paths import cache_folder
 from scaling.tasks.evaluate import Evaluator
+from scaling.tasks.made import MixedBatches, made_windows
+from scaling.tasks.making import windows_made_beside
 from scaling.tasks.position import icl_score, loss_by_position
 from scaling.tasks.vocabulary import vocabulary_of
-from scaling.tasks.windows import MixedBatches, TaskWindows
 from scaling.training.step import Program
 
 
@@ -27,16 +30,18 @@ def batches_of(spec: RunSpec, corpus: Corpus) -> Batches | MixedBatches:
     )
     if spec.tasks is None:
         return text
-    trained = [each for each in spec.tasks.tasks if each.weight]
-    windows = TaskWindows(
-        tuple(each.build() for each in trained),
-        tuple(each.weight for each in trained),
-        vocabulary_of(corpus),
-        spec.sequence_length,
-        spec.task_sequences,
-        spec.seed,
-    )
-    return MixedBatches(text, windows)
+    cache = cache_folder() / "task-windows"
+    windows = made_windows(spec.tasks, corpus, spec.sequence_length, spec.seed, cache)
+    return MixedBatches(text, windows, spec.task_sequences)
+
+
+def made_beside(
+    batches: Batches | MixedBatches, spec: RunSpec, corpus: Corpus, first: int, last: int
+) -> AbstractContextManager[None]:
+    """While this lasts, a process makes the task windows of these steps if many are missing."""
+    if spec.tasks is None or not isinstance(batches, MixedBatches):
+        return nullcontext()
+    return windows_made_beside(batches, spec.tasks, corpus, first, last)
 
 
 def evaluator_of(spec: RunSpec, corpus: Corpus, program: Program) -> Evaluator:

@@ -7,37 +7,31 @@ checkpoints are functions of it, so a run that was killed ends with the same bit
 from __future__ import annotations
 
 import math
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import pandas as pd
 from jax.sharding import Mesh
 
+from models.devices import peak_flops
 from scaling.data.corpus import Corpus
-from scaling.data.holdout import HoldoutLoss, holdout_windows, summarise_holdout
+from scaling.data.holdout import HoldoutLoss
+from scaling.planning.layout import Layout
 from scaling.schedule import learning_rates
 from scaling.spec import RunSpec
-from scaling.store.attempt import checkpoint_folders
 from scaling.store.failpoint import failpoint
-from scaling.store.records import UNREADABLE, Refusal, write_table
-from scaling.store.scores import HOLDOUT, join_scores, scored_steps, write_scores
-from scaling.store.steps import (
-    checkpoint_steps,
-    forget_steps_after,
-    merge_steps,
-    read_step_file,
-    read_steps,
-    write_segment,
-)
-from scaling.training import checkpoint
-from scaling.training.inputs import batches_of, context_scores, evaluator_of
-from scaling.training.judge import holdout_losses
+from scaling.store.records import Refusal
+from scaling.store.steps import forget_steps_after, merge_steps, read_steps, write_segment
+from scaling.training.ahead import made_ahead
+from scaling.training.evaluations import Evaluation, Evaluations
+from scaling.training.inputs import batches_of, made_beside
+from scaling.training.resume import own_checkpoint, trunk_checkpoint, whole_until
+from scaling.training.saver import Saver
 from scaling.training.step import Metrics, TrainState, program_of
 
 DIVERGENCE_WINDOW = 50  # steps whose mean loss may not exceed that of guessing, ln V
@@ -86,9 +80,50 @@ def train(
     only read. `before_commit` is called before anything is written, and may raise.
     Without a `mesh`, it is laid out on all devices that this process sees.
     The same bits return on the same kind and number of devices.
-    Raises Diverged, Interrupted (after a checkpoint), or Refusal (files, disk).
+    Raises Diverged, Interrupted (after a checkpoint), or Refusal (files, disk, device memory).
     """
-    return _Loop(spec, folder, trunk, corpus, mesh, before_commit).run(report, should_stop)
+    loop = _Loop(spec, folder, trunk, corpus, mesh, before_commit)
+    try:
+        return loop.run(report, should_stop)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise Refusal(_out_of_memory(spec, loop.program.layout, error)) from error
+
+
+def _out_of_memory(spec: RunSpec, layout: Layout, error: Exception) -> str:
+    """What a run needed that its devices do not have, and what to try."""
+    share, T = spec.batch_sequences // layout.devices, spec.sequence_length
+    smaller = [n for n in range(1, layout.sequences) if share % n == 0]
+    remedy = "that is one sequence: give it more devices and sharding = 'fsdp', or remat = 'full'"
+    if smaller:
+        remedy = f"try [hardware] microbatch_tokens = {smaller[-1] * T}"
+    return (
+        f"out of memory on the device with microbatch_tokens = {layout.sequences * T}; {remedy}. "
+        f"It said: {str(error).splitlines()[0][:200]}"
+    )
+
+
+@dataclass(frozen=True)
+class Call:
+    """The steps from `first` to `end` (excluded) and what they need, on the devices."""
+
+    first: int
+    end: int
+    tokens: jax.Array  # int32, shape (steps, B, T + 1)
+    rates: jax.Array  # float32, shape (steps,)
+
+    @property
+    def steps(self) -> int:
+        return self.end - self.first
+
+
+@dataclass(frozen=True)
+class Pause:
+    """What is done after a call whose rows are logged, while the devices go on with the next."""
+
+    evaluation: Evaluation | None
+    saves: bool  # a checkpoint was begun, and is committed once its rows are written
 
 
 class _Loop:
@@ -106,71 +141,100 @@ class _Loop:
         self.spec = spec
         self.folder = folder
         self.trunk = trunk
+        self.corpus = corpus
         self.before_commit = before_commit
         self.batches = batches_of(spec, corpus)
-        self.windows = holdout_windows(corpus, spec.sequence_length, spec.holdout_tokens)
-        self.bytes_per_token = corpus.info.bytes_per_token
         self.program = program_of(spec, mesh)
-        self.evaluator = None if spec.tasks is None else evaluator_of(spec, corpus, self.program)
-        self.scores: dict[int, pd.DataFrame] = {}  # of evaluated steps, since the last checkpoint
+        device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+        peak = peak_flops(device.device_kind, spec.dtype) or math.nan
+        self.peak_flops = peak * self.program.layout.devices  # FLOP/s of all; NaN: not known
+        self.causal_flops_per_token = spec.causal_flops_per_token
+        self.evaluations = Evaluations(spec, folder, corpus, self.program)
+        self.saver = Saver(folder / "checkpoints", spec.run_id, spec.checkpoint_at, before_commit)
+        self.holdout: HoldoutLoss | None = None  # of the last evaluation
         self.rows: list[dict[str, Any]] = []  # logged since the last segment
         self.recent: list[float] = []  # losses of the divergence window
-        self.clock = time.perf_counter()
+        # What the devices were asked for and nobody has looked at; never both.
+        self.called: tuple[Call, Metrics] | None = None
+        self.pause: Pause | None = None
+        self.clock = time.perf_counter()  # when the devices began what is logged next
         self.tokens_per_s = 0.0
 
     def run(self, report: Callable[[Progress], None], should_stop: Callable[[], bool]) -> Trained:
         spec = self.spec
         state, step = self._resume(should_stop)
-        holdout: HoldoutLoss | None = None
-        waiting: tuple[int, Metrics] | None = None
+        lengths = set[int]()  # of calls that are compiled
         self.clock = time.perf_counter()
-        while step < spec.schedule.steps:
-            state, metrics = self._advance(state, step)
-            # Metrics are read one call late, so that the device never waits for the host.
-            if waiting is not None:
-                self._log(*waiting)
-            waiting = (step, metrics)
-            step = self._end_of_call(step)
-            ends, stop = step == spec.schedule.steps, should_stop()
-            due = ends or step in spec.checkpoint_at or self._every(step, spec.checkpoint_every)
-            evaluates = ends or self._every(step, spec.evaluate_every)
-            if due or evaluates or stop:
-                self._log(*waiting)
-                waiting = None
-                pause = time.perf_counter()
-                if evaluates:
-                    losses = self._holdout_losses(state.params)
-                    holdout = summarise_holdout(losses, self.windows, self.bytes_per_token)
-                    self.rows[-1]["val_loss"] = holdout.loss
-                    self.rows[-1]["val_loss_stderr"] = holdout.stderr
-                    if not math.isfinite(holdout.loss):  # the last update, which no loss shows
-                        self._give_up(f"held-out loss {holdout.loss} at step {step}")
-                    self._score(state.params, losses, step)
-                if due or stop:
-                    self._commit(state, step)
-                self.clock += time.perf_counter() - pause
-            report(Progress(step, spec.first_step, spec.schedule.steps, self.tokens_per_s))
-            if stop and not ends:
-                raise Interrupted(f"stopped at step {step} of {spec.schedule.steps}")
-        if holdout is None:  # resumed after the last checkpoint: nothing was left to train
-            holdout = self._judge_again(state.params, step)
+        with self.saver, self._calls(step, spec.schedule.steps) as calls:
+            for call in calls:
+                if compiles := call.steps not in lengths:
+                    self._catch_up()  # so that compiling slows down no call but in its own time
+                state, metrics = self._advance(state, call)
+                if compiles:
+                    lengths.add(call.steps)
+                    self.clock = time.perf_counter()
+                # All is looked at one call late, so that the devices never wait for the host.
+                self._catch_up()
+                self.called = call, metrics
+                step = call.end
+                ends, stop = step == spec.schedule.steps, should_stop()
+                due = ends or step in spec.checkpoint_at or self._every(step, spec.checkpoint_every)
+                evaluates = ends or self._every(step, spec.evaluate_every)
+                if due or evaluates or stop:
+                    self._catch_up()
+                    self.pause = self._begin_pause(state, step, evaluates, due or stop)
+                if ends or stop:
+                    self._catch_up()
+                    self.saver.wait()
+                self.saver.look()
+                report(Progress(step, spec.first_step, spec.schedule.steps, self.tokens_per_s))
+                if stop and not ends:
+                    raise Interrupted(f"stopped at step {step} of {spec.schedule.steps}")
+        if self.holdout is None:  # resumed after the last checkpoint: nothing was left to train
+            self.holdout = self._judge_again(state.params, step)
         self.before_commit()
         merge_steps(self.folder)
         failpoint("steps-merged")
-        self._write_evals()
+        self.evaluations.write_table()
         failpoint("evals-written")
-        return Trained(holdout, float(np.mean(self.recent)))
+        return Trained(self.holdout, float(np.mean(self.recent)))
+
+    def _begin_pause(self, state: TrainState, step: int, evaluates: bool, saves: bool) -> Pause:
+        """All that needs the state, which the next call overwrites."""
+        evaluation = self.evaluations.begin(state.params, step) if evaluates else None
+        if saves:
+            self.saver.begin(step, state)
+        self.clock = time.perf_counter()
+        return Pause(evaluation, saves)
+
+    def _catch_up(self) -> None:
+        """Log the last call, or finish the last pause. Raises Diverged."""
+        if self.called is not None:
+            called, self.called = self.called, None
+            self._log(*called)
+        if self.pause is not None:
+            pause, self.pause = self.pause, None
+            if pause.evaluation is not None:
+                self._finish_evaluation(pause.evaluation)
+            if pause.saves:
+                self._commit()
+
+    def _finish_evaluation(self, evaluation: Evaluation) -> None:
+        self.holdout = self.evaluations.finish(evaluation)
+        self.clock = time.perf_counter()
+        self.rows[-1]["val_loss"] = self.holdout.loss
+        self.rows[-1]["val_loss_stderr"] = self.holdout.stderr
+        if not math.isfinite(self.holdout.loss):  # the last update, which no loss shows
+            self._give_up(f"held-out loss {self.holdout.loss} at step {evaluation.step}")
 
     def _judge_again(self, params: Any, step: int) -> HoldoutLoss:
         """The held-out loss of a run that is trained, written where its last step has none."""
-        losses = self._holdout_losses(params)
-        holdout = summarise_holdout(losses, self.windows, self.bytes_per_token)
         steps = read_steps(self.folder)
         last = steps["step"] == step
+        holdout = self.evaluations.finish(self.evaluations.begin(params, step))
         if steps.loc[last, "val_loss"].isna().any():
             self.before_commit()
-            self._score(params, losses, step)
-            self._write_scores()
+            self.evaluations.write_scores()
             steps.loc[last, ["val_loss", "val_loss_stderr"]] = holdout.loss, holdout.stderr
             merge_steps(self.folder, steps)
         return holdout
@@ -179,13 +243,31 @@ class _Loop:
     def _every(step: int, every: int) -> bool:
         return step % every == 0
 
-    def _advance(self, state: TrainState, step: int) -> tuple[TrainState, Metrics]:
-        """The call that `step` begins, to its end."""
-        count = self._end_of_call(step) - step
-        tokens = self.program.put_batches(self.batches.span(step, count))
-        rates = self.program.put_rates(learning_rates(self.spec.schedule, step, count))
+    @contextmanager
+    def _calls(self, first: int, last: int) -> Iterator[Iterator[Call]]:
+        """The calls between two steps, each made before it is needed."""
+        with (
+            made_beside(self.batches, self.spec, self.corpus, first, last),
+            made_ahead(self._call, self._spans(first, last)) as calls,
+        ):
+            yield calls
+
+    def _spans(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """The first step of each call between two steps, and the one after its last."""
+        while first < last:
+            end = self._end_of_call(first)
+            yield first, end
+            first = end
+
+    def _call(self, span: tuple[int, int]) -> Call:
+        first, end = span
+        tokens = self.program.put_batches(self.batches.span(first, end - first))
+        rates = learning_rates(self.spec.schedule, first, end - first)
+        return Call(first, end, tokens, self.program.put_rates(rates))
+
+    def _advance(self, state: TrainState, call: Call) -> tuple[TrainState, Metrics]:
         with jax.transfer_guard("disallow"):
-            return self.program.train(state, tokens, rates)
+            return self.program.train(state, call.tokens, call.rates)
 
     def _end_of_call(self, step: int) -> int:
         """Where the call that `step` is in ends: whoever resumes runs the same programs."""
@@ -204,32 +286,17 @@ class _Loop:
         read has another cause: Refusal, and nothing is thrown away. Rows that are missing or cannot
         be read are trained again, from the checkpoint before them.
         """
-        found = self._own_checkpoint(min(self.spec.schedule.steps, self._whole_until()))
-        forget_steps_after(self.folder, found[1] if found else self.spec.first_step)
+        spec, folder = self.spec, self.folder
+        limit = min(spec.schedule.steps, whole_until(spec, folder))
+        found = own_checkpoint(spec, folder, self.program.abstract, limit)
+        forget_steps_after(folder, found[1] if found else spec.first_step)
         failpoint("resumed")
         if found:
-            self.recent = read_steps(self.folder)["loss"].tolist()[-DIVERGENCE_WINDOW:]
+            self.recent = read_steps(folder)["loss"].tolist()[-DIVERGENCE_WINDOW:]
             return found
-        if self.spec.run_kind == "cooldown":
-            return self._branch_point(should_stop), self.spec.first_step
+        if spec.run_kind == "cooldown":
+            return self._branch_point(should_stop), spec.first_step
         return self.program.initial(), 0
-
-    def _whole_until(self) -> int:
-        """The last step up to which every row can be read; files that cannot are set aside."""
-        for file in [*self.folder.glob("steps.parquet"), *self.folder.glob("steps/*.parquet")]:
-            try:
-                read_step_file(file)
-            except Refusal as error:
-                print(f"{file}: {error}; its steps are trained again", file=sys.stderr)
-                file.rename(file.with_suffix(UNREADABLE))
-        logged = read_steps(self.folder)
-        whole = set(logged["step"])
-        if self.spec.tasks is not None:  # what was answered at an evaluated step is part of it
-            whole -= set(logged["step"][logged["val_loss"].notna()]) - scored_steps(self.folder)
-        step = self.spec.first_step
-        while step + 1 in whole:
-            step += 1
-        return step
 
     def _branch_point(self, should_stop: Callable[[], bool]) -> TrainState:
         """The trunk's state where this cooldown starts.
@@ -237,53 +304,28 @@ class _Loop:
         The trunk keeps a checkpoint there; if the study has since gained this budget, the steps
         from the checkpoint before are trained again, to the same bits.
         """
-        wanted = self.spec.first_step
-        found = self._trunk_checkpoint(wanted)
-        if found is None or found[1] < wanted:  # perhaps it moved just now, the trunk published
-            found = self._trunk_checkpoint(wanted)
-        state, step = found or (self.program.initial(), 0)
-        while step < wanted:
-            if should_stop():
-                raise Interrupted(f"stopped on the way to the branch point at step {wanted}")
-            state, _ = self._advance(state, step)
-            step = self._end_of_call(step)
-        return state
-
-    def _own_checkpoint(self, limit: int) -> tuple[TrainState, int] | None:
-        folder = self.folder / "checkpoints"
-        for step in reversed([step for step in checkpoint_steps(folder) if step <= limit]):
-            try:
-                return self._restored(folder, step, self.spec.run_id), step
-            except checkpoint.Damaged as error:
-                print(f"{error}; set aside, trying the one before", file=sys.stderr)
-                checkpoint.set_aside(folder, step)
-        return None
-
-    def _restored(self, folder: Path, step: int, run_id: str) -> TrainState:
-        state: TrainState = checkpoint.restore(folder, step, self.program.abstract, run_id)
-        return state
-
-    def _trunk_checkpoint(self, limit: int) -> tuple[TrainState, int] | None:
-        """The trunk's last readable one; the folder is another run's, so nothing is set aside."""
         assert self.trunk is not None, "a cooldown needs its trunk's folder"
-        folders = checkpoint_folders(self.trunk)
-        found = [(step, folder) for folder in folders for step in checkpoint_steps(folder)]
-        for step, folder in sorted(found, key=lambda each: -each[0]):
-            if step <= limit:
-                try:
-                    return self._restored(folder, step, self.spec.trunk_id), step
-                except Refusal as error:
-                    print(f"{error}; trying the one before", file=sys.stderr)
-        return None
+        wanted, of_trunk = self.spec.first_step, (self.spec, self.trunk, self.program.abstract)
+        found = trunk_checkpoint(*of_trunk, wanted)
+        if found is None or found[1] < wanted:  # perhaps it moved just now, the trunk published
+            found = trunk_checkpoint(*of_trunk, wanted)
+        state, step = found or (self.program.initial(), 0)
+        with self._calls(step, wanted) as calls:
+            for call in calls:
+                if should_stop():
+                    raise Interrupted(f"stopped on the way to the branch point at step {wanted}")
+                state, _ = self._advance(state, call)
+        return state
 
-    def _log(self, first: int, metrics: Metrics) -> None:
+    def _log(self, call: Call, metrics: Metrics) -> None:
         """Turn the metrics of one call into rows. Raises Diverged."""
-        spec = self.spec
+        spec, first = self.spec, call.first
         losses, norms = np.asarray(metrics.loss), np.asarray(metrics.grad_norm)
         now = time.perf_counter()
         self.tokens_per_s = len(losses) * spec.batch_tokens / max(now - self.clock, 1e-9)
         self.clock = now
         flops_per_token = spec.flops_per_token
+        share_per_flop = self.tokens_per_s / self.peak_flops
         rates = learning_rates(spec.schedule, first, len(losses))
         for offset, (loss, norm, rate) in enumerate(zip(losses, norms, rates, strict=True)):
             step = first + offset + 1
@@ -299,7 +341,8 @@ class _Loop:
                     "lr": float(rate),
                     "grad_norm": float(norm),
                     "tokens_per_s": self.tokens_per_s,
-                    "mfu": math.nan,  # no published peak for float32 on a CPU to divide by
+                    "mfu": flops_per_token * share_per_flop,
+                    "mfu_causal": self.causal_flops_per_token * share_per_flop,
                 }
             )
             # On the host: fast math may fold a NaN check away inside a compiled program.
@@ -317,73 +360,18 @@ class _Loop:
                     f"at step {step}"
                 )
 
-    def _holdout_losses(self, params: Any) -> np.ndarray:
-        sequences = self.program.layout.microbatch_sequences
-        return holdout_losses(self.program, params, self.windows, sequences)
-
-    def _score(self, params: Any, losses: np.ndarray, step: int) -> None:
-        """Put the tasks to the model, to be written before the next checkpoint."""
-        if self.evaluator is not None:
-            rows = [*self.evaluator.scores(params), *context_scores(losses, self.windows)]
-            self.scores[step] = pd.DataFrame(rows).assign(run=self.spec.run_id, step=step)
-
-    def _write_scores(self) -> None:
-        for evaluated, scores in self.scores.items():
-            write_scores(self.folder, evaluated, scores)
-            failpoint("scores-written")
-        self.scores = {}
-
-    def _write_evals(self) -> None:
-        """Every evaluation of the run as one table."""
-        evals = self._evals()
-        if self.evaluator is not None:
-            if lost := set(evals["step"]) - scored_steps(self.folder):
-                raise Refusal(
-                    f"{self.folder / 'evals'}: the answers of step {min(lost)} can no longer be "
-                    "read. Run the study with --retry failed: it asks again."
-                )
-            evals = join_scores(self.folder, evals)
-        write_table(self.folder / "evals.parquet", evals)
-
-    def _evals(self) -> pd.DataFrame:
-        """Every held-out evaluation of the run, a row a metric."""
-        steps = read_steps(self.folder)
-        steps = steps[steps["val_loss"].notna()]
-        common = {"run": self.spec.run_id, "step": steps["step"], "task": HOLDOUT}
-        n = self.windows.tokens.shape[0] * self.spec.sequence_length
-        units = {"loss": 1.0}
-        if self.bytes_per_token is not None:
-            units["bits_per_byte"] = 1 / (math.log(2) * self.bytes_per_token)
-        metrics = [
-            pd.DataFrame(
-                {
-                    **common,
-                    "metric": metric,
-                    "value": unit * steps["val_loss"],
-                    "stderr": unit * steps["val_loss_stderr"],
-                    "n": n,
-                }
-            )
-            for metric, unit in units.items()
-        ]
-        return pd.concat(metrics, ignore_index=True)
-
     def _give_up(self, reason: str) -> None:
         self.before_commit()
         write_segment(self.folder, self.rows)
         merge_steps(self.folder)
         raise Diverged(reason)
 
-    def _commit(self, state: TrainState, step: int) -> None:
+    def _commit(self) -> None:
         """Rows first, then the checkpoint: a checkpoint never lacks the rows that led to it."""
         self.before_commit()
         failpoint("commit")
-        self._write_scores()
+        self.evaluations.write_scores()
         write_segment(self.folder, self.rows)
         self.rows = []
         failpoint("segment-written")
-        folder = self.folder / "checkpoints"
-        checkpoint.save(folder, step, state, self.spec.run_id)
-        failpoint("checkpoint-saved")
-        checkpoint.keep(folder, {*checkpoint.last_steps(folder, step), *self.spec.checkpoint_at})
-        failpoint("checkpoints-kept")
+        self.saver.commit()

@@ -12,6 +12,8 @@ from typing import Any
 
 from scaling.planning.layout import layout_of
 from scaling.spec import RunSpec
+from scaling.store.records import Refusal
+from scaling.training.flags import is_deterministic
 
 # What of the environment may change roundings and is the user's to set, beside XLA_FLAGS. The rest
 # of JAX's is set by scaling/training/jax_setup.py.
@@ -19,7 +21,11 @@ ENVIRONMENT = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "LIBTPU_INIT_ARGS", "NVID
 
 
 def provenance(run: RunSpec) -> dict[str, Any]:
-    """Where and with what a run is made. Call in the worker: it asks jax for its device."""
+    """Where and with what a run is made. Call in the worker: it asks jax for its device.
+
+    `deterministic` is whether this process gives the same bits every time on the same device.
+    Raises Refusal where the run asks for that and it does not.
+    """
     import jax
 
     from scaling.training.target import target_here
@@ -31,6 +37,14 @@ def provenance(run: RunSpec) -> dict[str, Any]:
             return None
 
     device = jax.devices()[0]
+    flags = os.environ.get("XLA_FLAGS", "")
+    deterministic = is_deterministic(device.platform, flags)
+    if run.hardware.deterministic and not deterministic:
+        raise Refusal(
+            f"[hardware] deterministic = true: this process on a {device.device_kind} does not "
+            f"keep it, with XLA_FLAGS = {flags!r}. On a GPU start it with `scaling run` or "
+            "`scaling worker` and leave their flags on; on a TPU leave deterministic out."
+        )
     return {
         "git": _git_commit(),
         "python": platform.python_version(),
@@ -40,7 +54,8 @@ def provenance(run: RunSpec) -> dict[str, Any]:
         "device_kind": device.device_kind,
         "device_count": jax.device_count(),
         "layout": asdict(layout_of(run, target_here())),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "deterministic": deterministic,
+        "xla_flags": flags,
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
 

@@ -19,7 +19,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from models.architecture import Config, Losses, architecture, output_of
+from models.architecture import Config, architecture
+from models.output import Losses, output_of
 from models.sharding import (
     batch_sharding,
     leaves_of,

@@ -18,5 +18,12 @@ def target_of(device: jax.Device, count: int) -> Target:
     platform: Platform = "gpu"  # cuda or rocm
     if device.platform in ("cpu", "tpu"):
         platform = device.platform
-    memory = None if platform == "cpu" else (device.memory_stats() or {}).get("bytes_limit")
-    return Target(platform, count, memory)
+    return Target(platform, count, None if platform == "cpu" else _memory_of(device))
+
+
+def _memory_of(device: jax.Device) -> float | None:
+    """Bytes that a device lends; null of one that a compiler was only told of."""
+    try:
+        return (device.memory_stats() or {}).get("bytes_limit")
+    except jax.errors.JaxRuntimeError:
+        return None

@@ -69,6 +69,7 @@ def refusals_advise_only_what_there_is(monkeypatch: pytest.MonkeyPatch, advised:
             message = text.removeprefix(refused[0])
             # Of a fit that was made by another command.
             message = re.sub(r"[Ff]it with", "scaling fit", message)
+            message = re.sub(r"\bpip [a-z]+.*", "", message)  # has options of its own
             assert advised.foreign(message, own) == set(), text
         say(text, file)
 

@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 
 from experiments.cli import refuse_addresses
+from experiments.grid_text import slots_text
 from experiments.next_text import next_text
 from experiments.progress import Watch
+from scaling.launch.slots import Host, slots_of
 from scaling.launch.watch import Snapshot
 from scaling.store.records import Refusal
 
@@ -75,6 +77,36 @@ def test_variants_are_advised_to_be_fitted_one_by_one() -> None:
 def test_no_fit_is_advised_where_nothing_was_completed() -> None:
     nothing = table(4, 3).assign(status="diverged")
     assert "the 0 completed runs lie at 0" in next_text(Path("r/g"), nothing, "chinchilla")
+
+
+CORES = Host("cpu", "cpu", ("0",))
+H200 = Host("gpu", "NVIDIA H200", tuple("01234567"))
+TPU = Host("tpu", "TPU v5 lite", tuple("0123"))
+
+
+@pytest.mark.parametrize(
+    ("host", "asked", "said"),
+    [
+        (CORES, {"workers": 2}, "2 runs at once, each on one core"),
+        (CORES, {"workers": 1}, "1 run at a time, on one core"),
+        (H200, {}, "8 runs at once, each on one NVIDIA H200"),
+        (H200, {"devices_per_run": 2}, "4 runs at once, each on 2 NVIDIA H200"),
+        (H200, {"devices_per_run": 8}, "1 run at a time, on 8 NVIDIA H200"),
+        (H200, {"runs_per_device": 2}, "16 runs at once, 2 to each NVIDIA H200"),
+        (TPU, {}, "1 run at a time, on 4 TPU v5 lite"),
+        (TPU, {"devices_per_run": 1}, "4 runs at once, each on one TPU v5 lite"),
+    ],
+)
+def test_a_launch_says_what_it_trains_on(host: Host, asked: Any, said: str) -> None:
+    assert slots_text(slots_of(host, **asked), 100) == said
+
+
+def test_devices_that_would_idle_are_named_before_training() -> None:
+    said = slots_text(slots_of(H200, devices_per_run=3), 100)
+    assert "2 runs at once" in said and "warning: of 8 devices 2 idle (6, 7)" in said
+    said = slots_text(slots_of(H200, workers=3), 100)
+    assert "of 8 devices 5 idle (3, 4, 5, 6, 7)" in said
+    assert "warning: 3 runs are left for 8 workers" in slots_text(slots_of(H200), 3)
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from experiments.devices import device_named
 from experiments.placing import place, placed, to_text
 from models.decoder.sizes import count_params
 from scaling.data.prepare import declared
+from scaling.hardware import Hardware
 from scaling.planning.layout import Layout
 from scaling.planning.memory import step_memory
 from scaling.planning.plan import Plan, make_plan
-from scaling.spec import Hardware
 from scaling.study import read_study
 
 STUDY = Path("experiments/accelerator.toml")

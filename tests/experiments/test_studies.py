@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parents[2] / "experiments"
 SECTIONS = (
     *(DecoderSettings, studies.DataSection, studies.SourceSection, studies.TrainingSection),
     *(studies.ProductGrid, studies.LadderGrid, studies.IsoflopGrid, studies.EvaluationSection),
-    *(studies.HardwareSection, studies.TasksSection, studies.Study),
+    *(studies.Hardware, studies.TasksSection, studies.Study),
 )
 
 

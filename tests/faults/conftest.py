@@ -40,7 +40,7 @@ from scaling.training.jax_setup import configure_jax
 from scaling.training.step import make_program
 
 ROOT = Path(__file__).parents[2]
-CLOCK = ["tokens_per_s", "mfu"]  # all that may differ
+CLOCK = ["tokens_per_s", "mfu", "mfu_causal"]  # all that may differ
 STUDY = """\
 name = "grid"
 [model]

@@ -46,8 +46,9 @@ ROOT = Path(__file__).parents[2]
 # In the order in which a run meets them; `:k` is the k-th pass.
 OF_A_WORKER = [
     *["claimed", "attempt-linked", "attempt-begun", "replacing", "running", "resumed"],
-    *["commit", "segment-written", "checkpoint-saved", "checkpoints-kept"],
-    *["commit:2", "segment-written:2", "checkpoint-saved:2", "checkpoints-kept:2"],
+    *["commit", "segment-written", "checkpoint-written", "checkpoint-saved", "checkpoints-kept"],
+    *["commit:2", "segment-written:2", "checkpoint-written:2"],
+    *["checkpoint-saved:2", "checkpoints-kept:2"],
     *["steps-merged", "evals-written", "publish", "published"],
     *["settled-checkpoint", "settled-checkpoint:2", "settled-table", "settled-table:2"],
     *["attempts-removed", "settled-run"],
@@ -476,13 +477,13 @@ def test_values_that_are_no_numbers(
     advance = loop._Loop._advance
     poisoned = grid.plan.runs[0].run_id
 
-    def poison(self: Any, state: Any, step: int) -> Any:
-        if self.spec.run_id == poisoned and step == 48 and what == "parameters":
+    def poison(self: Any, state: Any, call: Any) -> Any:
+        if self.spec.run_id == poisoned and call.first == 48 and what == "parameters":
             state = jax.tree.map(lambda x: x * jnp.nan if x.dtype == jnp.float32 else x, state)
-        if self.spec.run_id == poisoned and step == 48 and what == "a batch":
-            state, metrics = advance(self, state, step)
+        if self.spec.run_id == poisoned and call.first == 48 and what == "a batch":
+            state, metrics = advance(self, state, call)
             return state, metrics._replace(loss=metrics.loss * jnp.nan)
-        return advance(self, state, step)
+        return advance(self, state, call)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop._Loop, "_advance", poison)

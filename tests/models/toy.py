@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from pydantic import Field
 
-from models.architecture import Architecture, Execution, Output, Settings
+from models.architecture import Architecture, Execution, Settings
+from models.output import Output
 from models.sizes import Growing, Ladder, ParamCount
 
 

@@ -23,7 +23,9 @@ from scaling.store.claims import newest, owner
 from scaling.store.ready import run_folder
 from scaling.store.run_record import read_run
 from scaling.store.table import publish_table
+from scaling.training.flags import Slot
 
+ONE, TWO = [Slot()], [Slot(), Slot()]
 # A worker whose patience is short, so that a test's is not long.
 IMPATIENT = """
 import sys
@@ -38,19 +40,20 @@ class Recorded(Local):
     """Knows the workers that it started; they take a run over that stood still for 2 seconds."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.started: list[Worker] = []
 
-    def start(self, command: Sequence[str], log: Path) -> Worker:
+    def start(self, command: Sequence[str], log: Path, slot: Slot) -> Worker:
         python, _, _, *arguments = command
-        self.started.append(super().start([python, "-c", IMPATIENT, *arguments], log))
+        self.started.append(super().start([python, "-c", IMPATIENT, *arguments], log, slot))
         return self.started[-1]
 
 
 class Never(Local):
     """Its workers end at once and say why."""
 
-    def start(self, command: Sequence[str], log: Path) -> Worker:
-        return super().start(["sh", "-c", "echo no module named scaling; exit 1"], log)
+    def start(self, command: Sequence[str], log: Path, slot: Slot) -> Worker:
+        return super().start(["sh", "-c", "echo no module named scaling; exit 1"], log, slot)
 
 
 def nothing(seen: Snapshot) -> None:
@@ -86,7 +89,7 @@ def test_dead_and_preempted_workers_are_followed_by_others_and_a_finished_study_
             local.started[0].kill()
             local.started[1].terminate()
 
-    assert launch(local, tmp_path, 2, "cheapest-first", show) == []
+    assert launch(local, tmp_path, TWO, "cheapest-first", show) == []
     assert len(local.started) == 4
     assert statuses(runs) == ["completed"] * 4 + ["diverged"] * 2
     assert "at step" in (read_run(runs[4]).reason or "")
@@ -101,14 +104,14 @@ def test_dead_and_preempted_workers_are_followed_by_others_and_a_finished_study_
 
     before = state(tmp_path)
     assert prepare(tmp_path, made, b"") == []
-    assert launch(local, tmp_path, 2, "cheapest-first", nothing) == []
+    assert launch(local, tmp_path, TWO, "cheapest-first", nothing) == []
     assert state(tmp_path) == before and len(local.started) == 4
 
 
 def test_a_launch_ends_when_its_time_is_up(plan: Callable[..., Plan], tmp_path: Path) -> None:
     runs = folders(tmp_path, plan())
     with pytest.raises(TimeUp):
-        launch(Local(), tmp_path, 1, "cheapest-first", nothing, max_seconds=0.0)
+        launch(Local(), tmp_path, ONE, "cheapest-first", nothing, max_seconds=0.0)
     assert statuses(runs) == ["planned"] * 3
     assert owner(runs[0]) is None
 
@@ -118,7 +121,7 @@ def test_workers_that_cannot_go_on_are_not_started_for_ever(
 ) -> None:
     runs = folders(tmp_path, plan())
     assert (
-        launch(Never(), tmp_path, 2, "cheapest-first", nothing)
+        launch(Never(), tmp_path, TWO, "cheapest-first", nothing)
         == ["log: " + " | ".join(["no module named scaling"] * 3)] * 2
     )
     assert statuses(runs) == ["planned"] * 3
@@ -129,7 +132,7 @@ def test_a_log_that_cannot_be_written_stops_nothing(
 ) -> None:
     runs = folders(tmp_path, plan(grid={"tokens": [1536]}))
     (tmp_path / LOGS).write_text("no folder")
-    assert launch(Local(), tmp_path, 1, "cheapest-first", nothing) == []
+    assert launch(Local(), tmp_path, ONE, "cheapest-first", nothing) == []
     assert statuses(runs) == ["completed"] * 2
 
 
@@ -150,7 +153,7 @@ def test_a_frozen_workers_run_is_taken_over_and_the_launch_ends(
             frozen.extend(mine)
             mine[0].send_signal(signal.SIGSTOP)
 
-    assert launch(local, tmp_path, 2, "cheapest-first", show) == []
+    assert launch(local, tmp_path, TWO, "cheapest-first", show) == []
     assert statuses(runs) == ["completed"] * 2
     last = newest(runs[0])
     assert last is not None and last.generation == 3, "the second ended the first"
@@ -174,7 +177,7 @@ def test_an_interrupt_is_over_in_bounded_time_and_says_who_is_waited_for(
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        launch(local, tmp_path, 1, "cheapest-first", show)
+        launch(local, tmp_path, ONE, "cheapest-first", show)
     said = capfd.readouterr().err
     pid = local.started[0].pid
     assert f"waiting for 1 workers to write a checkpoint, at most 2 s: process {pid}" in said
@@ -189,8 +192,8 @@ def test_a_second_interrupt_waits_no_more(
     killed = []
 
     class Deaf(Never):
-        def start(self, command: Sequence[str], log: Path) -> Worker:
-            return Local.start(self, ["sleep", "600"], log)
+        def start(self, command: Sequence[str], log: Path, slot: Slot) -> Worker:
+            return Local.start(self, ["sleep", "600"], log, slot)
 
         def stop(self, worker: Worker) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -203,7 +206,7 @@ def test_a_second_interrupt_waits_no_more(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        launch(Deaf(), tmp_path, 2, "cheapest-first", interrupt)
+        launch(Deaf(), tmp_path, TWO, "cheapest-first", interrupt)
     assert killed == [-signal.SIGKILL] * 2
 
 
@@ -218,6 +221,6 @@ def test_a_worker_that_is_frozen_alone_is_killed_and_followed_by_another(
         if seen.training and len(local.started) == 1:
             local.started[0].send_signal(signal.SIGSTOP)
 
-    assert launch(local, tmp_path, 1, "cheapest-first", freeze) == []
+    assert launch(local, tmp_path, ONE, "cheapest-first", freeze) == []
     assert statuses(runs) == ["completed"] * len(runs)
     assert local.started[0].returncode == -signal.SIGKILL

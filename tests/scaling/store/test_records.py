@@ -293,6 +293,17 @@ def test_columns_that_are_not_of_a_step_are_not_read(tmp_path: Path) -> None:
     assert tuple(read_steps(tmp_path).columns) == STEP_COLUMNS
 
 
+def test_steps_of_versions_that_did_not_count_causally_are_read_with_nulls(tmp_path: Path) -> None:
+    """And go on in segments that have that column."""
+    earlier = pd.DataFrame(rows(1, 2)).drop(columns="mfu_causal")
+    write_table(tmp_path / "steps.parquet", earlier)
+    write_segment(tmp_path, rows(3, 4))
+    found = read_steps(tmp_path)
+    assert tuple(found.columns) == STEP_COLUMNS
+    assert found["mfu_causal"].isna().tolist() == [True, True, False, False]
+    assert found["mfu"].notna().all()
+
+
 def test_more_steps_than_a_run_has_are_counted_and_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

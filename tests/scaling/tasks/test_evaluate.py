@@ -109,6 +109,24 @@ def test_of_two_choices_of_which_one_begins_the_other_the_longer_can_win(
     assert (found["choice_accuracy"], found["brier"]) == (1, pytest.approx(0))
 
 
+def test_all_questions_are_read_before_any_answer_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mix = TaskMix(1, (TaskSpec("addition", {"digits": 2}),), (0,), 40)
+    graph, params = nnx.split(Bigram("\n"))
+    model = lambda params: nnx.merge(graph, params)  # noqa: E731
+    evaluator = Evaluator(
+        mix, BYTES, 40, 4, lambda params, tokens: model(params)(tokens), model, jnp.asarray
+    )
+    said: list[str] = []
+    read, fetch = evaluator.read, jax.device_get
+    monkeypatch.setattr(evaluator, "read", lambda *asked: (said.append("read"), read(*asked))[1])
+    monkeypatch.setattr(jax, "device_get", lambda found: (said.append("waited"), fetch(found))[1])
+    evaluator.scores(params)
+    first = said.index("waited")
+    assert first > 1 and "read" not in said[first:]
+
+
 def test_samples_are_right_as_often_as_their_probability_at_the_temperature(
     scores: Made,
 ) -> None:

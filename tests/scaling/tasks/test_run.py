@@ -15,8 +15,8 @@ from scaling.data.corpus import Corpus
 from scaling.planning.plan import Plan
 from scaling.spec import RunSpec
 from scaling.tasks.evaluate import Evaluator
+from scaling.training import evaluations, step
 from scaling.training import loop as training
-from scaling.training import step
 from scaling.training.inputs import evaluator_of
 from scaling.training.jax_setup import configure_jax
 from scaling.training.loop import Interrupted, Trained, train
@@ -39,7 +39,7 @@ def programs(cache: Path) -> Iterator[None]:
         return evaluators[spec.run_id]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "evaluator_of", evaluator_once)
+        patch.setattr(evaluations, "evaluator_of", evaluator_once)
         patch.setattr(step, "make_program", program_once)
         yield
 

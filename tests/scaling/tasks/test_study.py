@@ -251,7 +251,7 @@ def test_a_tokenizer_that_does_not_give_answers_back_is_refused() -> None:
         (lambda text: BYTES.encode(text.upper()), BYTES.decode, "'hwk' back as 'HWK'"),
         (lambda text: BYTES.encode(text.replace("\n", "\n\n")), BYTES.decode, "no token for a new"),
     ):
-        words = Vocabulary(encode, decode, end=0)
+        words = Vocabulary(encode, decode, end=0, identity="")
         with pytest.raises(Refusal, match=r"\[tasks\] the tokenizer .*'bytes'") as caught:
             words.refuse_unreadable("hwk" if "hwk" in said else "0")
         assert re.search(said, str(caught.value))

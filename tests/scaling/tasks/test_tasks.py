@@ -159,10 +159,10 @@ def test_no_evaluation_item_is_ever_trained_on(kind: Callable[[], Task]) -> None
 def test_training_windows_hold_no_evaluation_item() -> None:
     """Read back from the tokens of windows, for a task whose items are few enough to meet."""
     task = TASKS["addition"](digits=1)
-    windows = TaskWindows((task,), (1.0,), BYTES, 127, 8, seed=0)
+    windows = TaskWindows((task,), (1.0,), BYTES, 127, seed=0)
     lines = {
         line
-        for window in windows.span(0, 12).reshape(-1, 128)
+        for window in windows.rows(0, 96)
         for line in BYTES.decode(window[1:].tolist()).split("\n")[:-1]
     }
     asked = {item.prompt + item.answer for item in evaluation_items(task, 100)}
@@ -218,20 +218,20 @@ def test_no_two_words_have_the_same_letters() -> None:
 def windows() -> Callable[..., TaskWindows]:
     def make(**given: Any) -> TaskWindows:
         tasks = (TASKS["copy"](), TASKS["recall"]())
-        usual = {"weights": (3.0, 1.0), "sequence_length": 63, "sequences": 4, "seed": 7}
+        usual = {"weights": (3.0, 1.0), "sequence_length": 63, "seed": 7}
         return TaskWindows(tasks, vocabulary=BYTES, **{**usual, **given})
 
     return make
 
 
 def test_windows_are_a_function_of_seed_and_place(windows: Callable[..., TaskWindows]) -> None:
-    assert (windows().span(0, 6)[4:] == windows().span(4, 2)).all()
-    assert (windows().span(0, 6) != windows(seed=8).span(0, 6)).any()
-    assert (windows().span(0, 2) != windows().span(2, 2)).any()
+    assert (windows().rows(0, 24)[16:] == windows().rows(16, 8)).all()
+    assert (windows().rows(0, 24) != windows(seed=8).rows(0, 24)).any()
+    assert (windows().rows(0, 8) != windows().rows(8, 8)).any()
 
 
 def test_windows_are_of_each_task_by_its_weight(windows: Callable[..., TaskWindows]) -> None:
-    found = windows().span(0, 100).reshape(400, 64)
+    found = windows().rows(0, 400)
     copies = np.mean([BYTES.encode("|")[0] in window for window in found])
     assert copies == pytest.approx(0.75, abs=0.08)
     assert (found[:, 0] == BYTES.end).all()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from models.sharding import make_mesh
 from scaling.data.corpus import Corpus
 from scaling.data.holdout import holdout_windows
+from scaling.hardware import Hardware
 from scaling.planning.plan import Plan
 from scaling.spec import RunSpec
+from scaling.store import checksums
+from scaling.store.records import Refusal
 from scaling.store.steps import checkpoint_steps, read_steps
 from scaling.training import checkpoint, step
 from scaling.training import loop as training
@@ -26,7 +34,7 @@ from scaling.training.jax_setup import configure_jax
 from scaling.training.loop import Diverged, Interrupted, Trained, train
 from scaling.training.step import make_program
 
-CLOCK = ["tokens_per_s", "mfu"]
+CLOCK = ["tokens_per_s", "mfu", "mfu_causal"]
 PlanOf = Callable[..., Plan]
 
 program_once = functools.cache(make_program)
@@ -135,18 +143,67 @@ def test_a_segment_without_its_checkpoint_is_trained_again(
     class Killed(BaseException):
         pass
 
-    def save(folder: Path, step: int, state: Any, run_id: str) -> None:
-        if step > 20:
+    def finish(writing: checkpoint.Writing, before_naming: Callable[[], None]) -> None:
+        if int(writing.target.name) > 20:
             raise Killed
-        checkpoint_save(folder, step, state, run_id)
+        checkpoint_finish(writing, before_naming)
 
-    checkpoint_save = checkpoint.save
+    checkpoint_finish = checkpoint.Writing.finish
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(checkpoint, "save", save)
+        patch.setattr(checkpoint.Writing, "finish", finish)
         bring(runs[0], tmp_path, corpus)
     assert read_steps(tmp_path / runs[0].run_id)["step"].max() > 20
     bring(runs[0], tmp_path, corpus)
     assert_same(runs[0], undisturbed[0], tmp_path)
+
+
+def test_a_run_trains_on_while_its_checkpoint_is_written_after_its_rows(
+    runs: tuple[RunSpec, ...],
+    corpus: Corpus,
+    undisturbed: tuple[Path, list[Trained]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trunk, ahead, finish = runs[0], threading.Event(), checkpoint.Writing.finish
+    folder = tmp_path / trunk.run_id
+
+    def finish_late(writing: checkpoint.Writing, before: Callable[[], None]) -> None:
+        assert ahead.wait(60)
+        assert int(writing.target.name) <= read_steps(folder)["step"].max()
+        finish(writing, before)
+
+    def look(progress: training.Progress) -> None:
+        if progress.step == 12:  # the first checkpoint is of step 8
+            assert checkpoint_steps(folder / "checkpoints") == []
+            ahead.set()
+
+    monkeypatch.setattr(checkpoint.Writing, "finish", finish_late)
+    bring(trunk, tmp_path, corpus, report=look)
+    assert ahead.is_set()
+    assert_same(trunk, undisturbed[0], tmp_path)
+
+
+def test_a_disk_that_is_found_full_while_the_run_trains_on_ends_it_and_loses_nothing(
+    runs: tuple[RunSpec, ...],
+    corpus: Corpus,
+    undisturbed: tuple[Path, list[Trained]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(files: Any) -> None:
+        if any("32.saving" in str(file) for file in files.values()):
+            raise OSError(28, "No space left on device")
+        return checksums_of(files)
+
+    threads, checksums_of = set(threading.enumerate()), checksums.checksums
+    with monkeypatch.context() as patch, pytest.raises(Refusal, match=r"32: .*No space left"):
+        patch.setattr(checksums, "checksums", full)
+        bring(runs[0], tmp_path, corpus)
+    assert checkpoint_steps(tmp_path / runs[0].run_id / "checkpoints")[-1] == 24
+    bring(runs[0], tmp_path, corpus)
+    assert_same(runs[0], undisturbed[0], tmp_path)
+    left = [each for each in threading.enumerate() if each not in threads]
+    assert not [each for each in left if each.name.startswith(("ahead", "saver", "async_save"))]
 
 
 @pytest.mark.parametrize("missing", ["branch point", "all"])
@@ -329,10 +386,10 @@ def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_with_its_step(
     run = runs[0]
     advance = training._Loop._advance
 
-    def poisoned(loop: Any, state: Any, step: int) -> Any:
-        state, metrics = advance(loop, state, step)
+    def poisoned(loop: Any, state: Any, call: Any) -> Any:
+        state, metrics = advance(loop, state, call)
         loss = np.asarray(metrics.loss).copy()
-        loss[2] = bad if step == 24 else loss[2]
+        loss[2] = bad if call.first == 24 else loss[2]
         return state, metrics._replace(loss=loss)
 
     monkeypatch.setattr(training._Loop, "_advance", poisoned)
@@ -358,3 +415,116 @@ def test_worse_than_guessing_over_the_window_is_a_divergence(
     # After a warmup of 4 steps and a window of 8.
     with pytest.raises(Diverged, match=r"mean loss of 8 steps above ln V = 5\.545 at step 13"):
         bring(run, tmp_path, corpus)
+
+
+def test_the_share_of_the_peak_is_logged_by_both_counts_where_the_peak_is_known(
+    runs: tuple[RunSpec, ...],
+    corpus: Corpus,
+    undisturbed: tuple[Path, list[Trained]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, trunk = [], runs[0]
+
+    def peak(device_kind: str, dtype: str) -> float:
+        asked.append((device_kind, dtype))
+        return 1e12
+
+    monkeypatch.setattr(training, "peak_flops", peak)
+    bring(trunk, tmp_path, corpus)
+    assert asked == [("cpu", "float32")]
+    steps = read_steps(tmp_path / trunk.run_id)
+    for column, flops in (
+        ("mfu", trunk.flops_per_token),
+        ("mfu_causal", trunk.causal_flops_per_token),
+    ):
+        expected = flops * steps["tokens_per_s"] / 1e12
+        assert steps[column].tolist() == pytest.approx(expected.tolist(), rel=1e-12)
+    # Of a CPU none is known: null in the file, and not 0.
+    file = undisturbed[0] / trunk.run_id / "steps.parquet"
+    table = pq.read_table(file, columns=["mfu", "mfu_causal"])
+    assert [column.null_count for column in table.columns] == [table.num_rows] * 2
+
+
+EXHAUSTED = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 64 bytes.\nMore."
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (None, "microbatch_tokens = 64; try [hardware] microbatch_tokens = 32. It said: RES"),
+        (32, "microbatch_tokens = 32; try [hardware] microbatch_tokens = 16. It said: RES"),
+        (16, "microbatch_tokens = 16; that is one sequence: give it more devices and shard"),
+    ],
+)
+def test_a_device_out_of_memory_names_the_microbatch_and_a_smaller_one(
+    runs: tuple[RunSpec, ...],
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: int | None,
+    said: str,
+) -> None:
+    def exhausted(*_: Any) -> Any:
+        raise jax.errors.JaxRuntimeError(EXHAUSTED)
+
+    monkeypatch.setattr(training._Loop, "_advance", exhausted)
+    run = replace(runs[0], hardware=Hardware(microbatch_tokens=asked))
+    with pytest.raises(Refusal, match=re.escape(said)) as found:
+        train(run, tmp_path, corpus, mesh=make_mesh())
+    assert "\n" not in str(found.value)
+    assert isinstance(found.value.__cause__, jax.errors.JaxRuntimeError)
+
+
+def test_another_error_of_a_device_is_what_it_is(
+    runs: tuple[RunSpec, ...], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise jax.errors.JaxRuntimeError("INTERNAL: a device is gone")
+
+    monkeypatch.setattr(training._Loop, "_advance", broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a device is gone"):
+        train(runs[0], tmp_path, corpus)
+
+
+def test_speed_is_measured_without_compilation_evaluations_and_checkpoints(
+    runs: tuple[RunSpec, ...], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that only these, and steps of a second each, move."""
+    now = 0.0
+    ready = deque[float]()  # when the devices are through with each call that nobody waited for
+
+    def moves(owner: Any, name: str, seconds: float) -> None:
+        real = getattr(owner, name)
+
+        def slow(*arguments: Any, **more: Any) -> Any:
+            nonlocal now
+            now += seconds
+            return real(*arguments, **more)
+
+        monkeypatch.setattr(owner, name, slow)
+
+    def advance(loop: Any, state: Any, call: Any) -> Any:
+        nonlocal now
+        if call.steps not in compiled:
+            compiled.add(call.steps)
+            now += 1000
+        began = max([now, *ready])
+        ready.append(began + call.steps)
+        return real_advance(loop, state, call)
+
+    def log(loop: Any, *of_call: Any) -> None:
+        nonlocal now
+        now = max(now, ready.popleft())
+        real_log(loop, *of_call)
+
+    compiled: set[int] = set()
+    real_advance, real_log = training._Loop._advance, training._Loop._log
+    monkeypatch.setattr(training._Loop, "_advance", advance)
+    monkeypatch.setattr(training._Loop, "_log", log)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now)
+    moves(training.Evaluations, "begin", 100)
+    moves(training.Saver, "begin", 10)
+    bring(runs[0], tmp_path, corpus)
+    speed = read_steps(tmp_path / runs[0].run_id)["tokens_per_s"]
+    assert speed.tolist() == pytest.approx([runs[0].batch_tokens] * len(speed), rel=1e-9)

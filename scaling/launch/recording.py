@@ -1,0 +1,97 @@
+"""The environment of a launch's workers, and the record of algorithms that deterministic ones need.
+
+The record lies in the results folder, so that whoever goes on with a run, on whatever host, takes
+the same algorithms. It is of one kind of device, one jaxlib, so many devices a run, and the
+programs of a plan; where a plan gets new programs, the choices for the old ones are kept.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from scaling.launch.slots import Host
+from scaling.spec import RunSpec
+from scaling.store.ready import run_folder
+from scaling.store.records import Refusal, fingerprint
+from scaling.training.autotuning import programs_of
+from scaling.training.flags import Slot, worker_environment
+
+FOLDER = "algorithms"  # of a results folder
+Environment = Callable[[Slot], Mapping[str, str]]
+
+
+def environment_for(
+    results: Path, runs: Iterable[RunSpec], host: Host, slot: Slot, say: Callable[[str], None]
+) -> Environment:
+    """What environment the workers of these runs start in, by slot; `slot` is one of theirs.
+
+    Where a run asks a GPU for the same bits every time, this records its algorithms first, which
+    compiles every program of the runs once; `say` is told so. Raises Refusal where that fails, and
+    for a TPU, of which nothing is promised.
+    """
+    if host.platform == "cpu":
+        return worker_environment
+    runs = list(runs)
+    if not any(run.hardware.deterministic for run in runs):
+        return worker_environment
+    if host.platform == "tpu":
+        raise Refusal(
+            "[hardware] deterministic = true: of a TPU that cannot be promised. Leave it out."
+        )
+    file = _recorded(results, runs, host, slot, say)
+    return partial(worker_environment, algorithms="deterministic", file=file)
+
+
+def _recorded(
+    results: Path, runs: Sequence[RunSpec], host: Host, slot: Slot, say: Callable[[str], None]
+) -> Path | None:
+    """The file of the fastest algorithms; null where XLA writes none, and then takes the first."""
+    programs = programs_of(runs)
+    devices = len(slot.devices or host.devices)
+    kind = re.sub(r"\W+", "-", f"{devices}-{host.kind}-jaxlib-{version('jaxlib')}")
+    folder = results / FOLDER
+    file = folder / f"{kind}-{fingerprint({'programs': sorted(programs)})}.textproto"
+    if file.exists():
+        return file
+    say(f"recording the algorithms of {len(programs)} programs, for deterministic = true")
+    folder.mkdir(exist_ok=True)
+    earlier = sorted(folder.glob(f"{kind}-*.textproto"), key=lambda path: path.stat().st_mtime)
+    mine = folder / f".{os.getpid()}.textproto"
+    if earlier:
+        shutil.copyfile(earlier[-1], mine)
+    try:
+        _record([run_folder(results, run.run_id) for run in programs.values()], slot, mine)
+        if not mine.exists():
+            say("XLA recorded none: it takes the first algorithm that compiles, a slower one")
+            return None
+        with suppress(FileExistsError):  # another launch was first; its record is everybody's
+            os.link(mine, file)
+    finally:
+        mine.unlink(missing_ok=True)
+    return file
+
+
+def _record(folders: Sequence[Path], slot: Slot, file: Path) -> None:
+    """Compile the runs of these folders in a process of its own: XLA reads its flags once."""
+    start = str(Path(__file__).with_name("start.py"))
+    done = subprocess.run(
+        [sys.executable, "-P", start, "--record", *map(str, folders)],
+        env=worker_environment(slot, "recorded", file),
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise Refusal(
+            f"[hardware] deterministic = true: the algorithms cannot be recorded: {said[-1]}. Free "
+            "the device, give a smaller microbatch_tokens, or leave deterministic out."
+        )

@@ -1,0 +1,70 @@
+"""Where a run goes on: the last step that is whole in its rows and in a checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from scaling.spec import RunSpec
+from scaling.store.attempt import checkpoint_folders
+from scaling.store.records import UNREADABLE, Refusal
+from scaling.store.scores import scored_steps
+from scaling.store.steps import checkpoint_steps, read_step_file, read_steps
+from scaling.training import checkpoint
+from scaling.training.step import TrainState
+
+
+def whole_until(spec: RunSpec, folder: Path) -> int:
+    """The last step up to which every row of a run can be read.
+
+    Files that cannot are set aside.
+    """
+    for file in [*folder.glob("steps.parquet"), *folder.glob("steps/*.parquet")]:
+        try:
+            read_step_file(file)
+        except Refusal as error:
+            print(f"{file}: {error}; its steps are trained again", file=sys.stderr)
+            file.rename(file.with_suffix(UNREADABLE))
+    logged = read_steps(folder)
+    whole = set(logged["step"])
+    if spec.tasks is not None:  # what was answered at an evaluated step is part of it
+        whole -= set(logged["step"][logged["val_loss"].notna()]) - scored_steps(folder)
+    step = spec.first_step
+    while step + 1 in whole:
+        step += 1
+    return step
+
+
+def own_checkpoint(
+    spec: RunSpec, run: Path, abstract: TrainState, limit: int
+) -> tuple[TrainState, int] | None:
+    """A run's last checkpoint up to step `limit`, and its step; those that are damaged are set
+    aside. Raises Refusal for one that is whole and cannot be read."""
+    folder = run / "checkpoints"
+    for step in reversed([step for step in checkpoint_steps(folder) if step <= limit]):
+        try:
+            return _restored(folder, step, abstract, spec.run_id), step
+        except checkpoint.Damaged as error:
+            print(f"{error}; set aside, trying the one before", file=sys.stderr)
+            checkpoint.set_aside(folder, step)
+    return None
+
+
+def trunk_checkpoint(
+    spec: RunSpec, trunk: Path, abstract: TrainState, limit: int
+) -> tuple[TrainState, int] | None:
+    """The trunk's last readable one; the folder is another run's, so nothing is set aside."""
+    folders = checkpoint_folders(trunk)
+    found = [(step, folder) for folder in folders for step in checkpoint_steps(folder)]
+    for step, folder in sorted(found, key=lambda each: -each[0]):
+        if step <= limit:
+            try:
+                return _restored(folder, step, abstract, spec.trunk_id), step
+            except Refusal as error:
+                print(f"{error}; trying the one before", file=sys.stderr)
+    return None
+
+
+def _restored(folder: Path, step: int, abstract: TrainState, run_id: str) -> TrainState:
+    state: TrainState = checkpoint.restore(folder, step, abstract, run_id)
+    return state
