@@ -39,6 +39,21 @@ def linear(
     )
 
 
+def light(compute: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The same function of arrays, of which the backward pass keeps the inputs and nothing else.
+
+    For norms and activations: to compute them again costs less than to write what they make on the
+    way, most of it float32, and to read it.
+    """
+    inner = jax.custom_vjp(compute)
+
+    def backward(inputs: tuple[jax.Array, ...], grad: jax.Array) -> tuple[jax.Array, ...]:
+        return jax.vjp(compute, *inputs)[1](grad)
+
+    inner.defvjp(lambda *inputs: (compute(*inputs), inputs), backward)
+    return inner
+
+
 class RMSNorm(nnx.Module):
     """x / rms(x) · scale (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4)."""
 
@@ -47,10 +62,14 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(width))
 
     def __call__(self, x_NxD: jax.Array) -> jax.Array:
-        x32_NxD = x_NxD.astype(jnp.float32)
-        mean_square_Nx1 = jnp.mean(x32_NxD * x32_NxD, axis=-1, keepdims=True)
-        y_NxD = x32_NxD * jax.lax.rsqrt(mean_square_Nx1 + self.epsilon)
-        return (y_NxD * self.scale[...][None, :]).astype(x_NxD.dtype)
+        return light(partial(_rms_norm, self.epsilon))(x_NxD, self.scale[...])
+
+
+def _rms_norm(epsilon: float, x_NxD: jax.Array, scale_D: jax.Array) -> jax.Array:
+    x32_NxD = x_NxD.astype(jnp.float32)
+    mean_square_Nx1 = jnp.mean(x32_NxD * x32_NxD, axis=-1, keepdims=True)
+    y_NxD = x32_NxD * jax.lax.rsqrt(mean_square_Nx1 + epsilon)
+    return (y_NxD * scale_D[None, :]).astype(x_NxD.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -62,14 +81,18 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(width)) if config.biases else None
 
     def __call__(self, x_NxD: jax.Array) -> jax.Array:
-        x32_NxD = x_NxD.astype(jnp.float32)
-        centred_NxD = x32_NxD - jnp.mean(x32_NxD, axis=-1, keepdims=True)
-        variance_Nx1 = jnp.mean(centred_NxD * centred_NxD, axis=-1, keepdims=True)
-        y_NxD = centred_NxD * jax.lax.rsqrt(variance_Nx1 + self.epsilon)
-        y_NxD = y_NxD * self.scale[...][None, :]
-        if self.bias is not None:
-            y_NxD = y_NxD + self.bias[...][None, :]
-        return y_NxD.astype(x_NxD.dtype)
+        vectors = [self.scale[...]] if self.bias is None else [self.scale[...], self.bias[...]]
+        return light(partial(_layer_norm, self.epsilon))(x_NxD, *vectors)
+
+
+def _layer_norm(
+    epsilon: float, x_NxD: jax.Array, scale_D: jax.Array, bias_D: jax.Array | None = None
+) -> jax.Array:
+    x32_NxD = x_NxD.astype(jnp.float32)
+    centred_NxD = x32_NxD - jnp.mean(x32_NxD, axis=-1, keepdims=True)
+    variance_Nx1 = jnp.mean(centred_NxD * centred_NxD, axis=-1, keepdims=True)
+    y_NxD = centred_NxD * jax.lax.rsqrt(variance_Nx1 + epsilon) * scale_D[None, :]
+    return (y_NxD if bias_D is None else y_NxD + bias_D[None, :]).astype(x_NxD.dtype)
 
 
 NORMS = {"rms": RMSNorm, "layer": LayerNorm}
@@ -118,7 +141,12 @@ class SwiGLU(nnx.Module):
         self.down = linear(F, D, std=std_out, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_NxD: jax.Array) -> jax.Array:
-        return self.down(jax.nn.silu(self.gate(x_NxD)) * self.up(x_NxD))
+        return self.down(light(_gated)(self.gate(x_NxD), self.up(x_NxD)))
+
+
+def _gated(gate_NxF: jax.Array, up_NxF: jax.Array) -> jax.Array:
+    y_NxF = jax.nn.silu(gate_NxF.astype(jnp.float32)) * up_NxF.astype(jnp.float32)
+    return y_NxF.astype(up_NxF.dtype)
 
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
@@ -139,7 +167,10 @@ class PlainMlp(nnx.Module):
         self.down = linear(F, D, std=std_out, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_NxD: jax.Array) -> jax.Array:
-        return self.down(self.activation(self.up(x_NxD)))
+        return self.down(light(self.activated)(self.up(x_NxD)))
+
+    def activated(self, x_NxF: jax.Array) -> jax.Array:
+        return self.activation(x_NxF.astype(jnp.float32)).astype(x_NxF.dtype)
 
 
 MLPS = {"swiglu": SwiGLU, **dict.fromkeys(ACTIVATIONS, PlainMlp)}
