@@ -6,7 +6,7 @@ from pydantic import ConfigDict, StrictBool
 from pydantic.dataclasses import dataclass
 
 from models.architecture import Attention, Layers, LossForm, Remat, Sharding
-from scaling.quantity import Count
+from scaling.fields import Count
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

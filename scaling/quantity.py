@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
-
-from pydantic import BeforeValidator, Field
 
 _SUFFIX = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _LONGEST = 100  # characters; matching takes their square
@@ -44,7 +41,3 @@ def parse_count(value: object) -> object:
     if number != int(number):
         raise ValueError(f"{value!r} is {number:g}, which is no whole number")
     return int(number)
-
-
-Whole = Annotated[int, BeforeValidator(parse_count)]
-Count = Annotated[Whole, Field(ge=1, lt=2**31)]  # array sizes are 32 bits

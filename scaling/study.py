@@ -21,9 +21,9 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from models.sizes import ParamsConvention
+from scaling.fields import Beta, Count, Fraction, Positive, Quantity, Seed, Shots, Whole
 from scaling.hardware import Hardware
 from scaling.model_section import ModelSection, model_words
-from scaling.quantity import Count, Whole, parse_quantity
 from scaling.store.records import Refusal, did_you_mean
 from scaling.study_errors import USUAL, Words, lines_of, respelt, source_missing
 
@@ -35,15 +35,6 @@ MAX_BYTES = 1 << 20  # of a study file; 10,000 seeds take 60 kB
 MAX_RUNS = 100_000
 MAX_SHAPES = 500  # of which each takes milliseconds to find; a study has a dozen
 MAX_TEXT = 4096  # characters of a name or a text: as long as a path may be
-
-# Beyond these nothing is meant, and arithmetic would overflow: all computers together do some 1e22
-# FLOPs a second, and array sizes are 32 bits.
-Quantity = Annotated[float, BeforeValidator(parse_quantity), Field(le=1e33)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
-Shots = Annotated[Whole, Field(ge=0, le=1000)]  # examples before a prompt
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -20,17 +20,8 @@ ALLOWED = {
 
 # The rooms of scaling/, each of which imports only those before it.
 ROOMS = (
-    *(
-        "quantity",
-        "hardware",
-        "schedule",
-        "store",
-        "study_errors",
-        "model_section",
-        "study",
-        "data",
-    ),
-    *("tasks", "spec", "planning", "training", "launch"),
+    *("quantity", "fields", "hardware", "schedule", "store", "study_errors", "model_section"),
+    *("study", "data", "tasks", "spec", "planning", "training", "launch"),
 )
 
 
