@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from analysis.units import bytes_text, human
 from experiments.planning import Planned
+from models.devices import has_accelerator
 from models.sizes import Rung
 from scaling.data.holdout import Judged
 from scaling.planning.estimate import estimate
@@ -28,7 +29,9 @@ FEW_PIECES = 9  # a large text is cut into four to eight of them, whatever its s
 
 
 def too_large(plan: Plan) -> Iterator[str]:
-    """What is said where a worker needs more memory than this machine has."""
+    """What is said where a worker on a CPU needs more memory than this machine has."""
+    if has_accelerator():
+        return
     need = max(estimate(run, 0.0).memory_bytes for run in plan.runs)
     has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > has:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
 from analysis import cost
 from analysis.units import bytes_text, duration, human, scientific
-from experiments import placing
+from experiments import compiling, placing
 from experiments.bills import Bill, missing
+from experiments.compiling import CompiledStep
 from experiments.doubts import doubts, too_large
-from experiments.placing import place, placed
+from experiments.placing import Placing
 from experiments.planning import Planned
 from experiments.text import MOST_ROWS, columns, printable
 from models.devices import Device
 from scaling.data.corpus import CorpusInfo
 from scaling.data.holdout import Judged
-from scaling.planning.plan import Plan, plan_table
+from scaling.planning.plan import plan_table
 
 # CPU seconds of a trunk with its branches beside its steps: a process starts, imports and compiles
 # (13 to 22 were seen on tiny studies, on a busy machine).
@@ -28,17 +29,30 @@ JOB_SECONDS = 15.0
 WIDTH = 100  # columns of a sentence
 
 
-def plan_text(
-    planned: Planned, devices: Sequence[Device], bills: Sequence[Bill], count: int, workers: int
-) -> str:
-    """A plan on one screen: the ladder, a row a run, what it costs, what to doubt.
+@dataclass(frozen=True)
+class Shown:
+    """A plan with what is said of it."""
 
-    Time and memory are those of one worker on this machine, of which `workers` run at once; where
-    devices are named, those of each run on `count` of them, its time only if there is a bill.
+    planned: Planned
+    devices: tuple[Device, ...] = ()  # asked for; where there are none it is about this machine
+    placings: tuple[Placing, ...] = ()  # on each of the devices, or on this machine
+    bills: tuple[Bill, ...] = ()  # of the devices of which it is known what they reach
+    count: int = 1  # of devices, among which each run is divided
+    workers: int = 1  # at once, on this machine
+    compiled: CompiledStep | None = None
+
+
+def plan_text(shown: Shown) -> str:
+    """A plan on one screen: the ladder, a row a run, what it costs, how each size is laid out,
+    what to doubt.
+
+    Time and memory are those of one worker on this machine; where devices are named, the time of
+    each run on `count` of them, if there is a bill.
     """
+    planned, devices, bills, count = shown.planned, shown.devices, shown.bills, shown.count
     plan = planned.plan
     table = plan_table(plan)
-    costs = _device_columns(plan, devices, bills, count) if devices else _machine_columns(table)
+    costs = _device_columns(bills, count) if devices else _machine_columns(table)
     left_out = table[table["refusal"].notna()].to_dict("records")
     table = table[table["refusal"].isna()]
     rows = [
@@ -57,9 +71,8 @@ def plan_text(
             scientific(run["flops_6nd"]),
             *cells,
         ]
-        for run, cells in zip(
-            table.to_dict("records"), zip(*costs.values(), strict=True), strict=True
-        )
+        for at, run in enumerate(table.to_dict("records"))
+        for cells in [[cells[at] for cells in costs.values()]]
     ]
     header = [
         "kind",
@@ -90,8 +103,8 @@ def plan_text(
         columns(header, rows),
         "",
         f"{len(plan.points)} points from {len(plan.runs)} runs: {scientific(plan.flops_spent)} "
-        f"exact FLOPs{'' if devices else _time(table, workers)}. Shared trunks save a factor of "
-        f"{saved:.2f}.",
+        f"exact FLOPs{'' if devices else _time(table, shown.workers)}. Shared trunks save a factor "
+        f"of {saved:.2f}.",
         _corpus(plan.corpus),
         *map(_judged, planned.judged),
     ]
@@ -113,20 +126,22 @@ def plan_text(
             lines += [cost.to_text(bill.cost), textwrap.fill(f"  by {bill.basis}", WIDTH)]
     if without := missing(devices, bills):
         lines.append(textwrap.fill(without, WIDTH))
-    said = [placing.to_text(placed(plan, device, count)) for device in devices]
+    for each in shown.placings:
+        lines += ["", *placing.to_text(each)]
+    if shown.compiled is not None:
+        lines += ["", textwrap.fill(compiling.to_text(shown.compiled), WIDTH)]
     here = () if devices else too_large(plan)
-    said += [f"warning: {each}" for each in (*doubts(planned), *here)]
+    said = [f"warning: {each}" for each in (*doubts(planned), *here)]
     lines += [textwrap.fill(each, WIDTH, subsequent_indent="  ") for each in said]
     return "\n".join(lines)
 
 
-def plan_json(
-    planned: Planned, devices: Sequence[Device], bills: Sequence[Bill], count: int
-) -> dict[str, Any]:
+def plan_json(shown: Shown) -> dict[str, Any]:
     """A plan as JSON values; hours are of a worker here, null where devices are named."""
+    planned = shown.planned
     plan = planned.plan
     table = plan_table(plan).astype(object).replace({pd.NA: None})
-    if devices:
+    if shown.devices:
         table["hours"] = None
     return {
         "runs": table[table["refusal"].isna()].to_dict("records"),
@@ -136,8 +151,9 @@ def plan_json(
         "condition_number": planned.condition_number,
         "judged": [asdict(each) for each in planned.judged],
         "warnings": doubts(planned),
-        "memory": [placing.to_json(placed(plan, device, count)) for device in devices],
-        "cost": [{**cost.to_json(bill.cost), "basis": bill.basis} for bill in bills],
+        "memory": [placing.to_json(each) for each in shown.placings],
+        "compiled": None if shown.compiled is None else compiling.to_json(shown.compiled),
+        "cost": [{**cost.to_json(bill.cost), "basis": bill.basis} for bill in shown.bills],
     }
 
 
@@ -151,16 +167,12 @@ def _machine_columns(table: pd.DataFrame) -> dict[str, list[str]]:
     }
 
 
-def _device_columns(
-    plan: Plan, devices: Sequence[Device], bills: Sequence[Bill], count: int
-) -> dict[str, list[str]]:
-    """Memory of each run on each of `count` devices, and the time that its FLOPs take there."""
-    # What a run needs on each of so many is the same whichever they are.
-    needs = (place(run, devices[0], count) for run in plan.runs)
-    found = {"on each": [bytes_text(each.needed) for each in needs]}
-    for bill in bills:
-        found[f"time on {count} {bill.cost.device.name}"] = list(map(duration, bill.seconds))
-    return found
+def _device_columns(bills: Sequence[Bill], count: int) -> dict[str, list[str]]:
+    """The time that each run's FLOPs take on `count` of a device."""
+    return {
+        f"time on {count} {bill.cost.device.name}": list(map(duration, bill.seconds))
+        for bill in bills
+    }
 
 
 def _judged(judged: Judged) -> str:

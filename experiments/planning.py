@@ -10,14 +10,13 @@ from analysis.units import scientific
 from experiments.bills import Bill, bill_of
 from experiments.cli import number
 from experiments.design import identifies
-from experiments.devices import device_named, platform_of
+from experiments.devices import device_named
 from experiments.preparing import Preparation
 from models.devices import Device
 from scaling.data.corpus import Corpus, CorpusInfo
 from scaling.data.documents import SourceMissing
 from scaling.data.holdout import Judged, judged
 from scaling.data.prepare import declared, prepare, remembered, unread
-from scaling.planning.layout import Target, layout_of
 from scaling.planning.plan import Plan, draft
 from scaling.planning.refusals import Refusals
 from scaling.store.paths import cache_folder
@@ -164,13 +163,7 @@ def grid_costs(
     dtype: str,
     measured: Path | None = None,
 ) -> list[Bill]:
-    """What the whole grid costs on each device of which a share of the peak is known (`bill_of`).
-
-    Its largest model must fit. Raises Refusal where a run cannot be laid out on so many.
-    """
-    for device in devices:
-        for run in plan.runs:
-            layout_of(run, Target(platform_of(device), count, device.memory))
+    """What the whole grid costs on each device of which a share of its peak is known."""
     bills = (
         bill_of(plan, device, count=count, mfu=mfu, dtype=dtype, file=measured)
         for device in devices

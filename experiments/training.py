@@ -30,44 +30,65 @@ def plan(
     mfu: float | None = None,
     measured: Path | None = None,
     dtype: str = "bf16",
+    compile_for: Annotated[str | None, arg(name="compile", metavar="CHIPS")] = None,
     max_flops: Number = None,
     to_json: JsonFile = None,
 ) -> None:
     """Show what a study would train, and what that costs, before anything is trained.
 
     One row a run: shape, parameters, tokens, steps, rates, FLOPs, and the estimated time and
-    memory of one worker on this machine, or of the devices named. All that is wrong with the study
+    memory of one worker on this machine, or the time on the devices named. Then how each size is
+    laid out there, and whether it fits. All that is wrong with the study
     is refused together, with values that would do: a warmup above 20% of a run, more tokens than
     the corpus holds, duplicate runs, a grid that cannot identify the law the study names. What
     needs no text is checked first; then the corpus is tokenised, once.
 
         scaling plan experiments/quickstart.toml
         scaling plan experiments/accelerator.toml --device h100-sxm tpu-v5p --count 8 --mfu 0.4
+        scaling plan experiments/accelerator.toml --compile tpu-v5e:2x4
 
     Args:
         study: A study file; experiments/quickstart.toml is a documented example.
-        device: Whether the largest run fits these devices of models/devices.toml and, where it is
-            known how much of their peak training reaches, time and money of the whole grid.
+        device: How each size is laid out on these devices of models/devices.toml, whether it fits
+            and, where it is known how much of their peak training reaches, time and money of the
+            whole grid.
         count: Of devices, among which each run is divided.
         mfu: Share of the device's peak that training reaches; if not given, what was measured in
             bfloat16 by size, if it was (benchmarks/results).
         measured: What benchmarks/accelerator.py --json wrote on your device.
         dtype: Number format of the peak.
+        compile_for: Compile the step that needs the most memory for these chips of a TPU, such as
+            tpu-v5e:2x4, and say what it needs; no TPU is needed, and the extra `tpu` is.
         max_flops: Refuse a study that trains more than this.
         to_json: Write the table to this file too.
     """
-    from experiments.plan_text import plan_json, plan_text
+    from experiments.compiling import compiled_largest
+    from experiments.placing import placed_here, placed_on, places_for
+    from experiments.plan_text import Shown, plan_json, plan_text
     from experiments.planning import asked_devices, grid_costs, plan_file, refuse_above
-    from scaling.launch.slots import slots_of, this_host
+    from scaling.launch.slots import this_host
+    from scaling.training.compiling import topology_of
 
     devices = asked_devices(device, count, mfu, measured)
+    topology = None if compile_for is None else topology_of(compile_for)
     planned = plan_file(study)
+    runs = planned.plan.runs
     refuse_above(max_flops, planned.plan.flops_spent)
-    bills = grid_costs(planned.plan, devices, count, mfu, dtype, measured)
+    places = None if devices else places_for(runs, this_host())
+    shown = Shown(
+        planned=planned,
+        devices=tuple(devices),
+        placings=tuple(placed_on(runs, each, count) for each in devices)
+        if places is None
+        else (placed_here(runs, places),),
+        bills=tuple(grid_costs(planned.plan, devices, count, mfu, dtype, measured)),
+        count=count,
+        workers=1 if places is None else len(places.slots),
+        compiled=None if topology is None else compiled_largest(runs, topology),
+    )
     if to_json:
-        write_json(to_json, plan_json(planned, devices, bills, count))
-    workers = 1 if devices else len(slots_of(this_host()).slots)
-    print(plan_text(planned, devices, bills, count, workers))
+        write_json(to_json, plan_json(shown))
+    print(plan_text(shown))
     print(f"Next: scaling run {study}")
 
 
@@ -114,13 +135,14 @@ def run(
     from analysis.units import scientific
     from experiments.grid_text import runs_text, slots_text, to_do_text
     from experiments.next_text import next_text
+    from experiments.placing import placed_here, places_for
     from experiments.planning import plan_bytes, refuse_above
     from experiments.progress import Watch
     from scaling.launch.launcher import TimeUp, launch
     from scaling.launch.local import Local
     from scaling.launch.prepare import manifest_of, prepared
     from scaling.launch.recording import environment_for
-    from scaling.launch.slots import devices_needed, slots_of, this_host
+    from scaling.launch.slots import slots_of, this_host
     from scaling.spec import spent_flops
     from scaling.store import table
     from scaling.store.manifest import read_manifest
@@ -151,12 +173,9 @@ def run(
     waiting = [specs[run.run_id] for run in unfinished(folder, manifest, retry)]
     flops = sum(map(spent_flops, waiting))
     refuse_above(max_flops, flops)
-    if waiting and places.host.platform == "gpu" and devices_per_run is None:
-        needed = devices_needed(waiting, places.host, runs_per_device or 1)
-        if needed > 1:
-            print(f"the largest run needs {needed} devices, so that every run gets as many")
-            places = slots_of(places.host, workers, needed, runs_per_device)
     if waiting:
+        places = places_for(waiting, places.host, workers, devices_per_run, runs_per_device)
+        placed_here(waiting, places).refuse_too_large()
         print(slots_text(places, len(waiting)))
     if dry_run:
         print(to_do_text(waiting))

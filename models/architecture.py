@@ -185,6 +185,14 @@ class Architecture(Protocol):
         """Whether training sets some of its numbers to 0, and so needs keys."""
         return False
 
+    def depth(self, config: Any) -> int:
+        """Layers that `build` can run as a loop, one after the other; 0 where it cannot."""
+        return 0
+
+    def working_bytes(self, config: Any, execution: Execution) -> float:
+        """Bytes a token, beside `activation_bytes`, that the backward pass of one layer needs."""
+        return 0.0
+
     def held_whole(self, config: Any) -> int:
         """Parameters that a device holds at once of a model whose matrices are divided."""
         return self.count_params(config).total

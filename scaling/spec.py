@@ -245,9 +245,15 @@ def planned_run(run: RunSpec, corpus: CorpusInfo) -> PlannedRun:
         first_step=run.first_step,
         steps=run.schedule.steps,
         flops=spent_flops(run),
-        config=_specification().dump_python(run, mode="json"),
+        config=config_of(run),
         columns=run_columns(run, corpus),
     )
+
+
+def config_of(run: RunSpec) -> dict[str, Any]:
+    """The specification as plain values, of which `spec_of` makes it again."""
+    config: dict[str, Any] = _specification().dump_python(run, mode="json")
+    return config
 
 
 def spec_of(config: dict[str, Any]) -> RunSpec:

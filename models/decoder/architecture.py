@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from models.architecture import Architecture, Attention, Execution, Leaf, Platform
+from models.decoder import memory
 from models.decoder.attention_choice import chosen, refusal
 from models.decoder.config import ModelConfig
 from models.decoder.presets import preset
@@ -128,18 +129,13 @@ class DecoderArchitecture(Architecture):
         return config.dropout > 0
 
     def activation_bytes(self, config: ModelConfig, execution: Execution) -> float:
-        """A layer's norms, residuals and projections; its MLP; its scores, their softmax and its
-        gradient. With remat one layer's, and the input of each."""
-        c, size = config, execution.bytes_each
-        layer = size * (8 * c.d_model + 4 * c.n_heads * c.head_dim + 3 * c.d_ff)
-        layer += (4 + size + size) * c.n_heads * c.context_length
-        inputs = c.n_layers * size * c.d_model
-        if execution.remat == "full":
-            return layer + inputs
-        if execution.remat == "dots":
-            products = size * (3 * c.d_model + 4 * c.n_heads * c.head_dim + 2 * c.d_ff)
-            return layer + inputs + c.n_layers * products
-        return c.n_layers * layer
+        return memory.activation_bytes(config, execution)
+
+    def working_bytes(self, config: ModelConfig, execution: Execution) -> float:
+        return memory.working_bytes(config, execution)
+
+    def depth(self, config: ModelConfig) -> int:
+        return config.n_layers
 
     def held_whole(self, config: ModelConfig) -> int:
         """One layer, and the table or the head."""

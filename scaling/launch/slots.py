@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -143,7 +144,8 @@ def devices_needed(runs: Iterable[RunSpec], host: Host, runs_per_device: int = 1
     Raises Refusal, the one of a single device, where they cannot on any number of them.
     """
     device = device_of_kind(host.kind)
-    memory = None if device is None else MEMORY_SHARE * device.memory / runs_per_device
+    # Of a device that is not known, the memory is found out where a run is trained.
+    memory = math.inf if device is None else MEMORY_SHARE * device.memory / runs_per_device
     distinct = programs_of(runs).values()
     first: Refusal | None = None
     widths = [2**k for k in range(len(host.devices).bit_length())]

@@ -173,11 +173,24 @@ def _train(mine: Attempt, stopping: Callable[[], bool], source: str | None) -> S
         raise
     except Exception as error:  # whatever stops this run, the others go on
         mine.check()  # if it is another's by now, the error tells nothing about the run
-        text = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
-        mine.record("failed", reason=text.splitlines()[0])
+        mine.record("failed", reason=_reason(error, folder).splitlines()[0])
         with suppress(OSError):  # the log may be on the disk that is full
             traceback.print_exc()
         return "failed"
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """What a run failed of, for its record."""
+    if isinstance(error, Refusal):
+        return str(error)
+    with suppress(Refusal):
+        # Late: jax, which is loaded where it was jax that said so.
+        if "RESOURCE_EXHAUSTED" in str(error):
+            from scaling.training.exhausted import out_of_memory
+
+            if (said := out_of_memory(error, read_spec(folder))) is not None:
+                return said
+    return f"{type(error).__name__}: {error}"
 
 
 def _train_from_files(

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from models.architecture import architecture
-from scaling.planning.layout import Layout
 from scaling.spec import RunSpec
+
+if TYPE_CHECKING:
+    from scaling.planning.layout import Layout
+
+BLOCK_ROWS = 4096  # whose logits a chunked loss holds at a time
 
 
 @dataclass(frozen=True)
@@ -16,34 +21,50 @@ class StepMemory:
     devices: int  # that share it
     sequences: int  # of a microbatch on each of them
     state: float  # parameters and both moments of Adam, float32
-    working: float  # gradients, and weights in the format that multiplies
-    activations: float  # kept for the backward pass of a microbatch, logits among them
+    sums: float  # gradients of the microbatches before, float32
+    copies: float  # weights in the format that multiplies
+    activations: float  # kept for the backward pass of a microbatch
+    working: float  # the most that is needed beside at a time: see `step_memory`
 
     @property
     def total(self) -> float:
-        return self.state + self.working + self.activations
+        return self.state + self.sums + self.copies + self.activations + self.working
 
 
 def step_memory(run: RunSpec, layout: Layout) -> StepMemory:
     """The memory of a step of `run` on each of the devices of its layout.
 
-    Counted are the arrays that the step must hold at once: state, gradients, copies of the
-    weights in the compute format, and what the backward pass of one microbatch reads. A compiler
-    keeps some more and shares some.
+    Counted are the arrays that the step must hold at once. They are most either when the backward
+    pass begins, with the logits, their gradient and that of the head, or when it ends, with the
+    arrays of a layer and the gradients of all parameters.
     """
     c, execution, family = run.model, layout.execution, architecture(run.architecture)
     shared = layout.devices if layout.sharding == "fsdp" else 1
-    params, size = run.params.total, execution.bytes_each
-    logits = 2 * 4 * c.vocab_size  # float32 always: they and their gradient
-    kept = family.activation_bytes(c, execution) + logits
-    # Microbatches add up their gradients in a second copy.
-    gradients = (8 if layout.accumulate > 1 else 4) * params / shared
-    whole = family.held_whole(c) if shared > 1 else params
-    copies = size * whole if shared > 1 or size < 4 else 0.0
+    size, params = execution.bytes_each, run.params.total
+    tokens = layout.sequences * run.sequence_length
+    gradients = 4.0 * params / shared
+    rows = min(tokens, BLOCK_ROWS) if execution.loss == "chunked" else tokens
+    head = 4.0 * run.params.head_matmul
+    # Their gradient is in the format that multiplies; libtpu makes it inside the products.
+    logits = rows * c.vocab_size * (4.0 + size * (0.25 if execution.attention == "splash" else 1))
+    whole = family.held_whole(c)
+    layer = tokens * family.working_bytes(c, execution)
+    copies = size * params / shared if size < 4 else 0.0
+    if shared > 1:  # what is gathered: the table in float32, for lookups
+        copies += size * whole + 4.0 * run.params.embedding
+    activations = tokens * family.activation_bytes(c, execution)
+    if execution.layers == "scanned":  # arrays of all layers, from the first to the last
+        layer += gradients
+        if size < 4:
+            layer += (2.0 + size) * whole  # weights and gradients before they join those of all
+    else:  # the first layer's gradients come when all other activations are gone
+        layer += max(head, gradients - activations)
     return StepMemory(
         devices=layout.devices,
         sequences=layout.sequences,
         state=12.0 * params / shared,
-        working=gradients + copies,
-        activations=float(layout.sequences * run.sequence_length * kept),
+        sums=gradients if layout.accumulate > 1 else 0.0,
+        copies=copies,
+        activations=activations,
+        working=max(logits + head, layer),
     )

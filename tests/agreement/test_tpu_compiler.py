@@ -1,4 +1,4 @@
-"""The TPU's own compiler takes the accelerator study's largest step, and it fits the memory.
+"""The TPU's own compiler takes the accelerator study's largest step, and needs what is estimated.
 
 Lowering for another platform checks little, and compiling a program lowered for a TPU on a CPU
 nothing. libtpu compiles ahead of time for a described topology, without a TPU; it comes with
@@ -12,10 +12,15 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
-COMPILED = """
+from scaling.training.compiling import ENVIRONMENT
+
+MEMORY = Path(__file__).parents[1] / "compiled_memory.py"
+
+LARGEST = """
 import json
 from pathlib import Path
 import jax, numpy as np
@@ -23,23 +28,28 @@ from jax.experimental import topologies
 from jax.sharding import AxisType
 from models.sharding import AXES, batch_sharding, replicated
 from scaling.data.prepare import declared
+from scaling.planning.layout import layout_of
+from scaling.planning.memory import step_memory
 from scaling.planning.plan import make_plan
-from scaling.training.step import program_of
 from scaling.study import read_study
+from scaling.training.compiling import topology_of
+from scaling.training.step import make_program
 
 chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
-mesh = jax.make_mesh((1, 8, 1), AXES, axis_types=(AxisType.Auto,) * 3, devices=chips)
 study = read_study(Path("experiments/accelerator.toml"))
 run = max(make_plan(study, declared(study.data)).runs, key=lambda run: run.flops_per_token)
-program = program_of(run, mesh)
-batch = (program.layout.steps_per_call, run.batch_sequences, run.sequence_length + 1)
+layout = layout_of(run, topology_of("tpu-v5e:2x4").target)
+sides = (8, 1, 1) if layout.sharding == "data" else (1, 8, 1)
+mesh = jax.make_mesh(sides, AXES, axis_types=(AxisType.Auto,) * 3, devices=chips)
+program = make_program(run.architecture, run.model, run.optimizer, run.seed, layout, mesh)
+batch = (layout.steps_per_call, run.batch_sequences, run.sequence_length + 1)
 compiled = program.train.trace(
     program.abstract,
     jax.ShapeDtypeStruct(batch, np.int32, sharding=batch_sharding(mesh, leading=1)),
     jax.ShapeDtypeStruct(batch[:1], np.float32, sharding=replicated(mesh)),
 ).lower().compile()
 memory = compiled.memory_analysis()
-shape = (program.layout.microbatch_sequences, run.sequence_length + 1)
+shape = (layout.microbatch_sequences, run.sequence_length + 1)
 windows = jax.ShapeDtypeStruct(shape, np.int32, sharding=batch_sharding(mesh))
 evaluated = program.evaluate.trace(program.abstract.params, windows).lower().compile()
 print(json.dumps({
@@ -49,33 +59,55 @@ print(json.dumps({
     "state": memory.argument_size_in_bytes,
     "temporary": memory.temp_size_in_bytes,
     "reused": memory.alias_size_in_bytes,
-    "attention": program.layout.execution.attention,
+    "attention": layout.execution.attention,
     "kernels": compiled.as_text().count('custom_call_target="tpu_custom_call"'),
     "evaluation": evaluated.memory_analysis().temp_size_in_bytes,
+    "estimate": step_memory(run, layout).total,
 }))
 """
 
 
-def test_the_largest_step_compiles_for_eight_v5e_and_fits_their_memory() -> None:
+@pytest.fixture(autouse=True)
+def compiler() -> None:
     if find_spec("libtpu") is None:
         assert not os.environ.get("SCALING_REQUIRE_AGREEMENT"), "libtpu is missing"
         pytest.skip("libtpu is not installed; `make test-extras` runs this")
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # it compiles alone; a lock of before is nobody's
-    }
+
+
+def said(*words: object) -> str:
+    """What a Python process prints in which libtpu compiles."""
     done = subprocess.run(
-        [sys.executable, "-c", COMPILED], env=environment, capture_output=True, text=True
+        [sys.executable, *map(str, words)],
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    return done.stdout
+
+
+def test_the_largest_step_compiles_for_eight_v5e_and_fits_their_memory() -> None:
+    found = json.loads(said("-c", LARGEST).splitlines()[-1])
     print(found)
     assert (found["device"], found["devices"], found["layers"]) == ("TPU v5 lite", 8, 30)
     assert found["state"] + found["temporary"] < 15.75e9  # bytes that libtpu leaves of 16 GB
     assert found["state"] + found["evaluation"] < 15.75e9
+    assert found["estimate"] == pytest.approx(found["state"] + found["temporary"], rel=0.15)
     assert found["attention"] == "splash"
     assert found["kernels"] >= 4  # forward, again where it is remade, and two of the backward pass
     assert found["reused"] > 0.99 * found["state"]  # the donated state is updated in place
+
+
+def test_a_plan_compiles_its_largest_step_and_says_what_it_needs(tmp_path: Path) -> None:
+    path, study = tmp_path / "plan.json", "experiments/smoke.toml"
+    printed = said("-m", "experiments", "plan", study, "--compile", "tpu-v5e:1x1", "--json", path)
+    assert "Compiled for tpu-v5e:1x1 in " in printed and "and fits" in printed
+    found = json.loads(path.read_text())["compiled"]
+    assert found["fits"] and 0 < found["needed"] < 16e9
+
+
+def test_the_estimate_is_within_15_percent_of_what_a_tpu_compiles() -> None:
+    cases = [json.loads(line) for line in said(MEMORY, "tpu").splitlines()]
+    assert len(cases) >= 6
+    for case in cases:
+        assert case["estimate"] == pytest.approx(case["compiled"], rel=0.15), case

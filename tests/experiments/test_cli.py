@@ -148,7 +148,7 @@ def test_max_flops_refuses_a_grid_that_costs_more_and_a_dry_run_writes_nothing(
 def test_time_on_a_device_needs_the_share_of_its_peak(monkeypatch, capsys):
     assert scaling(monkeypatch, "plan", SMOKE, "--device", "h100-sxm") == 0
     said = capsys.readouterr().out
-    assert "No time: give --mfu" in said and "It fits." in said and "$" not in said
+    assert "No time: give --mfu" in said and "Every size fits." in said and "$" not in said
     assert scaling(monkeypatch, "plan", SMOKE, "--device", "h100-sxm", "--mfu", "40") == 2
     refused = capsys.readouterr()
     assert "--mfu 40 is not a share" in refused.err and not refused.out

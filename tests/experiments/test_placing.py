@@ -1,4 +1,4 @@
-"""Whether devices hold a run is said of the devices that were asked for, with what would fit."""
+"""How sizes are laid out, and whether they fit, is said of the devices that were asked for."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiments.__main__ import main
 from experiments.devices import device_named
-from experiments.placing import place, placed, to_text
-from models.decoder.sizes import count_params
+from experiments.placing import placed_here, placed_on, places_for, to_text
 from scaling.data.prepare import declared
 from scaling.hardware import Hardware
-from scaling.planning.layout import Layout
-from scaling.planning.memory import step_memory
+from scaling.launch.slots import Host
 from scaling.planning.plan import Plan, make_plan
+from scaling.spec import RunSpec
+from scaling.store.records import Refusal
 from scaling.study import read_study
+from scaling.training.compiling import Compiled, Topology
 
 STUDY = Path("experiments/accelerator.toml")
+H200 = Host("gpu", "NVIDIA H200", tuple("01234567"))
 
 
 @pytest.fixture(scope="module")
@@ -30,50 +33,115 @@ def plan() -> Plan:
     return make_plan(study, declared(study.data))
 
 
-def test_the_estimate_is_what_libtpu_compiles_where_it_was_compiled(plan: Plan) -> None:
-    each = placed(plan, device_named("tpu-v5e"), 8)
-    assert each.memory.state == pytest.approx(3.3e9, rel=0.01)
-    assert each.needed == pytest.approx(3.3e9 + 10.1e9, rel=0.03)  # tests/agreement
-    assert each.verdict == "fits"
+@pytest.fixture(scope="module")
+def derived(plan: Plan) -> list[RunSpec]:
+    """Its runs, with nothing asked of their layout."""
+    return [replace(run, hardware=Hardware()) for run in plan.runs]
 
 
-def test_state_is_divided_among_the_devices_and_activations_follow_the_microbatch(
-    plan: Plan,
-) -> None:
-    run = max(plan.runs, key=lambda run: run.flops_per_token)
-    one = step_memory(run, Layout(2))
-    eight = step_memory(run, Layout(16, devices=8, sharding="fsdp"))
-    assert one.state == 12 * count_params(run.model).total == 8 * eight.state
-    assert one.activations == eight.activations
+@pytest.mark.parametrize("name", ["h100-sxm", "h200", "tpu-v5e", "tpu-v5p", "a100-40gb"])
+def test_the_study_for_accelerators_fits_eight_devices(derived: list[RunSpec], name: str) -> None:
+    placing = placed_on(derived, device_named(name), 8)
+    assert placing.verdict == "fits"
+    assert len(placing.sizes) == len({run.model for run in derived})
+    layouts = {each.run.params.total: each.layout.execution for each in placing.sizes}
+    assert layouts[min(layouts)].remat == "none"  # 12M parameters compute nothing again
 
 
-def test_what_does_not_fit_is_said_with_a_change_that_does(plan: Plan) -> None:
-    run = max(plan.runs, key=lambda run: run.flops_per_token)
-    for remat, tokens in (("none", 4096), ("full", None)):
-        hardware = Hardware(tokens, "scanned", remat, sharding="fsdp")
-        large = replace(run, dtype="bfloat16", hardware=hardware)
-        each = place(large, device_named("h100-sxm"), 8)
-        assert each.verdict != "fits"
-        said = re.search(r"It (?:may|does) not fit\. Give (.*): about", to_text(each))
-        assert said is not None
-        found = re.search(r"microbatch_tokens = (\d+)", said[1])
-        changed = replace(
-            hardware,
-            microbatch_tokens=int(found[1]) if found else tokens,
-            remat="full" if 'remat = "full"' in said[1] else remat,
-        )
-        assert place(replace(large, hardware=changed), each.device, 8).verdict == "fits"
+def test_a_size_that_does_not_fit_is_said_beside_those_that_do(derived: list[RunSpec]) -> None:
+    placing = placed_on(derived, device_named("l4"), 1)
+    assert placing.verdict == "does not fit" and placing.sizes
+    header, columns, *rows = to_text(placing)
+    assert header == "Layouts on 1 × l4, with 22.1 GB for each:" and "remat" in columns
+    lost = [row for row in rows if row.startswith("Does not fit 1 × l4: params = ")]
+    assert len(lost) == len(placing.too_large) and "Give each run" in lost[0]
+    with pytest.raises(Refusal, match="params = "):
+        placing.refuse_too_large()
 
 
-def test_a_plan_for_devices_shows_their_memory_and_their_time_and_nothing_of_this_machine(
+def test_sizes_that_are_laid_out_alike_are_one_line(plan: Plan) -> None:
+    small = [replace(run, dtype="float32") for run in plan.runs][:1]
+    host = Host("cpu", "cpu", ("0",))
+    (line,) = to_text(placed_here(small, places_for(small, host)))
+    assert line.startswith("Layout of every size on 1 × CPU: microbatch ")
+    assert line.endswith(" on each device.") and len(line) < 250 and line.count("\n") == 1
+
+
+def test_a_worker_is_given_the_devices_and_the_memory_of_its_slot(derived: list[RunSpec]) -> None:
+    largest = max(derived, key=lambda run: run.params.total)
+    alone = placed_here([largest], places_for([largest], H200)).target
+    shared = placed_here([largest], places_for([largest], H200, runs_per_device=2)).target
+    several = placed_here([largest], places_for([largest], H200, devices_per_run=4)).target
+    assert (alone.devices, shared.devices, several.devices) == (1, 1, 4)
+    assert alone.memory == pytest.approx(0.92 * 141e9)
+    assert shared.memory == pytest.approx(0.46 * 141e9)
+    # Its memory is not known here, and is where a worker finds it.
+    unknown = replace(H200, kind="NVIDIA X1")
+    assert placed_here([largest], places_for([largest], unknown)).verdict == "fits"
+
+
+def test_a_run_that_needs_several_devices_gets_them(derived: list[RunSpec]) -> None:
+    largest = max(derived, key=lambda run: run.params.total)
+    host = replace(H200, kind="NVIDIA L4")
+    placing = placed_here([largest], places_for([largest], host))
+    assert placing.target.devices > 1 and not placing.too_large
+
+
+def test_a_plan_for_devices_shows_layouts_and_times_and_nothing_of_this_machine(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     words = ("--device", "h100-sxm", "--count", "8", "--mfu", "0.4", "--json", tmp_path / "p.json")
     monkeypatch.setattr(sys, "argv", ["scaling", "plan", *map(str, (STUDY, *words))])
     assert main() == 0
     header, *lines = capsys.readouterr().out.splitlines()
-    assert "on each  time on 8 h100-sxm" in header and "memory" not in header
+    assert "time on 8 h100-sxm" in header and "memory" not in header
+    assert any(re.match(r"Layouts? .*on 8 × h100-sxm", line) for line in lines)
     assert "years" not in "\n".join(lines) and "e+03 GB" not in "\n".join(lines)
     told = json.loads((tmp_path / "p.json").read_text())
-    assert [each["verdict"] for each in told["memory"]] == ["fits"]
-    assert {run["hours"] for run in told["runs"]} == {None}
+    (placing,) = told["memory"]
+    assert (placing["verdict"], placing["platform"], placing["count"]) == ("fits", "gpu", 8)
+    assert {size["layout"]["execution"]["attention"] for size in placing["sizes"]} == {"cudnn"}
+    assert max(size["memory"]["total"] for size in placing["sizes"]) == placing["needed_bytes"]
+    assert {run["hours"] for run in told["runs"]} == {None} and told["compiled"] is None
+
+
+def test_a_grid_that_its_devices_cannot_train_is_refused_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """On one small GPU; what is asked for is refused alike, whatever the memory."""
+    host = replace(H200, kind="NVIDIA L4", devices=("0",))
+    monkeypatch.setattr("scaling.launch.slots.this_host", lambda: host)
+    monkeypatch.setattr("scaling.training.flags.refuse_faulty_jax", lambda platform: None)
+    words: tuple[Any, ...] = ("run", STUDY, "--dry-run", "--results", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["scaling", *map(str, words)])
+    assert main() == 2
+    said = capsys.readouterr().err
+    assert said.startswith("scaling run: error: params = ")
+    assert len(said.splitlines()) > 1 and said.count("Give each run") == len(said.splitlines())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("needed", "word"), [(12e9, "and fits"), (17e9, "and does not fit")])
+def test_a_compiled_step_is_said_beside_the_estimate(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    needed: float,
+    word: str,
+) -> None:
+    asked: list[RunSpec] = []
+
+    def compiled(run: RunSpec, topology: Topology) -> Compiled:
+        asked.append(run)
+        return Compiled(needed, 63.0)
+
+    monkeypatch.setattr("experiments.compiling.compile_step", compiled)
+    words = ("plan", STUDY, "--compile", "tpu-v5e:2x4", "--json", tmp_path / "p.json")
+    monkeypatch.setattr(sys, "argv", ["scaling", *map(str, words)])
+    assert main() == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"needs {needed / 1e9:.0f} GB on each chip of 16 GB, {word}. The estimate is " in said
+    told = json.loads((tmp_path / "p.json").read_text())["compiled"]
+    assert told["fits"] == (word == "and fits") and told["topology"] == "tpu-v5e:2x4"
+    assert [run.run_id for run in asked] == [told["run_id"]]
+    assert told["estimated_bytes"] < 16e9

@@ -16,7 +16,7 @@ import pytest
 from experiments import preparing
 from experiments.design import MAX_CONDITION
 from experiments.doubts import doubts
-from experiments.plan_text import plan_text
+from experiments.plan_text import Shown, plan_text
 from experiments.planning import Planned, plan_file, plan_study
 from scaling.data import tokenizer
 from scaling.data.progress import Step
@@ -203,7 +203,7 @@ def test_a_plan_says_on_what_its_runs_are_judged(mine: Callable[..., Study]) -> 
         info.holdout_documents,
         info.holdout_tokens,
     )
-    text = plan_text(planned, [], [], 1, 1)
+    text = plan_text(Shown(planned))
     assert f"in all {judged.documents} held-out documents, windows of 16" in text
     assert f"the held-out loss is over {judged.documents} of 8 documents" in " ".join(text.split())
 

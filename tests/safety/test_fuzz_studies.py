@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments.plan_text import plan_text
+from experiments.plan_text import Shown, plan_text
 from experiments.planning import Planned
 from scaling.data.corpus import CorpusInfo
 from scaling.planning.plan import make_plan, plan_table
@@ -150,7 +150,7 @@ def plan(guard: Guard, table: dict[str, Any]) -> None:
     with guard():
         made = make_plan(parse_study(in_full(table), "study.toml"), CORPUS)
         plan_table(made)
-        assert len(plan_text(Planned(made, None, ()), [], [], 1, 2)) < 100_000
+        assert len(plan_text(Shown(Planned(made, None, ())))) < 100_000
 
 
 def read(guard: Guard, content: bytes) -> None:

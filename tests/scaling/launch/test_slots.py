@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -153,10 +154,10 @@ def test_a_run_gets_as_many_gpus_as_it_needs(
     monkeypatch.setattr(slots, "layout_of", laid_out)
     six = Host("gpu", "NVIDIA H200", tuple("012345"))
     assert devices_needed(plan().runs, six) == needed
-    # What a worker may take of 141 GB, or of an unknown device.
+    # What a worker may take of 141 GB; of an unknown device it finds out by itself.
     assert {target.memory for target in seen} == {0.92 * 141e9}
     devices_needed(plan().runs, Host("gpu", "NVIDIA X", tuple("012345")), 2)
-    assert seen[-1].memory is None
+    assert seen[-1].memory == math.inf
 
 
 def test_what_fits_no_number_of_gpus_is_refused_as_on_one(

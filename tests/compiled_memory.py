@@ -1,0 +1,101 @@
+"""Compiles training steps, and prints of each what it needs and what was estimated, as JSON.
+
+`python compiled_memory.py cpu` or, where libtpu is, `tpu`, for chips of a TPU v5e. It is a process
+of its own because the tests' flags tell XLA to optimise nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType
+
+from models.architecture import Execution
+from models.decoder.config import DIALECTS, ModelConfig
+from models.decoder.sizes import count_params
+from models.sharding import AXES, batch_sharding, replicated
+from scaling.planning.layout import Layout
+from scaling.planning.memory import step_memory
+from scaling.spec import Optimizer
+from scaling.training.step import make_program
+
+T = 512
+DEEP = ModelConfig(4096, T, 4, 256, 2, 2, 128, 704, **DIALECTS["llama"])
+SHORT = ModelConfig(4096, T, 3, 256, 2, 2, 128, 704, **DIALECTS["llama"])
+NARROW = ModelConfig(1024, T, 6, 256, 4, 4, 64, 704, **DIALECTS["llama"])
+WORDY = ModelConfig(32768, T, 4, 256, 2, 2, 128, 704, **DIALECTS["llama"])
+WIDE = ModelConfig(8192, T, 4, 768, 6, 6, 128, 2048, **DIALECTS["llama"])
+GPT2 = ModelConfig(8192, T, 3, 768, 12, 12, 64, 3072, **DIALECTS["gpt2"])
+SCANNED: dict[str, Any] = {"layers": "scanned"}
+
+# What is compiled: a model, how its arithmetic is done, and how sequences and devices are.
+CPU: dict[str, tuple[ModelConfig, dict[str, Any], Layout]] = {
+    "unrolled": (SHORT, {}, Layout(16)),
+    "narrow": (NARROW, {}, Layout(8)),
+    "gpt2": (GPT2, {}, Layout(8)),
+    "scanned": (DEEP, SCANNED, Layout(16)),
+    "dots": (DEEP, {**SCANNED, "remat": "dots"}, Layout(16)),
+    "full": (DEEP, {**SCANNED, "remat": "full"}, Layout(16)),
+    "chunked": (WORDY, {**SCANNED, "remat": "dots", "loss": "chunked"}, Layout(16)),
+    "data": (WIDE, {**SCANNED, "remat": "full"}, Layout(16, devices=4)),
+    "fsdp": (WIDE, {**SCANNED, "remat": "dots"}, Layout(16, devices=4, sharding="fsdp")),
+}
+SPLASH = {"attention": "splash", "dtype": "bfloat16"}
+CASES = {
+    "cpu": {
+        name: (model, {"attention": "blocks", **asked}, layout)
+        for name, (model, asked, layout) in CPU.items()
+    },
+    "tpu": {
+        name: (model, {**SPLASH, **asked}, layout)
+        for name, (model, asked, layout) in CPU.items()
+        if name != "narrow"  # a head of 64 fills half of a TPU's lanes
+    },
+}
+
+
+def compiled(model: ModelConfig, execution: Execution, layout: Layout, chips: Any) -> float:
+    """Bytes that XLA reserves on each device for the step: what it is given, and what it makes."""
+    sides = (layout.devices, 1, 1) if layout.sharding == "data" else (1, layout.devices, 1)
+    mesh = jax.make_mesh(
+        sides, AXES, axis_types=(AxisType.Auto,) * 3, devices=chips[: layout.devices]
+    )
+    optimizer = Optimizer(0.9, 0.95, 0.1, 1.0, 1e-4)
+    program: Any = make_program("decoder", model, optimizer, 0, layout, mesh)
+    batch = (1, layout.microbatch_sequences * layout.accumulate, T + 1)
+    traced = program.train.trace(
+        program.abstract,
+        jax.ShapeDtypeStruct(batch, np.int32, sharding=batch_sharding(mesh, leading=1)),
+        jax.ShapeDtypeStruct((1,), np.float32, sharding=replicated(mesh)),
+    )
+    memory = traced.lower().compile().memory_analysis()
+    return float(memory.argument_size_in_bytes + memory.temp_size_in_bytes)
+
+
+def main(platform: str) -> None:
+    if platform == "tpu":
+        from jax.experimental import topologies
+
+        name = "v5e:2x2"
+        chips = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    else:
+        chips = jax.devices()
+    for name, (model, asked, layout) in CASES[platform].items():
+        execution = Execution(**asked)
+        laid_out = replace(layout, execution=execution)
+        run: Any = SimpleNamespace(
+            architecture="decoder", model=model, params=count_params(model), sequence_length=T
+        )
+        estimate = step_memory(run, laid_out).total
+        needs = compiled(model, execution, laid_out, chips)
+        print(json.dumps({"case": name, "estimate": estimate, "compiled": needs}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
