@@ -48,7 +48,7 @@ def test_what_fills_up_the_last_batch_is_no_part_of_the_losses(sequences: int) -
 
 
 def test_a_step_may_overwrite_the_parameters_before_the_losses_are_fetched() -> None:
-    evaluate = jax.jit(lambda params, tokens: params["w"] * tokens[:, 1:])
+    evaluate = jax.jit(lambda params, tokens: params["w"][None] * tokens[:, 1:])
     step = jax.jit(lambda params: {"w": params["w"] * 0}, donate_argnums=0)
     on_device = program([])
     on_device.evaluate = evaluate
