@@ -29,7 +29,8 @@ def _backward(kept: tuple[jax.Array, jax.Array], grad_NxD: jax.Array) -> tuple[j
         cuda=lambda numbers_N, grad_NxD: sorted_sums(numbers_N, grad_NxD, V),
         default=lambda numbers_N, grad_NxD: scattered_sums(numbers_N, grad_NxD, V),
     )
-    return grad_VxD, None
+    # As the table was: each device sums its own rows, and the sums go between them, not the rows.
+    return whole_rows(grad_VxD), None
 
 
 looked_up.defvjp(_forward, _backward)
