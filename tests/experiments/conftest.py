@@ -41,7 +41,8 @@ class Options:
 
     @staticmethod
     def named(text: str) -> set[str]:
-        return set(re.findall(_OPTION, text))
+        """The options in a text, but for those of pip, which has its own."""
+        return set(re.findall(_OPTION, re.sub(r"\bpip [a-z]+.*", "", text)))
 
     def foreign(self, text: str, own: set[str]) -> set[str]:
         """The options named that are not in `own`, nor of the command that is named before them."""
@@ -69,7 +70,6 @@ def refusals_advise_only_what_there_is(monkeypatch: pytest.MonkeyPatch, advised:
             message = text.removeprefix(refused[0])
             # Of a fit that was made by another command.
             message = re.sub(r"[Ff]it with", "scaling fit", message)
-            message = re.sub(r"\bpip [a-z]+.*", "", message)  # has options of its own
             assert advised.foreign(message, own) == set(), text
         say(text, file)
 
