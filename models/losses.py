@@ -14,15 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from models.output import Losses, Output
+from models.output import BLOCK_ROWS, Losses, Output
 from models.products import dot, kernel_gradient
 from models.sharding import by_device, whole_vocabulary
-
-# Rows whose logits a device holds at a time. In the backward pass each block adds to the float32
-# gradient of the head, 8 bytes a number to read and write beside 8·rows FLOPs: at 4 TB/s and
-# 600 TFLOP/s that is 300 / rows of the products' time, 7% here. Half as many rows cost 14%; a
-# vocabulary of 50,257 takes 1.2 GB at 4 + 2 bytes a logit, and twice as many rows twice that.
-BLOCK_ROWS = 4096
 
 
 class TokenLosses(NamedTuple):

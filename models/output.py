@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import jax
 
+# Rows whose logits a device holds at a time. In the backward pass each block adds to the float32
+# gradient of the head, 8 bytes a number to read and write beside 8·rows FLOPs: at 4 TB/s and
+# 600 TFLOP/s that is 300 / rows of the products' time, 7% here. Half as many rows cost 14%; a
+# vocabulary of 50,257 takes 1.2 GB at 4 + 2 bytes a logit, and twice as many rows twice that.
+BLOCK_ROWS = 4096
+
 
 class Output(NamedTuple):
     """What a model may return in place of its logits."""

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from models.architecture import architecture
+from models.output import BLOCK_ROWS
 from scaling.spec import RunSpec
 
 if TYPE_CHECKING:
     from scaling.planning.layout import Layout
-
-BLOCK_ROWS = 4096  # whose logits a chunked loss holds at a time
 
 
 @dataclass(frozen=True)
