@@ -20,9 +20,8 @@ def out_of_memory(error: Exception, run: RunSpec) -> str | None:
         return None
     layout = layout_of(run, target_here())
     return (
-        f"out of memory on the device, with microbatches of "
-        f"{layout.sequences * run.sequence_length:,} tokens on each of {layout.devices}: "
-        f"{_remedy(run, layout)}"
+        f"out of memory on the device with microbatch_tokens = "
+        f"{layout.sequences * run.sequence_length}: {_remedy(run, layout)}"
     )
 
 

@@ -21,11 +21,9 @@ from jax.sharding import Mesh
 from models.devices import peak_flops
 from scaling.data.corpus import Corpus
 from scaling.data.holdout import HoldoutLoss
-from scaling.planning.layout import Layout
 from scaling.schedule import learning_rates
 from scaling.spec import RunSpec
 from scaling.store.failpoint import failpoint
-from scaling.store.records import Refusal
 from scaling.store.steps import forget_steps_after, merge_steps, read_steps, write_segment
 from scaling.training.ahead import made_ahead
 from scaling.training.evaluations import Evaluation, Evaluations
@@ -80,28 +78,10 @@ def train(
     only read. `before_commit` is called before anything is written, and may raise.
     Without a `mesh`, it is laid out on all devices that this process sees.
     The same bits return on the same kind and number of devices.
-    Raises Diverged, Interrupted (after a checkpoint), or Refusal (files, disk, device memory).
+    Raises Diverged, Interrupted (after a checkpoint), Refusal (files, disk), or what jax raises;
+    of a device out of memory scaling/training/exhausted.py says what to try.
     """
-    loop = _Loop(spec, folder, trunk, corpus, mesh, before_commit)
-    try:
-        return loop.run(report, should_stop)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise Refusal(_out_of_memory(spec, loop.program.layout, error)) from error
-
-
-def _out_of_memory(spec: RunSpec, layout: Layout, error: Exception) -> str:
-    """What a run needed that its devices do not have, and what to try."""
-    share, T = spec.batch_sequences // layout.devices, spec.sequence_length
-    smaller = [n for n in range(1, layout.sequences) if share % n == 0]
-    remedy = "that is one sequence: give it more devices and sharding = 'fsdp', or remat = 'full'"
-    if smaller:
-        remedy = f"try [hardware] microbatch_tokens = {smaller[-1] * T}"
-    return (
-        f"out of memory on the device with microbatch_tokens = {layout.sequences * T}; {remedy}. "
-        f"It said: {str(error).splitlines()[0][:200]}"
-    )
+    return _Loop(spec, folder, trunk, corpus, mesh, before_commit).run(report, should_stop)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from scaling.store.ready import run_folder
 from scaling.store.records import Refusal, read_json, write_json
 from scaling.store.run_record import read_run
 from scaling.store.steps import read_steps
-from scaling.training import checkpoint, loop
+from scaling.training import checkpoint
 from scaling.training.flags import worker_environment
 from scaling.training.step import program_of
 
@@ -173,20 +173,6 @@ def test_a_run_that_cannot_start_fails_with_its_reason_and_so_does_its_branch(
     # Its branch has nowhere to start, and says so instead of training the trunk again.
     assert status(branch) == "failed"
     assert trunk.name in read_json(branch / "run.json")["reason"]
-
-
-def test_a_run_whose_device_is_out_of_memory_fails_and_says_what_to_try(
-    ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def exhausted(*_: object) -> None:
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nand more")
-
-    monkeypatch.setattr(loop._Loop, "_advance", exhausted)
-    trunk = ready(tmp_path)[0]
-    assert train_run(trunk) == "failed"
-    reason = read_json(trunk / "run.json")["reason"]
-    assert reason.startswith("out of memory on the device with microbatch_tokens = 64; try")
-    assert "[hardware] microbatch_tokens = 32" in reason and "\n" not in reason
 
 
 def test_a_log_that_can_hold_no_more_hides_no_reason(

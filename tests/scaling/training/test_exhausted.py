@@ -40,7 +40,7 @@ def test_the_reason_names_the_microbatch_and_the_next_smaller_one(
 ) -> None:
     run = plan().runs[0]
     assert out_of_memory(error, run) == (
-        "out of memory on the device, with microbatches of 64 tokens on each of 1: "
+        "out of memory on the device with microbatch_tokens = 64: "
         "give [hardware] microbatch_tokens = 32 and --retry failed."
     )
     one = replace(run, hardware=Hardware(microbatch_tokens=16))
@@ -54,13 +54,15 @@ def test_other_errors_say_nothing_of_memory(plan: Callable[..., Plan]) -> None:
         assert out_of_memory(other, plan().runs[0]) is None
 
 
-def test_a_worker_records_it_as_a_failure(
+def test_a_run_that_is_out_of_memory_in_a_step_fails_with_the_reason(
     plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = plan()
     prepare(tmp_path, made, b"")
-    first = made.runs[0]
-    monkeypatch.setattr(loop, "train", exhaust)
-    assert train_run(run_folder(tmp_path, first.run_id)) == "failed"
-    reason = read_run(run_folder(tmp_path, first.run_id)).reason
-    assert reason is not None and reason.startswith("out of memory on the device, with micro")
+    folder = run_folder(tmp_path, made.runs[0].run_id)
+    monkeypatch.setattr(loop._Loop, "_advance", exhaust)
+    assert train_run(folder) == "failed"
+    assert read_run(folder).reason == (
+        "out of memory on the device with microbatch_tokens = 64: "
+        "give [hardware] microbatch_tokens = 32 and --retry failed."
+    )

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import re
 import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ import pytest
 from models.sharding import make_mesh
 from scaling.data.corpus import Corpus
 from scaling.data.holdout import holdout_windows
-from scaling.hardware import Hardware
 from scaling.planning.plan import Plan
 from scaling.spec import RunSpec
 from scaling.store import checksums
@@ -444,47 +441,6 @@ def test_the_share_of_the_peak_is_logged_by_both_counts_where_the_peak_is_known(
     file = undisturbed[0] / trunk.run_id / "steps.parquet"
     table = pq.read_table(file, columns=["mfu", "mfu_causal"])
     assert [column.null_count for column in table.columns] == [table.num_rows] * 2
-
-
-EXHAUSTED = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 64 bytes.\nMore."
-
-
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        (None, "microbatch_tokens = 64; try [hardware] microbatch_tokens = 32. It said: RES"),
-        (32, "microbatch_tokens = 32; try [hardware] microbatch_tokens = 16. It said: RES"),
-        (16, "microbatch_tokens = 16; that is one sequence: give it more devices and shard"),
-    ],
-)
-def test_a_device_out_of_memory_names_the_microbatch_and_a_smaller_one(
-    runs: tuple[RunSpec, ...],
-    corpus: Corpus,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    asked: int | None,
-    said: str,
-) -> None:
-    def exhausted(*_: Any) -> Any:
-        raise jax.errors.JaxRuntimeError(EXHAUSTED)
-
-    monkeypatch.setattr(training._Loop, "_advance", exhausted)
-    run = replace(runs[0], hardware=Hardware(microbatch_tokens=asked))
-    with pytest.raises(Refusal, match=re.escape(said)) as found:
-        train(run, tmp_path, corpus, mesh=make_mesh())
-    assert "\n" not in str(found.value)
-    assert isinstance(found.value.__cause__, jax.errors.JaxRuntimeError)
-
-
-def test_another_error_of_a_device_is_what_it_is(
-    runs: tuple[RunSpec, ...], corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: Any) -> Any:
-        raise jax.errors.JaxRuntimeError("INTERNAL: a device is gone")
-
-    monkeypatch.setattr(training._Loop, "_advance", broken)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="a device is gone"):
-        train(runs[0], tmp_path, corpus)
 
 
 def test_speed_is_measured_without_compilation_evaluations_and_checkpoints(
