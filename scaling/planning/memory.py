@@ -30,6 +30,15 @@ class StepMemory:
         return self.state + self.sums + self.copies + self.activations + self.working
 
 
+def logits_memory(run: RunSpec, layout: Layout) -> float:
+    """Bytes of the logits that a step holds at once on each device, and of their gradient."""
+    execution, tokens = layout.execution, layout.sequences * run.sequence_length
+    rows = min(tokens, BLOCK_ROWS) if execution.loss == "chunked" else tokens
+    # Their gradient is in the format that multiplies; libtpu makes it inside the products.
+    gradient = execution.bytes_each * (0.25 if execution.attention == "splash" else 1)
+    return rows * run.model.vocab_size * (4.0 + gradient)
+
+
 def step_memory(run: RunSpec, layout: Layout) -> StepMemory:
     """The memory of a step of `run` on each of the devices of its layout.
 
@@ -42,10 +51,7 @@ def step_memory(run: RunSpec, layout: Layout) -> StepMemory:
     size, params = execution.bytes_each, run.params.total
     tokens = layout.sequences * run.sequence_length
     gradients = 4.0 * params / shared
-    rows = min(tokens, BLOCK_ROWS) if execution.loss == "chunked" else tokens
     head = 4.0 * run.params.head_matmul
-    # Their gradient is in the format that multiplies; libtpu makes it inside the products.
-    logits = rows * c.vocab_size * (4.0 + size * (0.25 if execution.attention == "splash" else 1))
     whole = family.held_whole(c)
     layer = tokens * family.working_bytes(c, execution)
     copies = size * params / shared if size < 4 else 0.0
@@ -65,5 +71,5 @@ def step_memory(run: RunSpec, layout: Layout) -> StepMemory:
         sums=gradients if layout.accumulate > 1 else 0.0,
         copies=copies,
         activations=activations,
-        working=max(logits + head, layer),
+        working=max(logits_memory(run, layout) + head, layer),
     )

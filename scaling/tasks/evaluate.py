@@ -8,6 +8,7 @@ Only how far off a wrong answer is, and samples, need text from the model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.decoder.generate import generate, log_likelihoods
+from models.decoder.model import Decoder
 from scaling.tasks.metrics import Answered, Score, chance_of, metrics_of, summarise
 from scaling.tasks.mix import TaskMix
 from scaling.tasks.questions import Question, every_question
@@ -23,7 +25,8 @@ from scaling.tasks.vocabulary import Vocabulary
 
 # Chen et al. 2021, arXiv:2107.03374, figure 5: best for pass@100, while 0.2 is for pass@1.
 TEMPERATURE = 0.8
-# Decoding keeps the logits of one place alone, so more rows fit.
+# A decoder's cache needs the logits of one place alone, so more rows fit; other models' logits are
+# those of all places, again and again.
 _SPOKEN_AT_ONCE = 4
 _LENGTHS = 8  # rows are padded to multiples of this, so that few programs are compiled
 
@@ -73,18 +76,22 @@ class Evaluator:
         """A row a metric of each task and number of shots: task, shots, metric, value, stderr, n,
         chance. The same for the same parameters."""
         found = []
+        # All is asked for before the first answer is waited for.
+        reading = {shots: self._begin_read(params, asked) for shots, asked in self.asked.items()}
         for shots, asked in self.asked.items():
-            answered = self._answered(params, asked)
+            answered = self._answered(params, asked, _fetched(reading.pop(shots)))
             for task in dict.fromkeys(each.task for each in asked):
                 mine = [pair for pair in zip(asked, answered, strict=True) if pair[0].task == task]
                 common = {"task": task.label, "shots": shots}
                 found += [{**common, **vars(score)} for score in _scores(task, mine)]
         return found
 
-    def _answered(self, params: Any, asked: Sequence[Question]) -> list[Answered]:
-        """What the model says to each question."""
+    def _answered(
+        self, params: Any, asked: Sequence[Question], fetched: Sequence[np.ndarray]
+    ) -> list[Answered]:
+        """What the model says to each question, of which it has read the rows."""
         first = np.cumsum([0, *(len(each.rows) for each in asked)])
-        read = self._read(params, asked)
+        read = _Read(*fetched)
         spoken = [
             slice(len(each.prompt) - 1, len(each.prompt) - 1 + len(each.answer)) for each in asked
         ]
@@ -124,7 +131,8 @@ class Evaluator:
             )
         return found
 
-    def _read(self, params: Any, asked: Sequence[Question]) -> _Read:
+    def _begin_read(self, params: Any, asked: Sequence[Question]) -> list[_Chunk]:
+        """Ask for what one forward pass tells of all rows of these questions, and wait for none."""
         rows = self._padded([row for each in asked for row in each.rows])
         place = np.array([len(each.prompt) - 1 for each in asked for _ in each.rows], np.int32)
         most = max(len(each.choices) if each.read_off else 1 for each in asked)
@@ -134,14 +142,12 @@ class Evaluator:
             if each.read_off:
                 candidates[at, : len(each.choices)] = [token for (token,) in each.choices]
             at += len(each.rows)
-        return _Read(
-            *self._in_chunks(
-                self._size(len(rows), rows.shape[1]),
-                lambda *chunk: self.read(params, *map(self.put, chunk)),
-                rows,
-                place,
-                candidates,
-            )
+        return _asked_in_chunks(
+            self._size(len(rows), rows.shape[1]),
+            lambda *chunk: self.read(params, *map(self.put, chunk)),
+            rows,
+            place,
+            candidates,
         )
 
     def _said(
@@ -179,8 +185,11 @@ class Evaluator:
                 ),
             )
 
-        size = self._size(len(asked), prompts.shape[1], _SPOKEN_AT_ONCE)
-        (tokens,) = self._in_chunks(size, go_on, prompts, lengths, numbers)
+        times, columns = _SPOKEN_AT_ONCE, prompts.shape[1]
+        if not isinstance(module, Decoder):
+            times, columns = 1, min(columns + new_tokens - 1, self.budget[1])
+        size = self._size(len(asked), columns, times)
+        (tokens,) = _fetched(_asked_in_chunks(size, go_on, prompts, lengths, numbers))
         # What a task's answers may be long, not the others': no score depends on its company.
         longest = {
             task: max(len(each.answer) for each in asked if each.task == task)
@@ -197,24 +206,6 @@ class Evaluator:
         parts = -(-rows // (times * at_once * max(1, sequence_length // length)))
         return -(-rows // (parts * at_once)) * at_once
 
-    def _in_chunks(
-        self,
-        size: int,
-        function: Callable[..., Sequence[jax.Array]],
-        rows: np.ndarray,
-        *others: np.ndarray,
-    ) -> list[np.ndarray]:
-        """A function of rows on `size` of them at a time, the last filled up.
-
-        All are asked for before the first answer is waited for.
-        """
-        found = []
-        for start in range(0, len(rows), size):
-            chunk = [_filled(array[start : start + size], size) for array in (rows, *others)]
-            found.append(tuple(function(*chunk)))
-        answers = zip(*jax.device_get(found), strict=True)
-        return [np.concatenate(parts)[: len(rows)] for parts in answers]
-
     def _padded(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
         """Rows of one length, int32, zeros after their ends."""
         length = min(-(-max(map(len, rows)) // _LENGTHS) * _LENGTHS, self.budget[1])
@@ -222,6 +213,39 @@ class Evaluator:
         for place, row in enumerate(rows):
             padded[place, : len(row)] = row
         return padded
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """What was asked of some rows, on the devices; they may still be at work on it."""
+
+    rows: int  # without those that fill it up
+    answers: tuple[jax.Array, ...]  # the rows along the first axis of each
+
+
+def _asked_in_chunks(
+    size: int,
+    function: Callable[..., Sequence[jax.Array]],
+    *arrays: np.ndarray,
+) -> list[_Chunk]:
+    """A function of arrays' rows on `size` of them at a time, the last filled up; none is waited
+    for."""
+    chunks = []
+    for start in range(0, len(arrays[0]), size):
+        parts = [array[start : start + size] for array in arrays]
+        answers = function(*(_filled(part, size) for part in parts))
+        chunks.append(_Chunk(len(parts[0]), tuple(answers)))
+    return chunks
+
+
+def _fetched(chunks: Sequence[_Chunk]) -> list[np.ndarray]:
+    """The answers of all chunks, row by row."""
+    answers = zip(*jax.device_get([chunk.answers for chunk in chunks]), strict=True)
+    counts = [chunk.rows for chunk in chunks]
+    return [
+        np.concatenate([part[:count] for part, count in zip(parts, counts, strict=True)])
+        for parts in answers
+    ]
 
 
 def _filled(array: np.ndarray, size: int) -> np.ndarray:

@@ -10,6 +10,8 @@ import numpy as np
 from scaling.data.batches import Batches
 from scaling.data.corpus import Corpus
 from scaling.data.holdout import HoldoutWindows
+from scaling.planning.layout import Layout
+from scaling.planning.memory import logits_memory
 from scaling.spec import RunSpec
 from scaling.store.paths import cache_folder
 from scaling.tasks.evaluate import Evaluator
@@ -44,6 +46,16 @@ def made_beside(
     return windows_made_beside(batches, spec.tasks, corpus, first, last)
 
 
+def rows_at_once(spec: RunSpec, layout: Layout) -> int:
+    """Rows of `sequence_length` tokens to read at once for their logits, on all devices together.
+
+    So many that the logits take no more memory than a training step has for its own and their
+    gradient; on each device at least one.
+    """
+    of_a_row = 4 * spec.sequence_length * spec.model.vocab_size  # float32
+    return layout.devices * max(1, int(logits_memory(spec, layout) // of_a_row))
+
+
 def evaluator_of(spec: RunSpec, corpus: Corpus, program: Program) -> Evaluator:
     """What puts the tasks of a run to its model. Raises Refusal for questions that are too long."""
     assert spec.tasks is not None
@@ -51,8 +63,7 @@ def evaluator_of(spec: RunSpec, corpus: Corpus, program: Program) -> Evaluator:
         spec.tasks,
         vocabulary_of(corpus),
         spec.sequence_length,
-        # Without a backward pass no activations are kept beyond their layer.
-        2 * program.layout.microbatch_sequences,
+        rows_at_once(spec, program.layout),
         program.logits,
         program.model,
         program.put_windows,

@@ -26,6 +26,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from models.decoder.generate import generate, log_likelihoods
 from scaling.store.records import Refusal
+from scaling.training.inputs import rows_at_once
 from scaling.training.restore import finished
 
 SAMPLING_SEED = 0
@@ -173,11 +174,11 @@ class RunModel(TemplateLM):
     ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
         """Which rows, their tokens padded to one length (B, T) and their lengths (B,).
 
-        As many rows to a batch as in training, the last filled up with repeats of its first;
-        rows of like length stand together.
+        As many rows to a batch as their logits allow, the last filled up with repeats of its
+        first; rows of like length stand together.
         """
         order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
-        size = self.run.program.layout.microbatch_sequences
+        size = rows_at_once(self.run.spec, self.run.program.layout)
         for start in range(0, len(order), size):
             numbers = order[start : start + size]
             filled = [*numbers, *[numbers[0]] * (size - len(numbers))]

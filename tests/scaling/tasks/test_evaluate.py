@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from scaling.tasks import questions
+from models.decoder.generate import generate
+from scaling.tasks import evaluate, questions
 from scaling.tasks.evaluate import Evaluator
 from scaling.tasks.jsonl import Jsonl
 from scaling.tasks.mix import TaskMix, TaskSpec
@@ -112,7 +113,7 @@ def test_of_two_choices_of_which_one_begins_the_other_the_longer_can_win(
 def test_all_questions_are_read_before_any_answer_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    mix = TaskMix(1, (TaskSpec("addition", {"digits": 2}),), (0,), 40)
+    mix = TaskMix(1, (TaskSpec("addition", {"digits": 2}),), (0, 1), 40)
     graph, params = nnx.split(Bigram("\n"))
     model = lambda params: nnx.merge(graph, params)  # noqa: E731
     evaluator = Evaluator(
@@ -125,6 +126,32 @@ def test_all_questions_are_read_before_any_answer_is_waited_for(
     evaluator.scores(params)
     first = said.index("waited")
     assert first > 1 and "read" not in said[first:]
+
+
+def test_text_of_a_model_without_a_cache_takes_no_more_rows_at_once_than_reading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mix = TaskMix(1, (TaskSpec("addition", {"digits": 2}),), (0,), 40)
+    graph, params = nnx.split(Bigram("\n"))
+    shapes: dict[str, set[tuple[int, ...]]] = {"read": set(), "spoken": set()}
+
+    def logits(params: Any, tokens: jax.Array) -> jax.Array:
+        shapes["read"].add(tokens.shape)
+        return nnx.merge(graph, params)(tokens)
+
+    def spoken(
+        module: Any, prompts: jax.Array, lengths: Any, *, new_tokens: int, **more: Any
+    ) -> jax.Array:
+        rows, columns = prompts.shape
+        shapes["spoken"].add((rows, columns + new_tokens - 1))
+        return generate(module, prompts, lengths, new_tokens=new_tokens, **more)
+
+    monkeypatch.setattr(evaluate, "generate", spoken)
+    Evaluator(
+        mix, BYTES, 40, 4, logits, lambda params: nnx.merge(graph, params), jnp.asarray
+    ).scores(params)
+    assert all(rows * length <= 4 * 40 for each in shapes.values() for rows, length in each)
+    assert all(shapes.values())
 
 
 def test_samples_are_right_as_often_as_their_probability_at_the_temperature(
