@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from analysis.units import bytes_text, human
 from experiments.planning import Planned
-from models.devices import has_accelerator
 from models.sizes import Rung
 from scaling.data.holdout import Judged
+from scaling.launch import slots
 from scaling.planning.estimate import estimate
 from scaling.planning.plan import Plan
 
@@ -30,7 +30,7 @@ FEW_PIECES = 9  # a large text is cut into four to eight of them, whatever its s
 
 def too_large(plan: Plan) -> Iterator[str]:
     """What is said where a worker on a CPU needs more memory than this machine has."""
-    if has_accelerator():
+    if slots.this_host().platform != "cpu":
         return
     need = max(estimate(run, 0.0).memory_bytes for run in plan.runs)
     has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

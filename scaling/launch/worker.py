@@ -52,7 +52,7 @@ def work(
     Raises Refusal where this is not the program that the plan was made with, the folder's plan is
     missing, damaged or of another version, or jax is one that is not to be used here.
     """
-    refuse_faulty_jax(expected_platform())
+    _refuse_faulty_jax()
     queue = Queue(results, order)
     loaded = _source(queue.current.manifest)
     with holding(results):
@@ -68,6 +68,20 @@ def work(
             else:
                 return _exit_code(queue)
     return REQUEUE
+
+
+def _refuse_faulty_jax() -> None:
+    """Raise Refusal as `refuse_faulty_jax`, of what jax runs on here.
+
+    A plugin may be installed where there is no device. jax is asked only where it makes a
+    difference.
+    """
+    try:
+        refuse_faulty_jax(expected_platform())
+    except Refusal:
+        from scaling.training.target import target_here
+
+        refuse_faulty_jax(target_here().platform)
 
 
 def _take(

@@ -15,11 +15,13 @@ import pytest
 
 from experiments import preparing
 from experiments.design import MAX_CONDITION
-from experiments.doubts import doubts
+from experiments.doubts import doubts, too_large
 from experiments.plan_text import Shown, plan_text
 from experiments.planning import Planned, plan_file, plan_study
 from scaling.data import tokenizer
 from scaling.data.progress import Step
+from scaling.launch import slots
+from scaling.launch.slots import Host
 from scaling.store.records import Refusal
 from scaling.study import Study, parse_study
 from scaling.tasks.jsonl import read_items
@@ -270,3 +272,15 @@ def test_a_file_of_which_nothing_may_be_trained_on_is_refused(
         planned({"list": [{"task": "jsonl", "file": str(file)}]})
     asked_only = {"list": [ADDITION, {"task": "jsonl", "file": str(file), "weight": 0}]}
     assert planned(asked_only).plan.runs
+
+
+@pytest.mark.parametrize(("platform", "warns"), [("cpu", True), ("gpu", False)])
+def test_memory_that_a_machine_lacks_is_said_where_jax_finds_no_accelerator(
+    mine: Callable[..., Study], monkeypatch: pytest.MonkeyPatch, platform: Any, warns: bool
+) -> None:
+    # A plugin may be installed where there is no device.
+    monkeypatch.setattr("models.devices.expected_platform", lambda: "gpu")
+    monkeypatch.setattr(slots, "this_host", lambda: Host(platform, platform, ("0",)))
+    monkeypatch.setattr("os.sysconf", lambda name: 1000)
+    said = list(too_large(plan_study(mine()).plan))
+    assert [each.startswith("a worker needs") for each in said] == [True] * warns

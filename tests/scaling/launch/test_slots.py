@@ -131,12 +131,20 @@ def test_devices_that_are_simulated_are_counted_by_jax(monkeypatch: pytest.Monke
     assert len(this_host().devices) == 3
 
 
-def test_a_worker_under_a_faulty_jaxlib_refuses(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+@pytest.mark.parametrize(
+    ("found", "refusal"),
+    [
+        ("gpu", r"jaxlib 0\.11\.0"),
+        ("cpu", "holds no plan"),  # the plugin of a GPU is installed and there is none
+    ],
+)
+def test_a_worker_on_a_gpu_under_a_faulty_jaxlib_refuses(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, found: Any, refusal: str
 ) -> None:
     monkeypatch.setattr(worker, "expected_platform", lambda: "gpu")
+    monkeypatch.setattr("scaling.training.target.target_here", lambda: Target(found))
     monkeypatch.setattr("scaling.training.flags.version", lambda name: "0.11.0")
-    with pytest.raises(Refusal, match=r"jaxlib 0\.11\.0"):
+    with pytest.raises(Refusal, match=refusal):
         worker.work(tmp_path, "cheapest-first")
 
 
