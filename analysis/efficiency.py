@@ -34,10 +34,11 @@ class Efficiency:
         return not self.params[0] <= params <= self.params[-1]
 
 
-def efficiency_in(path: Path, kinds: Collection[str]) -> Efficiency | None:
+def efficiency_in(path: Path, kinds: Collection[str], dtype: str) -> Efficiency | None:
     """What a file of benchmarks/accelerator.py says of devices of these kinds; null if nothing.
 
-    Its rows of `variant` "default" count. Raises Refusal for a file that cannot be read as one.
+    Its rows of `variant` "default" and of this `dtype`, such as "bfloat16", count. Raises Refusal
+    for a file that cannot be read as one.
     """
     found = read_json(path)
     rows = found.get("rows")
@@ -48,7 +49,8 @@ def efficiency_in(path: Path, kinds: Collection[str]) -> Efficiency | None:
     points: dict[float, float] = {}
     for row in rows:
         kind = row.get("device_kind", kind_of_all)
-        if kind in kinds and row.get("variant") == "default" and row.get("mfu") is not None:
+        asked = row.get("variant") == "default" and row.get("dtype") == dtype
+        if kind in kinds and asked and row.get("mfu") is not None:
             points[_number(path, row, "params_total", math.inf)] = _number(path, row, "mfu", 1.0)
     if not points:
         return None

@@ -59,7 +59,7 @@ from scaling.training.flags import Slot, worker_environment
 
 ROUNDS = 3
 GRACE = 30.0  # seconds beyond the time that is given, for what is measured in any case
-# Of the device's memory where PyTorch's process is to find room beside ours.
+# Of the device's memory, for ours, where it is measured in turn with PyTorch's.
 SHARE = "0.6"
 FLOORS = {"8x512": 0.40, "12x768": 0.45, "24x1024": 0.45}  # MFU by the full count, on an H200
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
@@ -365,14 +365,15 @@ class Bench:
 
     tiny: bool
     slot: Slot
-    pairs: bool  # PyTorch's processes run beside ours
     folder: Path  # temporary
     deadline: float  # of the whole, by time.monotonic
     report: Report
 
     @contextmanager
-    def process(self, case: Case, variant: Variant, profile: str | None) -> Iterator[Process]:
-        """The process of a row, which gets ready."""
+    def process(
+        self, case: Case, variant: Variant, in_turn: bool, profile: str | None
+    ) -> Iterator[Process]:
+        """The process of a row, which gets ready; measured in turn with another or alone."""
         log = self.folder / f"{case.name}.{variant.name.replace(' ', '-')}.log"
         recorded = self.folder / f"{case.name}.autotune.txt"
         algorithms = "recorded" if variant is DEFAULT_VARIANT else "fastest"
@@ -382,7 +383,7 @@ class Bench:
             **worker_environment(self.slot, algorithms, recorded),  # type: ignore[arg-type]
             "SCALING_CACHE": str(self.folder / "cache"),  # no program of before
         }
-        if self.pairs:
+        if in_turn:
             environment.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)
             environment["XLA_CLIENT_MEM_FRACTION"] = SHARE
         arguments = [case.name, variant.name, json.dumps(variant.changes), profile or ""]
@@ -409,7 +410,7 @@ class Bench:
         ready: dict[str, dict[str, Any]] = {}
         with ExitStack() as stack:
             running = {
-                each.name: stack.enter_context(self.process(case, each, profile))
+                each.name: stack.enter_context(self.process(case, each, len(variants) > 1, profile))
                 for each in variants
             }
             for turn in range(-1, ROUNDS):
@@ -448,6 +449,7 @@ class Report:
         causal = architecture(DEFAULT).count_causal_flops(case.model, case.length)
         row = {
             "case": case.name,
+            "dtype": case.dtype,
             "variant": ready.get("variant", variant),
             "params_total": run.params.total,
             "flops_per_token": run.flops_per_token,
@@ -569,7 +571,9 @@ def held(variant: Variant, layout: dict[str, Any], case: Case, on_gpu: bool) -> 
     if not variant.keeps_microbatch:
         return variant
     tokens = layout["microbatch_sequences"] // layout["devices"] * case.length
-    return replace(variant, changes={**variant.changes, "microbatch_tokens": tokens})
+    # Derived anew they might be others, for the default may have had less of the memory.
+    kept = {name: layout["execution"][name] for name in ("layers", "remat", "loss")}
+    return replace(variant, changes={**kept, **variant.changes, "microbatch_tokens": tokens})
 
 
 def main() -> None:
@@ -597,7 +601,7 @@ def main() -> None:
     if not pairs:
         print("torch is not installed: ours alone")
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(tiny, slot, pairs, Path(folder), deadline, report)
+        bench = Bench(tiny, slot, Path(folder), deadline, report)
         layouts: dict[str, dict[str, Any]] = {}
         longest = 0.0
         for place, (case, variants) in enumerate(plan_of(found, pairs)):

@@ -14,6 +14,7 @@ from scaling.planning.plan import Plan
 from scaling.spec import spent_flops
 from scaling.store.records import Refusal
 
+DTYPE = "bfloat16"  # of what is measured, as runs name it
 # Of a checkout; an installed wheel brings no measurements and asks for --measured or --mfu.
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
@@ -33,11 +34,15 @@ def measured_on(device: Device, file: Path | None = None) -> Efficiency | None:
     Raises Refusal for a file, that was asked for, which says nothing of the device.
     """
     if file is not None:
-        if (found := efficiency_in(file, device.kinds)) is None:
-            raise Refusal(f"--measured {file}: it has no row of {device.name}. Give --mfu.")
+        if (found := efficiency_in(file, device.kinds, DTYPE)) is None:
+            raise Refusal(
+                f"--measured {file}: it has no row of {device.name} in {DTYPE}. Give --mfu."
+            )
         return found
     files = sorted(RESULTS.glob("accelerator*.json"), reverse=True)  # dated names
-    return next((found for each in files if (found := efficiency_in(each, device.kinds))), None)
+    return next(
+        (found for each in files if (found := efficiency_in(each, device.kinds, DTYPE))), None
+    )
 
 
 def bill_of(
@@ -53,7 +58,7 @@ def bill_of(
     if mfu is not None:
         shares, basis = [mfu] * len(flops), f"{mfu:.3g} of the peak, as --mfu says"
     else:
-        if dtype != "bf16" or any(run.dtype != "bfloat16" for run in plan.runs):
+        if dtype != "bf16" or any(run.dtype != DTYPE for run in plan.runs):
             return None
         if (measured := measured_on(device, file)) is None:
             return None

@@ -15,7 +15,10 @@ MEASURED = Efficiency((1e7, 1e9), (0.2, 0.5), "x")
 
 
 def write(path: Path, *rows: dict[str, Any], **more: Any) -> Path:
-    usual = {"variant": "default", "device_kind": "NVIDIA H200", "params_total": 1e8, "mfu": 0.4}
+    usual = {
+        **{"variant": "default", "dtype": "bfloat16", "device_kind": "NVIDIA H200"},
+        **{"params_total": 1e8, "mfu": 0.4},
+    }
     found = {
         "date": "2026-11-29T10:00:00+00:00",
         "versions": {"jax": "0.11.2"},
@@ -46,18 +49,22 @@ def test_rows_of_the_device_as_shipped_count_alone(tmp_path: Path) -> None:
         {"mfu": 0.4},
         {"params_total": 2e8, "variant": "scanned"},
         {"params_total": 3e8, "device_kind": "NVIDIA B200"},
+        {"params_total": 4e8, "dtype": "float32"},
+        {"params_total": 6e8, "dtype": None},  # a file that does not say
         {"params_total": 5e8, "mfu": None},  # a case that ran out of time
     )
-    found = efficiency_in(write(tmp_path / "accelerator.json", *rows), ["NVIDIA H200"])
+    found = efficiency_in(write(tmp_path / "accelerator.json", *rows), ["NVIDIA H200"], "bfloat16")
     assert found == Efficiency((1e8, 1e9), (0.4, 0.5), "accelerator.json, 2026-11-29, jax 0.11.2")
-    assert efficiency_in(tmp_path / "accelerator.json", ["NVIDIA L4"]) is None
+    assert efficiency_in(tmp_path / "accelerator.json", ["NVIDIA L4"], "bfloat16") is None
+    float32 = efficiency_in(tmp_path / "accelerator.json", ["NVIDIA H200"], "float32")
+    assert float32 is not None and float32.params == (4e8,)
 
 
 def test_the_device_may_be_said_once_for_all_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", device={"kind": "NVIDIA H200"})
-    rows = [{"variant": "default", "params_total": 1e8, "mfu": 0.4}]
-    path.write_text(json.dumps({**json.loads(path.read_text()), "rows": rows}))
-    assert efficiency_in(path, ["NVIDIA H200"]) is not None
+    row = {"variant": "default", "dtype": "bfloat16", "params_total": 1e8, "mfu": 0.4}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rows": [row]}))
+    assert efficiency_in(path, ["NVIDIA H200"], "bfloat16") is not None
 
 
 @pytest.mark.parametrize(
@@ -70,9 +77,9 @@ def test_the_device_may_be_said_once_for_all_rows(tmp_path: Path) -> None:
 )
 def test_a_row_that_cannot_be_is_refused(tmp_path: Path, row: dict[str, Any], words: str) -> None:
     with pytest.raises(Refusal, match=words):
-        efficiency_in(write(tmp_path / "a.json", row), ["NVIDIA H200"])
+        efficiency_in(write(tmp_path / "a.json", row), ["NVIDIA H200"], "bfloat16")
 
 
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"has no rows.*accelerator\.py --json"):
-        efficiency_in(write(tmp_path / "a.json", rows=3), ["NVIDIA H200"])
+        efficiency_in(write(tmp_path / "a.json", rows=3), ["NVIDIA H200"], "bfloat16")

@@ -51,7 +51,8 @@ def test_a_variant_is_another_value_at_the_same_microbatch(bench: ModuleType) ->
     layout = {"microbatch_sequences": 64, "devices": 2, "execution": execution}
     kept = {v.name: bench.held(v, layout, case, True) for v in bench.VARIANTS}
     assert {name for name, found in kept.items() if found is None} == {"remat none", "loss whole"}
-    assert kept["remat full"].changes == {"remat": "full", "microbatch_tokens": 32 * 1024}
+    others = {"layers": "unrolled", "loss": "whole", "microbatch_tokens": 32 * 1024}
+    assert kept["remat full"].changes == {"remat": "full", **others}
     assert kept["attention plain"].changes == {"attention": "plain"}
     deterministic = next(v for v in bench.VARIANTS if v.name == "deterministic")
     assert bench.held(deterministic, layout, case, False) is None  # a CPU always is
@@ -119,7 +120,7 @@ def test_ratios_and_floors_are_of_the_rows(bench: ModuleType, tmp_path: Path) ->
     # 500k tokens/s of 8.04e8 FLOPs on a peak of 9.89e14.
     expected = 5e5 * first["flops_per_token"] / 989e12
     assert first["mfu"] == pytest.approx(expected, rel=1e-3) and first["peak_bytes"] == 7
-    assert first["mfu_causal"] < first["mfu"]
+    assert first["mfu_causal"] < first["mfu"] and first["dtype"] == "bfloat16"
     assert failed["reason"] == "no memory" and failed["tokens_per_s"] is None
     met = {said.split(":")[0]: said.endswith(": met") for said in report.floors()}
     assert not met["MFU of 24x1024"] and not met["MFU of 8x512"]
@@ -128,12 +129,33 @@ def test_ratios_and_floors_are_of_the_rows(bench: ModuleType, tmp_path: Path) ->
 
 def test_rows_are_measured_in_processes_of_their_own(bench: ModuleType, tmp_path: Path) -> None:
     report = bench.Report(None)
-    made = bench.Bench(True, bench.Slot("cpu"), False, tmp_path, time.monotonic() + 300, report)
+    made = bench.Bench(True, bench.Slot("cpu"), tmp_path, time.monotonic() + 300, report)
     splash = bench.Variant("attention splash", {"attention": "splash"})
     made.measure(bench.cases(True)["12x768"], [bench.DEFAULT_VARIANT, splash])
     good, bad = sorted(report.rows, key=lambda row: row["variant"] != "default")
     assert good["tokens_per_s"] > 0 and good["reason"] is None and good["modelled_bytes"] > 0
     assert bad["tokens_per_s"] is None and 'attention = "splash" needs a TPU' in bad["reason"]
+
+
+def test_a_row_measured_alone_has_as_much_of_the_memory_as_a_worker(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    real = subprocess.Popen
+
+    def started(command: list[str], *, env: dict[str, str], **more: Any) -> Any:
+        seen.append(env["XLA_CLIENT_MEM_FRACTION"])
+        return real([sys.executable, "-c", ""], env=env, **more)
+
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(bench.subprocess, "Popen", started)
+    slot = bench.Slot("gpu", ("0",))
+    made = bench.Bench(True, slot, tmp_path, time.monotonic() + 60, bench.Report(None))
+    case = bench.cases(True)["12x768"]
+    made.measure(case, [bench.DEFAULT_VARIANT, bench.TORCH])
+    made.measure(case, [bench.DEFAULT_VARIANT])
+    assert seen == [bench.SHARE, bench.SHARE, "0.920"]
 
 
 LOWERED = """

@@ -30,7 +30,7 @@ def plan() -> Plan:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """What a benchmark could have written: 20% of the peak at 1M parameters, 50% at 1T."""
-    usual = {"variant": "default", "device_kind": "NVIDIA H200"}
+    usual = {"variant": "default", "dtype": "bfloat16", "device_kind": "NVIDIA H200"}
     rows = [{**usual, "params_total": n, "mfu": mfu} for n, mfu in ((1e6, 0.2), (1e12, 0.5))]
     path = tmp_path / "accelerator-h200.json"
     path.write_text(
@@ -89,7 +89,7 @@ def test_a_measurement_of_the_checkout_is_found_by_the_devices_kind(
 
 
 def test_a_file_that_says_nothing_of_the_device_is_refused(plan: Plan, file: Path) -> None:
-    with pytest.raises(Refusal, match=r"has no row of l4\. Give --mfu"):
+    with pytest.raises(Refusal, match=r"has no row of l4 in bfloat16\. Give --mfu"):
         bill(plan, file=file, device=device_named("l4"))
 
 
