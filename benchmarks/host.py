@@ -3,14 +3,14 @@
     python benchmarks/host.py [--study FILE] [--params N] [--calls N] [--json FILE]
 
 The first calls of a study's run of about so many parameters (the smallest of
-experiments/quickstart.toml if none is given: under a minute on a free core) are trained again and
+experiments/quickstart.toml if none is given: about a minute on a free core) are trained again and
 again: with nothing between them, with a checkpoint, an evaluation or both after every eighth, and
 with half of every batch made of tasks, whose windows nobody has made, without and with evaluations
 that put the tasks to the model. They take turns, so that what else the machine does meets all of
 them. A step's time is that between two calls as the loop sees it, over the steps of the call; each
 percentile is also given as a ratio to that of the run with nothing between its calls. A checkpoint
 after every eighth call is far more than a study asks for: where the disk takes longer than eight
-calls, it is the disk that is measured.
+calls, it is the disk that is measured. What evaluations compile is part of the longest steps.
 """
 
 from __future__ import annotations

@@ -142,6 +142,7 @@ def test_a_segment_without_its_checkpoint_is_trained_again(
 
     def finish(writing: checkpoint.Writing, before_naming: Callable[[], None]) -> None:
         if int(writing.target.name) > 20:
+            writing.checkpointer.close()  # its threads, which end with a process
             raise Killed
         checkpoint_finish(writing, before_naming)
 
