@@ -138,6 +138,16 @@ def test_every_product_of_a_step_in_bfloat16_has_bfloat16_operands(
     assert dtypes == {"bf16"}
 
 
+@pytest.mark.parametrize("length", [127, 200, 7])
+def test_a_program_with_splash_reads_rows_that_are_no_whole_blocks(length: int) -> None:
+    """Evaluations put rows of other lengths to the program than training does."""
+    layout = Layout(4, execution=Execution("bfloat16", attention="splash"))
+    model = replace(MODEL, context_length=256)
+    program = make_program("decoder", model, OPTIMIZER, 0, layout, make_mesh())
+    rows = jax.ShapeDtypeStruct((4, length), np.int32)
+    assert jax.eval_shape(program.logits, program.abstract.params, rows).shape == (4, length, 64)
+
+
 def test_z_loss_is_in_the_gradient_and_not_in_the_reported_loss(whole: Any) -> None:
     optimizer = Optimizer(0.9, 0.95, 0.5, 1.0, z_loss=0.1)
     program = make_program("decoder", MODEL, optimizer, 0, Layout(8), make_mesh())
