@@ -24,6 +24,7 @@ from models.decoder.model import Decoder
 from models.sharding import make_mesh
 from scaling.planning.layout import Layout
 from scaling.spec import Optimizer
+from scaling.training import step
 from scaling.training.flags import worker_environment
 from scaling.training.step import TrainState, make_program
 
@@ -199,6 +200,18 @@ def test_calls_of_any_lengths_end_with_the_same_bits_with_the_flags_of_a_worker(
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [1, 1]
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_a_call_of_one_step_waits_for_nothing_on_an_accelerator(
+    monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    """A GPU's host reads before each turn of a `while` whether there is another."""
+    monkeypatch.setattr(step, "_platform", lambda mesh: platform)
+    program = make_program("decoder", MODEL, OPTIMIZER, 0, Layout(8), make_mesh())
+
+    traced = jax.make_jaxpr(program.train)(program.abstract, TOKENS[:1], RATES[:1])
+    assert str(traced).count("while[") == (platform == "cpu")  # of a length that is not known
 
 
 @pytest.fixture(scope="module")
