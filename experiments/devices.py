@@ -10,8 +10,10 @@ from scaling.store.records import Refusal, did_you_mean
 
 
 def platform_of(device: Device) -> Platform:
-    """What jax calls the family of a device of the table."""
-    return "tpu" if device.name.startswith("tpu") else "gpu"
+    """The family of a device of the table, by its name."""
+    if device.name.startswith("tpu"):
+        return "tpu"
+    return "rocm" if device.name.startswith("mi") else "gpu"
 
 
 def device_named(name: str, own: Path | None = None) -> Device:

@@ -12,7 +12,7 @@ from typing import Any
 from analysis.units import bytes_text, human
 from experiments.devices import platform_of
 from experiments.text import columns
-from models.devices import Device, device_of_kind
+from models.devices import GPUS, Device, device_of_kind
 from scaling.launch.slots import Host, Slots, devices_needed, slots_of
 from scaling.planning.layout import SAFE, Layout, Target, TooLarge, layout_of
 from scaling.planning.memory import StepMemory, step_memory
@@ -70,7 +70,7 @@ def places_for(
     """The slots of a host for these runs: with as many GPUs each as the largest needs, if the host
     has them. Raises Refusal as `slots_of` does, and for what no memory would make possible.
     """
-    if runs and host.platform == "gpu" and devices_per_run is None:
+    if runs and host.platform in GPUS and devices_per_run is None:
         with suppress(TooLarge):
             needed = devices_needed(runs, host, runs_per_device or 1)
             devices_per_run = needed if needed > 1 else None
@@ -85,12 +85,13 @@ def is_tight(placed: Placed, target: Target) -> bool:
 def placed_on(runs: Sequence[RunSpec], device: Device, count: int) -> Placing:
     """The sizes of some runs, each run on so many of a device. Raises Refusal as `placed` does."""
     platform = platform_of(device)
-    return placed(runs, f"{count} × {device.name}", Target(platform, count, usable(device)))
+    target = Target(platform, count, usable(device), device.capability)
+    return placed(runs, f"{count} × {device.name}", target)
 
 
 def usable(device: Device) -> float:
     """Bytes of a device that a worker may use."""
-    return device.memory * (MEMORY_SHARE if platform_of(device) == "gpu" else 1.0)
+    return device.memory * (MEMORY_SHARE if platform_of(device) in GPUS else 1.0)
 
 
 def placed_here(runs: Sequence[RunSpec], places: Slots) -> Placing:
@@ -104,7 +105,9 @@ def placed_here(runs: Sequence[RunSpec], places: Slots) -> Placing:
     if host.platform != "cpu":
         memory = usable(device) / slot.sharing if device else math.inf
     name = "CPU" if host.platform == "cpu" else host.kind
-    return placed(runs, f"{count} × {name}", Target(host.platform, count, memory))
+    capability = None if device is None else device.capability
+    target = Target(host.platform, count, memory, capability)
+    return placed(runs, f"{count} × {name}", target)
 
 
 def placed(runs: Sequence[RunSpec], name: str, target: Target) -> Placing:

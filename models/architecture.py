@@ -29,7 +29,7 @@ Remat = Literal["none", "dots", "full"]
 Attention = Literal["plain", "blocks", "cudnn", "splash"]
 LossForm = Literal["whole", "chunked"]
 Sharding = Literal["data", "fsdp"]  # each device holds all of the state, or a share of it
-Platform = Literal["cpu", "gpu", "tpu"]
+Platform = Literal["cpu", "gpu", "rocm", "tpu"]  # a gpu is one with CUDA
 
 GROUP = "scaling_laws.architectures"
 BUILT_IN = (EntryPoint("decoder", "models.decoder.architecture:DECODER", GROUP),)
@@ -145,13 +145,27 @@ class Architecture(Protocol):
         return self.count_flops(config, sequence_length)
 
     def attention(
-        self, config: Any, sequence_length: int, dtype: str, platform: Platform
+        self,
+        config: Any,
+        sequence_length: int,
+        dtype: str,
+        platform: Platform,
+        capability: float | None = None,
     ) -> Attention:
-        """Which implementation of attention suits a model on a platform."""
+        """Which implementation of attention suits a model on a platform.
+
+        `capability` is the compute capability of a GPU, such as 9.0; null where it is not known.
+        """
         return "plain"
 
     def check_attention(
-        self, config: Any, sequence_length: int, dtype: str, platform: Platform, asked: Attention
+        self,
+        config: Any,
+        sequence_length: int,
+        dtype: str,
+        platform: Platform,
+        asked: Attention,
+        capability: float | None = None,
     ) -> None:
         """Raises ValueError for an implementation that a model cannot use on a platform."""
         if asked != "plain":

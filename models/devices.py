@@ -15,16 +15,20 @@ from typing import Any
 from models.architecture import Platform
 
 SHIPPED = Path(__file__).with_name("devices.toml")
-FIELDS = {"kinds", "float32", "peak", "memory", "source", "price", "price_source", "price_date"}
+FIELDS = {
+    *{"kinds", "float32", "peak", "memory", "capability", "source"},
+    *{"price", "price_source", "price_date"},
+}
 
 # What each platform is called in JAX_PLATFORMS, and the packages that bring it to jax.
 NAMES: Mapping[str, Platform] = {
-    **{"cpu": "cpu", "tpu": "tpu", "gpu": "gpu", "cuda": "gpu", "rocm": "gpu"},
+    **{"cpu": "cpu", "tpu": "tpu", "gpu": "gpu", "cuda": "gpu", "rocm": "rocm"},
 }
 PLUGINS: Mapping[str, Platform] = {
     "libtpu": "tpu",
-    **{"jax_cuda12_plugin": "gpu", "jax_cuda13_plugin": "gpu", "jax_rocm7_plugin": "gpu"},
+    **{"jax_cuda12_plugin": "gpu", "jax_cuda13_plugin": "gpu", "jax_rocm7_plugin": "rocm"},
 }
+GPUS: tuple[Platform, ...] = ("gpu", "rocm")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Device:
     float32: str | None  # the number format of float32 products at jax's default precision
     peak: Mapping[str, float]  # FLOP/s by number format, dense
     memory: float  # bytes
+    capability: float | None  # a CUDA GPU's compute capability; None: it is none, or not known
     source: str
     price: float | None  # dollars an hour, on demand; None: no list price found
     price_source: str
@@ -94,7 +99,8 @@ def _device(name: str, entry: Mapping[str, Any], path: Path) -> Device:
             raise ValueError(f"{path}: {name} has no {field}.")
     if "price" in entry and not (entry.get("price_source") and entry.get("price_date")):
         raise ValueError(f"{path}: {name} has a price without price_source and price_date.")
-    numbers = {"memory": entry["memory"], "price": entry.get("price", 1.0), **entry["peak"]}
+    numbers = {"memory": entry["memory"], **entry["peak"]}
+    numbers |= {name: entry[name] for name in ("price", "capability") if name in entry}
     for field, value in numbers.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{path}: {name} has {field} = {value}; it must be positive.")
@@ -109,6 +115,7 @@ def _device(name: str, entry: Mapping[str, Any], path: Path) -> Device:
         float32=float32,
         peak={dtype: float(value) for dtype, value in entry["peak"].items()},
         memory=float(entry["memory"]),
+        capability=None if "capability" not in entry else float(entry["capability"]),
         source=str(entry["source"]),
         price=None if "price" not in entry else float(entry["price"]),
         price_source=str(entry.get("price_source", "")),
@@ -122,9 +129,17 @@ def expected_platform() -> Platform:
     A plugin may be installed where there is no device; jax falls back to the CPU then.
     """
     for name in os.environ.get("JAX_PLATFORMS", "").split(","):
-        if name in NAMES:  # jax takes the first
-            return NAMES[name]
+        if (found := platform_named(name)) is not None:  # jax takes the first
+            return found
     return _installed()
+
+
+def platform_named(name: str) -> Platform | None:
+    """The platform of a name in JAX_PLATFORMS or of a device of jax; null where it is not known.
+
+    "gpu" is what jax calls those of CUDA and of ROCm: which, is told by the plugin installed.
+    """
+    return "rocm" if name == "gpu" and _installed() == "rocm" else NAMES.get(name)
 
 
 def has_accelerator() -> bool:

@@ -7,7 +7,7 @@ side and tensor along the other (Rajbhandari et al. 2020, arXiv:1910.02054, stag
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -22,10 +22,15 @@ AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")  # the axes that sequences are split over
 
 
-def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh of data·fsdp·tensor devices. Raises ValueError if there are fewer."""
+def make_mesh(
+    data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh of data·fsdp·tensor devices, the first of these or of those that jax sees.
+
+    Raises ValueError if there are fewer.
+    """
     needed = data * fsdp * tensor
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     if len(devices) < needed:
         raise ValueError(
             f"mesh {data}×{fsdp}×{tensor} needs {needed} devices; there are {len(devices)}"

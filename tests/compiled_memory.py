@@ -13,17 +13,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import AxisType
 
 from models.architecture import Execution
 from models.decoder.config import DIALECTS, ModelConfig
 from models.decoder.sizes import count_params
-from models.sharding import AXES, batch_sharding, replicated
 from scaling.planning.layout import Layout
 from scaling.planning.memory import step_memory
 from scaling.spec import Optimizer
-from scaling.training.step import make_program
+from scaling.training.compiling import compiled_call
+from scaling.training.step import make_program, mesh_of
 
 T = 512
 DEEP = ModelConfig(4096, T, 4, 256, 2, 2, 128, 704, **DIALECTS["llama"])
@@ -62,21 +60,11 @@ CASES = {
 }
 
 
-def compiled(model: ModelConfig, execution: Execution, layout: Layout, chips: Any) -> float:
+def compiled(model: ModelConfig, layout: Layout, chips: Any) -> float:
     """Bytes that XLA reserves on each device for the step: what it is given, and what it makes."""
-    sides = (layout.devices, 1, 1) if layout.sharding == "data" else (1, layout.devices, 1)
-    mesh = jax.make_mesh(
-        sides, AXES, axis_types=(AxisType.Auto,) * 3, devices=chips[: layout.devices]
-    )
     optimizer = Optimizer(0.9, 0.95, 0.1, 1.0, 1e-4)
-    program: Any = make_program("decoder", model, optimizer, 0, layout, mesh)
-    batch = (1, layout.microbatch_sequences * layout.accumulate, T + 1)
-    traced = program.train.trace(
-        program.abstract,
-        jax.ShapeDtypeStruct(batch, np.int32, sharding=batch_sharding(mesh, leading=1)),
-        jax.ShapeDtypeStruct((1,), np.float32, sharding=replicated(mesh)),
-    )
-    memory = traced.lower().compile().memory_analysis()
+    program = make_program("decoder", model, optimizer, 0, layout, mesh_of(layout, chips))
+    memory = compiled_call(program, T).memory_analysis()
     return float(memory.argument_size_in_bytes + memory.temp_size_in_bytes)
 
 
@@ -89,13 +77,12 @@ def main(platform: str) -> None:
     else:
         chips = jax.devices()
     for name, (model, asked, layout) in CASES[platform].items():
-        execution = Execution(**asked)
-        laid_out = replace(layout, execution=execution)
+        laid_out = replace(layout, execution=Execution(**asked), steps_per_call=1)
         run: Any = SimpleNamespace(
             architecture="decoder", model=model, params=count_params(model), sequence_length=T
         )
         estimate = step_memory(run, laid_out).total
-        needs = compiled(model, execution, laid_out, chips)
+        needs = compiled(model, laid_out, chips)
         print(json.dumps({"case": name, "estimate": estimate, "compiled": needs}), flush=True)
 
 

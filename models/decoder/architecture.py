@@ -101,9 +101,14 @@ class DecoderArchitecture(Architecture):
         return count_flops(config, sequence_length, "causal")
 
     def attention(
-        self, config: ModelConfig, sequence_length: int, dtype: str, platform: Platform
+        self,
+        config: ModelConfig,
+        sequence_length: int,
+        dtype: str,
+        platform: Platform,
+        capability: float | None = None,
     ) -> Attention:
-        return chosen(config, sequence_length, dtype, platform)
+        return chosen(config, sequence_length, dtype, platform, capability)
 
     def check_attention(
         self,
@@ -112,8 +117,9 @@ class DecoderArchitecture(Architecture):
         dtype: str,
         platform: Platform,
         asked: Attention,
+        capability: float | None = None,
     ) -> None:
-        if wrong := refusal(config, sequence_length, dtype, platform, asked):
+        if wrong := refusal(config, sequence_length, dtype, platform, asked, capability):
             raise ValueError(wrong)
 
     def leaf(self, path: Sequence[str], dimensions: int) -> Leaf:

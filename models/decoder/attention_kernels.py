@@ -7,7 +7,7 @@ forward and backward, has operands of the compute dtype. Results differ by round
 models/decoder/attention_choice.py says which one is for what.
 
 Beside the legend of models/decoder/model.py: C slots of a cache, or keys; M = R·(queries of a
-block) rows of scores; S keys that a block sees.
+block) rows of scores; S keys that a block sees; P positions that fill up a last block.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from models.decoder.attention_choice import SPLASH_BLOCK
 from models.decoder.config import ModelConfig
 from models.decoder.layers import dropped
 from models.losses import softcap
@@ -273,18 +274,22 @@ def splash(
     keys_B: jax.Array | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """Splash attention, JAX's fused kernel for TPUs; of whole blocks of 128 positions."""
+    """Splash attention, JAX's fused kernel for TPUs.
+
+    The kernel takes whole blocks of 128 positions. Other sequences, such as those of an evaluation,
+    whose rows lose their last token, are filled up at the end, where none of their queries looks.
+    """
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     _, T, H, K = q_BxTxHxK.shape
-    window = config.attention_window
+    window, P = config.attention_window, -T % SPLASH_BLOCK
     mask = (
-        masks.CausalMask((T, T))
+        masks.CausalMask((T + P, T + P))
         if window is None
-        else masks.LocalMask((T, T), (window - 1, 0), offset=0)
+        else masks.LocalMask((T + P, T + P), (window - 1, 0), offset=0)
     )
-    size = next(size for size in (512, 256, 128) if T % size == 0)
+    size = next(size for size in (512, 256, SPLASH_BLOCK) if (T + P) % size == 0)
 
     def attention(q_BxTxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array) -> jax.Array:
         kernel = kernels.make_splash_mha(
@@ -294,8 +299,11 @@ def splash(
             block_sizes=kernels.BlockSizes(*(size,) * 8),
             interpret=interpret,
         )
-        by_head = [x.swapaxes(1, 2) for x in (q_BxTxHxK * K**-0.5, k_BxTxGxK, v_BxTxGxK)]
-        return jax.vmap(kernel)(*by_head).swapaxes(1, 2)
+        by_head = [
+            jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, P), (0, 0)))
+            for x in (q_BxTxHxK * K**-0.5, k_BxTxGxK, v_BxTxGxK)
+        ]
+        return jax.vmap(kernel)(*by_head)[:, :, :T].swapaxes(1, 2)
 
     return on_own_sequences(attention, q_BxTxHxK, k_BxTxGxK, v_BxTxGxK)
 

@@ -12,16 +12,14 @@ from functools import cache
 from pathlib import Path
 
 from models.architecture import Platform
-from models.devices import NAMES, device_of_kind, expected_platform
+from models.devices import GPUS, device_of_kind, expected_platform, platform_named
 from scaling.planning.layout import Target, layout_of
 from scaling.spec import RunSpec
 from scaling.store.records import Refusal
 from scaling.training.autotuning import programs_of
-from scaling.training.flags import MEMORY_SHARE, Slot, worker_environment
+from scaling.training.flags import MEMORY_SHARE, VISIBLE, Slot, worker_environment
 
 ASK = "import jax; d = jax.devices(); print(len(d), d[0].platform, d[0].device_kind)"
-# Names by which a user chooses some of a host's devices.
-VISIBLE = {"gpu": "CUDA_VISIBLE_DEVICES", "tpu": "TPU_VISIBLE_CHIPS"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Host:
 
     platform: Platform
     kind: str  # as jax calls one of them
-    devices: tuple[str, ...]  # their names, as CUDA_VISIBLE_DEVICES or TPU_VISIBLE_CHIPS has them
+    devices: tuple[str, ...]  # their names, as in the variable of VISIBLE
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def this_host() -> Host:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise Refusal(f"jax finds no device here: {said[-1]}")
     count, platform, kind = done.stdout.splitlines()[-1].split(maxsplit=2)
-    if (found := NAMES.get(platform)) is None:
+    if (found := platform_named(platform)) is None:
         raise Refusal(
             f"jax finds a {platform!r} here, which is no CPU, GPU or TPU: set JAX_PLATFORMS."
         )
@@ -146,13 +144,14 @@ def devices_needed(runs: Iterable[RunSpec], host: Host, runs_per_device: int = 1
     device = device_of_kind(host.kind)
     # Of a device that is not known, the memory is found out where a run is trained.
     memory = math.inf if device is None else MEMORY_SHARE * device.memory / runs_per_device
+    capability = None if device is None else device.capability
     distinct = programs_of(runs).values()
     first: Refusal | None = None
     widths = [2**k for k in range(len(host.devices).bit_length())]
     for width in sorted({*widths, len(host.devices)}):
         try:
             for run in distinct:
-                layout_of(run, Target(host.platform, width, memory))
+                layout_of(run, Target(host.platform, width, memory, capability))
             return width
         except Refusal as error:
             first = first or error
@@ -162,7 +161,7 @@ def devices_needed(runs: Iterable[RunSpec], host: Host, runs_per_device: int = 1
 def whole_host() -> Slot:
     """The slot of a worker that was started by itself: all that it sees."""
     host = this_host()
-    return Slot(host.platform, host.devices if host.platform == "gpu" else None)
+    return Slot(host.platform, host.devices if host.platform in GPUS else None)
 
 
 def core_count() -> int:

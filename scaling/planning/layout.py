@@ -64,6 +64,8 @@ class Target:
     platform: Platform
     devices: int = 1  # that share the run
     memory: float | None = None  # bytes of each; null where it is not known
+    # The compute capability of GPUs with CUDA, such as 9.0; null where it is not known.
+    capability: float | None = None
 
 
 def native(attention: Attention | None) -> Target:
@@ -200,7 +202,7 @@ def _executions(run: RunSpec, target: Target) -> list[Execution]:
     """Every way to carry out the arithmetic. Raises Refusal where there is none."""
     on_cpu, asked, family = target.platform == "cpu", run.hardware, architecture(run.architecture)
     attention = asked.attention or family.attention(
-        run.model, run.sequence_length, run.dtype, target.platform
+        run.model, run.sequence_length, run.dtype, target.platform, target.capability
     )
     deep = not on_cpu and family.depth(run.model) >= DEEP
     layers: Layers = asked.layers or ("scanned" if deep else "unrolled")
@@ -218,7 +220,12 @@ def _executions(run: RunSpec, target: Target) -> list[Execution]:
             refused = refused or str(error)
     try:
         family.check_attention(
-            run.model, run.sequence_length, run.dtype, target.platform, attention
+            run.model,
+            run.sequence_length,
+            run.dtype,
+            target.platform,
+            attention,
+            target.capability,
         )
     except ValueError as error:
         refused, found = str(error), []

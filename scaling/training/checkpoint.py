@@ -101,14 +101,6 @@ def begin(folder: Path, step: int, state: Any, run_id: str) -> Writing:
     return Writing(target, run_id, checkpointer)
 
 
-def save(folder: Path, step: int, state: Any, run_id: str) -> None:
-    """Commit `state` as the checkpoint of `step` of a run, and wait for it.
-
-    Raises Refusal as `Writing.finish` does.
-    """
-    begin(folder, step, state, run_id).finish()
-
-
 def restore(folder: Path, step: int, abstract: Any, run_id: str) -> Any:
     """The state of `step` of a run, laid out like `abstract` and on the devices that it names.
 

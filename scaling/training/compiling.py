@@ -17,12 +17,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models.devices import Device, devices
 from scaling.planning.layout import Target, layout_of
 from scaling.spec import RunSpec, config_of, spec_of
 from scaling.store.records import Refusal, did_you_mean
+
+if TYPE_CHECKING:
+    from scaling.training.step import Program
 
 # Our packages by where this one is, whatever the working directory.
 START = (
@@ -128,12 +131,31 @@ def main(name: str, shape: str, config: str) -> None:
 
 def _compiled(run: RunSpec, topology: Topology) -> Compiled:
     import jax
-    import numpy as np
-    from jax.experimental import topologies
-    from jax.sharding import AxisType
 
-    from models.sharding import AXES, batch_sharding, replicated
-    from scaling.training.step import make_program
+    program = program_on(run, topology)
+    began = time.perf_counter()
+    try:
+        memory = compiled_call(program, run.sequence_length).memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        if (found := EXCEEDED.search(str(error))) is None:
+            raise
+        used = float(found[1]) * UNITS[found[2]]
+        return Compiled(used, time.perf_counter() - began)
+    # The donated state is updated in place: what comes out needs nothing beside it.
+    made = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + made
+    return Compiled(float(needed), time.perf_counter() - began)
+
+
+def program_on(run: RunSpec, topology: Topology) -> Program:
+    """The program of a run on chips that libtpu only describes, in a process with ENVIRONMENT.
+
+    Raises Refusal where libtpu knows no such topology, and as `layout_of` does.
+    """
+    import jax
+    from jax.experimental import topologies
+
+    from scaling.training.step import make_program, mesh_of
 
     # A host has four chips, unless it is said that it has one.
     alone = {"chips_per_host_bounds": [1, 1, 1]} if topology.count == 1 else {}
@@ -144,25 +166,20 @@ def _compiled(run: RunSpec, topology: Topology) -> Compiled:
     except jax.errors.JaxRuntimeError as error:
         raise Refusal(str(error).splitlines()[0]) from error
     layout = layout_of(run, topology.target)
-    sides = (layout.devices, 1, 1) if layout.sharding == "data" else (1, layout.devices, 1)
-    mesh = jax.make_mesh(sides, AXES, axis_types=(AxisType.Auto,) * 3, devices=chips)
-    program = make_program(run.architecture, run.model, run.optimizer, run.seed, layout, mesh)
-    began = time.perf_counter()
-    batches = (layout.steps_per_call, run.batch_sequences, run.sequence_length + 1)
+    mesh = mesh_of(layout, chips)
+    return make_program(run.architecture, run.model, run.optimizer, run.seed, layout, mesh)
+
+
+def compiled_call(program: Program, sequence_length: int) -> Any:
+    """What XLA makes of a call of a program's training steps (jax.stages.Compiled)."""
+    import jax
+
+    layout = program.layout
+    steps, sequences = layout.steps_per_call, layout.microbatch_sequences * layout.accumulate
     train: Any = program.train  # what jax.jit made
     traced = train.trace(
         program.abstract,
-        jax.ShapeDtypeStruct(batches, np.int32, sharding=batch_sharding(mesh, leading=1)),
-        jax.ShapeDtypeStruct(batches[:1], np.float32, sharding=replicated(mesh)),
+        jax.ShapeDtypeStruct((steps, sequences, sequence_length + 1), "int32"),
+        jax.ShapeDtypeStruct((steps,), "float32"),
     )
-    try:
-        memory = traced.lower().compile().memory_analysis()
-    except jax.errors.JaxRuntimeError as error:
-        if (found := EXCEEDED.search(str(error))) is None:
-            raise
-        used = float(found[1]) * UNITS[found[2]]
-        return Compiled(used, time.perf_counter() - began)
-    # The donated state is updated in place: what comes out needs nothing beside it.
-    made = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + made
-    return Compiled(float(needed), time.perf_counter() - began)
+    return traced.lower().compile()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from models.architecture import Platform
+from models.devices import GPUS
 from scaling.store.records import Refusal
 
 # Vector width and fast math are worth 1.5x to 2x on small float32 models on a CPU. Fast math may
@@ -46,6 +47,13 @@ FAULTY = ((0, 10, 2), (0, 11, 1))
 # two, and jax/_src/test_multiprocess.py sets the same variables.
 TPU_BOUNDS: Mapping[int, str] = {1: "1,1,1", 2: "1,2,1"}
 
+# The variables by which a process is told which devices to see.
+VISIBLE: Mapping[Platform, str] = {
+    "gpu": "CUDA_VISIBLE_DEVICES",
+    "rocm": "HIP_VISIBLE_DEVICES",
+    "tpu": "TPU_VISIBLE_CHIPS",
+}
+
 Algorithms = Literal["fastest", "recorded", "deterministic"]
 
 
@@ -54,8 +62,8 @@ class Slot:
     """A place for one worker at a time."""
 
     platform: Platform = "cpu"
-    # The devices of the host that it uses, by the names that CUDA_VISIBLE_DEVICES or
-    # TPU_VISIBLE_CHIPS has for them; null: all that a process started here sees.
+    # The devices of the host that it uses, by the names that VISIBLE's variable has for them; null:
+    # all that a process started here sees.
     devices: tuple[str, ...] | None = None
     sharing: int = 1  # workers that use the same devices at once
 
@@ -72,7 +80,7 @@ def worker_environment(
     win. Raises Refusal for a number of TPU chips whose shape is not known.
     """
     slot = slot or Slot()
-    choice = _choice(algorithms, file) if slot.platform == "gpu" else _Part()
+    choice = _choice(algorithms, file) if slot.platform in GPUS else _Part()
     parts = (_PLATFORMS[slot.platform](slot), choice)
     flags = [flag for part in parts for flag in part.flags] + [os.environ.get("XLA_FLAGS", "")]
     said = " ".join(filter(None, flags))
@@ -105,7 +113,7 @@ def _cpu(slot: Slot) -> _Part:
 def _gpu(slot: Slot) -> _Part:
     variables: dict[str, str] = {}
     if slot.devices is not None:
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(slot.devices)
+        variables[VISIBLE[slot.platform]] = ",".join(slot.devices)
     name = next((name for name in MEMORY_NAMES if os.environ.get(name)), MEMORY_NAMES[0])
     share = os.environ.get(name) or MEMORY_SHARE
     try:
@@ -127,7 +135,7 @@ def _tpu(slot: Slot) -> _Part:
             "not documented. Give 1 or 2, or leave it out: a run then takes all chips of the host."
         )
     variables = {
-        "TPU_VISIBLE_CHIPS": ",".join(slot.devices),
+        VISIBLE["tpu"]: ",".join(slot.devices),
         "TPU_CHIPS_PER_PROCESS_BOUNDS": bounds,
         "TPU_PROCESS_BOUNDS": "1,1,1",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -135,7 +143,7 @@ def _tpu(slot: Slot) -> _Part:
     return _Part(variables=variables)
 
 
-_PLATFORMS = {"cpu": _cpu, "gpu": _gpu, "tpu": _tpu}
+_PLATFORMS = {"cpu": _cpu, "gpu": _gpu, "rocm": _gpu, "tpu": _tpu}
 
 
 def _choice(algorithms: Algorithms, file: Path | None) -> _Part:
@@ -167,7 +175,7 @@ def is_deterministic(platform: str, xla_flags: str) -> bool:
     """
     given = dict(each.partition("=")[::2] for each in xla_flags.split())
     wanted = dict(each.partition("=")[::2] for each in DETERMINISTIC_FLAGS)
-    if platform == "gpu":
+    if platform in GPUS:
         return all(given.get(name, "").lower() == value for name, value in wanted.items())
     return platform == "cpu"
 

@@ -7,7 +7,8 @@ how many steps make a call is no part of what a run is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from jax.sharding import Mesh
 from models.architecture import Config, architecture
 from models.output import Losses, output_of
 from models.sharding import (
+    BATCH,
     batch_sharding,
     leaves_of,
     make_mesh,
@@ -128,6 +130,7 @@ def make_program(
     )
     shardings = TrainState(of_params, of_moments, everywhere)  # type: ignore[arg-type]
 
+    on_cpu = _platform(mesh) == "cpu"
     # The decoder lays its arrays out on the mesh that it is traced for.
     traced_on = partial(jax.sharding.use_abstract_mesh, mesh.abstract_mesh)
 
@@ -216,15 +219,18 @@ def make_program(
     ) -> tuple[TrainState, Metrics]:
         if len(rates_S) > 1:
             return jax.lax.scan(step, state, (tokens_SxBxT1, rates_S))
-
-        def lone(_: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
-            return step(carry[0], (tokens_SxBxT1[0], rates_S[0]))
-
-        # A loop whose length the compiler does not know: of a scan of one step it takes the loop
-        # away, and fuses the step, and so rounds, otherwise.
-        once = jax.lax.optimization_barrier(jnp.int32(1))
-        nothing = Metrics(jnp.float32(0), jnp.float32(0))
-        state, metrics = jax.lax.fori_loop(0, once, lone, (state, nothing))
+        inputs = tokens_SxBxT1[0], rates_S[0]
+        if on_cpu:
+            # A loop whose length the compiler does not know: of a scan of one step it takes the
+            # loop away, and fuses the step, and so rounds, otherwise. Not elsewhere: a GPU's host
+            # would wait in every call, to read whether there is another turn.
+            once = jax.lax.optimization_barrier(jnp.int32(1))
+            nothing = Metrics(jnp.float32(0), jnp.float32(0))
+            state, metrics = jax.lax.fori_loop(
+                0, once, lambda _, carry: step(carry[0], inputs), (state, nothing)
+            )
+        else:
+            state, metrics = step(state, inputs)
         return state, jax.tree.map(lambda value: value[None], metrics)
 
     batches, windows = batch_sharding(mesh, leading=1), batch_sharding(mesh)
@@ -252,6 +258,11 @@ def make_program(
     )
 
 
+def mesh_of(layout: Layout, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of a layout: on the first of these devices, or of those that this process sees."""
+    return make_mesh(**{layout.sharding: layout.devices}, devices=devices)
+
+
 def program_of(spec: RunSpec, mesh: Mesh | None = None) -> Program:
     """The program of a run, on all devices that this process sees, or on those of a `mesh`.
 
@@ -259,10 +270,16 @@ def program_of(spec: RunSpec, mesh: Mesh | None = None) -> Program:
     """
     if mesh is None:
         layout = layout_of(spec, target_here())
-        mesh = make_mesh(**{layout.sharding: layout.devices})
+        mesh = mesh_of(layout)
     else:
-        layout = layout_of(spec, target_of(mesh.devices.flat[0], mesh.size))
+        # Devices along the tensor axis have the same sequences.
+        sharing = math.prod(mesh.shape[axis] for axis in BATCH)
+        layout = layout_of(spec, target_of(mesh.devices.flat[0], sharing))
     return make_program(spec.architecture, spec.model, spec.optimizer, spec.seed, layout, mesh)
+
+
+def _platform(mesh: Mesh) -> str:
+    return str(mesh.devices.flat[0].platform)
 
 
 def _refuse_miscounted(name: str, counted: ParamCount, held: Mapping[Kind, int]) -> None:

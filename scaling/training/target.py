@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from models.architecture import Platform
+from models.devices import platform_named
 from scaling.planning.layout import Target
 
 
@@ -15,10 +15,15 @@ def target_here() -> Target:
 
 def target_of(device: jax.Device, count: int) -> Target:
     """So many devices of one kind, as what runs are laid out for."""
-    platform: Platform = "gpu"  # cuda or rocm
-    if device.platform in ("cpu", "tpu"):
-        platform = device.platform
-    return Target(platform, count, None if platform == "cpu" else _memory_of(device))
+    platform = platform_named(device.platform) or "gpu"
+    memory = None if platform == "cpu" else _memory_of(device)
+    return Target(platform, count, memory, _capability_of(device) if platform == "gpu" else None)
+
+
+def _capability_of(device: jax.Device) -> float | None:
+    """The compute capability of a GPU; null where jax does not say it."""
+    said = getattr(device, "compute_capability", None)
+    return None if said is None else float(said)
 
 
 def _memory_of(device: jax.Device) -> float | None:

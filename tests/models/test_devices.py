@@ -9,7 +9,7 @@ import pytest
 from jax._src.pallas.mosaic.tpu_info import chip_version_from_device_kind
 
 from models import devices
-from models.devices import device_of_kind, expected_platform, peak_flops
+from models.devices import device_of_kind, expected_platform, peak_flops, platform_named
 
 # Dense peaks in TFLOP/s of NVIDIA's data sheets (bf16, TF32) and cloud.google.com/tpu (bf16).
 PUBLISHED = [
@@ -74,7 +74,10 @@ def test_a_kind_of_two_devices_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "found"),
-    [("cpu", "cpu"), ("cuda", "gpu"), ("tpu,cpu", "tpu"), ("gpu", "gpu"), ("", "cpu")],
+    [
+        *[("cpu", "cpu"), ("cuda", "gpu"), ("tpu,cpu", "tpu"), ("gpu", "gpu"), ("", "cpu")],
+        ("rocm", "rocm"),
+    ],
 )
 def test_the_platform_follows_what_jax_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, asked: str, found: str
@@ -82,3 +85,26 @@ def test_the_platform_follows_what_jax_is_asked_for(
     monkeypatch.setattr(devices, "_installed", lambda: "cpu")
     monkeypatch.setenv("JAX_PLATFORMS", asked)
     assert expected_platform() == found
+
+
+def test_a_gpu_is_one_of_rocm_where_its_plugin_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(devices, "find_spec", lambda name: name == "jax_rocm7_plugin" or None)
+    devices._installed.cache_clear()
+    try:
+        for asked in ("", "gpu", "rocm", "rocm,cpu"):
+            monkeypatch.setenv("JAX_PLATFORMS", asked)
+            assert expected_platform() == "rocm"
+        assert platform_named("cuda") == "gpu"
+    finally:
+        devices._installed.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability"),
+    [("NVIDIA A100-SXM4-80GB", 8.0), ("NVIDIA L4", 8.9), ("NVIDIA H200", 9.0), ("TPU v5", None)],
+)
+def test_a_gpu_has_its_compute_capability(kind: str, capability: float | None) -> None:
+    device = device_of_kind(kind)
+    assert device is not None and device.capability == capability

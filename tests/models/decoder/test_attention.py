@@ -79,6 +79,8 @@ def test_blocks_give_the_loss_and_gradients_of_plain_attention(
         ({"layers": "scanned"}, ["fmhaSoftmax", "fmhaSoftmaxBackward"]),
         # The forward pass, and again in the backward pass.
         ({"layers": "scanned", "remat": "full"}, ["fmhaSoftmax"] * 2 + ["fmhaSoftmaxBackward"]),
+        # What attention gave is kept.
+        ({"layers": "scanned", "remat": "dots"}, ["fmhaSoftmax", "fmhaSoftmaxBackward"]),
     ],
     ids=str,
 )

@@ -87,12 +87,16 @@ def test_values_and_gradients_are_those_of_the_formula(tiny: Tiny, name: str, sh
         np.testing.assert_allclose(found_x, expected, rtol=1e-5, atol=2e-5)
 
 
-# T, query heads, key-value heads, window: one block of the kernel, and several with some empty.
+# T, query heads, key-value heads, window: one block of the kernel, several with some empty, and
+# blocks that are filled up.
 @pytest.mark.parametrize(
     "shape",
     [
         (128, 2, 2, None),
         (384, 4, 2, 200),
+        (255, 2, 1, None),
+        pytest.param((1, 2, 2, None), marks=pytest.mark.slow),
+        pytest.param((300, 2, 2, 40), marks=pytest.mark.slow),
         pytest.param((384, 2, 1, None), marks=pytest.mark.slow),
         pytest.param((384, 2, 2, 1), marks=pytest.mark.slow),
     ],

@@ -58,6 +58,13 @@ def test_a_worker_sees_the_devices_of_its_slot_and_its_share_of_their_memory() -
     assert "CUDA_VISIBLE_DEVICES" not in added(Slot("gpu"))
 
 
+def test_a_gpu_of_rocm_has_the_flags_of_one_of_cuda_and_its_own_name_for_devices() -> None:
+    rocm, cuda = added(Slot("rocm", ("2", "5")), "deterministic"), added(PAIR, "deterministic")
+    assert rocm.pop("HIP_VISIBLE_DEVICES") == cuda.pop("CUDA_VISIBLE_DEVICES")
+    assert rocm == cuda
+    refuse_faulty_jax("rocm")  # what is wrong with a jaxlib is wrong with CUDA
+
+
 @pytest.mark.parametrize("name", flags.MEMORY_NAMES)
 def test_the_users_share_of_memory_is_divided_under_the_name_it_was_given_by(
     monkeypatch: pytest.MonkeyPatch, name: str

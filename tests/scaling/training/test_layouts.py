@@ -121,7 +121,7 @@ def test_what_moves_from_one_layout_to_the_other_and_back_keeps_every_bit(
     # Moments too are other numbers than zeros.
     state = state._replace(moments=jax.tree.map(lambda leaf: leaf + 3, state.moments))
     for number, program in enumerate((programs[1], programs[0])):
-        checkpoint.save(tmp_path, number, state, "0" * 12)
+        checkpoint.begin(tmp_path, number, state, "0" * 12).finish()
         state = checkpoint.restore(tmp_path, number, program.abstract, "0" * 12)
     expected, found = names(programs[0].initial()), names(state)
     assert found.keys() == expected.keys()

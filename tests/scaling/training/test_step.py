@@ -24,6 +24,7 @@ from models.decoder.model import Decoder
 from models.sharding import make_mesh
 from scaling.planning.layout import Layout
 from scaling.spec import Optimizer
+from scaling.training import step
 from scaling.training.flags import worker_environment
 from scaling.training.step import TrainState, make_program
 
@@ -138,6 +139,16 @@ def test_every_product_of_a_step_in_bfloat16_has_bfloat16_operands(
     assert dtypes == {"bf16"}
 
 
+@pytest.mark.parametrize("length", [127, 200, 7])
+def test_a_program_with_splash_reads_rows_that_are_no_whole_blocks(length: int) -> None:
+    """Evaluations put rows of other lengths to the program than training does."""
+    layout = Layout(4, execution=Execution("bfloat16", attention="splash"))
+    model = replace(MODEL, context_length=256)
+    program = make_program("decoder", model, OPTIMIZER, 0, layout, make_mesh())
+    rows = jax.ShapeDtypeStruct((4, length), np.int32)
+    assert jax.eval_shape(program.logits, program.abstract.params, rows).shape == (4, length, 64)
+
+
 def test_z_loss_is_in_the_gradient_and_not_in_the_reported_loss(whole: Any) -> None:
     optimizer = Optimizer(0.9, 0.95, 0.5, 1.0, z_loss=0.1)
     program = make_program("decoder", MODEL, optimizer, 0, Layout(8), make_mesh())
@@ -189,6 +200,18 @@ def test_calls_of_any_lengths_end_with_the_same_bits_with_the_flags_of_a_worker(
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [1, 1]
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_a_call_of_one_step_waits_for_nothing_on_an_accelerator(
+    monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    """A GPU's host reads before each turn of a `while` whether there is another."""
+    monkeypatch.setattr(step, "_platform", lambda mesh: platform)
+    program = make_program("decoder", MODEL, OPTIMIZER, 0, Layout(8), make_mesh())
+
+    traced = jax.make_jaxpr(program.train)(program.abstract, TOKENS[:1], RATES[:1])
+    assert str(traced).count("while[") == (platform == "cpu")  # of a length that is not known
 
 
 @pytest.fixture(scope="module")
