@@ -109,6 +109,17 @@ def layout_of(run: RunSpec, target: Target) -> Layout:
     return found
 
 
+def evaluation_layout(run: RunSpec, target: Target) -> Layout:
+    """How the model of a finished run is evaluated, whatever its study asked for in training.
+
+    On as many of the devices as divide its batch; where nothing fits that trains it, in the layout
+    that needs least.
+    """
+    run = replace(run, hardware=Hardware())
+    target = replace(target, devices=math.gcd(run.batch_sequences, target.devices))
+    return _fitting(run, target) or _least(run, _layouts(run, target))
+
+
 def smaller_microbatch(run: RunSpec, layout: Layout) -> int | None:
     """Tokens of each device in the next smaller microbatch; null where it is one sequence."""
     share = layout.sequences * layout.accumulate
@@ -125,10 +136,14 @@ def _fitting(run: RunSpec, target: Target) -> Layout | None:
     for layout in found:
         if step_memory(run, layout).total <= memory:
             return layout
-    least = min(found, key=lambda layout: step_memory(run, layout).total)
+    least = _least(run, found)
     if on_cpu or step_memory(run, least).total <= (target.memory or SMALLEST):
         return least
     return None
+
+
+def _least(run: RunSpec, layouts: Sequence[Layout]) -> Layout:
+    return min(layouts, key=lambda layout: step_memory(run, layout).total)
 
 
 def relative_time(run: RunSpec, layout: Layout) -> float:
@@ -230,7 +245,7 @@ def _executions(run: RunSpec, target: Target) -> list[Execution]:
 def _too_large(run: RunSpec, target: Target) -> str:
     """One line for a run that fits nowhere there: what it needs, what there is, what would do."""
     layouts, memory = _layouts(run, target), target.memory or SMALLEST
-    least = min(step_memory(run, layout).total for layout in layouts)
+    least = step_memory(run, _least(run, layouts)).total
     many = "1 device" if target.devices == 1 else f"each of {target.devices} devices"
     return (
         f"params = {run.params.total:,} with sequence_length = {run.sequence_length:,}: a step "
