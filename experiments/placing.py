@@ -164,14 +164,14 @@ def to_text(placing: Placing) -> list[str]:
         for each in kinds.values()
     ]
     lines = []
+    has = placing.target.memory
+    memory = "" if has is None else f", with {bytes_text(has)} for each ({placing.source})"
     if rows and all(row[2:-1] == rows[0][2:-1] for row in rows):
         most = bytes_text(placing.needed or 0.0)
-        said = f"{layout_line(placing.sizes[0])}; at most {most} on each device"
+        said = f"{layout_line(placing.sizes[0])}; at most {most} on each device{memory}"
         lines.append(filled(f"Layout of every size on {placing.name}: {said}."))
     elif rows:
-        has = placing.target.memory
-        each = f", with {bytes_text(has)} for each ({placing.source})" if has is not None else ""
-        lines += [f"Layouts on {placing.name}{each}:"]
+        lines += [f"Layouts on {placing.name}{memory}:"]
         lines += columns(["shape", "N total", *CELLS, "on each"], rows).splitlines()
     lines += [filled(f"Does not fit {placing.name}: {said}") for said in placing.too_large]
     if placing.target.memory is not None and not placing.too_large:
