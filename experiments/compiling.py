@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from analysis.units import bytes_text, duration, human
-from experiments.placing import Placed, layout_line, placed
+from experiments.placing import SHEET, Placed, layout_line, placed
 from scaling.spec import RunSpec
 from scaling.training.compiling import Compiled, Topology, compile_step
 
@@ -27,7 +27,7 @@ class CompiledStep:
 
 def compiled_largest(runs: Sequence[RunSpec], topology: Topology) -> CompiledStep:
     """Raises Refusal as `compile_step` does, and where the estimate fits no size there."""
-    placing = placed(runs, topology.name, topology.target)
+    placing = placed(runs, topology.name, topology.target, SHEET)
     placing.refuse_too_large()
     largest = max(placing.sizes, key=lambda each: each.memory.total)
     return CompiledStep(topology, largest, compile_step(largest.run, topology))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,14 +11,17 @@ from typing import Any
 from analysis.units import bytes_text, human
 from experiments.devices import platform_of
 from experiments.text import columns
-from models.devices import GPUS, Device, device_of_kind
+from models.devices import GPUS, Device
 from scaling.launch.slots import Host, Slots, devices_needed, slots_of
-from scaling.planning.layout import SAFE, Layout, Target, TooLarge, layout_of
+from scaling.planning.layout import SAFE, Layout, Target, TooLarge, better_batch, layout_of
 from scaling.planning.memory import StepMemory, step_memory
 from scaling.planning.refusals import Refusals
 from scaling.spec import RunSpec, shape_text
+from scaling.store.records import Refusal
 from scaling.training.autotuning import programs_of
 from scaling.training.flags import MEMORY_SHARE
+
+SHEET = "its data sheet's"  # where a device's memory is from that is only named
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Placing:
 
     name: str  # such as 8 × h200
     target: Target
+    source: str  # of its memory
     sizes: tuple[Placed, ...]
     too_large: tuple[str, ...]  # of the sizes that fit nowhere there: what is said of them
 
@@ -70,11 +73,37 @@ def places_for(
     """The slots of a host for these runs: with as many GPUs each as the largest needs, if the host
     has them. Raises Refusal as `slots_of` does, and for what no memory would make possible.
     """
-    if runs and host.platform in GPUS and devices_per_run is None:
+    if runs and host.platform in GPUS and (runs_per_device or 1) > 1:
+        _refuse_crowded(runs, host, runs_per_device or 1)
+    elif runs and host.platform in GPUS and devices_per_run is None:
         with suppress(TooLarge):
-            needed = devices_needed(runs, host, runs_per_device or 1)
+            needed = devices_needed(runs, host)
             devices_per_run = needed if needed > 1 else None
     return slots_of(host, workers, devices_per_run, runs_per_device)
+
+
+def _refuse_crowded(runs: Sequence[RunSpec], host: Host, sharing: int) -> None:
+    """Raise Refusal where not all of the runs fit a device that so many share."""
+
+    def is_too_large(run: RunSpec, sharing: int) -> bool:
+        try:
+            layout_of(run, host.target(1, sharing))
+        except TooLarge:
+            return True
+        return False
+
+    lost = [run for run in programs_of(runs).values() if is_too_large(run, sharing)]
+    if not lost:
+        return
+    largest = max(lost, key=lambda run: run.params.total)
+    fits = (k for k in range(sharing - 1, 0, -1) if not any(is_too_large(run, k) for run in lost))
+    most = next(fits, 1)
+    remedy = f"Give at most {most}" if most > 1 else "Leave it out"
+    raise Refusal(
+        f"--runs-per-device {sharing}: {human(largest.params.total)} parameters with "
+        f"sequence_length = {largest.sequence_length:,} do not fit 1/{sharing} of {host.kind}. "
+        f"{remedy}."
+    )
 
 
 def is_tight(placed: Placed, target: Target) -> bool:
@@ -85,8 +114,9 @@ def is_tight(placed: Placed, target: Target) -> bool:
 def placed_on(runs: Sequence[RunSpec], device: Device, count: int) -> Placing:
     """The sizes of some runs, each run on so many of a device. Raises Refusal as `placed` does."""
     platform = platform_of(device)
+    said = SHEET if platform == "tpu" else f"{MEMORY_SHARE:.0%} of {SHEET}"
     target = Target(platform, count, usable(device), device.capability)
-    return placed(runs, f"{count} × {device.name}", target)
+    return placed(runs, f"{count} × {device.name}", target, said)
 
 
 def usable(device: Device) -> float:
@@ -95,23 +125,18 @@ def usable(device: Device) -> float:
 
 
 def placed_here(runs: Sequence[RunSpec], places: Slots) -> Placing:
-    """The sizes of some runs in the slots of this host. Raises Refusal as `placed` does.
-
-    Of a device that is not known the memory is found out where a run is trained, and not here.
-    """
+    """The sizes of some runs in the slots of this host. Raises Refusal as `placed` does."""
     host, slot = places.host, places.slots[0]
     count = len(host.devices if slot.devices is None else slot.devices)
-    device, memory = device_of_kind(host.kind), None
-    if host.platform != "cpu":
-        memory = usable(device) / slot.sharing if device else math.inf
     name = "CPU" if host.platform == "cpu" else host.kind
-    capability = None if device is None else device.capability
-    target = Target(host.platform, count, memory, capability)
-    return placed(runs, f"{count} × {name}", target)
+    target = host.target(count, slot.sharing)
+    return placed(runs, f"{count} × {name}", target, "as jax says here")
 
 
-def placed(runs: Sequence[RunSpec], name: str, target: Target) -> Placing:
-    """Raises one Refusal for all sizes that no memory would make possible there."""
+def placed(runs: Sequence[RunSpec], name: str, target: Target, source: str) -> Placing:
+    """Layouts by a memory that is known from `source`.
+
+    Raises one Refusal for all sizes that no memory would make possible there."""
     refusals = Refusals()
     sizes: list[Placed] = []
     too_large: list[str] = []
@@ -123,7 +148,7 @@ def placed(runs: Sequence[RunSpec], name: str, target: Target) -> Placing:
             except TooLarge as error:
                 too_large.append(str(error))
     refusals.raise_any()
-    return Placing(name, target, tuple(sizes), tuple(dict.fromkeys(too_large)))
+    return Placing(name, target, source, tuple(sizes), tuple(dict.fromkeys(too_large)))
 
 
 def to_text(placing: Placing) -> list[str]:
@@ -139,20 +164,35 @@ def to_text(placing: Placing) -> list[str]:
         for each in kinds.values()
     ]
     lines = []
+    has = placing.target.memory
+    memory = "" if has is None else f", with {bytes_text(has)} for each ({placing.source})"
     if rows and all(row[2:-1] == rows[0][2:-1] for row in rows):
         most = bytes_text(placing.needed or 0.0)
-        said = f"{layout_line(placing.sizes[0])}; at most {most} on each device"
+        said = f"{layout_line(placing.sizes[0])}; at most {most} on each device{memory}"
         lines.append(filled(f"Layout of every size on {placing.name}: {said}."))
     elif rows:
-        has = placing.target.memory
-        each = f", with {bytes_text(has)} for each" if has is not None else ""
-        lines += [f"Layouts on {placing.name}{each}:"]
+        lines += [f"Layouts on {placing.name}{memory}:"]
         lines += columns(["shape", "N total", *CELLS, "on each"], rows).splitlines()
     lines += [filled(f"Does not fit {placing.name}: {said}") for said in placing.too_large]
     if placing.target.memory is not None and not placing.too_large:
         tight = ", though some may not: an estimate may be 15% too low"
         lines.append(f"Every size fits{tight if placing.verdict == 'tight' else ''}.")
-    return lines
+    return lines + [filled(f"warning: {said}") for said in small_microbatches(placing)]
+
+
+def small_microbatches(placing: Placing) -> list[str]:
+    """What is said of batches that divide into small microbatches alone, each once."""
+    said: dict[str, None] = {}
+    for each in placing.sizes:
+        batch = better_batch(each.run, placing.target, each.layout)
+        if batch is not None:
+            said[
+                f"a device's share of batch_sequences = {each.run.batch_sequences} divides into "
+                f"microbatches of {each.layout.sequences} × {each.run.sequence_length:,} tokens, "
+                f"and {placing.name} could take more than four times as many, which are faster. "
+                f"Give batch_sequences = {batch}."
+            ] = None
+    return list(said)
 
 
 def filled(said: str) -> str:
@@ -193,6 +233,7 @@ def to_json(placing: Placing) -> dict[str, Any]:
         "platform": placing.target.platform,
         "count": placing.target.devices,
         "memory_bytes": placing.target.memory,
+        "memory_source": placing.source,
         "needed_bytes": placing.needed,
         "verdict": placing.verdict,
         "too_large": list(placing.too_large),

@@ -154,6 +154,16 @@ def run_id_of(run: RunSpec) -> str:
     return fingerprint(identity_of(run))
 
 
+def has_own_id(run: RunSpec) -> bool:
+    """Whether its id is that of what it is, by the recipe of now or an earlier one.
+
+    Another recipe trains otherwise, and what was trained is the same model.
+    """
+    identity = identity_of(run)
+    recipes = range(1, RECIPES[run.dtype] + 1)
+    return run.run_id in {fingerprint({**identity, "recipe": recipe}) for recipe in recipes}
+
+
 def identity_of(run: RunSpec) -> dict[str, Any]:
     """What a run is, every field of SCIENCE written out as plain values but for those of FORMER.
 

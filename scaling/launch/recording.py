@@ -2,11 +2,13 @@
 
 The record lies in the results folder, so that whoever goes on with a run, on whatever host, takes
 the same algorithms. It is of one kind of device, one jaxlib, so many devices a run, and the
-programs of a plan; where a plan gets new programs, the choices for the old ones are kept.
+programs of a plan as they are laid out there; where a plan gets new programs, the choices for the
+old ones are kept.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,13 +16,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from scaling.launch.slots import Host
-from scaling.spec import RunSpec
-from scaling.store.ready import run_folder
+from scaling.planning.layout import layout_of
+from scaling.spec import RunSpec, config_of
 from scaling.store.records import Refusal, fingerprint
 from scaling.training.autotuning import programs_of
 from scaling.training.flags import Slot, worker_environment
@@ -59,7 +62,10 @@ def _recorded(
     devices = len(slot.devices or host.devices)
     kind = re.sub(r"\W+", "-", f"{devices}-{host.kind}-jaxlib-{version('jaxlib')}")
     folder = results / FOLDER
-    file = folder / f"{kind}-{fingerprint({'programs': sorted(programs)})}.textproto"
+    # What is compiled is a run as it is laid out, which depends on the memory that a worker has.
+    target = host.target(devices, slot.sharing)
+    layouts = {name: asdict(layout_of(run, target)) for name, run in programs.items()}
+    file = folder / f"{kind}-{fingerprint({'programs': layouts})}.textproto"
     if file.exists():
         return file
     say(f"recording the algorithms of {len(programs)} programs, for deterministic = true")
@@ -69,7 +75,7 @@ def _recorded(
     if earlier:
         shutil.copyfile(earlier[-1], mine)
     try:
-        _record([run_folder(results, run.run_id) for run in programs.values()], slot, mine)
+        _record(list(programs.values()), slot, mine)
         if not mine.exists():
             say("XLA recorded none: it takes the first algorithm that compiles, a slower one")
             return None
@@ -80,11 +86,12 @@ def _recorded(
     return file
 
 
-def _record(folders: Sequence[Path], slot: Slot, file: Path) -> None:
-    """Compile the runs of these folders in a process of its own: XLA reads its flags once."""
+def _record(runs: Sequence[RunSpec], slot: Slot, file: Path) -> None:
+    """Compile these runs in a process of its own: XLA reads its flags once."""
     start = str(Path(__file__).with_name("start.py"))
     done = subprocess.run(
-        [sys.executable, "-P", start, "--record", *map(str, folders)],
+        [sys.executable, "-P", start, "--record"],
+        input=json.dumps([config_of(run) for run in runs]),
         env=worker_environment(slot, "recorded", file),
         capture_output=True,
         text=True,

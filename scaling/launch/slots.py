@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
@@ -17,9 +16,14 @@ from scaling.planning.layout import Target, layout_of
 from scaling.spec import RunSpec
 from scaling.store.records import Refusal
 from scaling.training.autotuning import programs_of
-from scaling.training.flags import MEMORY_SHARE, VISIBLE, Slot, worker_environment
+from scaling.training.flags import VISIBLE, Slot, worker_environment
 
-ASK = "import jax; d = jax.devices(); print(len(d), d[0].platform, d[0].device_kind)"
+ASK = """
+import jax
+d = jax.devices()
+limit = (d[0].memory_stats() or {}).get("bytes_limit", 0)
+print(len(d), d[0].platform, limit, d[0].device_kind)
+"""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,14 @@ class Host:
     platform: Platform
     kind: str  # as jax calls one of them
     devices: tuple[str, ...]  # their names, as in the variable of VISIBLE
+    memory: float | None = None  # bytes of each that one worker may use; null where jax says none
+
+    def target(self, devices: int, sharing: int = 1) -> Target:
+        """What a worker lays its runs out for that has so many of them, each shared by so many."""
+        memory = None if self.memory is None else self.memory / sharing
+        device = device_of_kind(self.kind)
+        capability = None if device is None else device.capability
+        return Target(self.platform, devices, memory, capability)
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,7 @@ def this_host() -> Host:
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise Refusal(f"jax finds no device here: {said[-1]}")
-    count, platform, kind = done.stdout.splitlines()[-1].split(maxsplit=2)
+    count, platform, limit, kind = done.stdout.splitlines()[-1].split(maxsplit=3)
     if (found := platform_named(platform)) is None:
         raise Refusal(
             f"jax finds a {platform!r} here, which is no CPU, GPU or TPU: set JAX_PLATFORMS."
@@ -71,7 +83,8 @@ def this_host() -> Host:
     names = [name.strip() for name in asked.split(",") if name.strip()]
     # The driver ends the user's list at the first name that is none.
     names = (names or [str(number) for number in range(int(count))])[: int(count)]
-    return Host(found, kind, tuple(names))
+    memory = None if found == "cpu" else float(limit) or None
+    return Host(found, kind, tuple(names), memory)
 
 
 def slots_of(
@@ -141,17 +154,13 @@ def devices_needed(runs: Iterable[RunSpec], host: Host, runs_per_device: int = 1
 
     Raises Refusal, the one of a single device, where they cannot on any number of them.
     """
-    device = device_of_kind(host.kind)
-    # Of a device that is not known, the memory is found out where a run is trained.
-    memory = math.inf if device is None else MEMORY_SHARE * device.memory / runs_per_device
-    capability = None if device is None else device.capability
     distinct = programs_of(runs).values()
     first: Refusal | None = None
     widths = [2**k for k in range(len(host.devices).bit_length())]
     for width in sorted({*widths, len(host.devices)}):
         try:
             for run in distinct:
-                layout_of(run, Target(host.platform, width, memory, capability))
+                layout_of(run, host.target(width, runs_per_device))
             return width
         except Refusal as error:
             first = first or error

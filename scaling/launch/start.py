@@ -1,6 +1,6 @@
 """A worker of this installation, started by the path of this file: `python -P start.py RESULTS …`.
 
-`--record RUN …` compiles runs instead (scaling/training/autotuning.py).
+`--record` compiles the runs that stdin names instead (scaling/training/autotuning.py).
 
 A working directory or a PYTHONPATH that holds `models.py` or another of our packages' names would
 come before us, so ours are imported first. Everything else is found as always.
@@ -27,9 +27,9 @@ def import_ours() -> None:
 if __name__ == "__main__":
     import_ours()
     if sys.argv[1] == "--record":
-        from scaling.training.autotuning import main
+        from scaling.training.autotuning import compile_specifications
 
-        sys.exit(main(sys.argv[2:]))
+        sys.exit(compile_specifications(sys.stdin.read()))
     from scaling.launch.worker import main
 
     sys.exit(main(sys.argv[1:]))

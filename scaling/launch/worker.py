@@ -224,7 +224,8 @@ def _train_from_files(
     mine.begin()
     corpus = load(spec.corpus, cache_folder() / "corpora")
     check(corpus)
-    session = {"source_sha256": source, **provenance(spec)}
+    goes_on_from = run.provenance if mine.claim.step else ()
+    session = {"source_sha256": source, **provenance(spec, goes_on_from)}
     mine.record("running", reason=None, provenance=[*run.provenance, session])
     failpoint("running")
     last_report = 0.0

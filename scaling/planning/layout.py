@@ -111,6 +111,32 @@ def layout_of(run: RunSpec, target: Target) -> Layout:
     return found
 
 
+def evaluation_layout(run: RunSpec, target: Target) -> Layout:
+    """How the model of a finished run is evaluated, whatever its study asked for in training.
+
+    On as many of the devices as divide its batch; where nothing fits that trains it, in the layout
+    that needs least.
+    """
+    run = replace(run, hardware=Hardware())
+    target = replace(target, devices=math.gcd(run.batch_sequences, target.devices))
+    return _fitting(run, target) or _least(run, _layouts(run, target))
+
+
+def better_batch(run: RunSpec, target: Target, layout: Layout) -> int | None:
+    """The nearest batch, in sequences, with microbatches of more than four times as many.
+
+    A batch whose divisors are few and far between is trained in small pieces. Null where this one
+    is not, or where its study asks for a microbatch.
+    """
+    if run.hardware.microbatch_tokens is not None:
+        return None
+    share = run.batch_sequences // layout.devices
+    part = 2 ** math.floor(math.log2(min(_most_sequences(run, target), share)))
+    batch = max(1, round(share / part)) * part * layout.devices
+    better = _fitting(replace(run, batch_sequences=batch), target)
+    return batch if better and better.sequences > 4 * layout.sequences else None
+
+
 def smaller_microbatch(run: RunSpec, layout: Layout) -> int | None:
     """Tokens of each device in the next smaller microbatch; null where it is one sequence."""
     share = layout.sequences * layout.accumulate
@@ -127,10 +153,14 @@ def _fitting(run: RunSpec, target: Target) -> Layout | None:
     for layout in found:
         if step_memory(run, layout).total <= memory:
             return layout
-    least = min(found, key=lambda layout: step_memory(run, layout).total)
+    least = _least(run, found)
     if on_cpu or step_memory(run, least).total <= (target.memory or SMALLEST):
         return least
     return None
+
+
+def _least(run: RunSpec, layouts: Sequence[Layout]) -> Layout:
+    return min(layouts, key=lambda layout: step_memory(run, layout).total)
 
 
 def relative_time(run: RunSpec, layout: Layout) -> float:
@@ -186,16 +216,40 @@ def _layouts(run: RunSpec, target: Target) -> list[Layout]:
 
 def _microbatches(run: RunSpec, target: Target, share: int) -> Iterator[int]:
     """Sequences of a microbatch on each device, of `share` in a batch; the largest first."""
-    length = run.sequence_length
-    if (most := run.hardware.microbatch_tokens) is not None and most < length:
-        raise Refusal(
-            f"[hardware] microbatch_tokens = {most:,} is less than one sequence. Give {length:,} "
-            "(sequence_length) or more."
-        )
-    if most is None:
-        most = share * length if target.platform == "cpu" else SATURATING
-    largest = min(max(1, most // length), share)
+    largest = min(_most_sequences(run, target), share)
+    if (asked := run.hardware.microbatch_tokens) is not None:
+        _refuse_indivisible(asked, run.sequence_length, share)
     return (n for n in range(largest, 0, -1) if share % n == 0)
+
+
+def _most_sequences(run: RunSpec, target: Target) -> int:
+    """Of a microbatch on each device, where its batch has so many."""
+    most = run.hardware.microbatch_tokens
+    if most is None:
+        most = run.batch_tokens if target.platform == "cpu" else SATURATING
+    return max(1, most // run.sequence_length)
+
+
+def _refuse_indivisible(asked: int, length: int, share: int) -> None:
+    """Raise Refusal for so many tokens that are no part of a device's `share` of a batch."""
+    if asked >= share * length:  # all of it
+        return
+    nearest = min(
+        (n * length for n in range(1, share + 1) if share % n == 0),
+        key=lambda tokens: abs(tokens - asked),
+    )
+    if asked == nearest:
+        return
+    if asked < length:
+        fault = "is less than one sequence"
+    elif asked % length:
+        fault = f"is no multiple of sequence_length = {length:,}"
+    else:
+        fault = f"is {asked // length} sequences, of which no whole number makes the {share}"
+        fault += " that a device has of each batch"
+    raise Refusal(
+        f"[hardware] microbatch_tokens = {asked} {fault}. Give {nearest}, or leave it out."
+    )
 
 
 def _executions(run: RunSpec, target: Target) -> list[Execution]:
@@ -237,7 +291,7 @@ def _executions(run: RunSpec, target: Target) -> list[Execution]:
 def _too_large(run: RunSpec, target: Target) -> str:
     """One line for a run that fits nowhere there: what it needs, what there is, what would do."""
     layouts, memory = _layouts(run, target), target.memory or SMALLEST
-    least = min(step_memory(run, layout).total for layout in layouts)
+    least = step_memory(run, _least(run, layouts)).total
     many = "1 device" if target.devices == 1 else f"each of {target.devices} devices"
     return (
         f"params = {run.params.total:,} with sequence_length = {run.sequence_length:,}: a step "

@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, cast
 
-from scaling.spec import RunSpec, read_spec
+from scaling.spec import RunSpec, spec_of
 from scaling.store.records import fingerprint
 
 
@@ -56,8 +55,8 @@ def compile_run(run: RunSpec) -> None:
     cast(Any, program.evaluate).lower(program.abstract.params, windows).compile()
 
 
-def main(arguments: list[str]) -> int:
-    """Compile the runs in these folders, one of each program; returns the exit code.
+def compile_specifications(configs: str) -> int:
+    """Compile the runs of these specifications, in JSON; returns the exit code.
 
     Where the results go is for XLA_FLAGS to say (`worker_environment` of scaling/training/flags.py,
     "recorded"); how many programs were compiled is printed as JSON.
@@ -65,7 +64,7 @@ def main(arguments: list[str]) -> int:
     from scaling.training.jax_setup import configure_jax
 
     configure_jax()
-    programs = programs_of(read_spec(Path(folder)) for folder in arguments)
+    programs = programs_of(map(spec_of, json.loads(configs)))
     for run in programs.values():
         compile_run(run)
     print(json.dumps({"programs": len(programs)}))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from scaling.planning.layout import layout_of
+from scaling.planning.layout import Layout, layout_of
 from scaling.spec import RunSpec
 from scaling.store.records import Refusal
 from scaling.training.flags import is_deterministic
@@ -20,11 +22,12 @@ from scaling.training.flags import is_deterministic
 ENVIRONMENT = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 
-def provenance(run: RunSpec) -> dict[str, Any]:
+def provenance(run: RunSpec, earlier: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """Where and with what a run is made. Call in the worker: it asks jax for its device.
 
-    `deterministic` is whether this process gives the same bits every time on the same device.
-    Raises Refusal where the run asks for that and it does not.
+    `earlier` are the sessions, as this returned them, whose training goes on. `deterministic` is
+    whether this process gives the same bits every time on the same device. Raises Refusal where the
+    run asks for that and it does not, or would go on in another layout.
     """
     import jax
 
@@ -45,6 +48,9 @@ def provenance(run: RunSpec) -> dict[str, Any]:
             f"keep it, with XLA_FLAGS = {flags!r}. On a GPU start it with `scaling run` or "
             "`scaling worker` and leave their flags on; on a TPU leave deterministic out."
         )
+    layout = layout_of(run, target_here())
+    if run.hardware.deterministic:
+        _refuse_another_layout(run, layout, earlier, device.platform)
     return {
         "git": _git_commit(),
         "python": platform.python_version(),
@@ -53,11 +59,44 @@ def provenance(run: RunSpec) -> dict[str, Any]:
         "platform": device.platform,
         "device_kind": device.device_kind,
         "device_count": jax.device_count(),
-        "layout": asdict(layout_of(run, target_here())),
+        "layout": asdict(layout),
         "deterministic": deterministic,
         "xla_flags": flags,
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
+
+
+def _refuse_another_layout(
+    run: RunSpec, layout: Layout, earlier: Sequence[Mapping[str, Any]], platform: str
+) -> None:
+    kept = [each["layout"] for each in earlier if each.get("deterministic") and "layout" in each]
+    if not kept:
+        return
+    had, has = (_as_asked(each, run, platform) for each in (kept[-1], asdict(layout)))
+    if not (differs := [name for name in has if had.get(name) != has[name]]):
+        return
+    began, here = (
+        " and ".join(f"{name} = {json.dumps(each.get(name))}" for name in differs)
+        for each in (had, has)
+    )
+    raise Refusal(
+        f"[hardware] deterministic = true: it was begun with {began} and would go on here with "
+        f"{here}, which changes its bits. Give each run the devices and the memory that it had, "
+        f"or [hardware] {began}, and --retry failed; or leave deterministic out."
+    )
+
+
+def _as_asked(layout: Mapping[str, Any], run: RunSpec, platform: str) -> dict[str, Any]:
+    """A layout that was recorded, as [hardware] would ask for it, and its devices."""
+    sequences, devices = layout["microbatch_sequences"], layout["devices"]
+    asked = {
+        "devices": devices,
+        "microbatch_tokens": sequences // devices * run.sequence_length,
+        "sharding": layout["sharding"],
+        **{name: value for name, value in layout["execution"].items() if name != "dtype"},
+    }
+    # On a CPU the bits do not depend on the length of a call.
+    return asked if platform == "cpu" else {**asked, "steps_per_call": layout["steps_per_call"]}
 
 
 def _git_commit() -> str | None:

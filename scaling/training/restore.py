@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from scaling.data.corpus import Corpus, load
-from scaling.spec import RunSpec, read_spec, run_id_of
+from scaling.planning.layout import evaluation_layout
+from scaling.spec import RunSpec, has_own_id, read_spec
 from scaling.store.paths import cache_folder
 from scaling.store.records import Refusal
 from scaling.store.run_record import read_run
 from scaling.tasks.vocabulary import Vocabulary, vocabulary_of
 from scaling.training import checkpoint
 from scaling.training.jax_setup import configure_jax
-from scaling.training.step import Program, program_of
+from scaling.training.step import Program, make_program, mesh_of
+from scaling.training.target import target_here
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def finished(folder: Path) -> Finished:
     if status != "completed":
         raise Refusal(f"{folder} is {status}: only a completed run has a model to evaluate.")
     spec = read_spec(folder)
-    if run_id_of(spec) != spec.run_id:
+    if not has_own_id(spec):
         raise Refusal(
             f"{folder} was trained by another program than architecture = {spec.architecture!r} is "
             "now. Bring the source back that it was trained with."
@@ -56,6 +58,10 @@ def finished(folder: Path) -> Finished:
         )
     configure_jax()
     corpus = load(spec.corpus, cache_folder() / "corpora")
-    program = program_of(spec)
-    state = checkpoint.restore(folder / "checkpoints", step, program.abstract, spec.run_id)
+    layout = evaluation_layout(spec, target_here())
+    mesh = mesh_of(layout)
+    program = make_program(spec.architecture, spec.model, spec.optimizer, spec.seed, layout, mesh)
+    # The moments stay on the host: they are twice as large as the parameters.
+    wanted = program.abstract._replace(moments=())
+    state = checkpoint.restore(folder / "checkpoints", step, wanted, spec.run_id)
     return Finished(spec, corpus, program, state.params)

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pandas as pd
 import pytest
 
 from experiments.__main__ import main
+from models.sharding import make_mesh
 from scaling.data.prepare import prepare as prepare_corpus
 from scaling.launch.prepare import prepare
 from scaling.launch.worker import train_run
+from scaling.planning.layout import Target
 from scaling.planning.plan import Plan, make_plan
 from scaling.store.ready import run_folder
+from scaling.store.records import write_json
+from scaling.store.run_record import read_run
 from scaling.study import parse_study
+from scaling.training.restore import finished
 
 STUDY: dict[str, Any] = {
     "name": "tiny",
@@ -83,6 +92,39 @@ def test_a_finished_run_answers_as_it_did_at_the_end_of_its_training(
     assert merged["value_x"].tolist() == pytest.approx(merged["value_y"].tolist(), rel=1e-5)
     assert found["n"].tolist() == [8] * len(found)
     assert found["run_id"].unique().tolist() == [folder.name]
+
+
+def test_a_run_is_asked_whatever_its_training_needed(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Devices that do not divide its batch, of another kind than its record asks for, and small."""
+    (folder,) = (results / "runs").iterdir()
+    copied = tmp_path / "runs" / folder.name
+    shutil.copytree(folder, copied)
+    record = read_run(copied)
+    hardware = {"attention": "cudnn", "layers": "scanned", "microbatch_tokens": 40}
+    config = {**record.config, "hardware": {**record.config["hardware"], **hardware}}
+    write_json(copied / "run.json", record.changed(config=config).plain())
+    expected = finished(folder)
+    for target in (Target("cpu", 3), Target("tpu", 6, memory=1e4)):
+        monkeypatch.setattr("scaling.training.restore.target_here", lambda target=target: target)
+        monkeypatch.setattr("scaling.training.restore.mesh_of", lambda _: make_mesh())
+        run = finished(copied)
+        assert jax.tree.all(jax.tree.map(jnp.array_equal, run.params, expected.params))
+        assert run.program.layout.devices == math.gcd(4, target.devices)
+
+
+def test_a_run_of_an_earlier_recipe_is_asked(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained before bfloat16 had another one; planned anew, it is another run."""
+    study = replace(plan.study, training=replace(plan.study.training, compute_dtype="bfloat16"))
+    with monkeypatch.context() as before:
+        before.setattr("scaling.spec.RECIPES", {"bfloat16": 1})
+        (run,) = prepare(tmp_path, make_plan(study, plan.corpus), b"")
+        assert train_run(run_folder(tmp_path, run.run_id)) == "completed"
+    assert scaling_eval(monkeypatch, tmp_path, "--items", 8) == 0
+    assert run.run_id not in {each.run_id for each in make_plan(study, plan.corpus).runs}
 
 
 def test_tasks_it_never_saw_and_those_of_a_file_are_asked_with_examples_and_samples(

@@ -14,6 +14,7 @@ from experiments.__main__ import main
 from scaling.launch import launcher, recording, slots
 from scaling.launch.local import Local
 from scaling.launch.slots import Host
+from scaling.spec import RunSpec
 from scaling.training import flags
 from scaling.training.flags import Slot, is_deterministic
 
@@ -76,8 +77,8 @@ def test_a_study_that_asks_for_the_same_bits_is_started_with_them(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def record(folders: Sequence[Path], slot: Slot, file: Path) -> None:
-        assert all(folder.is_dir() for folder in folders)
+    def record(runs: Sequence[RunSpec], slot: Slot, file: Path) -> None:
+        assert all(run.hardware.deterministic for run in runs)
         recorded.append(slot)
         file.write_text("recorded")
 

@@ -24,7 +24,7 @@ from scaling.study import read_study
 from scaling.training.compiling import Compiled, Topology
 
 STUDY = Path("experiments/accelerator.toml")
-H200 = Host("gpu", "NVIDIA H200", tuple("01234567"))
+H200 = Host("gpu", "NVIDIA H200", tuple("01234567"), 130e9)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,10 @@ def test_a_size_that_does_not_fit_is_said_beside_those_that_do(derived: list[Run
     placing = placed_on(derived, device_named("l4"), 1)
     assert placing.verdict == "does not fit" and placing.sizes
     header, columns, *rows = to_text(placing)
-    assert header == "Layouts on 1 × l4, with 22.1 GB for each:" and "remat" in columns
+    assert (
+        header == "Layouts on 1 × l4, with 22.1 GB for each (92% of its data sheet's):"
+        and "remat" in columns
+    )
     lost = [row for row in rows if row.startswith("Does not fit 1 × l4: params = ")]
     assert len(lost) == len(placing.too_large) and "Give each run" in lost[0]
     with pytest.raises(Refusal, match="params = "):
@@ -73,16 +76,51 @@ def test_a_worker_is_given_the_devices_and_the_memory_of_its_slot(derived: list[
     shared = placed_here([largest], places_for([largest], H200, runs_per_device=2)).target
     several = placed_here([largest], places_for([largest], H200, devices_per_run=4)).target
     assert (alone.devices, shared.devices, several.devices) == (1, 1, 4)
-    assert alone.memory == pytest.approx(0.92 * 141e9)
-    assert shared.memory == pytest.approx(0.46 * 141e9)
-    # Its memory is not known here, and is where a worker finds it.
+    assert (alone.memory, shared.memory) == (130e9, 65e9)
+    # A kind that nobody knows has what jax says, and what says nothing is small, as in a worker.
     unknown = replace(H200, kind="NVIDIA X1")
-    assert placed_here([largest], places_for([largest], unknown)).verdict == "fits"
+    assert placed_here([largest], places_for([largest], unknown)).target == alone
+    small = replace(unknown, memory=None)
+    assert placed_here([largest], places_for([largest], small)).target.devices > 1
+
+
+def test_runs_that_do_not_fit_a_part_of_a_device_are_refused_with_how_many_may_share_it(
+    derived: list[RunSpec],
+) -> None:
+    largest = max(derived, key=lambda run: run.params.total)
+    words = (
+        r"^--runs-per-device 16: .* parameters .* do not fit 1/16 of NVIDIA H200\. Give at most "
+    )
+    with pytest.raises(Refusal, match=words) as error:
+        places_for(derived, H200, runs_per_device=16)
+    most = int(str(error.value).split()[-1].rstrip("."))
+    assert 1 < most < 16
+    placing = placed_here([largest], places_for([largest], H200, runs_per_device=most))
+    assert placing.target.devices == 1 and not placing.too_large
+    with pytest.raises(Refusal, match="do not fit"):
+        places_for([largest], H200, runs_per_device=most + 1)
+    small = replace(H200, kind="NVIDIA L4", memory=22e9)
+    with pytest.raises(Refusal, match=r"1/2 of NVIDIA L4\. Leave it out\."):
+        places_for([largest], small, runs_per_device=2)
+    assert len(places_for(derived[:1], H200, runs_per_device=2).slots) == 16
+
+
+def test_a_batch_that_makes_small_microbatches_alone_is_said_with_a_better_one(
+    derived: list[RunSpec],
+) -> None:
+    odd = [replace(run, batch_sequences=127) for run in derived]
+    *_, said = to_text(placed_on(odd, device_named("h200"), 1))
+    assert " ".join(said.split()) == (
+        "warning: a device's share of batch_sequences = 127 divides into microbatches of 1 × "
+        "2,048 tokens, and 1 × h200 could take more than four times as many, which are faster. "
+        "Give batch_sequences = 128."
+    )
+    assert "warning" not in "".join(to_text(placed_on(derived, device_named("h200"), 1)))
 
 
 def test_a_run_that_needs_several_devices_gets_them(derived: list[RunSpec]) -> None:
     largest = max(derived, key=lambda run: run.params.total)
-    host = replace(H200, kind="NVIDIA L4")
+    host = replace(H200, kind="NVIDIA L4", memory=22e9)
     placing = placed_here([largest], places_for([largest], host))
     assert placing.target.devices > 1 and not placing.too_large
 
@@ -109,7 +147,7 @@ def test_a_grid_that_its_devices_cannot_train_is_refused_before_anything_is_writ
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """On one small GPU; what is asked for is refused alike, whatever the memory."""
-    host = replace(H200, kind="NVIDIA L4", devices=("0",))
+    host = replace(H200, kind="NVIDIA L4", devices=("0",), memory=22e9)
     monkeypatch.setattr("scaling.launch.slots.this_host", lambda: host)
     monkeypatch.setattr("scaling.training.flags.refuse_faulty_jax", lambda platform: None)
     words: tuple[Any, ...] = ("run", STUDY, "--dry-run", "--results", tmp_path)

@@ -19,11 +19,13 @@ from scaling.spec import (
     Hardware,
     Optimizer,
     RunSpec,
+    has_own_id,
     identity_of,
     planned_run,
     run_id_of,
     spec_of,
 )
+from scaling.store.records import fingerprint
 from scaling.tasks.mix import TaskMix, TaskSpec
 
 PlanOf = Callable[..., Plan]
@@ -80,6 +82,16 @@ def test_the_ids_of_runs_are_these_for_ever(run: RunSpec, run_id: str) -> None:
     # Whoever must change one of these makes every finished run of everybody a stranger: add the
     # field to FORMER instead.
     assert run_id_of(run) == run_id
+
+
+def test_a_run_of_an_earlier_recipe_has_its_own_id_and_another_program_none() -> None:
+    """And a new study trains it under a new one."""
+    earlier = dataclasses.replace(GPT2, run_id="bc68d2465c7c")  # recipe 1 of bfloat16
+    assert has_own_id(earlier) and run_id_of(earlier) != earlier.run_id
+    assert has_own_id(dataclasses.replace(GPT2, run_id=run_id_of(GPT2)))
+    assert not has_own_id(dataclasses.replace(earlier, seed=1))
+    recipe_2 = fingerprint({**identity_of(BASE), "recipe": 2})  # that float32 never had
+    assert not has_own_id(dataclasses.replace(BASE, run_id=recipe_2))
 
 
 def test_every_field_of_what_a_run_is_is_written_out() -> None:

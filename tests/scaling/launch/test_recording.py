@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from scaling.hardware import Hardware
 from scaling.launch import recording
-from scaling.launch.prepare import prepare
 from scaling.launch.recording import FOLDER, environment_for
 from scaling.launch.slots import Host, slots_of
 from scaling.launch.start import ROOT
 from scaling.planning.plan import Plan
-from scaling.spec import RunSpec
-from scaling.store.ready import run_folder
+from scaling.spec import RunSpec, config_of
 from scaling.store.records import Refusal
 from scaling.training.autotuning import programs_of
 from scaling.training.flags import DUMP_FLAG, LOAD_FLAG, Slot, is_deterministic, worker_environment
@@ -50,17 +51,17 @@ class Recorder:
     """Writes a line where XLA would write its results."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, writes: bool = True, code: int = 0) -> None:
-        self.calls: list[list[str]] = []
+        self.calls: list[list[dict[str, Any]]] = []  # the specifications that each compiles
         self.loaded: list[str] = []
         self.writes, self.code = writes, code
         monkeypatch.setattr(recording.subprocess, "run", self)  # type: ignore[attr-defined]
 
     def __call__(
-        self, command: list[str], env: dict[str, str], **_: object
+        self, command: list[str], env: dict[str, str], input: str, **_: object
     ) -> subprocess.CompletedProcess[str]:
         words = env["XLA_FLAGS"].split()
         assert not is_deterministic("gpu", env["XLA_FLAGS"]), "nothing is measured with the switch"
-        self.calls.append(command)
+        self.calls.append(json.loads(input))
         file, before = given(words, DUMP_FLAG), given(words, LOAD_FLAG)
         self.loaded.append(before.read_text() if before else "")
         if self.writes:
@@ -84,10 +85,7 @@ def test_what_was_recorded_once_is_loaded_by_every_worker(
     assert flags(environment(tmp_path, runs, said)) == words
     assert len(recorder.calls) == 1 and "recording the algorithms of" in said[0]
     # One compilation for all seeds and lengths of a shape.
-    programs = programs_of(runs)
-    assert recorder.calls[0][-len(programs) :] == [
-        str(run_folder(tmp_path, run.run_id)) for run in programs.values()
-    ]
+    assert recorder.calls[0] == [config_of(run) for run in programs_of(runs).values()]
     assert list(file.parent.iterdir()) == [file]
 
 
@@ -101,6 +99,20 @@ def test_new_programs_of_a_plan_change_no_choice_for_the_old_ones(
     file = given(flags(environment(tmp_path, more, [])), LOAD_FLAG)
     assert file is not None and file.read_text() == "1 2 "
     assert recorder.loaded == ["", "1 "]
+
+
+def test_another_layout_on_the_same_kind_of_device_has_a_record_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, runs: list[RunSpec], tmp_path: Path
+) -> None:
+    """Less memory, as of a worker that shares its device, makes other programs of the same runs."""
+    recorder = Recorder(monkeypatch)
+    asked = Hardware(deterministic=True)
+    wide = [replace(run, batch_sequences=4096, hardware=asked) for run in runs]
+    files = set()
+    for memory in (130e9, 65e9, 50e6):
+        made = environment_for(tmp_path, wide, replace(H200, memory=memory), ONE, print)
+        files.add(given(flags(made), LOAD_FLAG))
+    assert len(recorder.calls) == len(files) == 2  # this tiny model needs less than half an H200
 
 
 def test_lengths_and_seeds_are_of_one_program(runs: list[RunSpec]) -> None:
@@ -146,11 +158,10 @@ def test_the_process_that_records_compiles_each_program_once(
 ) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     made = plan(grid={"tokens": [1536, 3072]})
-    prepare(tmp_path, made, b"")
-    folders = [str(run_folder(tmp_path, run.run_id)) for run in made.runs]
     start = str(ROOT / "scaling/launch/start.py")
     done = subprocess.run(
-        [sys.executable, "-P", start, "--record", *folders],
+        [sys.executable, "-P", start, "--record"],
+        input=json.dumps([config_of(run) for run in made.runs]),
         env={**worker_environment(ONE, "recorded", tmp_path / "f"), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,18 +103,18 @@ def test_the_devices_that_the_user_chose_are_those_that_are_used(
     monkeypatch: pytest.MonkeyPatch, visible: str, count: int, devices: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    fake_jax(monkeypatch, f"{count} gpu NVIDIA H100 80GB HBM3")
-    assert this_host() == Host("gpu", "NVIDIA H100 80GB HBM3", devices)
+    fake_jax(monkeypatch, f"{count} gpu 78000000000 NVIDIA H100 80GB HBM3")
+    assert this_host() == Host("gpu", "NVIDIA H100 80GB HBM3", devices, 78e9)
     assert whole_host() == Slot("gpu", devices)
 
 
 def test_a_gpus_plugin_without_a_gpu_is_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_jax(monkeypatch, "1 cpu cpu")
+    fake_jax(monkeypatch, "1 cpu 0 cpu")
     assert this_host() == Host("cpu", "cpu", ("0",)) and whole_host() == Slot("cpu")
 
 
 def test_a_platform_that_is_none_of_three_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_jax(monkeypatch, "1 metal M9")
+    fake_jax(monkeypatch, "1 metal 0 M9")
     with pytest.raises(Refusal, match="finds a 'metal' here"):
         this_host()
 
@@ -124,6 +124,20 @@ def test_where_jax_cannot_start_its_last_line_is_said(monkeypatch: pytest.Monkey
     monkeypatch.setattr(slots, "ASK", "raise SystemExit('no driver')")
     with pytest.raises(Refusal, match="jax finds no device here: no driver"):
         this_host()
+
+
+def test_a_device_that_says_nothing_of_its_memory_has_none_that_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_jax(monkeypatch, "1 gpu 0 NVIDIA X")
+    assert this_host().memory is None
+
+
+def test_what_is_asked_of_jax_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the real one, which says a CPU's memory is nobody's."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    assert this_host() == Host("cpu", "cpu", ("0", "1"))
 
 
 def test_devices_that_are_simulated_are_counted_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,12 +174,14 @@ def test_a_run_gets_as_many_gpus_as_it_needs(
             raise Refusal("it does not fit")
 
     monkeypatch.setattr(slots, "layout_of", laid_out)
-    six = Host("gpu", "NVIDIA H200", tuple("012345"))
+    six = Host("gpu", "NVIDIA H200", tuple("012345"), 130e9)
     assert devices_needed(plan().runs, six) == needed
-    # What a worker may take of 141 GB; of an unknown device it finds out by itself.
-    assert {target.memory for target in seen} == {0.92 * 141e9}
-    devices_needed(plan().runs, Host("gpu", "NVIDIA X", tuple("012345")), 2)
-    assert seen[-1].memory == math.inf
+    # As a worker will find it, known or not.
+    assert {target.memory for target in seen} == {130e9}
+    devices_needed(plan().runs, six, 2)
+    assert seen[-1].memory == 65e9
+    devices_needed(plan().runs, replace(six, memory=None), 2)
+    assert seen[-1].memory is None
 
 
 def test_what_fits_no_number_of_gpus_is_refused_as_on_one(

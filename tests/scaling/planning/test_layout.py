@@ -23,6 +23,7 @@ from scaling.planning.layout import (
     SMALLEST,
     Target,
     TooLarge,
+    better_batch,
     layout_of,
     relative_time,
     smaller_microbatch,
@@ -196,7 +197,19 @@ def test_what_does_not_fit_because_of_what_was_asked_is_refused_with_its_name(
             {},
             {"microbatch_tokens": 2047},
             H100,
-            r"\[hardware\] microbatch_tokens = 2,047 is less than one sequence. Give 2,048 ",
+            r"\[hardware\] microbatch_tokens = 2047 is less than one sequence\. Give 2048, or ",
+        ),
+        (
+            {},
+            {"microbatch_tokens": 5000},
+            H100,
+            r"\[hardware\] .* = 5000 is no multiple of sequence_length = 2,048\. Give 4096, or ",
+        ),
+        (
+            {},
+            {"microbatch_tokens": 24 * 2048},
+            V5E,
+            r"\[hardware\] .* = 49152 is 24 sequences, .* makes the 32 that .*\. Give 32768, or ",
         ),
         (
             {"attention_softcap": 50.0},
@@ -229,6 +242,31 @@ def test_architectures_that_run_their_own_layers_are_laid_out_as_they_can(
     for target in (H100, V5E, Target("cpu")):
         execution = layout_of(replace(run, batch_sequences=8), target).execution
         assert (execution.layers, execution.remat, execution.loss) == ("unrolled", "none", "whole")
+
+
+def test_a_microbatch_as_large_as_the_batch_is_all_of_it(size: Callable[..., RunSpec]) -> None:
+    """Of a study whose batches differ by size, and of several devices."""
+    run = replace(size(4, 256, Hardware(microbatch_tokens=48 * 2048)), batch_sequences=32)
+    assert layout_of(run, H100).sequences == 32
+    with pytest.raises(Refusal, match=r"is 48 sequences, .* makes the 61 that .* Give 124928, or"):
+        layout_of(replace(run, batch_sequences=61), H100)
+
+
+@pytest.mark.parametrize(
+    "batch, devices, better",
+    [(127, 1, 128), (61, 1, 64), (8 * 61, 8, 512), (96, 1, None), (33, 1, None), (31, 1, None)],
+)
+def test_a_batch_that_makes_small_microbatches_alone_has_a_better_one_near_it(
+    size: Callable[..., RunSpec], batch: int, devices: int, better: int | None
+) -> None:
+    run, target = replace(size(8, 512), batch_sequences=batch), replace(H100, devices=devices)
+    layout = layout_of(run, target)
+    assert better_batch(run, target, layout) == better
+    if better is not None:
+        more = layout_of(replace(run, batch_sequences=better), target)
+        assert layout.sequences == 1 and more.sequences == 32
+    asked = replace(run, hardware=Hardware(microbatch_tokens=layout.sequences * 2048))
+    assert better_batch(asked, target, layout) is None
 
 
 def test_the_next_smaller_microbatch_divides_the_batch(size: Callable[..., RunSpec]) -> None:
