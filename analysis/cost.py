@@ -97,7 +97,12 @@ def cost(
 
 
 def to_text(each: Cost) -> str:
-    """One line for the terminal, with the source of the price."""
+    """One line for the terminal: `bill_text`, and a model's state divided among the devices."""
+    return f"{bill_text(each)}; {bytes_text(each.state_bytes)} of state on each, before activations"
+
+
+def bill_text(each: Cost) -> str:
+    """Time and money for the terminal, with the source of the price."""
     money = "no list price"
     if each.dollars is not None:
         money = f"{dollars(each.dollars)} at ${each.device.price:g} an hour"
@@ -105,8 +110,7 @@ def to_text(each: Cost) -> str:
     return (
         f"{each.count} × {each.device.name} at {each.mfu:.0%} of "
         f"{scientific(each.device.peak[each.dtype])} FLOP/s ({each.dtype}): "
-        f"{duration(each.seconds)}, {_hours(each.device_hours)} device-hours, {money}; "
-        f"{bytes_text(each.state_bytes)} of state on each, before activations"
+        f"{duration(each.seconds)}, {_hours(each.device_hours)} device-hours, {money}"
     )
 
 

@@ -46,18 +46,28 @@ def measured_on(device: Device, file: Path | None = None) -> Efficiency | None:
 
 
 def bill_of(
-    plan: Plan, device: Device, *, count: int, mfu: float | None, dtype: str, file: Path | None
+    plan: Plan,
+    device: Device,
+    *,
+    count: int,
+    mfu: float | None,
+    dtype: str | None,
+    file: Path | None,
 ) -> Bill | None:
     """What a plan's runs cost on `count` of a device; null where no share of its peak is known.
 
-    The share is `mfu`, or else what was measured for each run's size on one device, in bfloat16.
+    The share is `mfu`, or else what was measured for each run's size on one device, in bfloat16. It
+    is of the peak in `dtype`, or else in the format that the plan's products have there.
     Raises Refusal as `cost` does.
     """
+    dtype = dtype or _format_of(plan, device)
     largest = max(run.params.total for run in plan.runs)
     flops = [spent_flops(run) for run in plan.runs]
     if mfu is not None:
         shares, basis = [mfu] * len(flops), f"{mfu:.3g} of the peak, as --mfu says"
     else:
+        if file is not None and any(run.dtype != DTYPE for run in plan.runs):
+            raise Refusal(f"--measured {file} is of {DTYPE}; runs are of float32. Give --mfu.")
         if dtype != "bf16" or any(run.dtype != DTYPE for run in plan.runs):
             return None
         if (measured := measured_on(device, file)) is None:
@@ -70,6 +80,19 @@ def bill_of(
     full = count * device.peak[dtype]
     seconds = tuple(each / (share * full) for each, share in zip(flops, shares, strict=True))
     return Bill(total, seconds, basis)
+
+
+def _format_of(plan: Plan, device: Device) -> str:
+    """The number format of a plan's products on a device; of several, the slowest.
+
+    Raises Refusal for float32 where it is not known in which format a device multiplies it.
+    """
+    if all(run.dtype == "bfloat16" for run in plan.runs):
+        return "bf16"
+    if device.float32 is None:
+        known = ", ".join(device.peak)
+        raise Refusal(f"float32 on {device.name}: give --dtype, of which it has {known}.")
+    return device.float32
 
 
 def _basis(plan: Plan, measured: Efficiency, count: int) -> str:

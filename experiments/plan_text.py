@@ -123,7 +123,7 @@ def plan_text(shown: Shown) -> str:
     if bills:
         lines += ["", "The whole grid, its runs one after the other on all devices:"]
         for bill in bills:
-            lines += [cost.to_text(bill.cost), textwrap.fill(f"  by {bill.basis}", WIDTH)]
+            lines += [cost.bill_text(bill.cost), textwrap.fill(f"  by {bill.basis}", WIDTH)]
     if without := missing(devices, bills):
         lines.append(textwrap.fill(without, WIDTH))
     for each in shown.placings:

@@ -160,7 +160,7 @@ def grid_costs(
     devices: Sequence[Device],
     count: int,
     mfu: float | None,
-    dtype: str,
+    dtype: str | None,
     measured: Path | None = None,
 ) -> list[Bill]:
     """What the whole grid costs on each device of which a share of its peak is known."""

@@ -29,7 +29,7 @@ def plan(
     count: int = 1,
     mfu: float | None = None,
     measured: Path | None = None,
-    dtype: str = "bf16",
+    dtype: str | None = None,
     compile_for: Annotated[str | None, arg(name="compile", metavar="CHIPS")] = None,
     max_flops: Number = None,
     to_json: JsonFile = None,
@@ -56,7 +56,7 @@ def plan(
         mfu: Share of the device's peak that training reaches; if not given, what was measured in
             bfloat16 by size, if it was (benchmarks/results).
         measured: What benchmarks/accelerator.py --json wrote on your device.
-        dtype: Number format of the peak.
+        dtype: Number format of the peak; that of the study's products if not given.
         compile_for: Compile the step that needs the most memory for these chips of a TPU, such as
             tpu-v5e:2x4, and say what it needs; no TPU is needed, and the extra `tpu` is.
         max_flops: Refuse a study that trains more than this.
@@ -89,7 +89,8 @@ def plan(
     if to_json:
         write_json(to_json, plan_json(shown))
     print(plan_text(shown))
-    print(f"Next: scaling run {study}")
+    if not any(placing.too_large for placing in shown.placings):
+        print(f"Next: scaling run {study}")
 
 
 @app.command
@@ -133,6 +134,7 @@ def run(
         dry_run: Say what would be trained, and write nothing.
     """
     from analysis.units import scientific
+    from experiments.doubts import too_large
     from experiments.grid_text import runs_text, slots_text, to_do_text
     from experiments.next_text import next_text
     from experiments.placing import placed_here, places_for
@@ -176,6 +178,8 @@ def run(
     if waiting:
         places = places_for(waiting, places.host, workers, devices_per_run, runs_per_device)
         placed_here(waiting, places).refuse_too_large()
+        for said in too_large(planned.plan):
+            print(f"warning: {said}")
         print(slots_text(places, len(waiting)))
     if dry_run:
         print(to_do_text(waiting))

@@ -92,8 +92,8 @@ def refusal(
         )
     if asked == "cudnn" and dtype not in ("bfloat16", "float16"):
         return (
-            f'attention = "cudnn" computes in bfloat16 or float16, and dtype = "{dtype}"; '
-            f'give dtype = "bfloat16", or {remedy}'
+            f'attention = "cudnn" computes in bfloat16 or float16, not in {dtype}; give [training] '
+            f'compute_dtype = "bfloat16", or {remedy}'
         )
     if asked == "cudnn" and c.head_dim % 8:
         return f'attention = "cudnn" takes head_dim a multiple of 8, not {c.head_dim}; {remedy}'

@@ -73,7 +73,13 @@ def this_host() -> Host:
     )
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise Refusal(f"jax finds no device here: {said[-1]}")
+        asked = os.environ.get("JAX_PLATFORMS")
+        wanted = f" JAX_PLATFORMS = {asked!r}:" if asked else ""
+        raise Refusal(
+            f"jax finds no device here:{wanted} {said[-1]}. Look at what "
+            f"`{Path(sys.executable).name} -c 'import jax; jax.devices()'` prints. "
+            "JAX_PLATFORMS=cpu trains without one."
+        )
     count, platform, limit, kind = done.stdout.splitlines()[-1].split(maxsplit=3)
     if (found := platform_named(platform)) is None:
         raise Refusal(

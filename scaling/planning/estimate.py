@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 
 from models.devices import has_accelerator
-from scaling.planning.layout import Target, layout_of
+from scaling.planning.layout import Target, layout_of, native
 from scaling.planning.memory import step_memory
 from scaling.spec import RunSpec
 
@@ -43,10 +43,14 @@ class Estimate:
 def estimate(run: RunSpec, flops: float) -> Estimate:
     """Seconds to train `flops` on one core of this machine, and the memory of the worker.
 
-    Memory is that of a step on one device, and of the runtime itself. Both are rough.
+    Memory is that of a step on one device, and of the runtime itself. Both are rough. What a study
+    asks for that a CPU does not have is left out.
     """
+    here = run
+    if native(run.hardware.attention).platform != "cpu":
+        here = replace(run, hardware=replace(run.hardware, attention=None))
     runtime = 450e6  # resident size of a worker after import and compilation
     return Estimate(
         seconds=None if has_accelerator() else flops / (CPU_EFFICIENCY * core_flops()),
-        memory_bytes=step_memory(run, layout_of(run, Target("cpu"))).total + runtime,
+        memory_bytes=step_memory(here, layout_of(here, Target("cpu"))).total + runtime,
     )
