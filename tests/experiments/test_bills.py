@@ -42,7 +42,9 @@ def file(tmp_path: Path) -> Path:
 
 
 def bill(plan: Plan, **asked: Any) -> Bill | None:
-    return bill_of(plan, **{"device": H200, "count": 1, "mfu": None, "dtype": "bf16", **asked})
+    return bill_of(
+        plan, **{"device": H200, "count": 1, "mfu": None, "dtype": None, "file": None, **asked}
+    )
 
 
 def test_each_runs_time_is_by_what_was_measured_at_its_size(plan: Plan, file: Path) -> None:
@@ -96,4 +98,13 @@ def test_a_file_that_says_nothing_of_the_device_is_refused(plan: Plan, file: Pat
 def test_bfloat16_says_nothing_of_other_number_formats(plan: Plan, file: Path) -> None:
     assert bill(plan, file=file, dtype="fp8") is None
     single = replace(plan, runs=(replace(plan.runs[0], dtype="float32"), *plan.runs[1:]))
-    assert bill(single, file=file) is None
+    with pytest.raises(Refusal, match="is of bfloat16; runs are of float32"):
+        bill(single, file=file)
+
+
+def test_a_bill_is_of_the_peak_that_the_plans_products_have(plan: Plan) -> None:
+    single = replace(plan, runs=(replace(plan.runs[0], dtype="float32"), *plan.runs[1:]))
+    found = {one.cost.dtype for one in (bill(plan, mfu=0.4), bill(single, mfu=0.4)) if one}
+    assert found == {"bf16", "tf32"}
+    with pytest.raises(Refusal, match=r"float32 on mi300x: give --dtype, of which it has fp8"):
+        bill(single, mfu=0.4, device=device_named("mi300x"))
