@@ -63,7 +63,7 @@ def test_the_fastest_that_platform_dtype_and_shape_allow_is_chosen(
         ),
         ("rocm", "bfloat16", 8, {}, "cudnn", "needs a GPU with CUDA, and this is a rocm"),
         ("gpu", "bfloat16", 128, {}, "splash", 'attention = "splash" needs a TPU'),
-        ("gpu", "float32", 8, {"head_dim": 64}, "cudnn", 'dtype = "float32"; give dtype = "bfloa'),
+        ("gpu", "float32", 8, {"head_dim": 64}, "cudnn", '[training] compute_dtype = "bfloat16"'),
         ("gpu", "bfloat16", 8, {"head_dim": 60}, "cudnn", "a multiple of 8, not 60"),
         ("gpu", "bfloat16", 8, {"head_dim": 264}, "cudnn", "head_dim up to 256, and it is 264"),
         ("tpu", "bfloat16", 128, {"head_dim": 264}, "splash", "head_dim up to 256"),
