@@ -92,7 +92,7 @@ def evaluate(
         from scaling.training.flags import Slot, worker_environment
 
         os.environ.update(worker_environment(Slot(expected_platform())))
-        # A worker that trains beside it has most of a GPU's memory: take what is needed alone.
+        # A worker that trains meanwhile has most of a GPU's memory: take what is needed alone.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from scaling.tasks.mix import refuse_twice
 

@@ -13,7 +13,8 @@ from experiments.devices import platform_of
 from experiments.text import columns
 from models.devices import GPUS, Device
 from scaling.launch.slots import Host, Slots, devices_needed, slots_of
-from scaling.planning.layout import SAFE, Layout, Target, TooLarge, better_batch, layout_of
+from scaling.planning.deriving import SAFE, TooLarge, better_batch, layout_of
+from scaling.planning.layout import Layout, Target
 from scaling.planning.memory import StepMemory, step_memory
 from scaling.planning.refusals import Refusals
 from scaling.spec import RunSpec, shape_text

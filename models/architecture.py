@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from models.output import Losses, output_of
 from models.own_source import digest_of
-from models.sizes import FlopCount, Kind, Ladder, ParamCount
+from models.sizes import FlopCount, Ladder, Leaf, ParamCount
 
 if TYPE_CHECKING:
     import jax
@@ -62,18 +62,6 @@ class Execution:
     def bytes_each(self) -> int:
         """Of one number of an activation."""
         return {"float32": 4, "bfloat16": 2}[self.dtype]
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """What one array of a parameter tree is, and how it is divided among devices.
-
-    `axes` has a mesh axis, "fsdp" or "tensor", or None for each of its last dimensions; dimensions
-    before them are not divided, nor is one that the axis does not divide.
-    """
-
-    kind: Kind
-    axes: tuple[str | None, ...] = ()
 
 
 class Config(Protocol):

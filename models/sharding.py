@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from models.sizes import KINDS, Kind
-
-if TYPE_CHECKING:
-    from models.architecture import Architecture, Leaf
+from models.sizes import KINDS, Kind, Leaf
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")  # the axes that sequences are split over
@@ -40,13 +37,13 @@ def make_mesh(
     )
 
 
-def leaves_of(family: Architecture, params: Any) -> Any:
+def leaves_of(leaf_of: Callable[[Sequence[str], int], Leaf], params: Any) -> Any:
     """What each array of a parameter tree (or of its shapes) is: the same tree, of `Leaf`s."""
 
     def describe(path: tuple[Any, ...], leaf: Any) -> Leaf:
         names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
         # The last step of a path leads from a variable to its value.
-        return family.leaf([name for name in names if name != "value"], len(leaf.shape))
+        return leaf_of([name for name in names if name != "value"], len(leaf.shape))
 
     return jax.tree_util.tree_map_with_path(describe, params)
 

@@ -153,3 +153,15 @@ def refuse_size(target: float, smallest: int, convention: ParamsConvention) -> N
             f"params = {target:.4g} is less than half of the smallest shape of this ladder, "
             f"{smallest} {convention} parameters; ask for more"
         )
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """What one array of a parameter tree is, and how it is divided among devices.
+
+    `axes` has a mesh axis, "fsdp" or "tensor", or None for each of its last dimensions; dimensions
+    before them are not divided, nor is one that the axis does not divide.
+    """
+
+    kind: Kind
+    axes: tuple[str | None, ...] = ()

@@ -13,7 +13,7 @@ from scaling.fields import Count
 class Hardware:
     """How runs are laid out on what they train on: no part of what they are.
 
-    What is not given is derived for each size and device (scaling/planning/layout.py).
+    What is not given is derived for each size and device (scaling/planning/deriving.py).
     """
 
     microbatch_tokens: Count | None = None  # of each device, at most

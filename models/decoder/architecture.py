@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from models.architecture import Architecture, Attention, Execution, Leaf, Platform
+from models.architecture import Architecture, Attention, Execution, Platform
 from models.decoder import memory
 from models.decoder.attention_choice import chosen, refusal
 from models.decoder.config import ModelConfig
@@ -14,7 +14,7 @@ from models.decoder.presets import preset
 from models.decoder.settings import DecoderSettings, PresetSettings
 from models.decoder.sizes import Ladder, count_flops, count_params
 from models.output import Losses
-from models.sizes import FlopCount, ParamCount
+from models.sizes import FlopCount, Leaf, ParamCount
 
 if TYPE_CHECKING:
     import jax

@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from scaling.launch.slots import Host
-from scaling.planning.layout import layout_of
+from scaling.planning.deriving import layout_of
 from scaling.spec import RunSpec, config_of
 from scaling.store.records import Refusal, fingerprint
 from scaling.training.autotuning import programs_of

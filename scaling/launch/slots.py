@@ -12,7 +12,8 @@ from pathlib import Path
 
 from models.architecture import Platform
 from models.devices import GPUS, device_of_kind, expected_platform, platform_named
-from scaling.planning.layout import Target, layout_of
+from scaling.planning.deriving import layout_of
+from scaling.planning.layout import Target
 from scaling.spec import RunSpec
 from scaling.store.records import Refusal
 from scaling.training.autotuning import programs_of

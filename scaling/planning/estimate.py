@@ -9,7 +9,8 @@ from functools import cache
 import numpy as np
 
 from models.devices import has_accelerator
-from scaling.planning.layout import Target, layout_of, native
+from scaling.planning.deriving import layout_of
+from scaling.planning.layout import Target, native
 from scaling.planning.memory import step_memory
 from scaling.spec import RunSpec
 

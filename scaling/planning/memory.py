@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from models.architecture import architecture
 from models.output import BLOCK_ROWS
+from scaling.planning.layout import Layout
 from scaling.spec import RunSpec
-
-if TYPE_CHECKING:
-    from scaling.planning.layout import Layout
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from dataclasses import replace
 
 from models.sizes import ParamCount, Rung
 from scaling.data.corpus import CorpusInfo
+from scaling.planning.deriving import layout_of
 from scaling.planning.grid import Cell
-from scaling.planning.layout import layout_of, native
+from scaling.planning.layout import native
 from scaling.planning.refusals import Refusals
 from scaling.planning.rules import (
     BETA2,

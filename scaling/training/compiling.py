@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.devices import Device, devices
-from scaling.planning.layout import Target, layout_of
+from scaling.planning.deriving import layout_of
+from scaling.planning.layout import Target
 from scaling.spec import RunSpec, config_of, spec_of
 from scaling.store.records import Refusal, did_you_mean
 
@@ -141,7 +142,7 @@ def _compiled(run: RunSpec, topology: Topology) -> Compiled:
             raise
         used = float(found[1]) * UNITS[found[2]]
         return Compiled(used, time.perf_counter() - began)
-    # The donated state is updated in place: what comes out needs nothing beside it.
+    # The donated state is updated in place: what comes out needs no more.
     made = memory.output_size_in_bytes - memory.alias_size_in_bytes
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + made
     return Compiled(float(needed), time.perf_counter() - began)

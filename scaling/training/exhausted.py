@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import jax
 
-from scaling.planning.layout import Layout, layout_of, smaller_microbatch
+from scaling.planning.deriving import layout_of, smaller_microbatch
+from scaling.planning.layout import Layout
 from scaling.spec import RunSpec
 from scaling.training.target import target_here
 

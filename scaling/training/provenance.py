@@ -12,7 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from scaling.planning.layout import Layout, layout_of
+from scaling.planning.deriving import layout_of
+from scaling.planning.layout import Layout
 from scaling.spec import RunSpec
 from scaling.store.records import Refusal
 from scaling.training.flags import is_deterministic

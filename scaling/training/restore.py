@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.data.corpus import Corpus, load
-from scaling.planning.layout import evaluation_layout
+from scaling.planning.deriving import evaluation_layout
 from scaling.spec import RunSpec, has_own_id, read_spec
 from scaling.store.paths import cache_folder
 from scaling.store.records import Refusal

@@ -32,7 +32,8 @@ from models.sharding import (
     sizes_by_kind,
 )
 from models.sizes import Kind, ParamCount
-from scaling.planning.layout import Layout, layout_of
+from scaling.planning.deriving import layout_of
+from scaling.planning.layout import Layout
 from scaling.spec import Optimizer, RunSpec
 from scaling.store.records import Refusal
 from scaling.training.target import target_here, target_of
@@ -109,7 +110,7 @@ def make_program(
         return family.build(model, nnx.Rngs(seed), layout.execution)
 
     graph, arrays = nnx.split(nnx.eval_shape(create))
-    leaves = leaves_of(family, arrays)
+    leaves = leaves_of(family.leaf, arrays)
     _refuse_miscounted(name, family.count_params(model), sizes_by_kind(arrays, leaves))
     rule = update_rule(optimizer, leaves)
 

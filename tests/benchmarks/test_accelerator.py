@@ -168,7 +168,8 @@ import jax._src.cudnn.fused_attention_stablehlo as cudnn
 cudnn.check_cudnn_version = lambda: 91000
 cudnn.check_compute_capability = lambda *_: True
 from models.sharding import make_mesh
-from scaling.planning.layout import Target, layout_of
+from scaling.planning.deriving import layout_of
+from scaling.planning.layout import Target
 from scaling.training.step import make_program
 
 for case in accelerator.cases(False).values():

@@ -76,7 +76,8 @@ from pathlib import Path
 import jax._src.cudnn.fused_attention_stablehlo as cudnn
 from models.sharding import make_mesh
 from scaling.data.prepare import declared
-from scaling.planning.layout import Target, layout_of
+from scaling.planning.deriving import layout_of
+from scaling.planning.layout import Target
 from scaling.planning.plan import make_plan
 from scaling.training.step import make_program
 from scaling.study import read_study

@@ -78,7 +78,8 @@ cudnn.check_cudnn_version = lambda: 91000
 cudnn.check_compute_capability = lambda *_: True
 from models.sharding import make_mesh
 from scaling.data.prepare import declared
-from scaling.planning.layout import Target, layout_of
+from scaling.planning.deriving import layout_of
+from scaling.planning.layout import Target
 from scaling.planning.plan import make_plan
 from scaling.training.step import make_program
 from scaling.study import read_study

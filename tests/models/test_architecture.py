@@ -50,7 +50,7 @@ def built(family: Architecture, config: Any) -> Any:
 def test_its_parameters_of_every_kind_are_those_in_its_tree(family: Architecture) -> None:
     config = some(family)
     params, counted = built(family, config)[1], family.count_params(config)
-    held = sizes_by_kind(params, leaves_of(family, params))
+    held = sizes_by_kind(params, leaves_of(family.leaf, params))
     assert held == {kind: getattr(counted, kind) for kind in held}
     assert sum(held.values()) == counted.total
 
@@ -71,7 +71,7 @@ def test_its_flops_are_the_dot_products_of_its_program(
 
 def test_its_matrices_are_divided_and_its_vectors_are_not(family: Architecture) -> None:
     params = built(family, some(family))[1]
-    leaves = leaves_of(family, params)
+    leaves = leaves_of(family.leaf, params)
     shardings = shardings_of(make_mesh(), params, leaves)
     for leaf, sharding in zip(jax.tree.leaves(leaves), jax.tree.leaves(shardings), strict=True):
         assert ("fsdp" in sharding.spec) == (leaf.kind != "vector")

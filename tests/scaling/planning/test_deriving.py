@@ -14,20 +14,20 @@ from models.decoder.config import DIALECTS, ModelConfig
 from models.devices import devices
 from scaling.data.corpus import Corpus
 from scaling.hardware import Hardware
-from scaling.planning.layout import (
+from scaling.planning.deriving import (
     CALL_FLOPS,
     CPU_BYTES,
     DEEP,
     SAFE,
     SATURATING,
     SMALLEST,
-    Target,
     TooLarge,
     better_batch,
     layout_of,
     relative_time,
     smaller_microbatch,
 )
+from scaling.planning.layout import Target
 from scaling.planning.memory import step_memory
 from scaling.planning.plan import Plan, make_plan
 from scaling.spec import RunSpec
