@@ -106,8 +106,10 @@ def _basis(plan: Plan, measured: Efficiency, count: int) -> str:
     if beyond := [size for size in sizes if measured.is_beyond(size)]:
         said += (
             f"; {len(beyond)} of {len(sizes)} sizes lie outside and are given the nearest "
-            "measured share: smaller ones reach less"
+            "measured share"
         )
+        if sizes[0] < low:
+            said += ": those below reach less"
     if count > 1:
         said += "; what several devices lose to exchange was not measured"
     return said

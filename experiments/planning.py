@@ -141,18 +141,27 @@ def refuse_above(max_flops: str | None, flops: float) -> None:
 
 
 def asked_devices(
-    names: tuple[str, ...], count: int, mfu: float | None, measured: Path | None = None
+    names: tuple[str, ...],
+    count: int,
+    mfu: float | None,
+    measured: Path | None = None,
+    own: Path | None = None,
 ) -> list[Device]:
-    """The devices of --device. Raises Refusal for unknown ones, a --count or an --mfu of none."""
+    """The devices of --device, of the shipped table and of one's own file.
+
+    Raises Refusal for unknown ones, a --count or an --mfu of none.
+    """
     if mfu is not None and not 0 < mfu <= 1:
         raise Refusal(f"--mfu {mfu:g} is not a share of the peak: give e.g. 0.4.")
     if count < 1:
         raise Refusal(f"--count {count}: give at least 1.")
-    if not names and (mfu is not None or count > 1 or measured is not None):
-        raise Refusal("--count, --mfu and --measured are of a device: name it with --device.")
+    if not names and (mfu is not None or count > 1 or measured is not None or own is not None):
+        raise Refusal(
+            "--count, --mfu, --measured and --devices are of a device: name it with --device."
+        )
     if mfu is not None and measured is not None:
         raise Refusal(f"--mfu {mfu:g} and --measured {measured}: give one of the two.")
-    return [device_named(name) for name in names]
+    return [device_named(name, own) for name in names]
 
 
 def grid_costs(

@@ -30,6 +30,7 @@ def plan(
     mfu: float | None = None,
     measured: Path | None = None,
     dtype: str | None = None,
+    devices: Path | None = None,
     compile_for: Annotated[str | None, arg(name="compile", metavar="CHIPS")] = None,
     max_flops: Number = None,
     to_json: JsonFile = None,
@@ -57,6 +58,7 @@ def plan(
             bfloat16 by size, if it was (benchmarks/results).
         measured: What benchmarks/accelerator.py --json wrote on your device.
         dtype: Number format of the peak; that of the study's products if not given.
+        devices: A file of devices of your own, in the form of models/devices.toml.
         compile_for: Compile the step that needs the most memory for these chips of a TPU, such as
             tpu-v5e:2x4, and say what it needs; no TPU is needed, and the extra `tpu` is.
         max_flops: Refuse a study that trains more than this.
@@ -69,19 +71,19 @@ def plan(
     from scaling.launch.slots import this_host
     from scaling.training.compiling import topology_of
 
-    devices = asked_devices(device, count, mfu, measured)
+    asked = asked_devices(device, count, mfu, measured, devices)
     topology = None if compile_for is None else topology_of(compile_for)
     planned = plan_file(study)
     runs = planned.plan.runs
     refuse_above(max_flops, planned.plan.flops_spent)
-    places = None if devices else places_for(runs, this_host())
+    places = None if asked else places_for(runs, this_host())
     shown = Shown(
         planned=planned,
-        devices=tuple(devices),
-        placings=tuple(placed_on(runs, each, count) for each in devices)
+        devices=tuple(asked),
+        placings=tuple(placed_on(runs, each, count) for each in asked)
         if places is None
         else (placed_here(runs, places),),
-        bills=tuple(grid_costs(planned.plan, devices, count, mfu, dtype, measured)),
+        bills=tuple(grid_costs(planned.plan, asked, count, mfu, dtype, measured)),
         count=count,
         workers=1 if places is None else len(places.slots),
         compiled=None if topology is None else compiled_largest(runs, topology),

@@ -59,6 +59,18 @@ def test_devices_that_a_microbatch_cannot_use_are_not_priced(
     assert "batch_sequences = 256 does not divide among 48 devices" in said
 
 
+def test_a_plan_is_for_devices_of_ones_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('[mine]\npeak = { bf16 = 1e15 }\nmemory = 400e9\nsource = "me"\n')
+    words = ("--device", "mine", "--devices", own, "--mfu", "0.5")
+    assert scaling(monkeypatch, "plan", STUDY, *words) == 0
+    assert "1 × mine at 50% of 1e+15 FLOP/s (bf16)" in capsys.readouterr().out
+    assert scaling(monkeypatch, "plan", STUDY, "--devices", own) == 2
+    assert "--devices are of a device: name it with --device" in capsys.readouterr().err
+
+
 def test_what_was_planned_as_declared_is_not_trained(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
