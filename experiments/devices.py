@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.architecture import Platform
 from models.devices import SHIPPED, Device, devices
 from scaling.store.records import Refusal, did_you_mean
-
-
-def platform_of(device: Device) -> Platform:
-    """The family of a device of the table, by its name."""
-    if device.name.startswith("tpu"):
-        return "tpu"
-    return "rocm" if device.name.startswith("mi") else "gpu"
 
 
 def device_named(name: str, own: Path | None = None) -> Device:

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from analysis.units import bytes_text, human
-from experiments.devices import platform_of
 from experiments.text import columns
 from models.devices import GPUS, Device
 from scaling.launch.slots import Host, Slots, devices_needed, slots_of
@@ -114,7 +113,7 @@ def is_tight(placed: Placed, target: Target) -> bool:
 
 def placed_on(runs: Sequence[RunSpec], device: Device, count: int) -> Placing:
     """The sizes of some runs, each run on so many of a device. Raises Refusal as `placed` does."""
-    platform = platform_of(device)
+    platform = device.platform
     said = SHEET if platform == "tpu" else f"{MEMORY_SHARE:.0%} of {SHEET}"
     target = Target(platform, count, usable(device), device.capability)
     return placed(runs, f"{count} × {device.name}", target, said)
@@ -122,7 +121,7 @@ def placed_on(runs: Sequence[RunSpec], device: Device, count: int) -> Placing:
 
 def usable(device: Device) -> float:
     """Bytes of a device that a worker may use."""
-    return device.memory * (MEMORY_SHARE if platform_of(device) in GPUS else 1.0)
+    return device.memory * (MEMORY_SHARE if device.platform in GPUS else 1.0)
 
 
 def placed_here(runs: Sequence[RunSpec], places: Slots) -> Placing:

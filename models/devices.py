@@ -16,7 +16,7 @@ from models.architecture import Platform
 
 SHIPPED = Path(__file__).with_name("devices.toml")
 FIELDS = {
-    *{"kinds", "float32", "peak", "memory", "capability", "source"},
+    *{"platform", "kinds", "float32", "peak", "memory", "capability", "source"},
     *{"price", "price_source", "price_date"},
 }
 
@@ -36,6 +36,7 @@ class Device:
     """One accelerator, with the source of each figure."""
 
     name: str
+    platform: Platform  # what jax calls its family: "gpu" (with CUDA), "rocm" or "tpu"
     kinds: tuple[str, ...]  # what jax calls it; none where that is not known
     float32: str | None  # the number format of float32 products at jax's default precision
     peak: Mapping[str, float]  # FLOP/s by number format, dense
@@ -109,8 +110,12 @@ def _device(name: str, entry: Mapping[str, Any], path: Path) -> Device:
         raise ValueError(f"{path}: {name} has kinds = {kinds!r}; give a list of jax's names.")
     if float32 is not None and float32 not in entry["peak"]:
         raise ValueError(f"{path}: {name} has float32 = {float32!r}, of which it has no peak.")
+    platform = entry.get("platform", "gpu")
+    if platform not in ("gpu", "rocm", "tpu"):
+        raise ValueError(f"{path}: {name} has platform = {platform!r}; give gpu, rocm or tpu.")
     return Device(
         name=name,
+        platform=platform,
         kinds=tuple(kinds),
         float32=float32,
         peak={dtype: float(value) for dtype, value in entry["peak"].items()},

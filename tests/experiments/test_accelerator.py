@@ -66,7 +66,7 @@ def test_a_plan_is_for_devices_of_ones_own(
     own.write_text('[mine]\npeak = { bf16 = 1e15 }\nmemory = 400e9\nsource = "me"\n')
     words = ("--device", "mine", "--devices", own, "--mfu", "0.5")
     assert scaling(monkeypatch, "plan", STUDY, *words) == 0
-    assert "1 × mine at 50% of 1e+15 FLOP/s (bf16)" in capsys.readouterr().out
+    assert "1 × mine at 50% of 1e15 FLOP/s (bf16)" in capsys.readouterr().out
     assert scaling(monkeypatch, "plan", STUDY, "--devices", own) == 2
     assert "--devices are of a device: name it with --device" in capsys.readouterr().err
 
