@@ -4,6 +4,7 @@
 #
 #     bash benchmarks/device_run.sh                # results in results/accelerator
 #     OUT=/somewhere MINUTES=3 PROFILE=/somewhere/profile bash benchmarks/device_run.sh
+#     STUDY=experiments/smoke.toml RUN_OPTIONS= bash benchmarks/device_run.sh    # another grid, as on a CPU
 #
 # Python (PYTHON, by default python3) has 3.11 or newer with jax for the device (the extra cuda, see
 # pyproject.toml), flax, optax, orbax-checkpoint, pydantic, numpy, scipy, pandas and pyarrow. torch is
@@ -37,8 +38,8 @@ step() {
 scaling() { "$python" -P -m experiments "$@"; }
 
 study=${STUDY:-experiments/gpu.toml}
-results=$out/$(basename "$study" .toml)
-options=${RUN_OPTIONS:---runs-per-device 3 --max-hours 0.065}
+results=$out/$(sed -n 's/^name = "\(.*\)"/\1/p' "$study" | head -n 1)
+options=${RUN_OPTIONS---runs-per-device 3 --max-hours 0.065}
 
 # The text is made ready on the CPUs while the device is measured: 70 s of one core.
 scaling plan "$study" > "$out/plan.txt" 2>&1 &
