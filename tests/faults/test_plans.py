@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from scaling.store.manifest import read_manifest
 
 Survived = Callable[[str, int], None]
@@ -24,6 +26,7 @@ def begun(grid: Any) -> Any:
     return process
 
 
+@pytest.mark.slow
 def test_a_launch_that_adds_a_budget_while_another_trains(
     make: Make, tmp_path: Path, survived: Survived
 ) -> None:
