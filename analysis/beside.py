@@ -13,7 +13,6 @@ from typing import Any
 from analysis.answer import law_for
 from analysis.caution import Source
 from analysis.fit import Fit, Status
-from analysis.fit import fit as fit_law
 from analysis.frontiers import KAPLAN_2020
 from analysis.laws import law as law_named
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN, compute_optimal
@@ -118,13 +117,7 @@ def refits(own: Fit) -> list[Fit]:
         if law_named(name).loss is own.law.loss:
             continue
         try:
-            again = fit_law(
-                law_named(name),
-                own.table,
-                objective=own.objective.name,
-                delta=own.objective.delta,
-                bootstrap=0,
-            )
+            again = own.again(own.table, law=law_named(name), bootstrap=0)
         except Refusal:
             continue
         most = float((6 * own.table["params"] * own.table["tokens"]).max())

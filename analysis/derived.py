@@ -17,19 +17,12 @@ import numpy as np
 
 from analysis.expression import Array
 from analysis.fit import Fit
-from analysis.fit import fit as fit_law
 from analysis.model import is_floor
-from analysis.uncertainty import clusters_of
-from scaling.store.records import Refusal
 
 # Coefficients as columns (draws, 1) to values (draws, k).
 Quantity: TypeAlias = Callable[[Mapping[str, Array]], Array]
 
 STEP = 0.02  # share of the way to a draw at which a linear quantity's slope is taken
-SAME = 1e-3  # relative difference below which a refit of all rows is the fit again
-
-_REFITS: dict[tuple[object, ...], dict[str, Array] | None] = {}  # of the last few fits
-_KEPT = 8
 
 
 def draws_of(fit: Fit) -> dict[str, Array]:
@@ -45,11 +38,10 @@ def values_over_draws(fit: Fit, quantity: Quantity) -> Array:
     """
     if fit.interval.method != "jackknife":
         return quantity(draws_of(fit))
-    refits = _without_each_cluster(fit)
     linear = _linear(fit, quantity)
-    if refits is None:
+    if fit.left_out.empty:  # saved by an earlier version
         return linear
-    left_out = quantity(refits)
+    left_out = quantity({k: fit.left_out[k].to_numpy()[:, None] for k in fit.coefficients})
     clusters = len(left_out)
     deviation = left_out - left_out.mean(axis=0)
     rng = np.random.default_rng(0)
@@ -82,42 +74,6 @@ def percentiles(values: Array, level: float) -> tuple[Array, Array]:
 
 def _estimate(fit: Fit, quantity: Quantity) -> Array:
     return quantity({name: np.array([[value]]) for name, value in fit.coefficients.items()})
-
-
-def _without_each_cluster(fit: Fit) -> dict[str, Array] | None:
-    """Coefficients (clusters, 1) of refits without each cluster; None where they cannot be had:
-    without rows, or where the fit used weights or priors, which it does not keep."""
-    key = (fit.law.loss, fit.data.sha256, fit.objective, fit.fixed, len(fit.table))
-    if key not in _REFITS:
-        while len(_REFITS) >= _KEPT:
-            del _REFITS[next(iter(_REFITS))]
-        _REFITS[key] = _refits(fit)
-    return _REFITS[key]
-
-
-def _refits(fit: Fit) -> dict[str, Array] | None:
-    clusters = clusters_of(fit.table) if len(fit.table) else np.array([], dtype=np.intp)
-    if len(np.unique(clusters)) != fit.data.clusters:
-        return None
-    fixed = {name: fit.coefficients[name] for name in fit.fixed}
-    rows: list[Mapping[str, float]] = []
-    try:
-        for left_out in (-1, *np.unique(clusters)):  # first none, to see that it is the same fit
-            again = fit_law(
-                fit.law,
-                fit.table[clusters != left_out],
-                objective=fit.objective.name,
-                delta=fit.objective.delta,
-                bootstrap=0,
-                fixed=fixed or None,
-            )
-            rows.append(again.coefficients)
-    except Refusal:  # too few rows are left, or they lie on a line
-        return None
-    whole = rows.pop(0)
-    if any(abs(whole[k] - v) > SAME * abs(v) + 1e-9 for k, v in fit.coefficients.items()):
-        return None
-    return {name: np.array([[each[name]] for each in rows]) for name in fit.coefficients}
 
 
 def _linear(fit: Fit, quantity: Quantity) -> Array:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
+from analysis.constraints import Prior
 from analysis.diagnostics import Diagnostics
 from analysis.expression import Array
 from analysis.laws import Law
 from analysis.runs.columns import TOKEN
+from analysis.runs.trajectories import AUTO
 from analysis.uncertainty import Bounds, Interval
 from scaling.store.records import Refusal
 
@@ -32,6 +34,29 @@ class Minimised:
     name: str
     delta: float
     value: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a law is fitted, whatever the rows: with the same ones other rows give a like fit."""
+
+    objective: str = "huber_log"  # see `analysis.objective`
+    delta: float = 1e-3  # of log residuals, where Huber's loss turns from square to linear
+    bootstrap: int = 4000  # draws; 0: the estimate alone, without intervals or diagnostics
+    level: float = 0.9  # of intervals
+    seed: int = 0  # of the draws
+    cluster: str = AUTO  # column that names the runs whose rows share noise; auto, none
+    weights: str | None = None  # column that multiplies each row's penalty
+    fixed: Mapping[str, float] = field(default_factory=dict)  # coefficients held at a value
+    prior: Mapping[str, Prior] = field(default_factory=dict)  # what is known of others
+    checks: bool = True  # whether the diagnostics are computed
+
+    @property
+    def shaping(self) -> tuple[str, ...]:
+        """What shapes the fit beside the rows, in words."""
+        weights = [] if self.weights is None else [f"weights {self.weights}"]
+        return (*weights, *(f"a prior of {name}" for name in self.prior),
+                *(f"{name} fixed" for name in self.fixed))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,12 +94,17 @@ class Estimate:
     condition_number: float
     at_bound: tuple[str, ...]
     open: tuple[str, ...]  # may change together and change no prediction at these rows
-    fixed: tuple[str, ...]
+    settings: Settings
     diagnostics: Diagnostics | None  # None without draws
     excluded: pd.DataFrame  # rows left out, and why, in a column `reason`
     table: pd.DataFrame  # rows fitted
+    left_out: pd.DataFrame  # of refits without a cluster, as `draws`; empty unless jackknifed
     cautions: tuple[str, ...] = ()  # of `warnings`, what every answer from these runs repeats
-    constrained: tuple[str, ...] = ()  # what shaped it beside the rows and `fixed`, in words
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """The coefficients held, in the law's order."""
+        return tuple(name for name in self.law.coefficients if name in self.settings.fixed)
 
     def doubted(self, cautions: Sequence[str]) -> Self:
         """The same with more `cautions`, found when it was put to the test."""

@@ -9,38 +9,96 @@ so instead of handing over a wrong minimum.
 from __future__ import annotations
 
 import hashlib
+import html
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.constraints import Fixed, Prior, Regularised, fixed_of, scatter
 from analysis.diagnostics import NOTHING, diagnose
+from analysis.estimate import Estimate, FitData, Minimised, Settings, Status
 from analysis.evaluator import model
 from analysis.expression import Array
-from analysis.fit_file import load_fit, save_fit
-from analysis.identifiability import Design, design_at, obstacles
-from analysis.judgement import judge, no_floor, points, regime
+from analysis.fit_file import read_fit, save_fit
+from analysis.identifiability import Design, design_at
+from analysis.judgement import judge, no_floor, regime
 from analysis.laws import Law
 from analysis.model import Data, Model, is_floor, to_coefficients
 from analysis.newton import Mask
 from analysis.objective import Objective
 from analysis.objective import objective as objective_named
 from analysis.outliers import Outliers, outliers
-from analysis.result import Fit, FitData, Minimised, Status, to_json
+from analysis.prepare import prepare, weights_of
+from analysis.result import to_json
 from analysis.runs.examine import examine
-from analysis.runs.table import loss_unit_of, standardise, usable
-from analysis.runs.trajectories import AUTO
+from analysis.runs.table import loss_unit_of, usable
+from analysis.runs.trajectories import AUTO, COLUMN
 from analysis.search import Optimum, optimise
+from analysis.summary import summary
 from analysis.uncertainty import Bounds, Index, Interval, Uncertainty, clusters_of, uncertainty
 from scaling.store.records import Refusal
 
-__all__ = ["Fit", "Prior", "Status", "fit", "load_fit", "save_fit", "to_json"]
+__all__ = ["Fit", "Prior", "Settings", "Status", "fit", "load_fit", "save_fit", "to_json"]
 
-SPARE_ROWS = 2  # rows beyond the coefficients; fewer leave no residual to judge by
 MOST_WORK = 100_000_000  # rows × draws: half a minute; a larger table gets fewer, at least
 LEAST_DRAWS = 100
+
+
+@dataclass(frozen=True, repr=False)
+class Fit(Estimate):
+    """A law with coefficients, and everything needed to judge them, in words too."""
+
+    def again(self, rows: pd.DataFrame, *, law: Law | None = None, **changes: Any) -> Fit:
+        """A fit of other rows (or by another `law`) made as this one was, but for `changes`.
+
+        `changes` are fields of `Settings`. Rows of this fit keep the clusters it found. A law of
+        other coefficients takes neither what is fixed nor priors. Raises Refusal as `fit` does.
+        """
+        made = {each.name: getattr(self.settings, each.name) for each in fields(Settings)}
+        if COLUMN in self.table and COLUMN in rows:  # what its `cluster` was found to be
+            made["cluster"] = COLUMN
+        if law is not None and law.coefficients != self.law.coefficients:
+            made |= {"fixed": {}, "prior": {}}
+        return fit(law or self.law, rows, **{**made, **changes})
+
+    def summary(self) -> str:
+        """The fit on one screen."""
+        return summary(self)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a coefficient: its value, standard error and interval (NaN where unknown)."""
+        names = list(self.law.coefficients)
+        bounds = [self.interval.coefficients[name] for name in names]
+        return pd.DataFrame(
+            {
+                "value": [self.coefficients[name] for name in names],
+                "se": [self.se[name] for name in names],
+                "low": [each.low for each in bounds],
+                "high": [each.high for each in bounds],
+            },
+            index=pd.Index(names, name="coefficient"),
+        )
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value:.4g}" for name, value in self.coefficients.items())
+        return f"<Fit {self.law.name} on {self.data.n} runs, {self.status.value}: {values}>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.summary())}</pre>"
+
+
+def load_fit(path: Path | str, law: Law | None = None) -> Fit:
+    """The fit saved at `path`, with the columns of its rows that the law uses.
+
+    `law` is needed for one that `analysis.laws.law` does not find by name. Raises Refusal for a
+    file that is no fit or has changed since it was written, for a fit that failed, and for a law
+    other than the one that was fitted.
+    """
+    return read_fit(Fit, path, law)
 
 
 def fit(
@@ -70,6 +128,10 @@ def fit(
     on_estimate: told the coefficients before the resampling, which takes longer than they did.
     Raises Refusal for input that cannot be fitted; a fit that fails has status FAILED.
     """
+    settings = Settings(
+        objective, delta, bootstrap, level, seed, cluster, weights, dict(fixed or {}),
+        dict(prior or {}), checks,
+    )  # fmt: skip
     if not 0 < level < 1:
         raise Refusal(f"level = {level} is not between 0 and 1. The usual value is 0.9.")
     if bootstrap < 0:
@@ -77,14 +139,14 @@ def fit(
     goal = objective_named(objective, delta)
     selection = usable(table)
     seen = examine(
-        _prepare(law, selection.rows, goal, len(fixed or {})), law.features, law.target, cluster
+        prepare(law, selection.rows, goal, len(fixed or {})), law.features, law.target, cluster
     )
     rows = seen.rows
     data = _data(law, rows)
     held = fixed_of(law, fixed or {})
     if both := sorted({*(fixed or {})} & {*(prior or {})}):
         raise Refusal(f"{both[0]} is held and has a prior. Give one of the two.")
-    weight = _weights(rows, weights)
+    weight = weights_of(rows, weights)
     best = optimise(law, data, weight, goal, held.mask, held.theta)
     problem = model(law, data, goal, centred=not held.mask.any())
     if prior:
@@ -114,12 +176,9 @@ def fit(
     notes = (*cautions, *selection.warnings, *spread.warnings, *seen.warnings)
     found = _assemble(
         law, rows, selection.excluded, data, goal, best, coefficients, spread, clusters, held,
-        bound, design, odd, notes,
+        bound, design, odd, notes, settings,
     )  # fmt: skip
     found = replace(found, cautions=cautions)
-    constrained = [f"weights {weights}"] if weights is not None else []
-    constrained += [f"a prior of {name}" for name in prior or ()]
-    found = replace(found, constrained=tuple(constrained))
     if not checks or bootstrap == 0 or found.status is Status.FAILED:
         return found
     checked = diagnose(law, rows, data, weight, goal, problem, best.point, held.mask)
@@ -130,6 +189,7 @@ def _assemble(
     law: Law, rows: pd.DataFrame, excluded: pd.DataFrame, data: Data, goal: Objective,
     best: Optimum, coefficients: Mapping[str, float], spread: Uncertainty, clusters: Index,
     held: Fixed, bound: tuple[str, ...], design: Design, odd: Outliers, notes: tuple[str, ...],
+    settings: Settings,
 ) -> Fit:  # fmt: skip
     smallest = float(data.scale.min())
     status, reason = judge(law, rows, best, bound, design, spread, held.mask, smallest)
@@ -157,10 +217,11 @@ def _assemble(
         condition_number=design.condition,
         at_bound=bound,
         open=() if bound else design.open,
-        fixed=tuple(n for n, h in zip(law.coefficients, held.mask, strict=True) if h),
+        settings=settings,
         diagnostics=None,
         excluded=excluded,
         table=rows,
+        left_out=spread.left_out,
     )
 
 
@@ -184,6 +245,7 @@ def _held(law: Law, spread: Uncertainty, fixed: Mapping[str, float]) -> Uncertai
         {**spread.se, **dict.fromkeys(fixed, 0.0)},
         spread.draws.assign(**fixed),
         () if len(fixed) == len(law.coefficients) else spread.warnings,
+        spread.left_out.assign(**fixed),
     )
 
 
@@ -203,89 +265,6 @@ def _told(law: Law, interval: Interval, bound: tuple[str, ...]) -> Interval:
     unknown = Bounds(float("nan"), float("nan"))
     dust = dict.fromkeys((name for name in bound if is_floor(law, name)), unknown)
     return replace(interval, coefficients={**interval.coefficients, **dust})
-
-
-def _prepare(law: Law, table: pd.DataFrame, goal: Objective, held: int = 0) -> pd.DataFrame:
-    """The rows with the law's columns as floats; `flops` is always 6·N·D of this table's N."""
-    counted = "params" in table or "params_total" in table
-    derived = "flops" in law.features and counted and "tokens" in table
-    derived = derived and law.target not in ("params", "tokens")  # there they are the answer
-    needed = [c for c in law.features if not (c == "flops" and derived)]
-    if derived:
-        needed += ["params", "tokens"]
-    rows = standardise(
-        table,
-        require=[*dict.fromkeys(needed), law.target],
-        signed=() if goal.log else (law.target,),
-    )
-    if derived:
-        rows["flops"] = 6 * rows["params"] * rows["tokens"]
-    _refuse_sweep(law, rows)
-    _refuse_constant(law, rows)
-    free = len(law.coefficients) - held
-    if free:  # a law that is given whole is only set against the rows
-        _refuse_few(law, rows, free)
-    return rows
-
-
-def _refuse_few(law: Law, rows: pd.DataFrame, free: int) -> None:
-    """Raises Refusal with all that stands in the way, first what no more of the same would mend."""
-    found = obstacles({column: rows[column].to_numpy() for column in law.features})
-    need = f"{law.name} has {free} free coefficients and needs at least "
-    count = points(law, rows)
-    if len(rows) < free + SPARE_ROWS:
-        found.append(
-            f"{need}{free + SPARE_ROWS} usable runs; there are {len(rows)}. Train more"
-            f"{' there' if found else ''}, or fit a law with fewer."
-        )
-    elif count < free:
-        found.append(
-            f"{need}as many distinct ({', '.join(law.features)}); the {len(rows)} runs lie at "
-            f"{count}. Repeats tell the noise, not the law: train elsewhere, or fit a law with "
-            "fewer."
-        )
-    if found:
-        raise Refusal(" ".join(found))
-
-
-def _refuse_constant(law: Law, rows: pd.DataFrame) -> None:
-    """Raises Refusal for runs that all came to one value: any law without a slope passes there."""
-    values = rows[law.target]
-    if len(rows) > 1 and float(np.ptp(values)) <= 1e-9 * float(values.abs().max()):
-        raise Refusal(
-            f"{law.target} is {values.iloc[0]:.6g} in all {len(rows)} rows: it has one value, and "
-            "there is nothing to fit. Give the column that the runs measured, or runs that differ."
-        )
-
-
-def _refuse_sweep(law: Law, rows: pd.DataFrame) -> None:
-    """Raises Refusal for a law of optima on rows that are not: it would give the mean of the grid.
-
-    Such a law says which rate, batch or size is best at a point; a row that is not the best of its
-    point, by its loss, says nothing of that. Seeds may each have a best of their own.
-    """
-    if law.target == "loss" or "loss" not in rows:
-        return
-    also = ("seed",) if law.target in ("params", "tokens") else ("params", "tokens", "seed")
-    point = [column for column in dict.fromkeys([*law.features, *also]) if column in rows]
-    tried = rows.groupby(point, dropna=False)[law.target].nunique()
-    if (tried > 1).any():
-        first = tried[tried > 1].index[0]
-        at = zip(point, first if isinstance(first, tuple) else (first,), strict=True)
-        where = ", ".join(f"{column} = {value:.6g}" for column, value in at if column != "seed")
-        raise Refusal(
-            f"{law.name} is a law of the best {law.target}, and these rows are all that was tried: "
-            f"{tried.max()} values of it at {where} ({(tried > 1).sum()} such points). Keep the "
-            f"row of least loss at each: scaling fit RUNS --best-of {law.target}."
-        )
-
-
-def _weights(rows: pd.DataFrame, column: str | None) -> Array:
-    if column is None:
-        return np.ones(len(rows))
-    # standardise() refuses what is not positive and finite; the scale of weights is arbitrary.
-    weight = standardise(rows, require=[column])[column].to_numpy()
-    return np.asarray(weight / weight.mean())
 
 
 def _data(law: Law, rows: pd.DataFrame) -> Data:

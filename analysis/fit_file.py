@@ -19,9 +19,10 @@ from uuid import uuid4
 
 import pandas as pd
 
+from analysis.estimate import Estimate
 from analysis.laws import Law
 from analysis.laws import law as law_named
-from analysis.result import Fit, from_json, to_json
+from analysis.result import E, from_json, to_json
 from analysis.runs.load import MAX_BYTES, load
 from analysis.runs.settings import settings
 from scaling.store.records import (
@@ -41,7 +42,7 @@ PARTS = ("draws", "rows")
 DIGITS = 12  # of a part's SHA-256 in its name; all 64 are in the JSON
 
 
-def save_fit(fit: Fit, path: Path | str, also: Mapping[str, Any] | None = None) -> None:
+def save_fit(fit: Estimate, path: Path | str, also: Mapping[str, Any] | None = None) -> None:
     """Write the fit as JSON at `path`, and its draws and fitted rows as Parquet beside it.
 
     `also`: what was read off the same rows, kept under its own keys; `load_fit` passes it over.
@@ -67,8 +68,8 @@ def save(value: Mapping[str, Any], parts: Mapping[str, pd.DataFrame], path: Path
             _forget(path, before, {*names.values()})
 
 
-def load_fit(path: Path | str, law: Law | None = None) -> Fit:
-    """The fit saved at `path`, with the columns of its rows that the law uses.
+def read_fit(kind: type[E], path: Path | str, law: Law | None = None) -> E:
+    """The fit saved at `path` as a `kind` of estimate; see `analysis.fit.load_fit`.
 
     `law` is needed for one that `analysis.laws.law` does not find by name. Raises Refusal for a
     file that is no fit or has changed since it was written, for a fit that failed, and for a law
@@ -78,7 +79,7 @@ def load_fit(path: Path | str, law: Law | None = None) -> Fit:
     try:
         value, draws, rows = _saved(path)
         fitted = _fitted_law(path, str(value["law"]), str(value["formula"]), law)
-        return from_json(value, fitted, draws, rows, source=str(path))
+        return from_json(kind, value, fitted, draws, rows, source=str(path))
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise _no_fit(path, f"{type(error).__name__}: {error}") from error
 
@@ -133,11 +134,12 @@ def refuse_other(path: Path, remedy: str) -> None:
 # --- out --------------------------------------------------------------------------------------
 
 
-def _rows(fit: Fit) -> pd.DataFrame:
+def _rows(fit: Estimate) -> pd.DataFrame:
     """The columns of its rows that answers are made from, or refused for: what differs among runs
     of equal N and D."""
     several = [each.column for each in settings(fit.table)]
-    kept = dict.fromkeys([*fit.law.features, *COUNTS, *GROUPS, fit.law.target, *several])
+    weights = [] if fit.settings.weights is None else [fit.settings.weights]
+    kept = dict.fromkeys([*fit.law.features, *COUNTS, *GROUPS, fit.law.target, *weights, *several])
     rows = fit.table[[column for column in kept if column in fit.table]]
     texts = {  # of cells of several kinds, which no Parquet column holds
         column: rows[column].map(str, na_action="ignore")

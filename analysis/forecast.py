@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -16,15 +16,13 @@ from analysis.caution import (
     repeat_warnings,
     source_warnings,
 )
-from analysis.constraints import Prior
 from analysis.derived import interval_over_draws
 from analysis.expression import Array
-from analysis.fit import Fit, Status, fit
+from analysis.fit import Fit, Status
 from analysis.limited import Limited
 from analysis.published import Published
 from analysis.runs.columns import TOKEN
 from analysis.runs.settings import NO_SPREAD, replicates
-from analysis.runs.trajectories import AUTO
 from analysis.units import Span, counted, decimal, human
 from scaling.store.records import Refusal
 
@@ -353,17 +351,8 @@ class LeftOut:
         return f"{self.level:.0%} forecast interval {_written(self.target, self.interval)}"
 
 
-def leave_out_largest(
-    fitted: Fit,
-    *,
-    weights: str | None = None,
-    prior: Mapping[str, Prior] | None = None,
-    cluster: str = AUTO,
-) -> LeftOut:
-    """Fit the same law without the cell of the largest 6·N·D (or largest feature), predict it.
-
-    `weights`, `prior` and `cluster` are those that `fitted` was fitted with: it holds none of them.
-    """
+def leave_out_largest(fitted: Fit) -> LeftOut:
+    """Fit the same law without the cell of the largest 6·N·D (or largest feature), predict it."""
     rows = fitted.table
     features = list(fitted.law.features)
     if {"params", "tokens"} <= set(rows.columns):
@@ -376,16 +365,8 @@ def leave_out_largest(
     sd = seed_sd(rows, features, fitted.law.target)
     level = fitted.interval.level
     try:
-        again = fit(
-            fitted.law,
+        again = fitted.again(
             rows[~cell],
-            objective=fitted.objective.name,
-            delta=fitted.objective.delta,
-            fixed={name: fitted.coefficients[name] for name in fitted.fixed},
-            weights=weights,
-            prior=prior,
-            cluster=cluster,
-            level=level,
             bootstrap=min(DRAWS, len(fitted.draws), max(FEWEST_DRAWS, MOST_WORK // len(rows))),
             checks=False,
         )

@@ -1,59 +1,29 @@
-"""What a fit hands over: coefficients, intervals and doubts, as an object and as plain values."""
+"""A fit as plain values at full precision, and back from them."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from analysis.constraints import Prior
 from analysis.diagnostics import Diagnostics, LackOfFit
-from analysis.estimate import Estimate, FitData, Minimised, Status
+from analysis.estimate import Estimate, FitData, Minimised, Settings, Status
 from analysis.laws import Law
 from analysis.runs.columns import TOKEN
 from analysis.runs.rows import row_number
-from analysis.summary import doubts, summary
+from analysis.summary import doubts
 from analysis.tradeoff import flat_directions
 from analysis.uncertainty import Bounds, Interval
 from scaling.store.records import Refusal
 
-__all__ = ["Fit", "FitData", "Minimised", "Status", "from_json", "to_json"]
+E = TypeVar("E", bound=Estimate)
 
 
-@dataclass(frozen=True, repr=False)
-class Fit(Estimate):
-    """A law with coefficients, and everything needed to judge them, in words too."""
-
-    def summary(self) -> str:
-        """The fit on one screen."""
-        return summary(self)
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row a coefficient: its value, standard error and interval (NaN where unknown)."""
-        names = list(self.law.coefficients)
-        bounds = [self.interval.coefficients[name] for name in names]
-        return pd.DataFrame(
-            {
-                "value": [self.coefficients[name] for name in names],
-                "se": [self.se[name] for name in names],
-                "low": [each.low for each in bounds],
-                "high": [each.high for each in bounds],
-            },
-            index=pd.Index(names, name="coefficient"),
-        )
-
-    def __repr__(self) -> str:
-        values = ", ".join(f"{name}={value:.4g}" for name, value in self.coefficients.items())
-        return f"<Fit {self.law.name} on {self.data.n} runs, {self.status.value}: {values}>"
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(self.summary())}</pre>"
-
-
-def to_json(fit: Fit) -> dict[str, Any]:
+def to_json(fit: Estimate) -> dict[str, Any]:
     """All that the summary shows as plain values at full precision (without draws and rows).
 
     `excluded` counts the rows left out by reason, e.g. {"status diverged": 2}; `excluded_rows`
@@ -101,7 +71,8 @@ def to_json(fit: Fit) -> dict[str, Any]:
         "at_bound": list(fit.at_bound),
         "open": list(fit.open),
         "fixed": list(fit.fixed),
-        "constrained": list(fit.constrained),
+        "settings": asdict(fit.settings),
+        "left_out": fit.left_out.to_dict("list"),
         "diagnostics": _diagnostics_json(fit.diagnostics),
         "doubts": doubts(fit),
         "excluded": fit.excluded["reason"].value_counts().to_dict(),
@@ -113,9 +84,14 @@ def to_json(fit: Fit) -> dict[str, Any]:
 
 
 def from_json(
-    value: Mapping[str, Any], law: Law, draws: pd.DataFrame, rows: pd.DataFrame, source: str
-) -> Fit:
-    """The fit that `to_json` gave `value` for, read from `source`.
+    kind: type[E],
+    value: Mapping[str, Any],
+    law: Law,
+    draws: pd.DataFrame,
+    rows: pd.DataFrame,
+    source: str,
+) -> E:
+    """The fit, as a `kind` of estimate, that `to_json` gave `value` for, read from `source`.
 
     Raises Refusal where it failed or a coefficient is not what the law allows, and LookupError,
     TypeError or ValueError where it is no fit at all.
@@ -124,7 +100,7 @@ def from_json(
         raise Refusal(f"{source} is of a fit that failed: {value['reason']}.")
     data = value["data"]
     interval = value["interval"]
-    return Fit(
+    return kind(
         law=law,
         coefficients=_allowed(law, value["coefficients"], source),
         se={k: _number(value["se"][k]) for k in law.coefficients},
@@ -155,13 +131,37 @@ def from_json(
         condition_number=_number(value["condition_number"]),
         at_bound=tuple(value["at_bound"]),
         open=tuple(value["open"]),
-        fixed=tuple(value["fixed"]),
+        settings=_settings(value, source),
         diagnostics=_diagnostics(value["diagnostics"]),
         excluded=_excluded(value["excluded_rows"]),
         table=rows,
+        left_out=_left_out(law, value.get("left_out", {})),
         cautions=tuple(value["cautions"]),
-        constrained=tuple(value["constrained"]),
     )
+
+
+def _settings(value: Mapping[str, Any], source: str) -> Settings:
+    """Raises Refusal for a fit of before whose weights or priors are not in its file."""
+    if "settings" in value:
+        made = dict(value["settings"])
+        prior = {name: Prior(**known) for name, known in made.pop("prior").items()}
+        return Settings(**made, prior=prior)
+    if value["constrained"]:
+        raise Refusal(
+            f"{source} was fitted with {', '.join(value['constrained'])} by an earlier version, "
+            "which did not keep them. Fit again."
+        )
+    goal = value["objective"]
+    return Settings(
+        objective=str(goal["name"]),
+        delta=float(goal["delta"]),
+        level=float(value["interval"]["level"]),
+        fixed={name: _number(value["coefficients"][name]) for name in value["fixed"]},
+    )
+
+
+def _left_out(law: Law, columns: Mapping[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame({name: columns.get(name, []) for name in law.coefficients}, dtype=float)
 
 
 def _allowed(law: Law, values: Mapping[str, Any], source: str) -> dict[str, float]:

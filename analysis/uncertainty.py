@@ -65,6 +65,7 @@ class Uncertainty:
     se: Mapping[str, float]
     draws: pd.DataFrame
     warnings: tuple[str, ...]
+    left_out: pd.DataFrame  # of the jackknife's refits, a row a cluster; else empty
 
 
 def clusters_of(table: pd.DataFrame) -> Index:
@@ -152,6 +153,7 @@ def _bootstrap(
         se,
         table,
         tuple(warnings),
+        _empty(law),
     )
 
 
@@ -270,6 +272,7 @@ def _jackknife(
         {k: float(v) for k, v in se.items()},
         table,
         tuple(warnings),
+        _table(law, problem, minima.theta),
     )
 
 
@@ -325,6 +328,11 @@ def _none(law: Law, level: float, count: int, draws: int) -> Uncertainty:
     return Uncertainty(
         Interval(level, "none", {name: Bounds(missing, missing) for name in law.coefficients}),
         dict.fromkeys(law.coefficients, missing),
-        pd.DataFrame({name: np.empty(0) for name in law.coefficients}),
+        _empty(law),
         warnings,
+        _empty(law),
     )
+
+
+def _empty(law: Law) -> pd.DataFrame:
+    return pd.DataFrame({name: np.empty(0) for name in law.coefficients})

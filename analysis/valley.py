@@ -187,8 +187,7 @@ def _fresh(fit: Fit) -> tuple[pd.DataFrame, list[str]]:
     """The rows of the fit that speak, and what to say of those that do not."""
     if fit.table.empty or {"params", "tokens", fit.law.target} - set(fit.table):
         raise Refusal("the fit's runs are not at hand. Fit again, or give --by law.")
-    shaped = [*fit.constrained, *(f"{name} fixed" for name in fit.fixed)]
-    if shaped:
+    if shaped := fit.settings.shaping:
         raise Refusal(
             f"the fit was made with {', '.join(shaped)}, which the runs alone do not know. Fit "
             "without, or give --by law."

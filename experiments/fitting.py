@@ -166,7 +166,7 @@ def fit(
             by_count = {e.column: approaches(e.fit) for e in each}
             also["approaches_by_count"] = {n: a.to_json() for n, a in by_count.items()}
             texts.append(exponents_text(by_count))
-    held_out = leave_out_largest(fitted, weights=weights, prior=settings["prior"], cluster=cluster)
+    held_out = leave_out_largest(fitted)
     also["largest_left_out"] = {**asdict(held_out), "error": held_out.error}
     texts.append(held_out.sentence)
     doubts += held_out.cautions

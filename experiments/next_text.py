@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.fit import SPARE_ROWS
 from analysis.laws import Law, law
+from analysis.prepare import SPARE_ROWS
 
 # What a fit takes from a study's run table for a law's features.
 COLUMNS = {"params": "params_total", "flops": "flops_6nd"}

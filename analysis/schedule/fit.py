@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.expression import Array
-from analysis.fit import SPARE_ROWS
 from analysis.judgement import WIDE
+from analysis.prepare import SPARE_ROWS
 from analysis.result import Minimised, Status
 from analysis.runs.load import shown
 from analysis.schedule.annealing import Terms, losses, terms_of

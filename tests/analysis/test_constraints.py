@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.constraints import Prior
-from analysis.fit import fit
+from analysis.fit import Settings, fit, load_fit, save_fit, to_json
+from analysis.fit_file import save
 from analysis.forecast import leave_out_largest
 from analysis.laws import law
 from analysis.published import published
@@ -124,16 +128,71 @@ def test_the_asymmetric_objective_follows_the_lower_edge(
 
 
 def test_the_largest_run_is_left_out_of_the_fit_that_was_made(runs: pd.DataFrame) -> None:
-    """Prior and weights too, which a fit does not hold."""
+    """Prior and weights too."""
     prior = {"beta": Prior(0.5, 1e-4)}
     made = {"weights": "w", "prior": prior}
     table = runs.assign(w=np.where(runs["tokens"] > runs["tokens"].median(), 3.0, 1.0))
     fitted = fit(law("chinchilla"), table, bootstrap=0, **made)
-    found = leave_out_largest(fitted, **made)
+    found = leave_out_largest(fitted)
     size = table["params"] * table["tokens"]
     again = fit(law("chinchilla"), table[size < size.max()], bootstrap=0, **made)
     assert found.forecast == pytest.approx(float(again.predict(found.features)), rel=1e-9)
-    assert found.forecast != pytest.approx(leave_out_largest(fitted).forecast, rel=1e-5)
+    bare = leave_out_largest(fit(law("chinchilla"), table, bootstrap=0))
+    assert found.forecast != pytest.approx(bare.forecast, rel=1e-5)
+
+
+def test_a_fit_is_made_again_from_other_rows_as_it_was(runs: pd.DataFrame, tmp_path: Path) -> None:
+    """By all of its settings, from memory and from its file alike."""
+    table = runs.assign(
+        w=np.where(runs["tokens"] > runs["tokens"].median(), 3.0, 1.0),
+        batch=np.arange(len(runs)) % 14,
+    )
+    made: dict[str, Any] = {
+        "objective": "log_l2", "level": 0.8, "seed": 3, "bootstrap": 100, "cluster": "batch",
+        "weights": "w", "prior": {"beta": Prior(0.5, 1e-3)}, "fixed": {"E": 1.7}, "checks": False,
+    }  # fmt: skip
+    fitted = fit(law("chinchilla"), table, **made)
+    save_fit(fitted, tmp_path / "fit.json")
+    back = load_fit(tmp_path / "fit.json")
+    assert back.settings == fitted.settings and back.fixed == ("E",)
+    some = np.arange(len(runs)) % 5 > 0
+    straight = fit(law("chinchilla"), table[some], **made)
+    for one in (fitted, back):
+        again = one.again(one.table[some])
+        assert again.coefficients == pytest.approx(straight.coefficients, rel=1e-9)
+        assert again.data.clusters == straight.data.clusters == 14
+        assert (again.interval.level, again.interval.method) == (0.8, "bootstrap")
+        pd.testing.assert_frame_equal(again.draws, straight.draws, rtol=1e-6)
+    other = fitted.again(fitted.table, law=law("kaplan_nd"), bootstrap=0)
+    assert other.settings.weights == "w" and not other.fixed and not other.settings.prior
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        fitted.again(fitted.table, colour=1)
+
+
+def test_the_left_out_refits_are_kept_with_the_fit(runs: pd.DataFrame, tmp_path: Path) -> None:
+    table = runs.assign(trunk_id=(np.arange(len(runs)) % 8).astype(str))
+    fitted = fit(law("chinchilla"), table, bootstrap=50, checks=False)
+    save_fit(fitted, tmp_path / "fit.json")
+    pd.testing.assert_frame_equal(load_fit(tmp_path / "fit.json").left_out, fitted.left_out)
+    for k in range(8):
+        alone = fitted.again(fitted.table[fitted.table["trunk_id"] != str(k)], bootstrap=0)
+        assert fitted.left_out.loc[k].to_dict() == pytest.approx(alone.coefficients, rel=1e-4)
+
+
+def test_a_fit_of_before_whose_weights_are_not_in_its_file_is_refused(
+    runs: pd.DataFrame, tmp_path: Path
+) -> None:
+    fitted = fit(law("chinchilla"), runs, bootstrap=0, fixed={"E": 1.7}, level=0.5)
+    value = to_json(fitted)
+    del value["settings"], value["left_out"]
+    path = tmp_path / "fit.json"
+    for words in ([], ["weights w"]):
+        save({**value, "constrained": words}, {"draws": fitted.draws, "rows": runs}, path)
+        if words:
+            with pytest.raises(Refusal, match=r"fitted with weights w by an earlier version, .* F"):
+                load_fit(path)
+        else:
+            assert load_fit(path).settings == replace(Settings(level=0.5), fixed={"E": 1.7})
 
 
 def test_a_law_held_whole_is_set_against_the_rows(runs: pd.DataFrame) -> None:

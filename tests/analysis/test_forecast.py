@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import forecast
 from analysis.caution import assumptions
-from analysis.fit import fit
+from analysis.fit import Fit, fit
 from analysis.forecast import (
     GROWTH,
     forecast_ends,
@@ -167,13 +166,11 @@ def test_a_largest_run_that_is_missed_beyond_its_interval_is_an_alarm_and_else_n
 def test_the_second_fit_has_the_clusters_of_the_first(monkeypatch):
     table = runs(np.geomspace(1e8, 3e9, 6), np.geomspace(2e9, 6e10, 6))
     table["run_id"] = np.repeat(np.arange(6), 6)
-    seen, fitted_by = [], forecast.fit
-    monkeypatch.setattr(
-        forecast, "fit", lambda *a, **b: seen.append(fitted_by(*a, **b)) or seen[-1]
-    )
+    seen, again = [], Fit.again
+    monkeypatch.setattr(Fit, "again", lambda *a, **b: seen.append(again(*a, **b)) or seen[-1])
     for cluster, count in (("none", 35), ("run_id", 6), ("auto", 6)):
         first = fit(law("chinchilla"), table, cluster=cluster, bootstrap=0)
-        leave_out_largest(first, cluster=cluster)
+        leave_out_largest(first)
         assert seen[-1].data.clusters == count
         assert first.data.clusters == min(36, count + (cluster == "none"))
 

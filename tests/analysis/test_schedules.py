@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.estimate import Status
 from analysis.laws import law
-from analysis.result import Status
 from analysis.schedule.annealing import PUBLISHED, losses, terms_of
 from analysis.schedule.curves import Schedule, read, read_curves, schedule_of
 from analysis.schedule.fit import fit_schedules
