@@ -65,7 +65,7 @@ def test_a_jackknife_is_of_the_quantity_itself(jackknifed):
     assert (high + low) / 2 == pytest.approx(float(log_loss(jackknifed.coefficients)), abs=error)
 
 
-def test_without_its_rows_a_jackknife_is_linear_in_the_draws(jackknifed):
+def test_without_its_refits_a_jackknife_is_linear_in_the_draws(jackknifed):
     # Twice the deviation of every coefficient is twice the deviation of the quantity.
     def widened(factor: float) -> Fit:
         c, draws = jackknifed.coefficients, jackknifed.draws.copy()
@@ -74,7 +74,7 @@ def test_without_its_rows_a_jackknife_is_linear_in_the_draws(jackknifed):
                 draws[name] = c[name] * (draws[name] / c[name]) ** factor
             else:
                 draws[name] = c[name] + factor * (draws[name] - c[name])
-        return replace(jackknifed, draws=draws, table=jackknifed.table.iloc[:0])
+        return replace(jackknifed, draws=draws, left_out=jackknifed.left_out.iloc[:0])
 
     centre = float(log_loss(jackknifed.coefficients))
     once = values_over_draws(widened(1.0), log_loss)[:, 0] - centre

@@ -17,8 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from analysis.fit import Fit, fit
-from analysis.fit_file import load_fit, save_fit
+from analysis.fit import Fit, fit, load_fit, save_fit
 from analysis.laws import law
 from analysis.runs.table import read_runs
 from experiments import training
