@@ -234,8 +234,9 @@ def _shares(
             "plain logistic": plain_logistic(seen, series.to_t(x), rng),
         }
 
-    origin = 0.0 if step is None else step.line.zero
-    emergence, span = _emergence(fitted, origin, series, level, rng)
+    half_way = np.concatenate([each.emerges(rng) for each in fitted])
+    half_way = half_way if step is None else step.reaches(half_way, rng)
+    emergence, span = _emergence(half_way, series, level)
     cautions = (*_doubts(series, below, fitted), *_unlike(fitted, seen))
     return _Found(
         draw, series.unit, series.from_unit, baselines, emergence, span, weights, cautions
@@ -351,11 +352,9 @@ def _mixture(
 
 
 def _emergence(
-    fitted: Sequence[Posterior], shift: float, series: Series, level: float,
-    rng: np.random.Generator,
-) -> tuple[float | None, tuple[float | None, float | None]]:  # fmt: skip
-    """Median and interval of the scale at which a new model is half-way; None for never."""
-    t = np.concatenate([each.emerges(rng) for each in fitted]) + shift
+    t: Floats, series: Series, level: float
+) -> tuple[float | None, tuple[float | None, float | None]]:
+    """Median and interval of the scales `t` at which new models are half-way; None for never."""
     tail = (1 - level) / 2
     low, middle, high = np.quantile(t, [tail, 0.5, 1 - tail], method="inverted_cdf")
 

@@ -26,19 +26,28 @@ class Line:
     root: Floats  # Cholesky root of the coefficients' covariance, over scatter²
     freedom: float  # points beyond the two coefficients
 
-    @property
-    def zero(self) -> float:
-        """t where the line is 0."""
-        return self.centre - self.start / self.slope
-
     def draws(self, t: Floats, count: int, rng: np.random.Generator) -> Floats:
         """y of new models at `t`: a row a draw of the line, its scatter and the models."""
-        shape = count, len(t)
-        scatter = self.scatter * np.sqrt(self.freedom / rng.chisquare(self.freedom, (count, 1)))
-        lines = np.array([self.start, self.slope])
-        lines = lines + scatter * (rng.standard_normal((count, 2)) @ self.root.T)
+        lines, scatter = self._drawn(count, rng)
         middle = lines @ np.stack([np.ones_like(t), t - self.centre])
-        return np.asarray(middle + scatter * rng.standard_normal(shape), np.float64)
+        return np.asarray(middle + scatter * rng.standard_normal((count, len(t))), np.float64)
+
+    def reaches(self, y: Floats, rng: np.random.Generator) -> Floats:
+        """t at which a new model gets to each `y`; infinite where a drawn line runs away from it.
+
+        One draw of the line, its scatter and the model for each.
+        """
+        lines, scatter = self._drawn(len(y), rng)
+        start, slope = lines.T
+        start = start + scatter[:, 0] * rng.standard_normal(len(y))
+        found = self.centre + (y - start) / slope
+        return np.where(slope * self.slope > 0, found, np.inf)
+
+    def _drawn(self, count: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        """Start and slope, a row a draw, and the scatter in a column of its own."""
+        scatter = self.scatter * np.sqrt(self.freedom / rng.chisquare(self.freedom, (count, 1)))
+        found = np.array([self.start, self.slope])
+        return found + scatter * (rng.standard_normal((count, 2)) @ self.root.T), scatter
 
 
 def fit_line(t: Floats, y: Floats, weight: Floats) -> Line:

@@ -33,6 +33,13 @@ class LossStep:
         """Scores at the losses that models of scale `t` may have: a row a draw."""
         return each.scores(self.line.draws(t, len(each.draws), rng) / self.line.slope, n, rng)
 
+    def reaches(self, progress: Floats, rng: np.random.Generator) -> Floats:
+        """log10 scale at which a new model's loss is that of each `progress`; infinite for never.
+
+        One draw each of the line, its scatter and the model, as in `scores`.
+        """
+        return self.line.reaches(progress * self.line.slope, rng)
+
 
 def loss_step(series: Series, below: NDArray[np.bool_], loss: Floats | None) -> LossStep:
     """The line through the losses of the scores `below` a cut; `loss` has one value a score.

@@ -210,3 +210,27 @@ def test_larger_models_of_published_tasks_are_foretold_better_than_by_the_baseli
     assert ours < 0.5 * plain and ours < 0.25 * flat  # .200 and .375
     inside = sum((each.judged[0].coverage or 0) * each.judged[0].n for each in found)
     assert 0.82 < inside / sum(each.judged[0].n for each in found) < 0.98
+
+
+def test_the_threshold_by_way_of_the_loss_holds_the_scatter_of_losses() -> None:
+    """Score follows loss without scatter, so that all of the threshold's is the loss's."""
+    rng = np.random.default_rng(0)
+    series, fall = models(), 0.05 * np.log(10)
+    own = 0.05 * rng.standard_normal(len(series.x))
+    loss = 3 * np.exp(own - fall * (series.t - 19))
+    share = expit(2 * (series.t - own / fall - 22))
+    series = replace(series, value=rng.binomial(500, share) / 500)
+    low, high = foresee(series, 1e22, method="two_step", loss=loss).emergence_interval
+    assert low is not None and high is not None
+    # 1.645 standard deviations of .05 in log loss on either side, at .115 a decade
+    assert np.log10(high / low) == pytest.approx(2 * 1.645 * 0.05 / fall, rel=0.25)
+
+
+def test_a_new_model_gets_to_a_value_where_its_own_line_has_it() -> None:
+    t, y = np.array([0.0, 1, 2, 3]), np.array([0.0, -1.2, -1.8, -3.0])
+    line = fit_line(t, y, np.ones(4))
+    there = line.reaches(np.full(200_000, -4.86), np.random.default_rng(0))
+    beyond = line.draws(np.array([6.0]), 200_000, np.random.default_rng(0))
+    # A falling line is at -4.86 by t = 6 exactly where its y there is below it.
+    assert np.mean(there <= 6.0) == pytest.approx(np.mean(beyond <= -4.86), abs=0.01)
+    assert line.reaches(np.array([-np.inf]), np.random.default_rng(0))[0] == np.inf
