@@ -83,7 +83,7 @@ class Curve:
     verdict: Verdict
     reason: str  # one sentence: why this verdict
     p_value: float | None  # of no break; None where there is no rise to break
-    p_rise: float  # of no rise
+    p_rise: float | None  # of no rise; None where it could not be tested
     threshold: Estimate  # half-way from the curve's floor to its ceiling, in units of x
     thresholds: Mapping[str, Estimate]  # leaves_chance, half_way, reaches_<level>
     width_decades: Estimate

@@ -4,6 +4,11 @@ The best non-decreasing curve (isotonic regression) is set beside none at all, a
 dealt anew to the scales to see how well chance does: no model of the noise is needed. A rise
 must go above where the curve started and above chance, so a curve that dips and comes back has
 not risen.
+
+Checkpoints of one run resemble their neighbours, and a flat run that drifts looks like a rise; but
+it drifts down as often as up. So each run counts once, by its slope, in a t test over runs, which
+holds whatever the correlation within runs and however they differ in noise (Ibragimov and Müller
+2010, J. Bus. Econ. Stat. 28:453).
 """
 
 from __future__ import annotations
@@ -13,10 +18,13 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import isotonic_regression
+from scipy.special import stdtr
+from scipy.stats import combine_pvalues
 
 from analysis.emergence.likelihood import Data, Which
 from analysis.expression import Array
 
+SIGNIFICANT = 0.05
 PERMUTATIONS = 499
 ALL_DEALS = 5  # points: 120 orders are all tried
 FLOOR = 0.05  # of the scatter about the mean counts as noise, or four points could prove nothing
@@ -24,51 +32,113 @@ START = 3  # the first third of the points is where the curve started
 
 
 class Rise(NamedTuple):
-    p_value: float  # of no rise
+    p_value: float | None  # of no rise; None: there is one run, which may have drifted
     p_dip: float  # of no fall before the rise
-    least_p: float  # the smallest p-value that so few scales could give
+    least_p: float  # the smallest p-value that so few scales (or the signs of so few runs) can give
+    runs: int = 0  # that were scored at several scales
 
 
-def rise_test(data: Data, rng: np.random.Generator) -> Rise:
-    """Permutation tests of a rise, and of a fall from the start to the lowest scale."""
-    value, weight, scale, block = _points(data)
-    chance = -np.inf if data.chance is None else data.chance
-    seen = _gain(value, weight, scale, chance)
-    p_value = _share(
-        seen, [_gain(value[deal], weight[deal], scale, chance) for deal in _deals(block, rng)]
-    )
-    # A fall is a rise read backwards, over the scales up to the lowest.
-    gathered = np.bincount(scale, weight * value) / np.bincount(scale, weight)
-    lowest = int(np.argmin(gathered))
-    p_dip = 1.0
-    if lowest >= 2:
-        early = scale <= lowest
-        back = scale.max() - scale[early]
-        order = np.argsort(back, kind="stable")
-        v, w, s, b = (each[early][order] for each in (value, weight, scale, block))
-        s = lowest - s
-        fall = _gain(v, w, s, -np.inf)
-        p_dip = _share(fall, [_gain(v[deal], w[deal], s, -np.inf) for deal in _deals(b, rng)])
-    return Rise(p_value, p_dip, _least(scale, block))
+class _Points(NamedTuple):
+    """Scores by scale; those of one block are exchanged, unless they are of one run."""
+
+    t: Array
+    value: Array
+    weight: Array
+    scale: Which
+    block: Which
+    run: Which  # flags: the point's block is a run
+
+    def of(self, which: Which) -> _Points:
+        return _Points(*(each[which] for each in self))
+
+    def back(self) -> _Points:
+        """Read from the largest scale to the smallest."""
+        turned = self._replace(t=-self.t, scale=self.scale.max() - self.scale)
+        return turned.of(np.argsort(turned.scale, kind="stable"))
 
 
-def _points(data: Data) -> tuple[Which, Which, Which, Which]:
-    """Values, weights, scale index and the block within which points are exchanged, by scale.
+def rise_test(data: Data, runs: Which | None, rng: np.random.Generator) -> Rise:
+    """Tests of a rise, and of a fall from the start to the lowest scale.
 
-    Points of a group at one scale share their noise and count as their mean; a group that spans
-    scales is dealt within itself, so that its own level is no evidence; the others together.
+    `runs` labels the training run of each score; None: every score is of a model of its own.
     """
-    points = len(data.t)
+    points = _points(data, runs)
+    chance = -np.inf if data.chance is None else data.chance
+    # A fall is a rise read backwards, over the scales up to the lowest.
+    gathered = np.bincount(points.scale, points.weight * points.value)
+    lowest = int(np.argmin(gathered / np.bincount(points.scale, points.weight)))
+    p_value = _p_value(points, chance, rng)
+    p_dip = None
+    if lowest >= 2:
+        p_dip = _p_value(points.of(points.scale <= lowest).back(), -np.inf, rng)
+    several = len(np.unique(points.block[points.run]))
+    least = _least(points.of(~points.run))
+    least = min(least, 0.5**several) if several else least
+    return Rise(p_value, 1.0 if p_dip is None else p_dip, least, several)
+
+
+def _points(data: Data, runs: Which | None) -> _Points:
+    """Of a group at one scale, which shares its noise, the mean.
+
+    A group that spans scales is dealt within itself, so that its own level is no evidence; the
+    others together.
+    """
+    count = len(data.t)
     weight = data.weight / data.weight.mean()
-    group = np.arange(points) if data.group is None else data.group
-    cells, cell_of = np.unique(np.column_stack([group, data.scale_of]), axis=0, return_inverse=True)
+    group = np.arange(count) if data.group is None else data.group
+    label, in_run = group, np.zeros(count, bool)
+    if runs is not None:
+        code = np.unique(runs, return_inverse=True)[1]
+        in_run = _spans(code, data.scale_of)[code]
+        label = np.where(in_run, code + group.max() + 1, group)
+    cells, cell_of = np.unique(np.column_stack([label, data.scale_of]), axis=0, return_inverse=True)
     cell_of = cell_of.ravel()
-    total = np.bincount(cell_of, weight)
+    total = np.bincount(cell_of, weight).astype(np.float64)
     value = np.bincount(cell_of, weight * data.unit) / total
-    spans = np.bincount(cells[:, 0].astype(int)) > 1
-    block = np.where(spans[cells[:, 0]], cells[:, 0] + 1, 0)
-    order = np.argsort(cells[:, 1], kind="stable")
-    return value[order], total[order], cells[order, 1], block[order]
+    block = np.where(_spans(label, data.scale_of)[cells[:, 0]], cells[:, 0] + 1, 0)
+    run = np.bincount(cell_of, in_run) > 0
+    found = _Points(data.at[cells[:, 1]], value, total, cells[:, 1], block, run)
+    return found.of(np.argsort(cells[:, 1], kind="stable"))
+
+
+def _spans(label: Which, scale: Which) -> Which:
+    """Of each label, whether its points lie at several scales."""
+    pairs = np.unique(np.column_stack([label, scale]), axis=0)
+    return np.asarray(np.bincount(pairs[:, 0]) > 1)
+
+
+def _p_value(points: _Points, chance: float, rng: np.random.Generator) -> float | None:
+    """Of no rise: by runs, by models of their own, or by both (Fisher's combination).
+
+    None where neither can say.
+    """
+    found = []
+    slopes = _slopes(points.of(points.run), chance)
+    if len(slopes) > 1:
+        mean, error = slopes.mean(), slopes.std(ddof=1) / np.sqrt(len(slopes))
+        found.append(float(stdtr(len(slopes) - 1, -mean / error) if error > 0 else mean <= 0))
+    alone = points.of(~points.run)
+    if len(alone.value) and (not points.run.any() or _least(alone) <= SIGNIFICANT):
+        value, weight = alone.value, alone.weight
+        scale: Which = np.unique(alone.scale, return_inverse=True)[1]
+        seen = _gain(value, weight, scale, chance)
+        deals = _deals(alone.block, rng)
+        found.append(_share(seen, [_gain(value[d], weight[d], scale, chance) for d in deals]))
+    if len(found) < 2:
+        return found[0] if found else None
+    return float(combine_pvalues(np.maximum(found, 1e-300)).pvalue)
+
+
+def _slopes(points: _Points, chance: float) -> Array:
+    """Of each run at several scales, in score a decade; below chance there is nothing to rise."""
+    found = []
+    for each in np.unique(points.block):
+        mine = points.of(points.block == each)
+        centred = mine.t - np.average(mine.t, weights=mine.weight)
+        width = mine.weight @ centred**2
+        if width > 0:
+            found.append((mine.weight * centred) @ np.maximum(mine.value, chance) / width)
+    return np.array(found)
 
 
 def _deals(block: Which, rng: np.random.Generator) -> list[Which]:
@@ -133,11 +203,11 @@ def _rising_errors(mean: list[float], weight: list[float]) -> list[float]:
     return errors
 
 
-def _least(scale: Array, block: Array) -> float:
+def _least(points: _Points) -> float:
     """One over the number of ways in which the points can be dealt to the scales."""
     logs = 0.0
-    for each in np.unique(block):
-        counts = np.unique(scale[block == each], return_counts=True)[1]
+    for each in np.unique(points.block):
+        counts = np.unique(points.scale[points.block == each], return_counts=True)[1]
         logs += float(np.sum(np.log(np.arange(1, counts.sum() + 1))))
         logs -= float(sum(np.sum(np.log(np.arange(1, c + 1))) for c in counts))
     return float(np.exp(-logs))

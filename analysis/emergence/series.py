@@ -34,6 +34,7 @@ class Series:
     ceiling: float | None = None  # the best that can be reached; None: fitted, at most the best
     group: Array | None = None  # whose points share their noise: a family, a trunk
     seed: Array | None = None  # replicates; each with a threshold of its own
+    run: Array | None = None  # the training run of each score: of one run they are checkpoints
     falling: bool = False  # progress goes with smaller x, as when the scale is a loss
 
     def __post_init__(self) -> None:
@@ -41,7 +42,7 @@ class Series:
             given = getattr(self, name)
             if given is not None:
                 object.__setattr__(self, name, np.asarray(given, dtype=np.float64))
-        for name in ("group", "seed"):
+        for name in ("group", "seed", "run"):
             given = getattr(self, name)
             if given is not None:
                 object.__setattr__(self, name, np.asarray(given).astype(str))
@@ -122,7 +123,7 @@ def write_scale(scale: str, x: float, span: Span | None = None) -> str:
 
 def _check(series: Series) -> None:
     where = series.label
-    for name in ("value", "n", "stderr", "group", "seed"):
+    for name in ("value", "n", "stderr", "group", "seed", "run"):
         given = getattr(series, name)
         if given is not None and given.shape != series.x.shape:
             raise Refusal(

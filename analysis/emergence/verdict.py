@@ -33,7 +33,7 @@ from analysis.emergence.likelihood import (
     simulate,
 )
 from analysis.emergence.mesh import SMOOTH_WIDTH, Mesh, search
-from analysis.emergence.rise import Rise, rise_test
+from analysis.emergence.rise import SIGNIFICANT, Rise, rise_test
 from analysis.emergence.seeds import seed_thresholds
 from analysis.emergence.series import Series
 from analysis.emergence.shapes import LOW
@@ -51,7 +51,6 @@ from analysis.emergence.thresholds import (
 from analysis.expression import Array
 from scaling.store.records import Refusal
 
-SIGNIFICANT = 0.05
 FALLS = 0.02
 FEWEST_TABLES = 19  # simulated: with fewer no p-value can be as low as SIGNIFICANT
 LEVEL = 0.9  # of intervals
@@ -84,9 +83,9 @@ def analyse(
         )
     rng = np.random.default_rng(seed)
     data, mesh, scatter = _searched(data_of(series), rng)
-    rise = rise_test(data, rng)
+    rise = rise_test(data, series.run, rng)
     fits, chosen = tried(data, mesh, scatter.least, _coefficients(series, data, mesh))
-    if rise.p_value > SIGNIFICANT:
+    if rise.p_value is not None and rise.p_value > SIGNIFICANT:
         return _no_rise(series, data, scatter, rise, fits, level, reach, rng)
     able = np.flatnonzero(np.isin(form_names(mesh.rows), supported(fits, chosen)))
     row = int(np.searchsorted(able, chosen.row))
@@ -99,7 +98,9 @@ def analyse(
     if not shape.floored:
         decades = Estimate(None, decades.interval, f"{CANNOT_BE_TOLD}: the curve has no floor")
     p_break: float | None = None
-    if series.falling:
+    if rise.p_value is None:
+        verdict, reason = _one_run()
+    elif series.falling:
         verdict, reason = _against_loss(series, rise)
     else:
         p_break = break_test(data, mesh, scatter, bootstrap, rng).p_value
@@ -149,6 +150,13 @@ def verdict_of(rise: Rise, p_break: float, decades: Estimate, scales: int) -> tu
     return "undetermined", (
         f"the score rises (p = {rise.p_value:.2g}); {why} (p = {p_break:.2g}) and the rise takes "
         f"{text}"
+    )
+
+
+def _one_run() -> tuple[Verdict, str]:
+    return "undetermined", (
+        "one run's checkpoints are not independent, so that whether scores rise cannot be tested: "
+        "train more seeds"
     )
 
 
@@ -260,6 +268,13 @@ def _no_rise(
     if able:
         reason = f"no rise is significant (p = {rise.p_value:.2g})"
         absent = Estimate(None, None, f"{NOT_IN_RANGE}: no significant rise")
+    elif rise.runs:
+        reason = (
+            f"no rise is significant (p = {rise.p_value:.2g}), but the checkpoints of a run are "
+            f"not independent and {rise.runs} runs are too few to say that there is none: train "
+            "more seeds"
+        )
+        absent = Estimate(None, None, f"{CANNOT_BE_TOLD}: too few runs to show a rise")
     else:
         reason = (
             f"with {series.scales} scales no order of the scores could be significant "

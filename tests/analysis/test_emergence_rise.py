@@ -5,20 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.optimize import isotonic_regression
+from scipy.special import expit
+from scipy.stats import ttest_1samp
 
 from analysis.emergence.likelihood import data_of
 from analysis.emergence.metrics import metric
 from analysis.emergence.rise import _rising_errors, rise_test
 from analysis.emergence.series import Series
+from analysis.emergence.verdict import analyse
 
 X = np.geomspace(1e7, 1e11, 8)
 
 
-def rise(value, **more):
+def rise(value, run=None, **more):
     more.setdefault("chance", 0.0)
     x = more.pop("x", X)
     data = data_of(Series("task", metric("acc"), "params", x, np.asarray(value, float), **more))
-    return rise_test(data, np.random.default_rng(0))
+    return rise_test(data, run, np.random.default_rng(0))
 
 
 def test_errors_of_growing_pools_are_those_of_isotonic_regression():
@@ -36,7 +39,7 @@ def test_noise_is_called_a_rise_as_rarely_as_said():
     p = []
     for _ in range(100):
         data = data_of(Series("t", metric("acc"), "params", X, rng.beta(2, 6, 8), chance=0.0))
-        p.append(rise_test(data, rng).p_value)
+        p.append(rise_test(data, None, rng).p_value)
     assert (
         np.mean(np.array(p) <= 0.05) <= 0.16
     )  # 25 tables: two and a half standard deviations over 5%
@@ -70,3 +73,61 @@ def test_models_of_one_family_are_compared_with_each_other():
 def test_three_scales_cannot_show_a_rise():
     three = rise([0.0, 0.4, 0.9], x=X[:3])
     assert three.least_p == pytest.approx(1 / 6)
+
+
+TOKENS = np.geomspace(1e6, 1e9, 20)
+
+
+def drifting(rng, correlation: float, runs: int = 5, climb: float = 0.0):
+    """Checkpoints of flat runs (or of runs that climb) whose noise is autoregressive."""
+    found = []
+    for _ in range(runs):
+        noise = rng.normal(size=20)
+        for i in range(1, 20):
+            noise[i] = correlation * noise[i - 1] + np.sqrt(1 - correlation**2) * noise[i]
+        found.append(expit(-1 + 0.5 * noise + climb * np.linspace(-1.5, 1.5, 20)))
+    run = np.repeat(np.arange(runs), 20)
+    return {"value": np.concatenate(found), "x": np.tile(TOKENS, runs), "run": run}
+
+
+@pytest.mark.parametrize("correlation", [0.5, 0.95])
+def test_flat_runs_whose_checkpoints_drift_are_called_a_rise_as_rarely_as_said(correlation):
+    rng = np.random.default_rng(0)
+    p = [rise(**drifting(rng, correlation)).p_value for _ in range(60)]
+    # 60 tables: two and a half standard deviations over 5%. Exchanged freely, checkpoints were
+    # called a rise in .13 and .22.
+    assert np.mean(np.array(p) <= 0.05) <= 0.12
+
+
+def test_the_slopes_of_runs_are_put_to_a_t_test():
+    given = drifting(np.random.default_rng(0), 0.8, runs=4, climb=0.2)
+    slopes = [np.polyfit(np.log10(TOKENS), each, 1)[0] for each in given["value"].reshape(4, 20)]
+    found = rise(**given)
+    assert found.p_value == pytest.approx(ttest_1samp(slopes, 0, alternative="greater").pvalue)
+    assert (found.least_p, found.runs) == (1 / 16, 4)
+
+
+def test_three_runs_that_climb_have_risen_and_three_that_stay_have_not_been_shown_flat():
+    given = drifting(np.random.default_rng(0), 0.8, runs=3, climb=1.0)
+    assert rise(**given).p_value <= 0.05
+    series = Series("t", metric("exact_match"), "tokens", given["x"], 0 * given["value"],
+                    chance=0.0, run=given["run"])  # fmt: skip
+    curve = analyse(series, bootstrap=19)
+    assert (curve.verdict, curve.p_rise) == ("undetermined", 1.0)
+    assert "3 runs are too few to say that there is none" in curve.reason
+
+
+def test_what_models_of_their_own_prove_stands_beside_a_run():
+    """Eight models of a scale each, and one run of checkpoints at all of them."""
+    value = np.concatenate([np.linspace(0, 0.9, 8), np.linspace(0, 0.9, 8)])
+    run = np.array(["one"] * 8 + [f"m{i}" for i in range(8)])
+    assert rise(value, run, x=np.concatenate([X, X])).p_value <= 0.05
+
+
+def test_one_run_has_a_threshold_and_no_verdict():
+    value = expit(4 * np.log10(TOKENS / 3e7))
+    series = Series("t", metric("exact_match"), "tokens", TOKENS, value, chance=0.0, run=["a"] * 20)
+    curve = analyse(series, bootstrap=19)
+    assert (curve.verdict, curve.p_rise, curve.p_value) == ("undetermined", None, None)
+    assert curve.reason.startswith("one run's checkpoints are not independent")
+    assert curve.threshold.value == pytest.approx(3e7, rel=0.2)
