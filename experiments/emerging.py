@@ -50,6 +50,8 @@ def emergence(
     chance_column: str | None = None,
     group_column: str | None = None,
     seed_column: str | None = None,
+    run_column: str | None = None,
+    by: Columns = (),
     join: Path | None = None,
     on: str | None = None,
     steps: Literal["ends", "all"] = "ends",
@@ -68,11 +70,12 @@ def emergence(
     """Find the scale at which a task's score rises, and say whether the rise is sharp.
 
     SCORES has one row per score: task, metric, value, the scale, and if known n (questions),
-    stderr, chance (the score of guessing), group (models that share their noise), seed. Or one
-    column per task (--value-columns). Or it is a results folder, or what `scaling eval --json`
-    wrote. The threshold is the scale at which the fitted curve is half-way from chance to its
-    highest level. A curve is `sharp` if a smooth one is rejected and 10-90% of the rise takes under
-    half a decade; `smooth`; `none`; or `undetermined`: too few or too noisy scores.
+    stderr, chance (the score of guessing), group (models that share their noise), seed, run (whose
+    checkpoints they are). Or one column per task (--value-columns). Or it is a results folder, or
+    what `scaling eval --json` wrote. The threshold is the scale at which the fitted curve is
+    half-way from chance to its highest level. A curve is `sharp` if a smooth one is rejected and
+    10-90% of the rise takes under half a decade; `smooth`; `none`; or `undetermined`: too few or
+    too noisy scores.
 
     With --cut, scores above it are forecast from those below, and compared with the scores seen
     and with two baselines: a constant and (of shares) a logistic. Metrics pass@1, pass@2 and so on
@@ -95,7 +98,7 @@ def emergence(
         n: Questions behind each score, if no column says; for all tasks or as TASK=NUMBER.
         span: The metric's worst and best value, such as 0,100 for percent.
         value_columns: Columns of scores, a task each.
-        task_column: If it is not `task`; so for the next seven.
+        task_column: If it is not `task`.
         metric_column: If it is not `metric`.
         value_column: If it is not `value`.
         n_column: If it is not `n`.
@@ -103,6 +106,8 @@ def emergence(
         chance_column: If it is not `chance`.
         group_column: If it is neither `group` nor `trunk_id`; models of a family are alike.
         seed_column: If it is not `seed`.
+        run_column: The training run, if it is not `run`, `run_id` or `model`; a run has one size.
+        by: Columns of which each value has a curve of its own, such as n_layers.
         join: A table of the models, with the scale.
         on: The column that both tables have.
         steps: Of runs, the ends of a decay, or all evaluations.
@@ -134,7 +139,7 @@ def emergence(
     given = {
         "task": task_column, "metric": metric_column, "value": value_column, "n": n_column,
         "stderr": stderr_column, "chance": chance_column, "group": group_column,
-        "seed": seed_column,
+        "seed": seed_column, "run": run_column,
     }  # fmt: skip
     cut_at, scales = number("--cut", cut), numbers("--at", at)
     if method is not None and cut_at is None and not scales:
@@ -142,8 +147,8 @@ def emergence(
     if on is not None and join is None:
         raise Refusal(f"--on {on!r} names a column of two tables. Give --join FILE.")
     ask = Ask(
-        scale=scale, metrics=metric, tasks=task, value_columns=value_columns, conditions=where,
-        completed=completed,
+        scale=scale, metrics=metric, tasks=task, by=by, value_columns=value_columns,
+        conditions=where, completed=completed,
         columns={wanted: column for wanted, column in given.items() if column is not None},
         chance=_per_task("--chance", chance, float), n=_per_task("--n", n, parse_quantity),
         span=_span(span), join=join, on=on, steps=steps,
@@ -171,6 +176,7 @@ def emergence(
         "scale": scale,
         "level": level,
         "excluded": found.left_out(),
+        "notes": list(found.notes),
     }
     tokens = number("--answer-tokens", answer_tokens)
     for part in (pairs_part(curves, predicted), attempts_part(curves, tokens)):

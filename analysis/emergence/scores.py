@@ -20,16 +20,19 @@ from analysis.emergence.series import Series
 from analysis.emergence.tidy import (
     Ask,
     PerTask,
+    column_of,
     folder_rows,
     joined,
     long_rows,
     loss_column,
     named,
+    names_of,
     numbers,
 )
 from analysis.runs import status
 from analysis.runs.filter import where
 from analysis.runs.load import listing, load
+from analysis.runs.numbers import text_of
 from analysis.runs.repeats import REPEATED, first_told, which_repeat
 from analysis.runs.vocabulary import words
 from scaling.store.records import Refusal, read_json
@@ -37,6 +40,8 @@ from scaling.store.records import Refusal, read_json
 T = TypeVar("T")
 # Words of columns that name a model.
 _IDS = {"id", "uid", "uuid", "guid", "run", "runs", "name", "model", "job", "exp", "experiment"}
+SETTINGS = ("params", "layers", "tokens", "flops")  # what else may differ at one scale
+SAME = 1.02  # times: lengths are rounded to whole batches
 FALLING = ("loss", "val_loss", "loss_final", "bits_per_byte")  # scales whose progress is downwards
 
 
@@ -97,6 +102,7 @@ def scores(raw: pd.DataFrame, ask: Ask, name: str = "the table") -> Scores:
         raise Refusal(f"{name}: no score is left ({reasons}).{remedy}")
     parts = list(table.groupby(["task", "metric"], sort=False))
     found = [_read(str(task), str(each), rows, ask) for (task, each), rows in parts]
+    notes += [note for each in found for note in each.notes]
     return Scores(
         tuple(each.series for each in found),
         tuple(each.assumed for each in found),
@@ -142,6 +148,8 @@ def _chosen(table: pd.DataFrame, ask: Ask, name: str) -> pd.DataFrame:
         shots = table["shots"].str.removesuffix(".0").str.removesuffix("-shot")
         label = table["task"] + ", " + shots + "-shot"
         table = table.assign(task=table["task"].where(~several, label))
+    for column in ask.by:
+        table = table.assign(task=table["task"] + f", {column}=" + table[column].map(text_of))
     return table
 
 
@@ -201,6 +209,7 @@ def _usable(table: pd.DataFrame, ask: Ask, name: str) -> tuple[pd.DataFrame, pd.
 class _Read(NamedTuple):
     series: Series
     assumed: Assumed
+    notes: tuple[str, ...]
 
 
 class _Given(NamedTuple, Generic[T]):
@@ -231,6 +240,11 @@ def _read(task: str, name: str, rows: pd.DataFrame, ask: Ask) -> _Read:
             f"{rows['x'].iloc[0]:g}. A curve needs two, a verdict eight."
         )
     chance, n = _chance(task, measure, rows, ask), _questions(task, measure, rows, ask)
+    others = _others(rows, ask.scale)
+    run = _labels(rows, "run")
+    group = _labels(rows, "group")
+    if group is None and run is not None and len(np.unique(run)) < len(run):
+        group = run  # checkpoints of a run share what the run has
     series = Series(
         task=task,
         metric=measure,
@@ -241,16 +255,43 @@ def _read(task: str, name: str, rows: pd.DataFrame, ask: Ask) -> _Read:
         stderr=_all_there(rows, "stderr"),
         chance=chance.value,
         ceiling=None,
-        group=_labels(rows, "group"),
-        seed=_labels(rows, "seed"),
+        group=group,
+        seed=None if others else _labels(rows, "seed"),
+        run=run,
         falling=ask.scale in FALLING,
     )
     span = "by its name" if ask.span is None else "--range"
-    return _Read(series, Assumed(span, chance.source, n.source))
+    notes = []
+    if others:
+        notes.append(
+            f"at one value of {ask.scale} scores differ in {' and '.join(others)} too: such models "
+            "are taken as alike, so that their differences widen intervals, and seeds are not "
+            f"compared. For a curve each, give --by {' '.join(others)}"
+        )
+    of_size = column_of(rows, ask.scale) == column_of(rows, "params")
+    if run is None and not of_size and ask.scale != "params":
+        notes.append(
+            "no column says which training run a score is of, so each is taken as that of a model "
+            "trained on its own. If several are checkpoints of one run, name it with --run-column"
+        )
+    return _Read(series, Assumed(span, chance.source, n.source), tuple(notes))
+
+
+def _others(rows: pd.DataFrame, scale: str) -> list[str]:
+    """Columns of other sizes and lengths of which one value of the scale has several."""
+    found: list[str] = []
+    for wanted in SETTINGS:
+        column = column_of(rows, wanted)
+        if column is None or column == column_of(rows, scale) or (wanted == "flops" and found):
+            continue  # FLOPs follow from the others
+        values = numbers(rows, column, "the scores").groupby(rows["x"])
+        if (values.max() > SAME * values.min()).any():
+            found.append(column)
+    return found
 
 
 def _refuse_unknown(option: str, given: PerTask, tasks: list[str], name: str) -> None:
-    known = {*tasks, *(each.rpartition(", ")[0] for each in tasks)} - {""}
+    known = {name for each in tasks for name in names_of(each)}
     unknown = [each for each in given.single if each not in known]
     if unknown:
         raise Refusal(

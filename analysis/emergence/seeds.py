@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.emergence.likelihood import Data, Rows, basis, deviances
+from analysis.emergence.likelihood import Data, Rows, Which, basis, deviances
 from analysis.emergence.series import Series
 from analysis.expression import Array
 
@@ -77,21 +77,32 @@ def seed_thresholds(
     for q in QUANTILES:
         t = float(np.quantile(midpoint, q, method="nearest"))
         quantiles[f"{q:g}"] = series.to_x(t) if low <= t <= high else None
-    return SeedThresholds(len(enough), int(inside.sum()), quantiles, _words(series, rng))
+    return SeedThresholds(len(enough), int(inside.sum()), quantiles, _words(series, seed_of, rng))
 
 
-def _words(series: Series, rng: np.random.Generator) -> str:
-    """Whether the scores of the scale where seeds differ most have two modes."""
-    enough = [x for x in np.unique(series.x) if (series.x == x).sum() >= FEW]
+def _words(series: Series, seed: Which, rng: np.random.Generator) -> str:
+    """Whether the seeds' mean scores have two modes at the scale where they differ most."""
+    by_scale = [
+        (float(x), _means(series.value[series.x == x], seed[series.x == x]))
+        for x in np.unique(series.x)
+    ]
+    enough = [(x, values) for x, values in by_scale if len(values) >= FEW]
     if not enough:
-        return f"fewer than {FEW} seeds a scale: whether scores have two modes cannot be told"
-    x = max(enough, key=lambda x: float(series.value[series.x == x].var()))
-    values = series.value[series.x == x]
+        return (
+            f"fewer than {FEW} seeds at each scale: too few to test whether scores have two modes"
+        )
+    x, values = max(enough, key=lambda each: float(each[1].var()))
     p_value, (low, high) = two_modes(values, rng) if np.ptp(values) > 0 else (1.0, (0.0, 0.0))
-    at = f"the {len(values)} scores at {series.scale} = {series.write(x)}"
+    at = f"the scores of {len(values)} seeds at {series.scale} = {series.write(x)}"
     if p_value > 0.05:
         return f"{at} show no second mode (p = {p_value:.2g})"
     return f"{at} have two modes, near {low:.3g} and {high:.3g} (p = {p_value:.2g})"
+
+
+def _means(values: Array, seed: Which) -> Array:
+    """The mean score of each seed."""
+    code = np.unique(seed, return_inverse=True)[1]
+    return np.asarray(np.bincount(code, values) / np.bincount(code), np.float64)
 
 
 def two_modes(values: Array, rng: np.random.Generator) -> tuple[float, tuple[float, float]]:

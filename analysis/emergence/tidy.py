@@ -27,9 +27,11 @@ STANDS_FOR = {
     "flops": ("flops", "flops_6nd"),
     "group": ("group", "trunk_id"),
     "shots": ("shots", "shot"),
+    "run": ("run", "run_id", "run_name", "model", "Model", "model_name"),
+    "layers": ("n_layers", "layers", "num_layers", "n_layer"),
 }
 COUNTS = ("params", "tokens", "flops")  # also found under other usual names, if one fits
-OPTIONAL = ("n", "stderr", "chance", "group", "seed", "shots")
+OPTIONAL = ("n", "stderr", "chance", "group", "seed", "run", "shots")
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,15 @@ class PerTask:
     single: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, task: str) -> float | None:
-        """The task's own number, that of the task whatever its shots, or the one for all."""
-        plain = task.rpartition(", ")[0]
-        return self.single.get(task, self.single.get(plain, self.everywhere))
+        """The task's own number, that of the task whatever its shots and `by`, or that of all."""
+        known = (self.single[name] for name in names_of(task) if name in self.single)
+        return next(known, self.everywhere)
+
+
+def names_of(task: str) -> list[str]:
+    """What a task is called with its shots and the values of `by`, with fewer, without any."""
+    parts = task.split(", ")
+    return [", ".join(parts[:count]) for count in range(len(parts), 0, -1)]
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Ask:
     scale: str  # a column, or params, tokens, flops, loss
     metrics: tuple[str, ...] = ()  # none: the table has one only
     tasks: tuple[str, ...] = ()  # none: all
+    by: tuple[str, ...] = ()  # columns: a curve each value
     columns: Mapping[str, str] = field(default_factory=dict)  # task, value, n, ... -> the file's
     value_columns: tuple[str, ...] = ()  # a wide table: each is a task
     conditions: tuple[str, ...] = ()  # of `where`
@@ -111,8 +120,11 @@ def long_rows(table: pd.DataFrame, ask: Ask, name: str) -> pd.DataFrame:
         source = ask.columns.get(wanted)
         if source is not None:
             result[wanted] = table[_there(table, source, name)]
-        elif (stands := _first(table, wanted)) is not None:
+        elif (stands := column_of(table, wanted)) is not None:
             result[wanted] = table[stands]
+    result = _runs(result, ask.columns.get("run"))
+    for column in ask.by:
+        _there(table, column, name)
     if ask.value_columns:
         if len(ask.metrics) != 1:
             raise Refusal(
@@ -141,6 +153,29 @@ def long_rows(table: pd.DataFrame, ask: Ask, name: str) -> pd.DataFrame:
     return result
 
 
+def _runs(table: pd.DataFrame, column: str | None) -> pd.DataFrame:
+    """With the training run of each row in `run`, if any column says; `column` is the one named.
+
+    A cooldown goes on from its trunk and is of one run with it; a model trained from several seeds
+    is a run a seed. A name that stands at several sizes is that of a family.
+    """
+    if "run" not in table:
+        return table
+    run = table["run"].astype("string")
+    if column is None and "trunk_id" in table:
+        run = table["trunk_id"].astype("string").fillna(run)
+    if column is None and "seed" in table:
+        run = run + " " + table["seed"].astype("string")
+    params = column_of(table, "params")
+    sizes = 0 if params is None else table.groupby(run)[params].nunique().max()
+    if sizes > 1 and column is not None:
+        raise Refusal(
+            f"--run-column {column!r} has one value at {sizes} sizes, and a training run has one "
+            "size. Name the column of runs, or give families of models with --group-column."
+        )
+    return table.drop(columns="run") if sizes > 1 else table.assign(run=run)
+
+
 def named(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """Tasks, metrics and shots as text. Raises Refusal for a score without a task or metric."""
     for column in ("task", "metric"):
@@ -156,9 +191,9 @@ def named(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _scale(table: pd.DataFrame, scale: str, name: str) -> pd.Series:
-    column = _first(table, scale)
+    column = column_of(table, scale)
     if column is None and scale == "flops":
-        params, tokens = _first(table, "params"), _first(table, "tokens")
+        params, tokens = column_of(table, "params"), column_of(table, "tokens")
         if params is not None and tokens is not None:
             return (
                 6.0
@@ -192,8 +227,8 @@ def _unit(wanted: str, column: str) -> float:
 
 def _said(table: pd.DataFrame, scale: str) -> list[str]:
     """What was taken for the scale where no column is named so."""
-    wanted = ("params", "tokens") if scale == "flops" and not _first(table, scale) else (scale,)
-    found = {each: _first(table, each) for each in wanted}
+    wanted = ("params", "tokens") if scale == "flops" and not column_of(table, scale) else (scale,)
+    found = {each: column_of(table, each) for each in wanted}
     return [
         f"{each} is read from {shown(column)}"
         + (f", times {plain(_unit(each, column))}" if _unit(each, column) != 1 else "")
@@ -211,7 +246,8 @@ def loss_column(table: pd.DataFrame) -> str | None:
     return found.name if found.loss_unit == "nats" else None
 
 
-def _first(table: pd.DataFrame, wanted: str) -> str | None:
+def column_of(table: pd.DataFrame, wanted: str) -> str | None:
+    """The column that holds what is `wanted`; None without one, or with several that may."""
     if wanted == "loss":
         return loss_column(table)
     for each in STANDS_FOR.get(wanted, (wanted,)):

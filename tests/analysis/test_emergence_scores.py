@@ -154,10 +154,57 @@ def test_a_column_n_that_is_known_of_some_rows_only_is_said_not_to_be_used() -> 
 def test_the_loss_of_an_evaluation_is_taken_before_any_other() -> None:
     found = asked(long(loss=[5.0, 5.0, 5.1], eval_loss=[4.0, 3.0, 2.0]), scale="loss")
     assert found.series[0].x.tolist() == [4.0, 3.0, 2.0]
-    assert found.notes == ("loss is read from eval_loss",)
+    assert found.notes[0] == "loss is read from eval_loss"
     rows = long(loss=[5.0, 5.0, 5.1], val_loss=[4.0, 3.0, 2.0], val_ppl=1.0)
     beside = losses(rows)
     assert beside is not None and beside.tolist() == [4.0, 3.0, 2.0]
+
+
+def checkpoints(**columns: object) -> pd.DataFrame:
+    """Two trunks of a size each at three lengths, and a cooldown of each, which is not scored."""
+    table = {"task": "add", "metric": "exact_match", "tokens": [1e6, 2e6, 4e6] * 2,
+             "value": [0.0, 0.1, 0.9, 0.0, 0.2, 0.8], "trunk_id": [*"aaabbb"],
+             "run_id": [*"aacbbd"], "seed": 0}  # fmt: skip
+    return pd.DataFrame({**table, **columns})
+
+
+def test_a_cooldown_is_of_one_run_with_its_trunk() -> None:
+    run = asked(checkpoints(), scale="tokens").series[0].run
+    assert run is not None and len(np.unique(run)) == 2
+    alone = asked(checkpoints().drop(columns="trunk_id"), scale="tokens").series[0]
+    assert alone.run is not None and len(np.unique(alone.run)) == 4
+    assert alone.group is not None and alone.group.tolist() == alone.run.tolist()
+
+
+def test_the_seeds_of_one_model_are_runs_and_a_family_is_none() -> None:
+    table = checkpoints(model="m", seed=[0, 0, 0, 1, 1, 1]).drop(columns=["run_id", "trunk_id"])
+    run = asked(table, scale="tokens").series[0].run
+    assert run is not None and len(np.unique(run)) == 2
+    family = table.assign(params=[1e5, 2e5, 4e5] * 2)
+    found = asked(family, scale="tokens")
+    assert found.series[0].run is None and "name it with --run-column" in found.notes[-1]
+    assert not any("--run-column" in note for note in asked(long()).notes)  # one size, one run
+    with pytest.raises(Refusal, match=r"one value at 3 sizes.*--group-column"):
+        asked(family, scale="tokens", columns={"run": "model"})
+
+
+def test_models_of_several_sizes_at_one_length_are_no_seeds() -> None:
+    table = checkpoints(params=[1e5] * 3 + [4e5] * 3, n_layers=[1] * 3 + [2] * 3)
+    found = asked(table, scale="tokens")
+    assert found.series[0].seed is None
+    assert "differ in params and n_layers too" in found.notes[0]
+    alike = asked(checkpoints(params=1e5), scale="tokens")
+    assert alike.series[0].seed is not None and alike.notes == ()
+
+
+def test_a_curve_of_each_value_of_a_column() -> None:
+    table = checkpoints(params=[1e5] * 3 + [4e5] * 3, metric="acc")
+    found = asked(table, scale="tokens", by=("params",), chance=PerTask(None, {"add": 0.25}))
+    assert [each.task for each in found.series] == ["add, params=100000.0", "add, params=400000.0"]
+    assert [each.chance for each in found.series] == [0.25, 0.25]
+    assert found.series[0].seed is not None and found.notes == ()
+    with pytest.raises(Refusal, match=r"no column 'parms'.*Did you mean params"):
+        asked(table, scale="tokens", by=("parms",))
 
 
 @pytest.mark.parametrize("lines", [False, True])

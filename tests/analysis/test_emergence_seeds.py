@@ -46,3 +46,13 @@ def test_abilities_that_a_seed_has_or_has_not_are_said_to_have_two_modes():
     series = Series("t", metric("acc"), "params", 10**t, value, chance=0.0, seed=seed)
     words = analyse(series, bootstrap=99).seeds.words
     assert "have two modes, near 0.09" in words
+
+
+def test_checkpoints_of_one_seed_are_not_counted_as_seeds():
+    rng = np.random.default_rng(0)
+    t, seed = np.repeat(np.log10(X), 20), np.tile(np.repeat(np.arange(5), 4), 8)
+    value = np.clip(0.1 + 0.1 * (t - 7) + rng.normal(0, 0.02, len(t)), 0, 1)
+    series = Series("t", metric("acc"), "params", 10**t, value, chance=0.0, seed=seed)
+    seeds = analyse(series, bootstrap=19).seeds
+    assert seeds is not None and seeds.seeds == 5
+    assert seeds.words.startswith("fewer than 10 seeds at each scale")
