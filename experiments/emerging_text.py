@@ -13,10 +13,10 @@ from analysis.emergence.attempts import (
     FLOPS_PER_TOKEN,
     WORTH,
     Tries,
-    attempts_of,
     equal_compute,
     tries,
 )
+from analysis.emergence.metrics import attempts_of
 from analysis.emergence.pairs import CAUTION, Predicted, apart, predict_exact_match
 from analysis.emergence.series import write_scale
 from analysis.units import Span, decimal, human, scientific, with_interval

@@ -7,7 +7,6 @@ that tries often stands beside a larger one that tries once, at the same FLOPs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
 from analysis.emergence.curve import Curve
+from analysis.emergence.metrics import attempts_of
 from analysis.emergence.thresholds import Estimate
 from scaling.store.records import Refusal
 
@@ -90,12 +90,6 @@ def fit_attempts(k: Sequence[int], solved: ArrayLike) -> Attempts:
 
 
 # --- thresholds against k ----------------------------------------------------------------------
-
-
-def attempts_of(metric: str) -> int | None:
-    """k of a metric called pass@k; None for another metric."""
-    found = re.fullmatch(r"pass@(\d+)", metric)
-    return int(found[1]) if found else None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from scaling.store.records import Refusal
+from scaling.store.records import Refusal, did_you_mean
 
 # What a guess scores: "choice" somewhere above the worst, and how much is not in the score;
 # "written" the worst; "unknown" whatever the scores say.
@@ -65,7 +65,6 @@ METRICS: Mapping[str, Metric] = {
         Metric("multiple_choice_grade", 0.0, 1.0, "choice", "right"),
         # An answer written out.
         Metric("exact_match", 0.0, 1.0, "written", "right"),
-        Metric("em", 0.0, 1.0, "written", "right"),
         Metric("final_match", 0.0, 1.0, "written", "right"),
         Metric("pass_at_k", 0.0, 1.0, "written"),
         Metric("f1", 0.0, 1.0, "written"),
@@ -94,8 +93,10 @@ METRICS: Mapping[str, Metric] = {
     )
 }
 # Other spellings of the names above, as patterns.
+PASS_AT = r"pass(?:@|_?at_?)(\d+)"
 SPELLINGS: Mapping[str, str] = {
-    r"pass@\d+|pass_?at_?\d+": "pass_at_k",
+    PASS_AT: "pass_at_k",
+    r"em": "exact_match",
     r"rouge_?(\d|l|lsum)": "rouge",
     r"bleu_?\d": "bleu",
     r"token_prob": "token_probability",
@@ -109,8 +110,18 @@ def usual(name: str) -> str:
 
     What stands after a comma, as in "acc,none", names a filter of answers and no other metric.
     """
-    plain = re.sub(r"[\s-]+", "_", name.partition(",")[0].strip().lower())
+    plain = _plain(name)
     return next((known for way, known in SPELLINGS.items() if re.fullmatch(way, plain)), plain)
+
+
+def attempts_of(name: str) -> int | None:
+    """k of a metric called pass@k, in any spelling; None for another metric."""
+    found = re.fullmatch(PASS_AT, _plain(name))
+    return int(found[1]) if found else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s-]+", "_", name.partition(",")[0].strip().lower())
 
 
 def metric(name: str, span: tuple[float, float] | None = None) -> Metric:
@@ -126,5 +137,6 @@ def metric(name: str, span: tuple[float, float] | None = None) -> Metric:
         raise Refusal(
             f"--metric {name!r} is none whose worst and best value are known. Give them with "
             f"--range WORST,BEST, e.g. --range 0,1. Known are {', '.join(METRICS)}."
+            + did_you_mean(usual(name), METRICS)
         )
     return replace(known, name=name)

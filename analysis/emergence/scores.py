@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 
-from analysis.emergence.metrics import Metric, metric
+from analysis.emergence.metrics import Metric, attempts_of, metric
 from analysis.emergence.series import Series
 from analysis.emergence.tidy import (
     Ask,
@@ -35,7 +35,7 @@ from analysis.runs.load import listing, load
 from analysis.runs.numbers import text_of
 from analysis.runs.repeats import REPEATED, first_told, which_repeat
 from analysis.runs.vocabulary import words
-from scaling.store.records import Refusal, read_json
+from scaling.store.records import Refusal, did_you_mean, read_json
 
 T = TypeVar("T")
 # Words of columns that name a model.
@@ -127,9 +127,10 @@ def _chosen(table: pd.DataFrame, ask: Ask, name: str) -> pd.DataFrame:
     present = [str(each) for each in table["metric"].unique()]
     missing = [each for each in ask.metrics if each not in present]
     if missing:
-        raise Refusal(f"--metric {missing[0]!r} is not in {name}; it has {listing(present)}.")
+        near = did_you_mean(missing[0], present)
+        raise Refusal(f"--metric {missing[0]!r} is not in {name}; it has {listing(present)}.{near}")
     if not ask.metrics and len(present) > 1:
-        attempts = [each for each in present if each.startswith("pass@")]
+        attempts = [each for each in present if attempts_of(each)]
         one = " ".join(attempts or present[:1])
         raise Refusal(
             f"{name} mixes {len(present)} metrics ({listing(present)}), which are no one curve. "
@@ -140,7 +141,8 @@ def _chosen(table: pd.DataFrame, ask: Ask, name: str) -> pd.DataFrame:
     tasks = [str(each) for each in table["task"].unique()]
     unknown = [each for each in ask.tasks if each not in tasks]
     if unknown:
-        raise Refusal(f"--task {unknown[0]!r} is not in {name}; it has {listing(tasks)}.")
+        near = did_you_mean(unknown[0], tasks)
+        raise Refusal(f"--task {unknown[0]!r} is not in {name}; it has {listing(tasks)}.{near}")
     if ask.tasks:
         table = table[table["task"].isin(ask.tasks)]
     if "shots" in table:
@@ -296,7 +298,7 @@ def _refuse_unknown(option: str, given: PerTask, tasks: list[str], name: str) ->
     if unknown:
         raise Refusal(
             f"{option} {unknown[0]}={given.single[unknown[0]]:g}: {name} has no such task; it has "
-            f"{listing(list(dict.fromkeys(tasks)))}."
+            f"{listing(list(dict.fromkeys(tasks)))}." + did_you_mean(unknown[0], known)
         )
 
 

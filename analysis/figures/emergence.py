@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from analysis.emergence.attempts import attempts_of, tries
+from analysis.emergence.attempts import tries
 from analysis.emergence.curve import Curve
 from analysis.emergence.foresee import Forecast
-from analysis.emergence.metrics import usual
+from analysis.emergence.metrics import attempts_of, usual
 from analysis.emergence.pairs import CAUTION, STRICT, Predicted, resolution
 from analysis.emergence.plane import plane
 from analysis.emergence.scores import read_scores

@@ -12,7 +12,6 @@ import pytest
 
 from analysis.emergence.attempts import (
     Attempts,
-    attempts_of,
     equal_compute,
     fit_attempts,
     pass_at_k,
@@ -74,10 +73,6 @@ def test_the_threshold_falls_with_attempts() -> None:
     assert moved is not None and moved.slope == pytest.approx(-1)
     assert moved.k == (1, 10, 100) and "lower the threshold 10-fold" in moved.sentence
     assert shift({1: 1e9, 2: None}) is None
-
-
-def test_names_of_metrics_say_how_many_attempts() -> None:
-    assert (attempts_of("pass@16"), attempts_of("exact_match")) == (16, None)
 
 
 def curve(metric: str, x: np.ndarray, value: np.ndarray, half_rise: float | None) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from analysis.emergence.metrics import METRICS, metric, usual
+from analysis.emergence.metrics import METRICS, attempts_of, metric, usual
+from scaling.store.records import Refusal
 
 
 @pytest.mark.parametrize("name", ["Accuracy", "ACC", "acc,none", "Acc-Norm", "mc"])
@@ -20,6 +21,20 @@ def test_written_answers_are_known_by_any_spelling(name: str) -> None:
 
 def test_every_pass_at_k_is_one_metric() -> None:
     assert usual("pass@1") == usual("pass@16") == usual("pass_at_k") == "pass_at_k"
+
+
+@pytest.mark.parametrize("name", ["pass@16", "Pass@16", "pass_at_16", "pass@16,none"])
+def test_names_say_how_many_attempts(name: str) -> None:
+    assert (attempts_of(name), attempts_of("exact_match")) == (16, None)
+
+
+def test_em_is_exact_match_and_can_be_predicted_as_such() -> None:
+    assert usual("em") == usual("EM") == usual("Exact_Match") == "exact_match"
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(Refusal, match=r"--range WORST,BEST.*Did you mean exact_match\?"):
+        metric("exactmatch")
 
 
 def test_a_name_that_only_begins_like_a_metric_is_not_it() -> None:
