@@ -1,8 +1,8 @@
 """Scores of models larger than any seen: fitted below a cut, predicted above, and judged there.
 
 What is predicted is the score of a single new model, so that the interval holds the spread between
-models and what the fit does not know. A forecast is worth what it gains over saying that nothing
-will change (constant) and over a logistic fitted by least squares, by the same rules.
+models and what the fit does not know. A forecast is compared, by the same rules, with the scores
+of the largest scale seen (persistence) and with a logistic fitted by least squares.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from analysis.emergence.ability import FORMS, Posterior, Seen, posterior
 from analysis.emergence.breaks import intraclass, standardised
@@ -21,7 +22,7 @@ from analysis.emergence.line import fit_line
 from analysis.emergence.loss_step import loss_step
 from analysis.emergence.seen import Score, Track, first_at, missed
 from analysis.emergence.series import Series
-from analysis.emergence.worth import DRAWS, Judged, constant, judge, plain_logistic
+from analysis.emergence.worth import DRAWS, Judged, judge, persistence, plain_logistic
 from scaling.store.records import Refusal
 
 Floats = NDArray[np.float64]
@@ -32,7 +33,7 @@ STEPS = 40  # of a figure's line on either side of the cut
 LOG_PROBABILITY = -math.inf, 0.0
 LEAST_NATS = 1e-6  # of -log p: nearer to certainty nothing is told
 ENOUGH = 8  # scores: 4 and 6 held .98 where models differ by .5 logits, less where by more
-MISSES = 0.15  # root mean square in unit score; real tasks differ so much, but from a logistic too
+MISSES = 0.15  # root mean square in unit score; real tasks scatter so much about any curve
 FEWEST = 4  # scores below the cut: a line with a spread has three coefficients
 # `auto` weighs every form by its evidence on the scores below the cut.
 MEMBERS = {
@@ -62,7 +63,7 @@ class Forecast:
     emergence_interval: tuple[float | None, float | None]  # None: not bounded by what was seen
     weights: dict[str, float]  # of the forms
     track: Track  # for a figure
-    judged: tuple[Judged, ...]  # this, constant and logistic; empty without scores above the cut
+    judged: tuple[Judged, ...]  # this, persistence and logistic; empty without scores above the cut
     warnings: tuple[str, ...]
 
     @property
@@ -230,7 +231,7 @@ def _shares(
 
     def baselines(x: Floats, rng: np.random.Generator) -> dict[str, Floats]:
         return {
-            "constant": np.broadcast_to(constant(seen), (len(seen.t), len(x))),
+            "persistence": np.tile(persistence(seen), len(x)),
             "plain logistic": plain_logistic(seen, series.to_t(x), rng),
         }
 
@@ -248,16 +249,19 @@ def _unlike(fitted: Sequence[Posterior], seen: Seen) -> list[str]:
     own = np.random.default_rng(0)
     many = np.full(len(seen.t), 1e6)
     ours = np.concatenate([each.scores(seen.t, many, own) for each in fitted])
+    _, where = np.unique(seen.t, return_inverse=True)
+    count = np.bincount(where)
+    rising = isotonic_regression(np.bincount(where, seen.share) / count, weights=count).x
     off, least = (
-        float(np.sqrt(np.mean((np.median(drawn, axis=0) - seen.share) ** 2)))
-        for drawn in (ours, plain_logistic(seen, seen.t, own))
+        float(np.sqrt(np.mean((curve - seen.share) ** 2)))
+        for curve in (np.median(ours, axis=0), rising[where])
     )
     if off < MISSES or off < 3 * least:
         return []
     return [
-        f"the forecast misses the scores up to the cut by {off:.2f} (a plain logistic by "
-        f"{least:.2f}): they rise faster, or differ more, than the tasks that its priors know; "
-        "trust the curve fitted to them, or a plain logistic, before it"
+        f"the forecast misses the scores up to the cut by {off:.2f}, and the best curve that rises "
+        f"by {least:.2f}: they rise faster, or differ more, than the tasks behind its priors; "
+        "trust the curve fitted to all scores before it"
     ]
 
 
@@ -285,7 +289,8 @@ def _log_probabilities(series: Series, below: NDArray[np.bool_], method: Method)
         return -line.draws(series.to_t(x), DRAWS, rng)
 
     def baselines(x: Floats, rng: np.random.Generator) -> dict[str, Floats]:
-        return {"constant": np.broadcast_to(-y[:, None], (len(y), len(x)))}
+        last = -y[t == t.max()]
+        return {"persistence": np.tile(last[:, None], len(x))}
 
     return _Found(draw, seen, _nats, baselines, None, (None, None), {"power_log_prob": 1.0}, ())
 

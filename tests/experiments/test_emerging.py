@@ -63,7 +63,7 @@ def test_curves_pairs_and_forecasts_stand_on_the_screen_and_in_the_json(
     assert first["resolution"] == pytest.approx(1 / 500)
     assert found["pairs"]["predicted"][0]["explained"] == pytest.approx(1, abs=0.01)
     assert [each["method"] for each in found["forecasts"][0]["judged"]] == [
-        "auto", "constant", "plain logistic"
+        "auto", "persistence", "plain logistic"
     ]  # fmt: skip
     predictions = found["forecasts"][0]["predictions"]
     assert len(predictions) == 4  # three models above the cut, and 1T
