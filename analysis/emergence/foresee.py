@@ -14,13 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 
 from analysis.emergence.ability import FORMS, Posterior, Seen, posterior
 from analysis.emergence.breaks import intraclass, standardised
 from analysis.emergence.line import fit_line
 from analysis.emergence.loss_step import loss_step
-from analysis.emergence.seen import Score, Track, first_at, missed
+from analysis.emergence.seen import Score, Track, first_at, missed, unlike
 from analysis.emergence.series import Series
 from analysis.emergence.worth import DRAWS, Judged, judge, persistence, plain_logistic
 from scaling.store.records import Refusal
@@ -33,7 +32,7 @@ STEPS = 40  # of a figure's line on either side of the cut
 LOG_PROBABILITY = -math.inf, 0.0
 LEAST_NATS = 1e-6  # of -log p: nearer to certainty nothing is told
 ENOUGH = 8  # scores: 4 and 6 held .98 where models differ by .5 logits, less where by more
-MISSES = 0.15  # root mean square in unit score; real tasks scatter so much about any curve
+FEWEST_DRAWS = 50  # effective: an end of a 90% interval then rests on two or three
 FEWEST = 4  # scores below the cut: a line with a spread has three coefficients
 # `auto` weighs every form by its evidence on the scores below the cut.
 MEMBERS = {
@@ -238,31 +237,10 @@ def _shares(
     half_way = np.concatenate([each.emerges(rng) for each in fitted])
     half_way = half_way if step is None else step.reaches(half_way, rng)
     emergence, span = _emergence(half_way, series, level)
-    cautions = (*_doubts(series, below, fitted), *_unlike(fitted, seen))
+    cautions = (*_doubts(series, below, fitted), *unlike(fitted, seen))
     return _Found(
         draw, series.unit, series.from_unit, baselines, emergence, span, weights, cautions
     )
-
-
-def _unlike(fitted: Sequence[Posterior], seen: Seen) -> list[str]:
-    """Whether even the scores below the cut lie where the forecast would not have them."""
-    own = np.random.default_rng(0)
-    many = np.full(len(seen.t), 1e6)
-    ours = np.concatenate([each.scores(seen.t, many, own) for each in fitted])
-    _, where = np.unique(seen.t, return_inverse=True)
-    count = np.bincount(where)
-    rising = isotonic_regression(np.bincount(where, seen.share) / count, weights=count).x
-    off, least = (
-        float(np.sqrt(np.mean((curve - seen.share) ** 2)))
-        for curve in (np.median(ours, axis=0), rising[where])
-    )
-    if off < MISSES or off < 3 * least:
-        return []
-    return [
-        f"the forecast misses the scores up to the cut by {off:.2f}, and the best curve that rises "
-        f"by {least:.2f}: they rise faster, or differ more, than the tasks behind its priors; "
-        "trust the curve fitted to all scores before it"
-    ]
 
 
 def _log_probabilities(series: Series, below: NDArray[np.bool_], method: Method) -> _Found:
@@ -408,6 +386,12 @@ def _doubts(
             "where models of one scale differ by 1 to 1.6 logits, intervals at a level of 90% from "
             "4 or 6 scores held 77% to 91% of simulated new ones"
         )
-    if all(each.effective < 50 for each in fitted):
-        said.append("the posterior is far from normal: intervals are rough")
+    count = sum(len(each.draws) for each in fitted)
+    # Of a mixture: a form with few effective draws matters as far as its share goes.
+    effective = 1 / sum((len(each.draws) / count) ** 2 / each.effective for each in fitted)
+    if effective < FEWEST_DRAWS:
+        said.append(
+            f"the posterior is far from normal, so that intervals rest on {effective:.0f} "
+            "independent draws and are rough: more scores below the cut make it more regular"
+        )
     return tuple(said)

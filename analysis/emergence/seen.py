@@ -1,16 +1,20 @@
 """A forecast against the scores it was made from: what they have reached already, and whether it
-meets the last of them."""
+meets them, and the last of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
+from analysis.emergence.ability import Posterior, Seen
 from analysis.emergence.series import Series
 
 Floats = NDArray[np.float64]
+MISSES = 0.15  # root mean square in unit score; real tasks scatter so much about any curve
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,3 +60,24 @@ def missed(series: Series, cut: float, track: Track) -> str | None:
         f"forecast's median {track.median[at]:.3g} [{low:.3g} … {high:.3g}] lies {side} the score "
         f"of {seen:.3g} there by more than its interval: doubt it beyond"
     )
+
+
+def unlike(fitted: Sequence[Posterior], seen: Seen) -> list[str]:
+    """Whether even the scores below the cut lie where the forecast would not have them."""
+    own = np.random.default_rng(0)
+    many = np.full(len(seen.t), 1e6)
+    ours = np.concatenate([each.scores(seen.t, many, own) for each in fitted])
+    _, where = np.unique(seen.t, return_inverse=True)
+    count = np.bincount(where)
+    rising = isotonic_regression(np.bincount(where, seen.share) / count, weights=count).x
+    off, least = (
+        float(np.sqrt(np.mean((curve - seen.share) ** 2)))
+        for curve in (np.median(ours, axis=0), rising[where])
+    )
+    if off < MISSES or off < 3 * least:
+        return []
+    return [
+        f"the forecast misses the scores up to the cut by {off:.2f}, and the best curve that rises "
+        f"by {least:.2f}: they rise faster, or differ more, than the tasks behind its priors; "
+        "trust the curve fitted to all scores before it"
+    ]

@@ -13,7 +13,7 @@ from scipy.special import expit
 from scipy.stats import t as student_t
 
 from analysis.emergence.ability import FORMS, Posterior, Seen
-from analysis.emergence.foresee import foresee
+from analysis.emergence.foresee import _doubts, foresee
 from analysis.emergence.line import fit_line
 from analysis.emergence.metrics import Metric
 from analysis.emergence.series import Series
@@ -60,6 +60,21 @@ def test_few_scores_are_said_to_leave_the_spread_to_the_prior() -> None:
         each for each in foresee(series, series.x[4]).warnings if "mostly the prior's" in each
     ]
     assert said.startswith("from 5 scores")
+
+
+def test_a_form_of_little_weight_does_not_hide_that_draws_are_few() -> None:
+    series = models()
+    below = series.x <= 1e22
+    seen = Seen(series.t[below], series.value[below], np.full(below.sum(), 500.0), 0.0)
+    drawn = np.tile([0.0, 1.0, 0.0, -1.0], (2000, 1))
+    names = ("a", "b", "q", "s")
+    few = Posterior(FORMS[0], seen, names, drawn[:1900], 0.0, 20.0)
+    many = Posterior(FORMS[2], seen, names, drawn[:100], 0.0, 900.0)
+    assert any(
+        "rest on 22 independent draws" in each for each in _doubts(series, below, [few, many])
+    )
+    little, much = replace(few, draws=drawn[:100]), replace(many, draws=drawn[:1900])
+    assert not _doubts(series, below, [little, much])
 
 
 def test_guessing_below_the_cut_leaves_the_scale_open() -> None:
