@@ -19,6 +19,8 @@ ENOUGH = 5.0  # right and wrong answers: with fewer a standard error is rough it
 NEAR_CHANCE = 0.2  # of the range: nobody guesses so much better than chance
 GUESS = 1 / 4  # of four choices, the usual number
 BELOW = 4.0  # standard errors below chance at which a single score is named
+ABOVE = 3.0  # standard errors above chance at which the mean of the smaller models is named
+AT_CHANCE = 0.01  # of the range: a curve so near to chance has not begun to rise
 OFF = 5.0  # standard errors off the curve, and VISIBLE of the range, at which a score is named
 VISIBLE = 0.05
 CURVE = 3  # coefficients of a curve: midpoint, width, and one level
@@ -65,6 +67,28 @@ def off_the_curve(series: Series, expected: Array) -> list[str]:
         f"far off the curve: {'; '.join(named)}{more}: check "
         f"{'this score' if len(far) == 1 else 'these scores'}, which the threshold, the width and "
         "any forecast follow"
+    ]
+
+
+def above_the_start(series: Series, expected: Array) -> list[str]:
+    """A sentence where scores lie above chance though the curve, `expected`, is still at it."""
+    if series.chance is None or not series.metric.bounded:
+        return []
+    unit, middle = series.unit, series.to_unit(expected)
+    chance = float(series.to_unit(np.array(series.chance)))
+    start = (series.t <= np.quantile(series.t, 0.5)) & (middle - chance < AT_CHANCE)
+    excess = (unit - np.maximum(middle, chance))[start]
+    if len(excess) < CURVE + 1:
+        return []
+    asked = math.sqrt(float(np.mean(unit[start])) / float(series.questions[start].sum()))
+    error = max(float(excess.std(ddof=1)) / math.sqrt(len(excess)), asked, 1e-9)
+    if float(excess.mean()) < ABOVE * error:
+        return []
+    mean = float(series.from_unit(unit[start].mean()))
+    return [
+        f"the {len(excess)} smallest models score {mean:.3g} on average, better than chance "
+        f"{series.chance:.3g} by {excess.mean() / error:.0f} standard errors, where the curve is "
+        "still at chance: if guessing scores as much, give it with --chance"
     ]
 
 

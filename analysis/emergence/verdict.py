@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from analysis.emergence.breaks import Scatter, break_test, scatter_of
-from analysis.emergence.checks import doubts, off_the_curve
+from analysis.emergence.checks import above_the_start, doubts, off_the_curve
 from analysis.emergence.curve import (
     Curve,
     FittedCurve,
@@ -341,7 +341,8 @@ def _check(series: Series, level: float, reach: Sequence[float]) -> None:
 
 def _cautions(series: Series, rise: Rise, fitted: FittedCurve) -> tuple[str, ...]:
     """What to doubt of the scores themselves, and so of every answer from them."""
-    found = [*off_the_curve(series, fitted.predict(series.x)), *doubts(series)]
+    expected = fitted.predict(series.x)
+    found = [*off_the_curve(series, expected), *above_the_start(series, expected), *doubts(series)]
     if rise.p_dip <= FALLS:
         found.append(
             f"the score falls with scale (p = {rise.p_dip:.2g}) before any rise: curves and "

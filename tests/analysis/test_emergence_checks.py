@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from analysis.emergence.checks import doubts, off_the_curve
+from analysis.emergence.checks import above_the_start, doubts, off_the_curve
 from analysis.emergence.foresee import foresee
 from analysis.emergence.metrics import metric
 from analysis.emergence.series import Series
@@ -97,3 +97,16 @@ def test_a_forecast_of_a_score_that_falls_says_so() -> None:
     assert curve.verdict == "none"
     ahead = foresee(found, 3e9, cautions=curve.cautions)
     assert any("the score falls with scale" in each for each in ahead.warnings)
+
+
+def test_scores_above_a_curve_that_is_still_at_chance_are_named() -> None:
+    """As in a published arithmetic task: 100 of 104 scores at .002 to .007, chance taken as 0."""
+    low = np.random.default_rng(0).uniform(0.002, 0.007, 16)
+    curve = np.where(X > 5e9, 0.3, 0.0)
+    (said,) = above_the_start(series(low + curve, "exact_match", chance=0.0), curve)
+    assert said.startswith("the 8 smallest models score 0.00") and "--chance" in said
+    assert not above_the_start(series(low + curve, "exact_match", chance=0.005), curve + 0.005)
+    asked = np.random.default_rng(1).binomial(64, 0.001, 16) / 64  # a right answer now and then
+    few = series(asked, "exact_match", chance=0.0, n=np.full(16, 64.0))
+    assert not above_the_start(few, np.zeros(16))
+    assert not above_the_start(series(RISE, chance=0.0), RISE)
