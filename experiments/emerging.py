@@ -77,10 +77,10 @@ def emergence(
     10-90% of the rise takes under half a decade; `smooth`; `none`; or `undetermined`: too few or
     too noisy scores.
 
-    With --cut, scores above it are forecast from those below, and compared with the scores seen
-    and with two baselines: a constant and (of shares) a logistic. Metrics pass@1, pass@2 and so on
-    of one task give thresholds by attempts, pass@k by a power law, and size against attempts at one
-    price.
+    With --cut, scores above it are forecast from those below, and compared with the scores seen and
+    with two baselines: persistence (the scores of the largest scale seen) and, of shares, a
+    logistic. Metrics pass@1, pass@2 and so on of one task give thresholds by attempts, pass@k by a
+    power law, and size against attempts at one price.
 
         scaling emergence results/emergence --scale params --metric exact_match
         scaling emergence scores.csv --scale flops --metric acc --chance 0.25 --cut 1e22
@@ -116,7 +116,7 @@ def emergence(
         answer_tokens: Tokens read and written an attempt: FLOPs a question, not a token (pass@k).
         cut: Fit up to this scale, forecast above.
         at: Forecast at these scales too (without --cut from all scores).
-        method: Of the forecast, auto if none is named; see analysis/emergence/foresee.py.
+        method: Of the forecast: auto (curves by their evidence), one curve, or two_step (by loss).
         level: Of the intervals.
         bootstrap: Simulated tables behind a p-value, at least 19.
         seed: Random seed.

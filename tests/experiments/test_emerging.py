@@ -60,6 +60,7 @@ def test_curves_pairs_and_forecasts_stand_on_the_screen_and_in_the_json(
     assert needed | {"warnings", "breakthroughness", "linearity", "resolution"} <= set(first)
     assert first["verdict"] in ("sharp", "smooth", "none", "undetermined")
     assert {"value", "interval"} <= set(first["threshold"])
+    assert found["notes"] == found["excluded"] == []
     assert first["resolution"] == pytest.approx(1 / 500)
     assert found["pairs"]["predicted"][0]["explained"] == pytest.approx(1, abs=0.01)
     assert [each["method"] for each in found["forecasts"][0]["judged"]] == [
@@ -131,6 +132,12 @@ def test_scaling_plot_draws_the_scores_of_a_study_without_a_fit(
         (("--metric", "exact_match", "--scale", "params", "--bootstrap", "0"), "Give 19 or more"),
         (("--metric", "exact_match", "--scale", "params", "--bootstrap", "-1"), "Give 19 or more"),
         (("--metric", "exact_match", "--scale", "params", "--range", "7"), "WORST,BEST"),
+        (("--metric", "exact_match", "--scale", "params", "--by", "layers"), "no column 'layers'"),
+        (("--metric", "exact_match", "--scale", "params", "--run-column", "r"), "no column 'r'"),
+        (
+            ("--metric", "exact_match", "--scale", "params", "--cut", "1B", "--method", "two_step"),
+            "column `loss`",
+        ),
         (("--metric", "exact_match", "--scale", "params", "--level", "90"), "--level 90"),
     ],
 )
