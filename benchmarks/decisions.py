@@ -28,7 +28,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,7 @@ from analysis.isoflop import optima
 from analysis.laws import law
 from analysis.optimum import compute_optimal
 from analysis.published import published
+from analysis.runs.table import usable
 from analysis.valley import valley
 from scaling.store.records import Refusal
 
@@ -60,32 +61,48 @@ Way: TypeAlias = Callable[[pd.DataFrame], Decision]
 # --- tables -----------------------------------------------------------------------------------
 
 
-def tables(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Published runs with columns params, tokens, loss; those whose folder is there."""
+class Table(NamedTuple):
+    """Runs of one recipe and one count of N, by whom they were trained."""
+
+    source: str  # independent of all others; its tables share data, code or runs
+    name: str
+    runs: pd.DataFrame  # params, tokens, loss, and trunk_id where runs share a trunk
+
+
+def tables(folder: Path) -> Iterator[Table]:
+    """Published runs, each once; those whose folder is there."""
     if (folder / "porian").is_dir():
         runs = pd.read_csv(folder / "porian/isoflop_points.csv")
-        for key, rows in runs.groupby(["hparams", "warmup", "decay", "param_count"]):
-            yield "porian " + " ".join(map(str, key)), rows
+        # Under Kaplan's count the table holds the runs of the standard one once more.
+        runs = runs[runs["param_count"] == "standard"]
+        for key, rows in runs.groupby(["hparams", "warmup", "decay"]):
+            yield Table("porian", "porian " + " ".join(map(str, key)), cleaned(rows))
     if (folder / "gemstones").is_dir():
         runs = pd.read_json(folder / "gemstones/wandb_df_for_fitting_hot.jsonl", lines=True)
         names = {"params_active_precise": "params", "final_loss": "loss"}
-        yield "gemstones", runs.rename(columns=names)
+        yield Table("gemstones", "gemstones", cleaned(runs.rename(columns=names)))
     if (folder / "epoch-chinchilla").is_dir():
         runs = pd.read_csv(folder / "epoch-chinchilla/svg_extracted_data.csv")
         runs = runs.assign(tokens=runs["Training FLOP"] / (6 * runs["Model Size"]))
         runs = runs.rename(columns={"Model Size": "params"}).sort_values("loss")
-        yield "epoch-chinchilla", runs.iloc[:-5]  # as Besiroglu et al. filter it
+        kept = runs.iloc[:-5]  # as Besiroglu et al. filter it
+        yield Table("epoch-chinchilla", "epoch-chinchilla", cleaned(kept))
     if (folder / "datablations").is_dir():
         runs = pd.read_csv(folder / "datablations/all_runs_c4.csv")
         fresh = runs[runs["tokens"] <= 1.01 * runs["unique_tokens"]]
-        yield "datablations, fresh data", fresh.rename(columns={"val_loss": "loss"})
-    runs = pd.read_csv(ROOT / "results/reference/isoflop/runs.csv")
-    yield "own isoflop study", runs.assign(params=runs["params_total"])
+        fresh = fresh.rename(columns={"val_loss": "loss"})
+        yield Table("datablations", "datablations, fresh data", cleaned(fresh))
+    runs = usable(pd.read_csv(ROOT / "results/reference/isoflop/runs.csv")).rows
+    own = runs.assign(params=runs["params_total"])
+    yield Table("own isoflop study", "own isoflop study", cleaned(own))
 
 
 def cleaned(runs: pd.DataFrame) -> pd.DataFrame:
-    """The three columns as floats."""
-    return runs[["params", "tokens", "loss"]].astype(float).reset_index(drop=True)
+    """The three columns as floats, and the trunks where they are named."""
+    rows = runs[["params", "tokens", "loss"]].astype(float)
+    if "trunk_id" in runs:
+        rows["trunk_id"] = runs["trunk_id"]
+    return rows.reset_index(drop=True)
 
 
 def compute(runs: pd.DataFrame) -> Array:
@@ -223,8 +240,9 @@ WAYS: Mapping[str, Way] = {
 }
 
 
-def judged(name: str, runs: pd.DataFrame, share: float) -> Iterator[dict[str, Any]]:
+def judged(table: Table, share: float) -> Iterator[dict[str, Any]]:
     """A row for each way at each held-out budget of a cut."""
+    runs = table.runs
     flops = compute(runs)
     cut = float(np.quantile(flops, share, method="lower"))
     seen = runs[flops <= cut * (1 + 1e-9)]
@@ -238,7 +256,8 @@ def judged(name: str, runs: pd.DataFrame, share: float) -> Iterator[dict[str, An
             params = decision(each)
             excess, outside = (math.nan, False) if math.isnan(params) else known.excess(params)
             yield {
-                "table": name,
+                "source": table.source,
+                "table": table.name,
                 "share": share,
                 "decades": math.log10(each / cut),
                 "flops": each,
@@ -259,9 +278,9 @@ def main() -> int:
     warnings.simplefilter("ignore")  # of fits to few runs: the ways are judged by what they cost
     rows = [
         row
-        for name, runs in tables(options.data)
+        for table in tables(options.data)
         for share in SHARES
-        for row in judged(name, cleaned(runs), share)
+        for row in judged(table, share)
     ]
     found = pd.DataFrame(rows)
     found["excess %"] = 100 * found["excess"]

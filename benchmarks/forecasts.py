@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from decisions import DATA, cleaned, compute, tables
+from decisions import DATA, compute, tables
 
 from analysis.fit import fit
 from analysis.forecast import predict
@@ -71,9 +71,9 @@ def main() -> int:
     warnings.simplefilter("ignore")
     rows = [
         row
-        for name, runs in tables(options.data)
+        for table in tables(options.data)
         for share in SHARES
-        for row in backtest(name, cleaned(runs), share)
+        for row in backtest(table.name, table.runs, share)
     ]
     found = pd.DataFrame(rows)
     by_table = (
