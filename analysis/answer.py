@@ -64,6 +64,7 @@ class Chosen:
     by: By
     valley: Valley | None  # None: the runs show none, or are not asked
     reason: str  # "" where there was nothing to choose
+    law_weight: float = 0.0  # of the law's ln N* where both answer
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Recommendation:
     shape: Shape | None  # nearest buildable, as `build` gave it
     warnings: tuple[str, ...]
     by: By = "law"
-    other: Recommendation | None = None  # the other way's answer, if there is one
+    others: tuple[Recommendation, ...] = ()  # what each other way answers alone
     chosen: Chosen | None = None  # why `by` answers; None: nobody chose
 
     @property

@@ -119,7 +119,7 @@ def answer_exactly(
         interval=_moved(told.interval, smooth, best),
         shape=best.built.shape,
         warnings=(*told.warnings, *between(smooth)),
-        other=smooth.other,
+        others=smooth.others,
         chosen=smooth.chosen,
     )
 
@@ -173,7 +173,7 @@ def to_text(flops: float, found: Sequence[Choice], count: FlopCount, by: By = "l
     near = sorted((e for e in found if e.excess <= NEARLY), key=lambda e: e.excess)[:9]
     near.sort(key=lambda e: e.built.params)
     heads = ("loss", "above best")
-    if by == "runs":
+    if by != "law":
         heads = ("loss by the law", "above best by the runs")
     rows = [(str(near[0].built.shape["dimensions"]), "params", "tokens", "exact FLOPs", *heads)]
     for each in near:

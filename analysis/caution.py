@@ -19,12 +19,14 @@ from analysis.units import Span, count_of, decimal, factor, human
 from analysis.valley import Valley
 
 Source: TypeAlias = Fit | Published
-By: TypeAlias = Literal["law", "runs"]  # where N* is from: the law, or the runs' own valley
+# Where N* is from: the law, the runs' own valley, or a mean of both.
+Alone: TypeAlias = Literal["law", "runs"]
+By: TypeAlias = Alone | Literal["both"]
 
 FEW_DRAWS = 100  # fewer give no stable 5% and 95% points
 OUTSIDE = 0.3  # decades by which N or D may lie further out than the compute does
-# × the valley's residuals. Errors of a law's form as large as the runs' own scatter leave √2 times
-# it; from twice on they are the larger part.
+# × the valley's residuals, of runs left out of either. Errors of a law's form as large as the runs'
+# own scatter leave √2 times it; from twice on they are the larger part.
 MISFITS = 2.0
 LACKING = 0.01  # p-value of the lack of fit, as the fit's own summary has it
 
@@ -132,11 +134,12 @@ def valley_warnings(found: Valley | None, by: By) -> list[str]:
     said = []
     if found.law_misfit > MISFITS * found.misfit:
         said.append(
-            f"The loss shown is the law's, which misfits the runs near the optimum: it is off by "
-            f"{found.law_misfit:.1%} of the loss there, {factor(found.law_misfit / found.misfit)} "
-            "× what a plain valley leaves."
+            "The loss shown is the law's, which misfits the runs near the optimum: where they are "
+            f"left out of its fit it is off by {found.law_misfit:.1%} of the loss, "
+            f"{factor(found.law_misfit / found.misfit)} × what a plain valley is. Fit another law, "
+            "or the runs near the optimum alone, before relying on the loss."
         )
-    if by == "runs":
+    if by != "law":
         said += found.warnings
     return said
 
@@ -154,6 +157,8 @@ def distance_warnings(decades: float | None, by: By) -> list[str]:
             "form. See --beside before relying on them.",
             "runs": "the intervals of N* and D* are widened by what runs' own minima were off on "
             "published tables, but the loss is the law's.",
+            "both": "the intervals of N* and D* hold the law's and those of the runs' own minima, "
+            "but the loss is the law's.",
         }
         return [f"{beyond} beyond the data: {covered[by]}"]
     if decades <= 4:
@@ -161,6 +166,7 @@ def distance_warnings(decades: float | None, by: By) -> list[str]:
             "law": "a small error in the law's form grows past the interval at this distance.",
             # valley.DRIFT
             "runs": "runs' own minima were checked on published tables up to 2.4 decades beyond.",
+            "both": "runs' own minima were checked on published tables up to 2.4 decades beyond.",
         }
         return [
             f"Far extrapolation, {beyond} beyond the data: {grown[by]} Train a run in between "

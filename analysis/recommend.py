@@ -13,7 +13,7 @@ from typing import Any
 
 from analysis.answer import Interval, Recommendation, Shape, answer, law_for
 from analysis.buildable import FlopCount
-from analysis.caution import By, Source, source_warnings, valley_warnings
+from analysis.caution import Alone, Source, source_warnings, valley_warnings
 from analysis.decide import WAYS, decide
 from analysis.fit import Fit
 from analysis.limited import Limited
@@ -33,7 +33,11 @@ from analysis.units import (
     sizes,
     with_interval,
 )
+from analysis.valley import Leaning
 from scaling.store.records import Refusal
+
+HALF = 0.5  # of what is known: above it a prior says more than the runs
+MOSTLY_PRIOR = 0.9  # above it the runs alone may say anything
 
 __all__ = [
     "Ask",
@@ -52,7 +56,7 @@ def recommend(
     source: Source,
     flops: Sequence[float],
     *,
-    by: By | None = None,
+    by: Alone | None = None,
     level: float = 0.9,
     build: Callable[[float], Shape | None] | None = None,
 ) -> list[Recommendation]:
@@ -112,7 +116,8 @@ def _entry(each: Recommendation) -> dict[str, Any]:
         "shape": None if each.shape is None else dict(each.shape),
         "by": each.by,
         "decided": _decided(each),
-        "beside": None if each.other is None else _other(each.other),
+        "beside": _other(each.others[0]) if each.others else None,
+        "others": [_other(other) for other in each.others],
         "warnings": list(each.warnings),
     }
     if each.interval is not None:
@@ -129,13 +134,31 @@ def _entry(each: Recommendation) -> dict[str, Any]:
 
 
 def _decided(each: Recommendation) -> dict[str, Any]:
-    """Who answered, why, and the mean |residual| of log loss near the optimum of both."""
+    """Who answered, why, how the law weighs against the runs, the mean |residual| of log loss near
+    the optimum of both (at runs left out of them), and how far the runs' minima rest on priors."""
     found = None if each.chosen is None else each.chosen.valley
+    weight = {"law": 1.0, "runs": 0.0}.get(each.by, each.chosen.law_weight if each.chosen else 0.0)
     return {
         "by": each.by,
         "reason": "" if each.chosen is None else each.chosen.reason,
+        "law_weight": weight,
         "law_misfit": None if found is None else found.law_misfit,
         "misfit": None if found is None else found.misfit,
+        "priors": [] if found is None else [_prior(each, prior) for prior in found.leanings],
+    }
+
+
+def _prior(each: Recommendation, prior: Leaning) -> dict[str, Any]:
+    """A prior of the runs' minima, and what they would be without it."""
+    assert each.chosen is not None and each.chosen.valley is not None
+    found = each.chosen.valley
+    return {
+        "of": prior.of,
+        "mean": prior.mean,
+        "sd": prior.sd,
+        "share": prior.share,
+        "without": prior.value,
+        "params_without": found.params(each.flops) * prior.moves(found, each.flops),
     }
 
 
@@ -155,7 +178,7 @@ def to_text(
     columns = [_column(name, recommendations) for name in _columns(recommendations)]
     table = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
     table += _repeating(source, recommendations)
-    for who in _who(source, recommendations):
+    for who in [*_who(source, recommendations), *_rests(recommendations)]:
         table += textwrap.wrap(who, 100, subsequent_indent="  ")
     of_source = source_warnings(source)
     of_valley = _of_valley(recommendations)
@@ -205,16 +228,46 @@ def _who(source: Source, recommendations: Sequence[Recommendation]) -> list[str]
 
 
 def _would(group: Sequence[Recommendation]) -> str:
-    """What the other would train."""
-    others = [(each, each.other) for each in group if each.other is not None]
-    if not others:
-        return ""
-    trained = []
-    for each, other in others:
-        size = human(other.params, _span(other, "params"), COMPARED)
-        trained.append(f"{size} ({quotient(size, _sizes(each).params)} ×)")
-    by = others[0][1].by
-    return f" {WAYS[by].capitalize()} would train {', '.join(trained)} (--by {by})."
+    """What each other way would train."""
+    ways: dict[Alone, list[str]] = {}
+    for each in group:
+        for other in each.others:
+            size = human(other.params, _span(other, "params"), COMPARED)
+            trained = f"{size} ({quotient(size, _sizes(each).params)} ×)"
+            ways.setdefault("law" if other.by == "law" else "runs", []).append(trained)
+    said = [
+        f" {WAYS[by].capitalize()} would train {', '.join(trained)} (--by {by})."
+        for by, trained in ways.items()
+    ]
+    return "".join(said)
+
+
+def _rests(recommendations: Sequence[Recommendation]) -> list[str]:
+    """How far the runs' own minima rest on priors, where they answer: at the last such budget."""
+    told = [each for each in recommendations if each.by != "law" and each.chosen is not None]
+    if not told or told[-1].chosen is None or (found := told[-1].chosen.valley) is None:
+        return []
+    parts = []
+    for prior in found.leanings:
+        without = "the runs hardly tell it themselves"
+        if prior.share < MOSTLY_PRIOR:
+            moved = prior.moves(found, told[-1].flops)
+            without = f"without it {prior.value:.2g}, and N* at {told[-1].ask} {moved:.2f} ×"
+        parts.append(
+            f"{prior.of} {prior.mean:g} ± {prior.sd:g}, {prior.share:.0%} of what is known of it "
+            f"({without})"
+        )
+    if not parts:
+        return []
+    said = (
+        "The runs' own minima rest on the runs and on two priors from published isoFLOP studies: "
+    )
+    said += "; ".join(parts)
+    most = max(found.leanings, key=lambda prior: prior.share)
+    if most.share > HALF:
+        more = {"exponent": "budgets", "curvature": "sizes at equal compute"}[most.of]
+        said += f". Train more {more}, and the prior of the {most.of} counts less"
+    return [f"{said}."]
 
 
 def _repeating(source: Source, recommendations: Sequence[Recommendation]) -> list[str]:
@@ -317,10 +370,11 @@ def _worth(source: Fit, recommendations: Sequence[Recommendation], interval: Int
     """Where the intervals are from."""
     said = f"[{100 * interval.level:.0f}% intervals] "
     for each in recommendations:
-        if each.by == "runs" and each.chosen is not None and each.chosen.valley is not None:
+        if each.by != "law" and each.chosen is not None and each.chosen.valley is not None:
+            laws = " and from the law's draws, as they weigh" if each.by == "both" else ""
             said += (
                 f"of N* and D* from {len(each.chosen.valley.draws)} resamples of the runs, widened "
-                "by the errors of such minima on published tables; all others "
+                f"by the errors of such minima on published tables{laws}; all others "
             )
             break
     return f"{said}from {len(source.draws)} draws; the loss is that of one run"

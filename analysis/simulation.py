@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.answer import By, Recommendation, answer
-from analysis.caution import Source
+from analysis.answer import Recommendation, answer
+from analysis.caution import Alone, Source
 from analysis.decide import choose, decide
 from analysis.derived import percentiles
 from analysis.expression import Array
@@ -243,7 +243,7 @@ def simulate(
     draws: int = DRAWS,
     level: float = 0.9,
     seed: int = 0,
-    by: By | None = None,
+    by: Alone | None = None,
     watch: Callable[[range], Iterable[int]] = iter,
 ) -> Simulation:
     """`repeats` studies of `design`: params (of the truth's convention), tokens and trunk_id.
@@ -317,7 +317,11 @@ def _numbers(each: Recommendation) -> dict[str, float]:
 
 
 def _told(
-    found: Fit, truth: Published, best: Mapping[float, Recommendation], level: float, by: By | None
+    found: Fit,
+    truth: Published,
+    best: Mapping[float, Recommendation],
+    level: float,
+    by: Alone | None,
 ) -> dict[Key, tuple[float, float, float]]:
     """All that one study tells, as estimate, low and high; nothing where its fit failed."""
     if found.status is Status.FAILED:

@@ -12,60 +12,73 @@ its optimum (benchmarks/decisions.py measures by how much).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from analysis.crossvalidation import groups_of, law_residuals, without_each
 from analysis.derived import percentiles
 from analysis.expression import Array
 from analysis.fit import LEAST_DRAWS, Fit
 from analysis.outliers import bulk
+from analysis.parabola import (
+    CURVATURE,
+    CURVATURE_SD,
+    LEAST_CURVATURE,
+    NOISE,
+    REACH,
+    SLOPE,
+    SLOPE_SD,
+    TERMS,
+    Found,
+    Prior,
+    Runs,
+    search,
+)
 from analysis.runs.settings import settings
 from analysis.runs.table import labels, variants
 from analysis.uncertainty import Index, clusters_of, resamples
 from analysis.units import Span, scientific
 from scaling.store.records import Refusal
 
-# A law's optimum is taken where the law leaves less than this share of the valley's residuals:
-# there it describes the runs near the optimum, and what they say of it is said best by the law.
-LAW_IS_BETTER = 0.7
+# Where the law leaves runs that it was not fitted to no less than .9 of the valley's residuals, the
+# runs answer alone, from half of them down the law alone; in between ln N* moves from one to the
+# other with the logarithm of that share. The share is taken a standard error too high, as Breiman
+# et al. 1984 take the simpler of two (section 3.4.3): a law that fits as well as the valley has an
+# N* farther off. benchmarks/decisions.py --constants says how each source judges both numbers.
+RUNS_ALONE, LAW_ALONE = 0.9, 0.5
 # With less than this share of the weight on one side of the valley, the prior curvature says how
-# far off its bottom lies. At 74 held-out budgets of seven published tables cut to one side, the
-# valley cost .44% of the loss and the law 2.0%: the valley is kept, with a warning. But at the 13
-# where the law left less than .9 of its residuals, the law cost .06% and the valley .51%.
-# The 90% intervals held every best size there.
-ONE_SIDE, ONE_SIDE_LAW_IS_BETTER = 0.1, 0.9
-REACH = 1.6  # ln N: runs within a factor 5 of N* speak, those close to it loudest (tricube)
-LEAST_SHARE = 0.3  # of the runs speak, however far they lie
-# Of log loss. Between seeds of tiny models .8% (simulation.REFERENCE), of large ones .1%; the
-# form of the valley is no better than this.
-NOISE = 0.005
-BOUNDED = 1.345 * NOISE  # residuals beyond weigh as 1/size: 95% efficient (Huber 1964)
-# Exponents of N* read at isoFLOP minima: Hoffmann et al. 2022 .49 and .50, Porian et al. 2024 .50,
-# Bi et al. 2024 (arXiv:2401.02954) .52, Grattafiori et al. 2024 (arXiv:2407.21783) .46. The sd is
-# four times theirs: what counts as N, and a warmup too long, move it by .2.
-SLOPE, SLOPE_SD = 0.5, 0.1
-# Curvatures of the Chinchilla laws of Hoffmann and Besiroglu at their optima are .02; valleys of
-# Porian's runs .05 to .09.
-CURVATURE, CURVATURE_SD = 0.04, 0.03
-LEAST_CURVATURE = 0.004  # twice N* would cost .2%: no valley
-START = 20.0  # tokens per parameter (Hoffmann et al. 2022); where the search ends does not depend
+# far off its bottom lies, which is said.
+ONE_SIDE = 0.1
 UNKNOWN = math.log(2.0)  # sd of ln N* at the largest budget above which the runs do not tell it
 # Of ln N*: how exactly a best size can be read where sizes lie √2 apart, and what a straight valley
 # misses a decade beyond the runs. With both, 90% intervals held 90% of the best sizes at 145
 # budgets of nine published tables, up to 2.4 decades beyond (by table 44 to 100%); without, 61%.
 READING, DRIFT = 0.15, 0.2
-TERMS = 6  # of the quadratic
 FEWEST_RUNS = TERMS + 2  # near the valley
 DRAWS = 200
 MOST_WORK = 2e7  # runs × draws
 EPOCH = 1.01  # tokens beyond so many times the unique ones are repeats
-STEPS = 60  # of the search; ten are usual
-STILL = 1e-3  # ln N; the steps after it sum to half of it
-DAMPING = 0.7
+
+
+class Leaning(NamedTuple):
+    """How far the valley rests on what was known before its runs were seen."""
+
+    of: str  # exponent or curvature
+    mean: float  # of the prior
+    sd: float
+    share: float  # of all that is known of it (inverse variances) that the prior knows
+    value: float  # without the prior; this and all below
+    level: float
+    slope: float
+
+    def moves(self, found: Valley, flops: float) -> float:
+        """N* without the prior over N* with it."""
+        x = math.log(flops) - found.middle
+        return math.exp(self.level - found.level + (self.slope - found.slope) * x)
 
 
 @dataclass(frozen=True)
@@ -77,14 +90,17 @@ class Valley:
     slope: float  # a in N* ∝ C^a
     curvature: float  # k: the loss at N is exp(k·ln²(N/N*)) times the least
     runs: int  # near it
-    misfit: float  # mean |residual| of log loss near it
-    law_misfit: float  # and of the fit's law
+    misfit: float  # mean |residual| of log loss near it, of runs left out of its own search
+    law_misfit: float  # and of the fit's law, of runs left out of its own fit
     top: float  # ln C of the largest run
     draws: Array  # level and slope, a row a resample of the clusters of runs
+    misfit_se: float = 0.0  # of law_misfit - misfit, between the clusters of runs
     lost: int = 0  # resamples that show no valley
     below: float = 0.5  # share of the weight of the runs near it that lies at smaller sizes
     above: float = 0.5  # and at larger
     reach: float = REACH  # ln N: how far off the runs near it lie
+    noise: float = NOISE  # sd of log loss about it, from its residuals
+    leanings: tuple[Leaning, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -93,10 +109,13 @@ class Valley:
         return min(self.below, self.above) < ONE_SIDE
 
     @property
-    def law_is_better(self) -> bool:
-        """Whether the fit's law describes the runs near the optimum clearly better."""
-        share = ONE_SIDE_LAW_IS_BETTER if self.one_sided else LAW_IS_BETTER
-        return self.law_misfit < share * self.misfit
+    def law_weight(self) -> float:
+        """Of the law's ln N* against the runs' own, from 0 to 1."""
+        least = self.law_misfit + self.misfit_se  # what the law has over the runs is sure
+        if not least < RUNS_ALONE * self.misfit:
+            return 0.0
+        better = RUNS_ALONE * self.misfit / max(least, 1e-300)
+        return min(1.0, math.log(better) / math.log(RUNS_ALONE / LAW_ALONE))
 
     def params(self, flops: float) -> float:
         """N* at a budget C = 6ND."""
@@ -116,6 +135,10 @@ class Valley:
         beyond = max(0.0, math.log(flops) - self.top) / math.log(10)
         low, high = _widened(middle, at, math.hypot(READING, DRIFT * beyond), level)
         return math.exp(low), math.exp(high)
+
+    def through(self, params: float, flops: float) -> Valley:
+        """The same valley with its bottom moved to a size at a budget."""
+        return replace(self, level=self.level + math.log(params / self.params(flops)))
 
     def exponent_interval(self, level: float) -> Span:
         """Of the slope: over the draws, and as far off as DRIFT, which is what N* misses for it."""
@@ -139,7 +162,7 @@ def valley(fit: Fit, draws: int = DRAWS) -> Valley:
     """
     table, warnings = _fresh(fit)
     runs = _runs(table, fit.law.target)
-    found = _search(runs, np.ones((1, len(runs.log_n))), _Prior.mean(1))
+    found = search(runs, np.ones((1, len(runs.log_n))), Prior.mean(1))
     near = found.near[0] > 0
     if near.sum() < FEWEST_RUNS:
         raise Refusal(
@@ -160,10 +183,12 @@ def valley(fit: Fit, draws: int = DRAWS) -> Valley:
             f"the runs' own minima tell N* at {scientific(math.exp(top))} FLOPs {exact}. Train "
             "several sizes at equal compute, or give --by law."
         )
-    law = np.log(fit.predict(_features(fit, table)))
     share = found.near[0] / found.near[0].sum()
     below, above = (float(share[side].sum()) for side in (found.off[0] < 0, found.off[0] > 0))
-    drawn, count = _draws(runs, clusters_of(table), draws)
+    groups = groups_of(table, fit.settings.seed)
+    law = np.abs(law_residuals(fit, table, _features(fit, table), groups))
+    own = np.abs(_left_out(runs, found, groups))
+    drawn, count = _draws(runs, found, clusters_of(table), draws, fit.settings.seed)
     lost = count - len(drawn)
     return Valley(
         middle=runs.middle,
@@ -172,13 +197,16 @@ def valley(fit: Fit, draws: int = DRAWS) -> Valley:
         curvature=float(found.curvature[0]),
         runs=int(near.sum()),
         top=top,
-        misfit=float(share @ np.abs(found.residual[0])),
-        law_misfit=float(share @ np.abs(runs.log_loss - law)),
+        misfit=float(share @ own),
+        law_misfit=float(share @ law),
+        misfit_se=_error(share * (law - own), groups),
         draws=drawn,
         lost=lost,
         below=below,
         above=above,
         reach=float(found.reach[0]),
+        noise=float(found.noise[0]),
+        leanings=_leanings(runs, found),
         warnings=(*warnings, *_of_sides(below, above), *_of_draws(lost, count)),
     )
 
@@ -254,120 +282,54 @@ def _of_draws(lost: int, count: int) -> list[str]:
     ]
 
 
-class _Runs(NamedTuple):
-    log_n: Array
-    log_c: Array  # of 6ND
-    log_loss: Array
-
-    @property
-    def middle(self) -> float:
-        return float(self.log_c.mean())
-
-
-def _runs(table: pd.DataFrame, target: str) -> _Runs:
+def _runs(table: pd.DataFrame, target: str) -> Runs:
     n, d, loss = (table[name].to_numpy(dtype=float) for name in ("params", "tokens", target))
     if not (loss > 0).all():
         raise Refusal(
             f"loss = {loss.min():g} has no logarithm, and the runs' own minima are those of log "
             "loss. Give --by law."
         )
-    return _Runs(np.log(n), np.log(6 * n * d), np.log(loss))
+    return Runs(np.log(n), np.log(6 * n * d), np.log(loss))
 
 
-def _draws(runs: _Runs, clusters: Index, count: int) -> tuple[Array, int]:
-    """Level and slope of resamples that show a valley, and of how many resamples in all. Priors
-    are drawn anew in each: what neither runs nor priors settle is open in the draws too."""
-    count = min(count, max(LEAST_DRAWS, int(MOST_WORK / len(runs.log_n))))
-    rng = np.random.default_rng(0)
-    found = [np.empty((0, 2))]
-    for weight in resamples(rng, clusters, count):
-        each = _search(runs, weight, _Prior.drawn(rng, len(weight)))
-        seen = each.curvature > LEAST_CURVATURE  # resamples that lost a side show no valley
-        found.append(np.stack([each.level, each.slope], axis=1)[seen])
-    return np.concatenate(found), count
+def _left_out(runs: Runs, found: Found, groups: Index) -> Array:
+    """The residual of each run from the valley found without its group."""
+    weight = without_each(groups)
+    each = search(runs, weight, Prior.mean(len(weight)), np.repeat(found.noise, len(weight)))
+    return each.residual[groups, np.arange(len(groups))]
 
 
-# --- the search -------------------------------------------------------------------------------
+def _error(terms: Array, groups: Index) -> float:
+    """The standard error of a sum of which each group of terms is one independent draw."""
+    sums = np.bincount(groups, weights=terms)
+    return float(np.sqrt(len(sums)) * sums.std(ddof=1)) if len(sums) > 1 else math.inf
 
 
-class _Prior(NamedTuple):
-    """A row a draw."""
-
-    slope: Array
-    curvature: Array
-
-    @classmethod
-    def mean(cls, rows: int) -> _Prior:
-        return cls(np.full(rows, SLOPE), np.full(rows, CURVATURE))
-
-    @classmethod
-    def drawn(cls, rng: np.random.Generator, rows: int) -> _Prior:
-        slope, curvature = rng.standard_normal((2, rows))
-        spread = math.sqrt(math.log1p((CURVATURE_SD / CURVATURE) ** 2))  # of ln k, never below 0
-        return cls(SLOPE + SLOPE_SD * slope, CURVATURE * np.exp(spread * curvature))
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A row a draw. `level` is ln N* at the runs' middle."""
-
-    level: Array
-    slope: Array
-    curvature: Array
-    near: Array  # (rows, runs) weight of each run
-    off: Array  # (rows, runs) ln N from the valley
-    reach: Array  # how far off those near lie
-    residual: Array  # (rows, runs)
-    precision: Array  # (rows, TERMS, TERMS) of the quadratic's coefficients
-    middle: float  # ln C
-    start: float  # ln N
-
-    def sd(self, log_c: float) -> float:
-        """Of ln N* at a budget, in the first row, by the delta method."""
-        x, k = log_c - self.middle, self.curvature[0]
-        at = self.level[0] - self.start + self.slope[0] * x
-        # ln N* = -(b1 + b3·x) / (2·b2), of N counted from the start of the search.
-        gradient = np.array([-1.0, -2 * at, -x] + [0.0] * (TERMS - 3)) / (2 * k)
-        variance = gradient @ np.linalg.solve(self.precision[0], gradient)
-        return math.sqrt(max(float(variance), 0.0))
-
-
-def _search(runs: _Runs, weight: Array, prior: _Prior) -> _Found:
-    """The fixed point of: runs near the valley make a quadratic, whose bottom is the valley."""
-    rows = len(weight)
-    start = 0.5 * (runs.middle - math.log(6 * START))
-    x, z = runs.log_c - runs.middle, runs.log_n - start
-    terms = np.stack([z, z**2, z * x, np.ones_like(x), x, x**2], axis=1)
-    pairs = (terms[:, :, None] * terms[:, None, :]).reshape(len(x), -1)
-    level, slope, curvature = np.zeros(rows), np.full(rows, SLOPE), np.full(rows, CURVATURE)
-    mild = np.ones_like(weight)
-    fewest = math.ceil(LEAST_SHARE * len(x)) - 1
-    for _ in range(STEPS):
-        off = z - level[:, None] - slope[:, None] * x
-        far = np.abs(off)
-        reach = np.maximum(REACH, np.partition(far, fewest, axis=1)[:, fewest])
-        near = weight * np.clip(1 - (far / reach[:, None]) ** 3, 0.0, None) ** 3
-        pull = near * mild / NOISE**2
-        # The slope's prior, (b3 + 2·slope·b2) / (2·k·sd) ~ N(0, 1), and the curvature's.
-        known = np.zeros((rows, TERMS))
-        known[:, 1], known[:, 2] = 2 * prior.slope, 1.0
-        known /= 2 * curvature[:, None] * SLOPE_SD
-        precision = (pull @ pairs).reshape(rows, TERMS, TERMS)
-        precision += known[:, :, None] * known[:, None, :]
-        precision[:, 1, 1] += CURVATURE_SD**-2
-        right = pull @ (terms * runs.log_loss[:, None])
-        right[:, 1] += prior.curvature / CURVATURE_SD**2
-        # Keeps what runs on one line leave open solvable; its variance then is beyond any bound.
-        precision += 1e-12 * np.trace(precision, axis1=1, axis2=2)[:, None, None] * np.eye(TERMS)
-        b = np.linalg.solve(precision, right[:, :, None])[:, :, 0]
-        residual = runs.log_loss - b @ terms.T
-        mild = np.minimum(1.0, BOUNDED / np.maximum(np.abs(residual), 1e-12))
-        curvature = np.maximum(b[:, 1], LEAST_CURVATURE)
-        step = np.clip(-b[:, 0] / (2 * curvature) - level, -1.0, 1.0)
-        turn = np.clip(-b[:, 2] / (2 * curvature), -0.5, 1.5) - slope
-        level, slope = level + DAMPING * step, slope + DAMPING * turn
-        if np.abs(step).max() < STILL and np.abs(turn).max() < STILL:
-            break
-    return _Found(
-        start + level, slope, curvature, near, off, reach, residual, precision, runs.middle, start
+def _leanings(runs: Runs, found: Found) -> tuple[Leaning, ...]:
+    """What the valley would be without each of its priors."""
+    weight = np.ones((2, len(runs.log_n)))
+    each = search(runs, weight, Prior.without_each(), np.repeat(found.noise, 2))
+    known = (
+        ("exponent", SLOPE, SLOPE_SD, found.slope_sd, each.slope[0]),
+        ("curvature", CURVATURE, CURVATURE_SD, found.curvature_sd, each.curvature[1]),
     )
+    return tuple(
+        Leaning(
+            of, mean, sd, min(1.0, (after / sd) ** 2), float(value), float(each.level[k]),
+            float(each.slope[k]),
+        )
+        for k, (of, mean, sd, after, value) in enumerate(known)
+    )  # fmt: skip
+
+
+def _draws(runs: Runs, found: Found, clusters: Index, count: int, seed: int) -> tuple[Array, int]:
+    """Level and slope of resamples that show a valley, and of how many resamples in all."""
+    count = min(count, max(LEAST_DRAWS, int(MOST_WORK / len(runs.log_n))))
+    rng = np.random.default_rng(seed)
+    drawn = [np.empty((0, 2))]
+    for weight in resamples(rng, clusters, count):
+        rows = len(weight)
+        each = search(runs, weight, Prior.drawn(rng, rows), np.repeat(found.noise, rows))
+        seen = each.curvature > LEAST_CURVATURE  # resamples that lost a side show no valley
+        drawn.append(np.stack([each.level, each.slope], axis=1)[seen])
+    return np.concatenate(drawn), count

@@ -49,7 +49,9 @@ def shapes_around(
     """Every shape of the ladder near each budget's N*, and what it loses by whom N* is from."""
 
     def ranked(each: Recommendation) -> Valley | None:
-        return each.chosen.valley if each.by == "runs" and each.chosen is not None else None
+        if each.by == "law" or each.chosen is None or each.chosen.valley is None:
+            return None
+        return each.chosen.valley.through(each.params, each.flops)
 
     return [
         buildable.choices(source, each.ask, shapes.around(each.params), count, ranked(each))

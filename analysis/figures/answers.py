@@ -38,7 +38,7 @@ WIDEST = 30.0  # × an answer: as far as its interval is drawn
 
 Quantity = Literal["params", "tokens", "tokens_per_param", "loss"]
 
-COLOURS: dict[By, str] = {"law": OWN, "runs": OTHERS[0]}
+COLOURS: dict[By, str] = {"law": OWN, "runs": OTHERS[0], "both": OTHERS[1]}
 STAR: dict[str, Any] = {
     "marker": "*", "markersize": 13, "color": INK, "markeredgecolor": "white",
     "markeredgewidth": 0.8, "linestyle": "",
@@ -96,7 +96,7 @@ class Answers:
 
     def by(self, way: By) -> tuple[Recommendation, ...]:
         """What one way says at each budget, whether it is the answer there or not."""
-        every = [r for each in self.along for r in (each, each.other) if r is not None]
+        every = [r for each in self.along for r in (each, *each.others)]
         return tuple(each for each in every if each.by == way)
 
     @property
@@ -136,7 +136,7 @@ def answers(
     corners += [_compute(each) for each in asked]
     grid = np.unique([*grid, *(c for c in corners if low < c < high)])
     if asked:
-        chosen = next((each.chosen for each in asked if each.by == "runs"), asked[0].chosen)
+        chosen = next((each.chosen for each in asked if each.by != "law"), asked[0].chosen)
     else:
         chosen = choose(source)
     spans = [each.interval.level for each in asked if each.interval is not None]
