@@ -48,7 +48,7 @@ from scaling.store.records import Refusal
 # runs answer alone, from half of them down the law alone; in between ln N* moves from one to the
 # other with the logarithm of that share. The share is taken a standard error too high, as Breiman
 # et al. 1984 take the simpler of two (section 3.4.3): a law that fits as well as the valley has an
-# N* farther off. benchmarks/decisions.py --constants says how each source judges both numbers.
+# N* farther off. benchmarks/decision_constants.py: how each published source judges both.
 RUNS_ALONE, LAW_ALONE = 0.9, 0.5
 # With less than this share of the weight on one side of the valley, the prior curvature says how
 # far off its bottom lies, which is said.
@@ -133,7 +133,7 @@ class Valley:
         # A draw whose bottom no run is near says only that it lies beyond them.
         at = np.clip(at, middle - self.reach, middle + self.reach)
         beyond = max(0.0, math.log(flops) - self.top) / math.log(10)
-        low, high = _widened(middle, at, math.hypot(READING, DRIFT * beyond), level)
+        low, high = widened(middle, at, math.hypot(READING, DRIFT * beyond), level)
         return math.exp(low), math.exp(high)
 
     def through(self, params: float, flops: float) -> Valley:
@@ -142,10 +142,10 @@ class Valley:
 
     def exponent_interval(self, level: float) -> Span:
         """Of the slope: over the draws, and as far off as DRIFT, which is what N* misses for it."""
-        return _widened(self.slope, self.draws[:, 1], DRIFT / math.log(10), level)
+        return widened(self.slope, self.draws[:, 1], DRIFT / math.log(10), level)
 
 
-def _widened(middle: float, drawn: Array, sd: float, level: float) -> Span:
+def widened(middle: float, drawn: Array, sd: float, level: float) -> Span:
     """From the middle to the draws' percentiles, with an error of `sd` besides."""
     low, high = (float(end[0]) for end in percentiles(drawn[:, None], level))
     off = NormalDist().inv_cdf((1 + level) / 2) * sd

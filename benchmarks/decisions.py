@@ -7,11 +7,13 @@ by every way of deciding, and its price off the runs: the loss at N* over the le
 both from one curve of ln loss over ln N that joins the sizes run there (a size's loss at D = C/6N
 lies between its shorter and its longer run). Budgets whose best size is the least or the largest
 are left out. An N* outside the sizes is priced at their nearest end and counted in `outside`: its
-excess is a lower limit. Exit status 1 if the runs' own minima (`scaling recommend --by runs`) are
-not better than Kaplan's and Chinchilla's published answers and approach 2's parabolas.
+excess is a lower limit. Means are of sources: tables of one origin share data or code, and count as
+one. benchmarks/decision_constants.py sets the constants on all sources but the one that is judged.
+Exit status 1 if the runs' own minima (`scaling recommend --by runs`) are not better than Kaplan's
+and Chinchilla's published answers and approach 2's parabolas.
 
 The tables are not in this repository (SCALING_REFERENCE_DATA, default ../shared/data); of those in
-the index, nanochat has minima only and datablations too few fresh runs near any budget.
+the index, nanochat has minima only, and datablations so few fresh runs that not every way answers.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
-from analysis.decide import choose
+from analysis.decide import choose, decide
 from analysis.expression import Array
 from analysis.fit import Fit, fit
 from analysis.frontiers import KAPLAN_2020
@@ -43,6 +45,7 @@ from analysis.laws import law
 from analysis.optimum import compute_optimal
 from analysis.published import published
 from analysis.runs.table import usable
+from analysis.solve import Ask
 from analysis.valley import valley
 from scaling.store.records import Refusal
 
@@ -182,19 +185,20 @@ def fitted(name: str, runs: pd.DataFrame) -> Fit:
 def by_law(name: str) -> Way:
     """The optimum of a law fitted to the runs."""
 
-    def decide(runs: pd.DataFrame) -> Decision:
+    def decision_of(runs: pd.DataFrame) -> Decision:
         source = fitted(name, runs)
-        return lambda flops: _optimum(source, flops)
+        return lambda flops: optimum(source, flops)
 
-    return decide
+    return decision_of
 
 
 def by_published(name: str) -> Way:
     """The optimum of published coefficients, whatever the runs."""
-    return lambda _: lambda flops: _optimum(published(name), flops)
+    return lambda _: lambda flops: optimum(published(name), flops)
 
 
-def _optimum(source: Any, flops: float) -> float:
+def optimum(source: Any, flops: float) -> float:
+    """N* by a law's coefficients; NaN where they have none."""
     best = compute_optimal(source.law, source.coefficients, flops)
     return float(best.params) if best.interior else math.nan
 
@@ -206,8 +210,13 @@ def by_runs(runs: pd.DataFrame) -> Decision:
 
 def by_default(runs: pd.DataFrame) -> Decision:
     """`scaling recommend`."""
-    chosen = choose(fitted("chinchilla", runs), None, draws=0)
-    return by_law("chinchilla")(runs) if chosen.by == "law" else by_runs(runs)
+    source = fitted("chinchilla", runs)
+    chosen = choose(source, None, draws=0)
+
+    def params(flops: float) -> float:
+        return decide(source, [Ask(flops=flops)], chosen=chosen)[0].params
+
+    return params
 
 
 def by_parabolas(runs: pd.DataFrame) -> Decision:
@@ -247,9 +256,9 @@ def judged(table: Table, share: float) -> Iterator[dict[str, Any]]:
     cut = float(np.quantile(flops, share, method="lower"))
     seen = runs[flops <= cut * (1 + 1e-9)]
     budgets = held_out(runs, cut)
-    for way, decide in WAYS.items() if budgets else ():
+    for way, decision_of in WAYS.items() if budgets else ():
         try:
-            decision, reason = decide(seen), ""
+            decision, reason = decision_of(seen), ""
         except Refusal as refusal:
             decision, reason = (lambda _: math.nan), str(refusal)
         for each, known in budgets:
@@ -270,6 +279,14 @@ def judged(table: Table, share: float) -> Iterator[dict[str, Any]]:
             }
 
 
+def answered_alone(found: pd.DataFrame) -> pd.DataFrame:
+    """The same of every budget that a way answers, whatever the others do."""
+    tabled = found.pivot_table(values="excess %", index=["source", "table"], columns="way")
+    cells = tabled.groupby("source").mean()[list(WAYS)].T
+    count = found.groupby("way")["excess"].count()
+    return cells.assign(mean=cells.mean(axis=1), budgets=count)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path)
@@ -277,10 +294,7 @@ def main() -> int:
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # of fits to few runs: the ways are judged by what they cost
     rows = [
-        row
-        for table in tables(options.data)
-        for share in SHARES
-        for row in judged(table, share)
+        row for table in tables(options.data) for share in SHARES for row in judged(table, share)
     ]
     found = pd.DataFrame(rows)
     found["excess %"] = 100 * found["excess"]
@@ -288,11 +302,14 @@ def main() -> int:
     # Judged alike: only budgets at which every way has an answer.
     budget = found.groupby(["table", "share", "flops"])["excess"]
     same = found[budget.transform("count") == len(WAYS)]
-    cells = same.pivot_table(values="excess %", index="way", columns="table").loc[list(WAYS)]
+    tabled = same.pivot_table(values="excess %", index=["source", "table"], columns="way")
+    cells = tabled.groupby("source").mean()[list(WAYS)].T
+    medians = same.pivot_table(values="excess %", index="source", columns="way", aggfunc="median")
     summary = pd.DataFrame(
         {
-            "mean of tables": cells.mean(axis=1),
-            "worst table": cells.max(axis=1),
+            "mean of sources": cells.mean(axis=1),
+            "worst source": cells.max(axis=1),
+            "median of budgets": same.groupby("way")["excess %"].median(),
             "decades of N off": same.groupby("way")["off"].mean(),
             "outside": same.groupby("way")["outside"].mean(),
         }
@@ -302,11 +319,17 @@ def main() -> int:
         f"{asked} held-out budgets of {found['table'].nunique()} tables, 0.2 to "
         f"{found['decades'].max():.1f} decades above the cuts; every way answers at {answered}\n"
     )
-    for title, table in (("Excess loss, %", cells.T), ("Over tables", summary)):
-        print(f"{title}\n{table.round(2).to_string()}\n")
+    for title, shown in (
+        ("Excess loss, %, by table", tabled[list(WAYS)].T),
+        ("Excess loss, %, by source: mean of its tables", cells),
+        ("Excess loss, %, by source: median of its budgets", medians[list(WAYS)].T),
+        ("Over sources", summary),
+        ("Of all budgets that a way answers: mean of sources, %", answered_alone(found)),
+    ):
+        print(f"{title}\n{shown.round(3).to_string()}\n")
     refused = found[found["excess"].isna()].groupby("way").size().to_dict()
     print("No answer at:", ", ".join(f"{way} {count}" for way, count in refused.items()))
-    mean = summary["mean of tables"]
+    mean = summary["mean of sources"]
     if options.json:
         ratios = {f"excess, {way}": float(mean[way]) / 100 for way in WAYS}
         options.json.write_text(json.dumps({"rows": rows, "ratios": ratios}))
