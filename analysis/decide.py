@@ -25,7 +25,7 @@ from scaling.store.records import Refusal
 WAYS: Mapping[By, str] = {
     "law": "the law",
     "runs": "the runs' own minima",
-    "both": "the law and the runs' own minima together",
+    "both": "law and runs together",
 }
 APART = 2.0  # a factor between the two N*, where there are no intervals to compare
 
@@ -62,8 +62,8 @@ def _evidence(found: Valley) -> str:
         f"the law leaves {share:.2f} × the residuals of a plain valley near the optimum, at runs "
     )
     said += f"that neither was fitted to, with a standard error of {error:.2f}"
-    if 0 < found.law_weight < 1:
-        said += f", so it weighs {found.law_weight:.2f} and they {1 - found.law_weight:.2f}"
+    if 0 < (weight := found.law_weight) < 1:
+        said += f"; of ln N* the law has weight {weight:.2f} and the runs {1 - weight:.2f}"
     if found.one_sided:
         said += "; on one side of the valley hardly a run lies"
     return said

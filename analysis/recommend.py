@@ -223,7 +223,8 @@ def _who(source: Source, recommendations: Sequence[Recommendation]) -> list[str]
     lines = []
     for said, group in alike.items():
         asked = "" if len(alike) == 1 else f"{'; '.join(str(each.ask) for each in group)}: "
-        lines.append(f"{asked}{said}.{_would(group)}")
+        tell = " More runs near the optimum would tell which of the two is right."
+        lines.append(f"{asked}{said}.{_would(group)}{tell * (group[0].by == 'both')}")
     return lines
 
 

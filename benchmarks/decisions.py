@@ -332,7 +332,16 @@ def main() -> int:
     mean = summary["mean of sources"]
     if options.json:
         ratios = {f"excess, {way}": float(mean[way]) / 100 for way in WAYS}
-        options.json.write_text(json.dumps({"rows": rows, "ratios": ratios}))
+        parts = {"by_source": cells, "by_table": tabled[list(WAYS)].T, "over_sources": summary}
+        written = {
+            name: json.loads(part.rename(columns=str).round(4).to_json())
+            for name, part in parts.items()
+        }
+        each = found.pivot_table(
+            values="excess %", index=["table", "share", "flops"], columns="way", dropna=False
+        ).dropna(how="all")
+        written["budgets"] = json.loads(each.round(3).reset_index().to_json(orient="split"))
+        options.json.write_text(json.dumps({"ratios": ratios, **written}))
     rivals = ("isoFLOP parabolas", "Kaplan 2020", "Hoffmann 2022")
     return 0 if mean["runs' own minima"] < min(mean[way] for way in rivals) else 1
 

@@ -231,8 +231,8 @@ def recommend(
         served: With --loss, tokens the model will read and write in use, paid for at 2N each.
         unique_tokens: Different tokens that exist; beyond them data repeats.
         by: Where N* is from: the law's optimum, or the valley that the fit's own runs show, carried
-            on in compute (the law gives the loss there). By default the runs where they show one,
-            unless the law describes them clearly better there; the other stands beside.
+            on in compute (the law gives the loss there). By default as either describes runs left
+            out of it: the runs, the law where it does so far better, in between a mean of both.
         flop_count: What a budget counts: 6ND, or exactly what the shapes of a ladder cost.
         study: A study file whose ladder builds the shapes, if not the one beside the fit.
         flat_bottom: Which other sizes and shapes are nearly as good; the price of being off by 2×.

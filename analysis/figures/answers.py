@@ -38,7 +38,7 @@ WIDEST = 30.0  # × an answer: as far as its interval is drawn
 
 Quantity = Literal["params", "tokens", "tokens_per_param", "loss"]
 
-COLOURS: dict[By, str] = {"law": OWN, "runs": OTHERS[0], "both": OTHERS[1]}
+COLOURS: dict[By, str] = {"law": OWN, "runs": OTHERS[0], "both": OTHERS[3]}
 STAR: dict[str, Any] = {
     "marker": "*", "markersize": 13, "color": INK, "markeredgecolor": "white",
     "markeredgewidth": 0.8, "linestyle": "",

@@ -261,6 +261,13 @@ def test_how_far_the_valley_rests_on_its_priors_is_told(source):
     assert (moved > 1) == (few["exponent"].value > one.slope)
 
 
+def test_a_valley_moved_to_a_size_at_a_budget_has_its_bottom_there_and_the_same_sides(source):
+    found = valley(source, draws=0)
+    moved = found.through(3e9, 1e20)
+    assert moved.params(1e20) == pytest.approx(3e9)
+    assert moved.excess(6e9, 1e20) == pytest.approx(found.excess(2 * found.params(1e20), 1e20))
+
+
 def test_resamples_are_drawn_by_the_fits_own_seed(source):
     other = replace(source, settings=replace(source.settings, seed=1))
     first, again, second = valley(source), valley(source), valley(other)
