@@ -114,7 +114,7 @@ def refits(own: Fit) -> list[Fit]:
         return []
     found = []
     for name in LAWS_BESIDE:
-        if law_named(name).loss is own.law.loss:
+        if law_named(name).form is own.law.form:
             continue
         try:
             again = own.again(own.table, law=law_named(name), bootstrap=0)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 from analysis.derived import percentiles
-from analysis.diagnostics import NOTHING
 from analysis.fit import Fit, Status
 from analysis.laws import Law
 from analysis.limited import Limited
@@ -198,25 +197,27 @@ def range_warnings(source: Source, answer: Mapping[str, float], decades: float) 
     return said
 
 
-def _floor_interval(source: Fit, loss: float, level: float) -> Span:
-    """Of E at that level: the fit's own where it has one, so that one number has one text."""
-    own = source.interval.coefficients["E"]
+def _floor_interval(source: Fit, name: str, level: float) -> Span:
+    """Of a floor at that level: the fit's own where it has one, so that one number has one text."""
+    own = source.interval.coefficients[name]
     if level == source.interval.level and math.isfinite(own.low) and math.isfinite(own.high):
         return own.low, own.high
-    low, high = (float(end) for end in percentiles(source.draws["E"].to_numpy(), level))
-    return (0.0 if low < NOTHING * loss else low), high
+    low, high = percentiles(source.draws[name].to_numpy(), level)
+    return float(low), float(high)
 
 
 def floor_warnings(source: Source, loss: float, level: float) -> list[str]:
-    """A hard warning where the interval of the floor E reaches the predicted loss."""
-    if not isinstance(source, Fit) or source.draws.empty or "E" not in source.coefficients:
+    """A hard warning where the interval of the law's floor reaches the predicted loss."""
+    if not isinstance(source, Fit) or source.draws.empty:
         return []
-    low, high = _floor_interval(source, loss, level)
-    if high < loss:
-        return []
-    return [
-        f"THE FLOOR IS NOT KNOWN WELL ENOUGH: the {100 * level:.0f}% interval of E, "
-        f"{decimal(low, (low, high))} … {decimal(high, (low, high))}, reaches the predicted loss "
-        f"{decimal(loss, (low, high))}, so the data allow that more compute buys nothing. "
-        "Add runs at larger budgets."
-    ]
+    said = []
+    for name in source.law.floors:
+        low, high = _floor_interval(source, name, level)
+        if high >= loss:
+            said.append(
+                f"THE FLOOR IS NOT KNOWN WELL ENOUGH: the {100 * level:.0f}% interval of {name}, "
+                f"{decimal(low, (low, high))} … {decimal(high, (low, high))}, reaches the "
+                f"predicted loss {decimal(loss, (low, high))}, so the data allow that more compute "
+                "buys nothing. Add runs at larger budgets."
+            )
+    return said

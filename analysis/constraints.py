@@ -73,6 +73,7 @@ class Regularised:
     def __init__(self, law: Law, inner: Model, prior: Mapping[str, Prior], scatter: float) -> None:
         self._inner = inner
         self.lower, self.upper, self.block = inner.lower, inner.upper, inner.block
+        self.floors = inner.floors
         self.faint = np.full(len(inner.lower), -np.inf)  # a prior may hold a term up
         self._middle = np.zeros(len(law.coefficients))
         precision = np.zeros(len(law.coefficients))

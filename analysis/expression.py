@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,12 @@ def feature(letter: str, column: str) -> Expr:
 def positive(name: str, **settings: Any) -> Expr:
     """A positive coefficient, fitted on the scale of its logarithm."""
     return _node("symbol", symbol=Symbol(name, positive=True, **{"lower": 0.0, **settings}))
+
+
+def floor(name: str, **settings: Any) -> Expr:
+    """The loss that remains at infinite scale, added to the other terms: not negative, and 0 where
+    the runs do without it. (Any positive coefficient that stands alone in the sum is one.)"""
+    return positive(name, **settings)
 
 
 def amplitude(name: str, **settings: Any) -> Expr:
@@ -219,6 +226,33 @@ def symbols(node: Expr) -> list[Expr]:
 
     visit(node)
     return list(found)
+
+
+def addends(node: Expr) -> list[Expr]:
+    """The terms of a sum, as they stand; a formula that is no sum is its own."""
+    return _parts(node, "add")
+
+
+def _parts(node: Expr, op: str) -> list[Expr]:
+    return [t for arg in node.args for t in _parts(arg, op)] if node.op == op else [node]
+
+
+def ordered(node: Expr) -> Expr:
+    """The formula in whatever order it was written: two are one object if they are equal up to
+    the order of terms and factors. Of no use to print: which order it has varies."""
+    memo: dict[Expr, Expr] = {}
+
+    def visit(e: Expr) -> Expr:
+        if e not in memo:
+            if e.op in ("add", "mul"):
+                parts = [visit(part) for part in _parts(e, e.op)]
+                parts.sort(key=lambda part: (part.op != "number", id(part)))
+                memo[e] = reduce(_add if e.op == "add" else _mul, parts)
+            else:
+                memo[e] = _node(e.op, *map(visit, e.args), value=e.value, symbol=e.symbol)
+        return memo[e]
+
+    return visit(node)
 
 
 def derivative(node: Expr, by: Expr) -> Expr:

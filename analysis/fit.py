@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.constraints import Fixed, Prior, Regularised, fixed_of, scatter
-from analysis.diagnostics import NOTHING, diagnose
+from analysis.diagnostics import diagnose
 from analysis.estimate import Estimate, FitData, Minimised, Settings, Status
 from analysis.evaluator import model
 from analysis.expression import Array
@@ -27,7 +27,7 @@ from analysis.fit_file import read_fit, save_fit
 from analysis.identifiability import Design, design_at
 from analysis.judgement import judge, no_floor, regime
 from analysis.laws import Law
-from analysis.model import Data, Model, is_floor, to_coefficients
+from analysis.model import NEARLY, Data, Model, coefficients_at, is_floor
 from analysis.newton import Mask
 from analysis.objective import Objective
 from analysis.objective import objective as objective_named
@@ -156,7 +156,7 @@ def fit(
     clusters = clusters_of(rows)
     draws = min(bootstrap, max(LEAST_DRAWS, MOST_WORK // data.n)) if best.converged else 0
     bound = _at_bound(law, problem, best.point, held.mask)
-    coefficients = _coefficients(law, best, bound, fixed or {})
+    coefficients = _coefficients(law, problem, best, fixed or {})
     if on_estimate is not None and best.converged:
         on_estimate(coefficients)
     design = design_at(law, data, best.theta, held.mask, _known(law, prior) | held.mask)
@@ -167,7 +167,6 @@ def fit(
         fixed=held.mask, draws=0 if loose else draws, level=level, seed=seed,
     )  # fmt: skip
     spread = _held(law, spread, fixed or {})
-    spread = _floors_from_nothing(law, spread, float(data.scale.min()))
     if 0 < len(spread.draws) < bootstrap and draws < bootstrap:
         few = f"{data.n} rows: intervals come from {len(spread.draws)} of {bootstrap} draws"
         spread = replace(spread, warnings=(*spread.warnings, few))
@@ -226,13 +225,10 @@ def _assemble(
 
 
 def _coefficients(
-    law: Law, best: Optimum, bound: tuple[str, ...], fixed: Mapping[str, float]
+    law: Law, problem: Model, best: Optimum, fixed: Mapping[str, float]
 ) -> dict[str, float]:
-    coefficients = {k: float(v) for k, v in to_coefficients(law, best.theta).items()}
-    for name in bound:
-        if is_floor(law, name):
-            coefficients[name] = 0.0  # its share of any loss is below rounding
-    return coefficients | {name: float(value) for name, value in fixed.items()}
+    found = {k: float(v) for k, v in coefficients_at(law, problem, best.point).items()}
+    return found | {name: float(value) for name, value in fixed.items()}
 
 
 def _held(law: Law, spread: Uncertainty, fixed: Mapping[str, float]) -> Uncertainty:
@@ -249,17 +245,6 @@ def _held(law: Law, spread: Uncertainty, fixed: Mapping[str, float]) -> Uncertai
     )
 
 
-def _floors_from_nothing(law: Law, spread: Uncertainty, smallest: float) -> Uncertainty:
-    """Intervals of floors that begin at nothing begin at 0, not at the dust a search ends in."""
-    least = {
-        name: Bounds(0.0, high)
-        for name, (low, high) in spread.interval.coefficients.items()
-        if is_floor(law, name) and low < NOTHING * smallest <= high
-    }
-    bounds = {**spread.interval.coefficients, **least}
-    return replace(spread, interval=replace(spread.interval, coefficients=bounds))
-
-
 def _told(law: Law, interval: Interval, bound: tuple[str, ...]) -> Interval:
     """Without those of floors that ended at nothing, whose draws are dust that is not nothing."""
     unknown = Bounds(float("nan"), float("nan"))
@@ -273,12 +258,11 @@ def _data(law: Law, rows: pd.DataFrame) -> Data:
 
 
 def _at_bound(law: Law, problem: Model, point: Array, held: Mask) -> tuple[str, ...]:
-    # Fifteen e-folds above nothing is still nothing: 1e-9 of any loss.
     floors = np.array([is_floor(law, name) for name in law.coefficients])
     # Valleys that end at a bound are so flat there that a descent may rest a percent short.
     logs = np.array([law.symbols[name].positive for name in law.coefficients])
     gap = np.where(logs & ~floors, 0.02, 1e-9)
-    near = (point <= problem.lower + np.where(floors, 15.0, gap)) | (point >= problem.upper - gap)
+    near = (point <= problem.lower + np.where(floors, NEARLY, gap)) | (point >= problem.upper - gap)
     near &= ~held
     return tuple(name for name, b in zip(law.coefficients, near, strict=True) if b)
 

@@ -4,7 +4,7 @@ Prediction, derivatives, the structure a fit may exploit and the printed formula
 from the definition. A new law is a few lines here, or in anyone's own file: `Law` needs no
 registration to be fitted.
 
-    N, E, A, alpha = feature("N", "params"), amplitude("E"), amplitude("A"), exponent("alpha")
+    N, E, A, alpha = feature("N", "params"), floor("E"), amplitude("A"), exponent("alpha")
     mine = Law("mine", E + A / N**alpha, source="my notebook, page 3")
 """
 
@@ -23,15 +23,17 @@ from analysis.expression import (
     Array,
     Expr,
     Symbol,
+    addends,
     amplitude,
     bend,
     evaluate,
     exp,
     exponent,
     feature,
+    floor,
     log,
     minimum,
-    number,
+    ordered,
     positive,
     real,
     softplus,
@@ -65,6 +67,18 @@ class Law:
     def coefficients(self) -> tuple[str, ...]:
         return tuple(s.name for s in self.symbols.values() if not s.feature)
 
+    @cached_property
+    def floors(self) -> tuple[str, ...]:
+        """Coefficients that stand alone in the sum, whatever they are called: what remains of the
+        loss at infinite scale."""
+        alone = [term.symbol for term in addends(self.loss) if term.symbol is not None]
+        return tuple(s.name for s in alone if s.positive)
+
+    @cached_property
+    def form(self) -> Expr:
+        """What the formula says in whatever order: laws of one form are one object in it."""
+        return ordered(self.loss)
+
     @property
     def formula(self) -> str:
         return f"{'L' if self.target == 'loss' else self.target} = {self.text or self.loss}"
@@ -85,7 +99,7 @@ class Law:
 
 
 N, D, C = feature("N", "params"), feature("D", "tokens"), feature("C", "flops")
-E, A, B = positive("E"), amplitude("A"), amplitude("B")
+E, A, B = floor("E"), amplitude("A"), amplitude("B")
 alpha, beta = exponent("alpha"), exponent("beta")
 
 _HOFFMANN = "Hoffmann et al. 2022, arXiv:2203.15556"
@@ -203,7 +217,7 @@ def _kaplan_joint() -> list[Law]:
 def bnsl(breaks: int, column: str = "tokens") -> Law:
     """The broken neural scaling law with that number of breaks, over any column."""
     x = feature("x", column)
-    a, b, c0 = positive("a"), amplitude("b"), real("c0", 0.01, 1.0, lower=-5.0, upper=5.0)
+    a, b, c0 = floor("a"), amplitude("b"), real("c0", 0.01, 1.0, lower=-5.0, upper=5.0)
     loss = b / x**c0
     for i in range(1, breaks + 1):
         place = positive(f"d{i}", near=column, start_lower=0.0, start_upper=0.0)
@@ -224,12 +238,12 @@ def _alabdulmohsin() -> list[Law]:
     x, b = feature("x", "tokens"), amplitude("b")
     c = exponent("c", start_lower=0.02, start_upper=1.0)
     gamma = positive("gamma", near="1/tokens", start_lower=-3.0, start_upper=0.5)
-    floor = positive("E", near="<loss", start_lower=-0.7, start_upper=-0.005)
+    e = floor("E", near="<loss", start_lower=-0.7, start_upper=-0.005)
     # Chance level, in nats: ln V is below 13 for any vocabulary. Unbounded it runs away on data
     # of M2, which is also the limit of a large e_0.
     zero = positive("e_0", near=">loss", start_lower=0.005, start_upper=0.6, upper=100.0)
     skew = positive("alpha", start_lower=0.3, start_upper=3.0, lower=0.02, upper=50.0)
-    span = zero - floor
+    span = zero - e
     # s = (L−E)/(e_0−E). Scaled so that M2 is the limit of large x: the paper's β is b/span^α.
     position = bend(log(b / span) - c * log(x), skew)
     return [
@@ -238,7 +252,7 @@ def _alabdulmohsin() -> list[Law]:
         Law("m3", b * (1 / x + gamma) ** c, source + "section 2 (M3)"),
         Law(
             "m4",
-            floor + span * position,
+            e + span * position,
             source + "section 3, eq. (M4): (L−E)/(e_0−L)^α = b·(e_0−E)^−α/x^c",
             "m2 is its limit for alpha = 0; the authors hold e_0 at chance level (fixed)",
             within="m2",
@@ -299,9 +313,9 @@ def _allocation() -> list[Law]:
     ]
 
 
-def separable(columns: Sequence[str], *, floor: bool = True) -> Law:
+def separable(columns: Sequence[str]) -> Law:
     """A floor and one falling power of each column, whatever the columns are."""
-    loss = E if floor else number(0.0)
+    loss = E
     for column in columns:
         x = feature(column, column)
         loss = loss + amplitude(f"A_{column}") / x ** exponent(f"alpha_{column}")

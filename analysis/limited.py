@@ -65,9 +65,9 @@ def limit(law: Law, unique_tokens: float) -> Limited:
     if not unique_tokens > 0:
         raise Refusal(f"unique_tokens = {unique_tokens:g} is not possible: give a positive number.")
     constrained = LAWS["data_constrained"]
-    if law.loss is constrained.loss:
+    if law.form is constrained.form:
         borrowed: tuple[tuple[str, float], ...] = ()
-    elif law.loss is LAWS["chinchilla"].loss:
+    elif law.form is LAWS["chinchilla"].form:
         lent = published(LENDER).coefficients
         borrowed = tuple((name, lent[name]) for name in ("R_D", "R_N"))
     else:

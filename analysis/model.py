@@ -15,12 +15,13 @@ import numpy as np
 
 from analysis.expression import Array, Expr, derivative, symbols
 from analysis.laws import Law
-from analysis.newton import Local
+from analysis.newton import Local, Mask
 from analysis.objective import Objective
 from analysis.tape import Tape
 
 FAINT = 7.0  # e-folds below it at which a term hardly shows
 DEEP = 35.0  # e-folds below the smallest loss at which a term is nothing: a share of 1e-15
+NEARLY = 15.0  # e-folds above that at which a floor is nothing still: 1e-9 of any loss
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Model(Protocol):
     upper: Array
     block: int  # elements (problems × points) to work on at a time
     faint: Array  # below this a coordinate's term is a thousandth of any loss
+    floors: Mask  # which coordinates are logarithms of floors
 
     def enter(self, theta: Array) -> Array: ...
     def leave(self, point: Array) -> Array: ...
@@ -81,6 +83,18 @@ def to_coefficients(law: Law, theta: Array) -> dict[str, Array]:
         }
 
 
+def coefficients_at(law: Law, problem: Model, points: Array) -> dict[str, Array]:
+    """Coefficients by name at (…, p) points in the model's coordinates.
+
+    A floor at its lower bound is 0: its logarithm can only come near that.
+    """
+    found = to_coefficients(law, problem.leave(points))
+    for i in np.flatnonzero(problem.floors):
+        name = law.coefficients[i]
+        found[name] = np.where(points[..., i] <= problem.lower[i] + NEARLY, 0.0, found[name])
+    return found
+
+
 class General:
     """Exact derivatives of the formula, evaluated together with their common parts shared."""
 
@@ -90,8 +104,8 @@ class General:
         self._law, self._data, self._objective = law, data, objective
         self._goal = np.log(data.observed) if objective.log else data.observed
         self.lower, self.upper = bounds(law, data.scale)
-        floors = np.array([is_floor(law, name) for name in law.coefficients])
-        self.faint = np.where(floors, self.lower + DEEP - FAINT, -np.inf)
+        self.floors = np.isin(law.coefficients, law.floors)
+        self.faint = np.where(self.floors, self.lower + DEEP - FAINT, -np.inf)
         self._value = Tape([law.loss], data.features)
 
     @cached_property
@@ -202,9 +216,5 @@ def bounds(law: Law, observed: Array) -> tuple[Array, Array]:
 
 
 def is_floor(law: Law, name: str) -> bool:
-    """Is the coefficient a bare addend: the loss that remains at infinite scale?"""
-    return any(t.symbol is not None and t.symbol.name == name for t in addends(law.loss))
-
-
-def addends(e: Expr) -> list[Expr]:
-    return [t for arg in e.args for t in addends(arg)] if e.op == "add" else [e]
+    """Is the coefficient the loss that remains at infinite scale (`Law.floors`)?"""
+    return name in law.floors

@@ -112,20 +112,20 @@ def _overtraining(c: Coefficients) -> PowerSum:
     )
 
 
-# The key is the formula itself: equal formulas are one object, so a law of another name finds
-# its closed form and one that merely shares the name does not.
+# The key is what the formula says, in whatever order: a law of another name finds its closed form,
+# and one that merely shares the name does not.
 _POWER_SUMS: Mapping[Expr, Callable[[Coefficients], PowerSum]] = {
-    LAWS["chinchilla"].loss: _chinchilla,
-    LAWS["chinchilla_tied"].loss: _tied,
-    LAWS["chinchilla_coupled"].loss: _coupled,
-    LAWS["kaplan_nd"].loss: _kaplan,
-    LAWS["overtraining"].loss: _overtraining,
+    LAWS["chinchilla"].form: _chinchilla,
+    LAWS["chinchilla_tied"].form: _tied,
+    LAWS["chinchilla_coupled"].form: _coupled,
+    LAWS["kaplan_nd"].form: _kaplan,
+    LAWS["overtraining"].form: _overtraining,
 }
 
 
 def power_sum(law: Law, coefficients: Coefficients) -> PowerSum | None:
     """The law's closed form, or None where it has none here."""
-    made = _POWER_SUMS.get(law.loss)
+    made = _POWER_SUMS.get(law.form)
     with np.errstate(divide="ignore", invalid="ignore"):
         return None if made is None else made(coefficients)
 

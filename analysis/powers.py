@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.expression import Array, Expr
+from analysis.expression import Array, Expr, addends
 from analysis.laws import Law
-from analysis.model import DEEP, FAINT, Data, addends, blocks, bounds, is_floor
+from analysis.model import DEEP, FAINT, Data, blocks, bounds
 from analysis.newton import Local
 from analysis.objective import Objective, Penalty
 
@@ -154,8 +154,8 @@ class PowerSum:
                 self.lower[i] = np.log(data.scale.min()) - DEEP - middle
                 self.upper[i] = np.log(data.scale.max()) + DEEP - middle
         owned = np.isin(np.arange(size), [position[o] for o in owners if o is not None])
-        floors = np.array([is_floor(law, name) for name in names])
-        self.faint = np.where(owned | floors, self.lower + DEEP - FAINT, -np.inf)
+        self.floors = np.isin(names, law.floors)
+        self.faint = np.where(owned | self.floors, self.lower + DEEP - FAINT, -np.inf)
         self._work = np.empty((2 * len(terms) + 6, 0))
         self._pairs = []
         for k, first in enumerate(self._terms):

@@ -15,7 +15,7 @@ import numpy as np
 from analysis.evaluator import model
 from analysis.expression import Array, Expr, derivative, evaluate, number, symbols
 from analysis.laws import LAWS, Law
-from analysis.model import Data, Model, to_coefficients, to_theta
+from analysis.model import DEEP, FAINT, Data, Model, to_coefficients, to_theta
 from analysis.newton import Mask, Minima, minimise
 from analysis.objective import Objective
 
@@ -97,21 +97,37 @@ def descend(
     metric: Array | None = None,
     max_iterations: int = 300,
 ) -> Minima:
-    """Minimise from every start."""
-    return minimise(
-        problem.local,
-        start,
-        weights,
-        problem.lower,
-        problem.upper,
-        fixed=fixed,
-        block=problem.block,
-        tolerance=tolerance,
-        negligible=negligible(weights[0]),
-        metric=metric,
-        faint=problem.faint,
-        max_iterations=max_iterations,
-    )
+    """Minimise from every start. A floor ends at nothing where that is as good."""
+
+    def follow(start: Array, weights: Array, faint: Array | None) -> Minima:
+        return minimise(
+            problem.local,
+            start,
+            weights,
+            problem.lower,
+            problem.upper,
+            fixed=fixed,
+            block=problem.block,
+            tolerance=tolerance,
+            negligible=negligible(weights[0]),
+            metric=metric,
+            faint=faint,
+            max_iterations=max_iterations,
+        )
+
+    minima = follow(start, weights, problem.faint)
+    # A floor that falls to nothing stops where one e-fold more of it promises less than the
+    # tolerance: how far that is from nothing says nothing of the runs.
+    dust = problem.floors & ~fixed & (minima.theta < problem.lower + DEEP - FAINT)
+    rows = np.flatnonzero((dust & (minima.theta > problem.lower)).any(axis=1))
+    if not len(rows):
+        return minima
+    without = np.where(dust, problem.lower, minima.theta)[rows]
+    ends = follow(without, weights if len(weights) == 1 else weights[rows], None)
+    as_good = ends.value <= minima.value[rows] * (1 + tolerance)
+    for part in ("theta", "value", "converged"):
+        getattr(minima, part)[rows[as_good]] = getattr(ends, part)[as_good]
+    return minima
 
 
 def linear_coefficients(law: Law) -> tuple[str, ...]:

@@ -276,7 +276,7 @@ def simulate(
             )
     best = {budget: answer(known, Ask(flops=budget), level=level) for budget in flops}
     truths = {Key(n, c): v for c, each in best.items() for n, v in _numbers(each).items()}
-    if law.loss == truth.law.loss:
+    if law.form is truth.law.form:
         truths |= {Key(name): value for name, value in truth.coefficients.items()}
     keys = [Key(n) for n in law.coefficients] + [Key(n, c) for c in flops for n in AT_BUDGET]
     studies = {key: np.full((repeats, 3), np.nan) for key in keys}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from analysis.expression import Array
 from analysis.laws import Law
-from analysis.model import Model, is_floor, to_coefficients
+from analysis.model import Model, coefficients_at, is_floor
 from analysis.newton import Mask
 from analysis.runs.trajectories import COLUMN
 from analysis.search import descend
@@ -308,7 +308,7 @@ def _limits(law: Law, problem: Model, estimate: Array, floors: Mask) -> _Limits:
 
 
 def _table(law: Law, problem: Model, points: Array) -> pd.DataFrame:
-    return pd.DataFrame(to_coefficients(law, problem.leave(points)))
+    return pd.DataFrame(coefficients_at(law, problem, points))
 
 
 def _student(freedom: int, level: float) -> float:

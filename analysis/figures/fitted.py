@@ -159,12 +159,12 @@ def _band(fit: Fit, features: dict[str, Array]) -> tuple[Array, Array]:
 def _floor(
     fit: Fit, table: pd.DataFrame, panels: tuple[Axes, Axes], curves: Sequence[Array]
 ) -> str:
-    """Limits that hold the runs and the curves; the floor E as a dotted line where it is near
+    """Limits that hold the runs and the curves; the law's floor as a dotted line where it is near
     them, and what to say of it."""
     least, most = log_span(table[fit.law.target])
     low = min(least, *(float(curve.min()) for curve in curves)) * 0.98
     high = 1.1 * most
-    floor = fit.coefficients.get("E", 0.0)
+    floor = floor_of(fit)
     near = floor > low * (low / high) ** NEAR
     panels[0].set_ylim(min(low, floor * 0.98) if near else low, high)  # shared
     if floor <= 0:
@@ -178,15 +178,21 @@ def _floor(
         said, (0.01, floor), xytext=(0, 3), fontsize=8.5,
         xycoords=("axes fraction", "data"), textcoords="offset points",
     )  # fmt: skip
-    return "Dotted: the floor E."
+    return f"Dotted: the floor {fit.law.floors[0]}."
+
+
+def floor_of(source: Source) -> float:
+    """The loss that remains at infinite scale, by the law; 0 where it has none."""
+    return source.coefficients[source.law.floors[0]] if source.law.floors else 0.0
 
 
 def floor_text(source: Source) -> str:
-    """The floor E with its interval, if it has one."""
+    """The law's floor, of which it has one, with its interval, if there is one."""
+    (name,) = source.law.floors[:1]
     span = None
     if isinstance(source, Fit) and not source.draws.empty:
-        span = source.interval.coefficients.get("E")
-    return f"floor E = {with_interval(decimal, source.coefficients['E'], span)}"
+        span = source.interval.coefficients[name]
+    return f"floor {name} = {with_interval(decimal, source.coefficients[name], span)}"
 
 
 def residuals(fit: Fit) -> Figure:

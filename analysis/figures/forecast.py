@@ -11,7 +11,7 @@ from analysis.decide import WAYS
 from analysis.figures.answers import STAR, Answers, draw_asked, draw_ways, limits
 from analysis.figures.bulk import mark_beyond
 from analysis.figures.doubts import doubts
-from analysis.figures.fitted import NEAR, floor_text
+from analysis.figures.fitted import NEAR, floor_of, floor_text
 from analysis.figures.style import (
     INK,
     Palette,
@@ -65,9 +65,9 @@ def _numbers(each: Recommendation) -> str:
 
 
 def _floor(axes: Axes, found: Answers) -> bool:
-    """The floor E of the law as a dotted line, where it is near what is drawn."""
+    """The floor of the law as a dotted line, where it is near what is drawn."""
     source = found.source
-    floor = source.coefficients.get("E", 0.0)
+    floor = floor_of(source)
     low, high = axes.get_ylim()
     least = low * (low / high) ** NEAR
     if not least < floor < high:

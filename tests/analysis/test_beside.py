@@ -11,7 +11,7 @@ import pytest
 
 from analysis.beside import beside, by_count, refits, to_json, to_text
 from analysis.fit import fit
-from analysis.laws import law
+from analysis.laws import A, B, D, E, Law, N, alpha, beta, law
 from analysis.published import published
 from analysis.recommend import recommend
 from analysis.runs.table import standardise
@@ -62,6 +62,12 @@ def test_other_laws_are_fitted_to_the_same_rows_and_their_spread_is_the_laws_own
     assert everyone.own_params == pytest.approx((min(sizes), max(sizes)))
     assert everyone.params[1] >= everyone.own_params[1]
     assert "N* by your own runs spans a factor of" in to_text(everyone)
+
+
+def test_a_law_is_not_beside_itself_for_the_order_of_its_terms(fitted):
+    turned = Law("mine", B / D**beta + A / N**alpha + E, source="here")
+    again = refits(fitted.again(fitted.table, law=turned, bootstrap=0))
+    assert [each.law.name for each in again] == [each.law.name for each in refits(fitted)]
 
 
 def test_the_law_under_other_counts_of_N_stands_beside_by_what_the_fits_file_says(fitted):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.laws import LAWS, Law, law
+from analysis.expression import exponent
+from analysis.laws import LAWS, A, B, D, E, Law, N, alpha, beta, law
+from analysis.limited import limit
 from analysis.optimum import compute_optimal, minimise, numeric_optimal, power_sum
 from analysis.published import published
 
@@ -89,6 +91,26 @@ def test_equal_formulas_share_the_closed_form_whatever_their_name():
     assert (
         compute_optimal(named, c, 1e20).params == compute_optimal(law("chinchilla"), c, 1e20).params
     )
+
+
+def test_a_formula_in_another_order_is_the_same_law():
+    """Its closed form, its price of repeats and the laws beside it are the same; its text not."""
+    c = published("chinchilla-2022").coefficients
+    chinchilla = law("chinchilla")
+    turned = Law("mine", N**-alpha * A + (B * (1 / D) ** beta + E), source="here")
+    assert turned.form is chinchilla.form and turned.loss is not chinchilla.loss
+    assert turned.coefficients[0] == "alpha" and turned.formula != chinchilla.formula
+    assert power_sum(turned, c) is not None
+    assert compute_optimal(turned, c, 1e20).params == compute_optimal(chinchilla, c, 1e20).params
+    assert limit(turned, 1e9).borrowed == limit(chinchilla, 1e9).borrowed
+    # Another bound, name or exponent is another law.
+    for other in (
+        E + A / N**alpha + B / D**alpha,
+        E + A / N**alpha + B / D ** exponent("beta", upper=1.0),
+        E + A / N**alpha - B / D**beta,
+    ):
+        assert Law("other", other, source="here").form is not chinchilla.form
+    assert len({each.form for each in LAWS.values()}) == len({each.loss for each in LAWS.values()})
 
 
 def test_a_term_that_vanishes_leaves_no_optimum_inside():

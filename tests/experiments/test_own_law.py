@@ -17,10 +17,10 @@ from experiments.__main__ import main
 from scaling.store.records import Refusal
 
 MINE = """
-from analysis.expression import amplitude, exponent, feature
+from analysis.expression import amplitude, exponent, feature, floor
 from analysis.laws import Law
 
-N, D, E = feature("N", "params"), feature("D", "tokens"), amplitude("E")
+N, D, E = feature("N", "params"), feature("D", "tokens"), floor("E")
 A, B, gamma = amplitude("A"), amplitude("B"), exponent("gamma")
 mine = Law("mine", E + A / N**gamma + B / D**gamma, source="one exponent for both")
 """
