@@ -32,7 +32,7 @@ from analysis.newton import Mask
 from analysis.objective import Objective
 from analysis.objective import objective as objective_named
 from analysis.outliers import Outliers, outliers
-from analysis.prepare import prepare, weights_of
+from analysis.prepare import data_of, prepare, weights_of
 from analysis.result import to_json
 from analysis.runs.examine import examine
 from analysis.runs.table import loss_unit_of, usable
@@ -138,12 +138,12 @@ def fit(
         raise Refusal(f"bootstrap = {bootstrap} is negative. 0 leaves intervals out.")
     goal = objective_named(objective, delta)
     selection = usable(table)
-    seen = examine(
-        prepare(law, selection.rows, goal, len(fixed or {})), law.features, law.target, cluster
-    )
-    rows = seen.rows
-    data = _data(law, rows)
     held = fixed_of(law, fixed or {})
+    known = _known(law, prior) | held.mask
+    usual = prepare(law, selection.rows, goal, held, known)
+    seen = examine(usual, law.features, law.target, cluster)
+    rows = seen.rows
+    data = data_of(law, rows)
     if both := sorted({*(fixed or {})} & {*(prior or {})}):
         raise Refusal(f"{both[0]} is held and has a prior. Give one of the two.")
     weight = weights_of(rows, weights)
@@ -159,7 +159,7 @@ def fit(
     coefficients = _coefficients(law, problem, best, fixed or {})
     if on_estimate is not None and best.converged:
         on_estimate(coefficients)
-    design = design_at(law, data, best.theta, held.mask, _known(law, prior) | held.mask)
+    design = design_at(law, data, best.theta, held.mask, known)
     # Resamples of rows that leave a direction open all stay where the search happened to stop.
     loose = design.open if not bound else ()
     spread = uncertainty(
@@ -250,11 +250,6 @@ def _told(law: Law, interval: Interval, bound: tuple[str, ...]) -> Interval:
     unknown = Bounds(float("nan"), float("nan"))
     dust = dict.fromkeys((name for name in bound if is_floor(law, name)), unknown)
     return replace(interval, coefficients={**interval.coefficients, **dust})
-
-
-def _data(law: Law, rows: pd.DataFrame) -> Data:
-    features = {n: rows[s.column].to_numpy() for n, s in law.symbols.items() if s.feature}
-    return Data(features, rows[law.target].to_numpy())
 
 
 def _at_bound(law: Law, problem: Model, point: Array, held: Mask) -> tuple[str, ...]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from analysis.constraints import Fixed
 from analysis.evaluator import model
 from analysis.expression import Array, derivative, evaluate, symbols
 from analysis.laws import Law
 from analysis.model import Data, to_coefficients
 from analysis.newton import Mask
-from analysis.objective import objective
+from analysis.objective import Objective, objective
+from analysis.runs.rows import listed
+from analysis.search import grid_starts
 from scaling.store.records import Refusal
 
 RAY_WIDTH = 0.05  # e-folds; whole batches move a point off its ray by a percent or two
@@ -22,28 +26,39 @@ INERT = 1e-13  # a log-prediction that moves less per unit of a coefficient is r
 # Of J's entries. An open direction is wrong by this over the next singular value (Wedin 1972): a
 # coefficient with a share below that takes no part in it.
 ROUNDING = 1e-13
+STARTS = 8  # values of the coefficients at which a design is tried: at some, part of a law rests
+POINTS = 64  # of a design of every combination
 
 
 class Design(NamedTuple):
     """How well the rows could tell the coefficients apart, whatever their losses."""
 
-    condition: float  # of JᵀJ of log-predictions in the model's (centred) coordinates
+    condition: float  # of JᵀJ of log-predictions in centred coordinates, along what is not held
     open: tuple[str, ...]  # coefficients that can move together and change no prediction
 
 
 def design_at(law: Law, data: Data, theta: Array, held: Mask, known: Mask) -> Design:
     """How well the rows of `data` tell the coefficients apart around θ.
 
-    `held` coefficients are no coordinates; `known` ones (held, or under a prior) cannot move.
+    `held` coefficients cannot move, nor can `known` ones (held, or under a prior).
     Which are open is the same wherever along the open direction θ lies, since a search stops
     anywhere there: a coefficient counts by whether it moves, not by how much.
     """
-    matrix = _information(law, data, theta, centred=not held.any())
+    matrix = _information(law, data, theta, held)
     if not np.isfinite(matrix).all():
         return Design(float("inf"), ())
-    condition = 1.0 if held.all() else float(np.linalg.cond(matrix[~held][:, ~held]))
+    condition = 1.0 if held.all() else float(np.linalg.cond(matrix))
+    return Design(condition, _open(law, data, theta, known).names)
+
+
+class _Open(NamedTuple):
+    names: tuple[str, ...]  # coefficients that can move together and change no prediction
+    rank: int  # how many combinations of the others the rows tell
+
+
+def _open(law: Law, data: Data, theta: Array, known: Mask) -> _Open:
     free = [name for name, k in zip(law.coefficients, known, strict=True) if not k]
-    columns = _jacobian(law, data, theta)[:, ~known]
+    columns = jacobian(law, data, theta)[:, ~known]
     size = np.linalg.norm(columns, axis=0)
     # Unit columns, so that units do not count; what moves no prediction at all stays at zero.
     moves = size > INERT * np.sqrt(data.n)
@@ -52,10 +67,11 @@ def design_at(law: Law, data: Data, theta: Array, held: Mask, known: Mask) -> De
     deficient = values <= DEFICIENT * values.max(initial=0.0)
     share = np.linalg.norm(vectors[deficient], axis=0)
     noise = 0.0 if deficient.all() else ROUNDING / values[~deficient].min()
-    return Design(condition, tuple(n for n, s in zip(free, share, strict=True) if s > noise))
+    names = tuple(n for n, s in zip(free, share, strict=True) if s > noise)
+    return _Open(names, int(np.sum(~deficient)))
 
 
-def _jacobian(law: Law, data: Data, theta: Array) -> Array:
+def jacobian(law: Law, data: Data, theta: Array) -> Array:
     """Of log-predictions at θ, a column a coefficient; each is exact to rounding of its own."""
     letters = {s.symbol.name: s for s in symbols(law.loss) if s.symbol}
     slopes = [derivative(law.loss, letters[name]) for name in law.coefficients]
@@ -68,17 +84,22 @@ def _jacobian(law: Law, data: Data, theta: Array) -> Array:
     return np.nan_to_num(np.stack(columns, axis=1), posinf=0.0, neginf=0.0)
 
 
-def _information(law: Law, data: Data, theta: Array, centred: bool) -> Array:
-    """JᵀJ of log-predictions at θ: on rows without residuals, the Hessian of log-L2."""
+def _information(law: Law, data: Data, theta: Array, held: Mask) -> Array:
+    """JᵀJ of log-predictions at θ: on rows without residuals, the Hessian of log-L2.
+
+    In centred coordinates whatever is held, along the directions that leave the held ones where
+    they are: so condition numbers compare, and to hold a coefficient never raises them.
+    """
     letters = {n: data.features[n] for n, s in law.symbols.items() if s.feature}
     values = letters | {k: np.asarray(v) for k, v in to_coefficients(law, theta).items()}
     with np.errstate(all="ignore"):
         predicted = np.broadcast_to(evaluate([law.loss], values)[0], data.n)
         if not (np.isfinite(predicted).all() and (predicted > 0).all()):
             return np.full((len(theta), len(theta)), np.inf)
-        exact = model(law, Data(letters, predicted), objective("log_l2"), centred=centred)
+        exact = model(law, Data(letters, predicted), objective("log_l2"))
         local = exact.local(exact.enter(theta[None]), np.ones((1, data.n)), False)
-    return local.hessian[0]
+    along = np.linalg.qr(exact.enter(np.eye(len(theta)))[~held].T).Q
+    return np.asarray(along.T @ local.hessian[0] @ along)
 
 
 def condition_number(params: Array, tokens: Array) -> float:
@@ -103,35 +124,82 @@ def condition_number(params: Array, tokens: Array) -> float:
 
 def refuse_line(features: dict[str, Array]) -> None:
     """Raises Refusal if a feature has one value, or all points lie on one power-law line."""
-    if found := obstacles(features):
+    found = [_one_value(name, features[name], "its exponent") for name in _single(features)]
+    if found := found or _line(features):
         raise Refusal(" ".join(found))
 
 
-def obstacles(features: dict[str, Array]) -> list[str]:
-    """Why no number of runs like these can tell the exponents apart, each with what would."""
+def obstacles(law: Law, data: Data, goal: Objective, held: Fixed, known: Mask) -> list[str]:
+    """Why no number of runs like these can determine the law's coefficients, each with what would.
+
+    `known` coefficients (held, or under a prior) need no runs. A feature of one value is in the
+    way where several values would determine more combinations of the others: not the unique
+    tokens of `data_constrained`, say, of which the runs vary the share that they see.
+    """
+    columns = {s.column: data.features[name] for name, s in law.symbols.items() if s.feature}
+    single = _single(columns)
+    found = []
+    if single:
+        starts = grid_starts(law, data, np.ones(data.n), goal, held.mask, held.theta)[:STARTS]
+        here = _most(law, _scattered(law, data, ""), starts, known)
+        for column in single:
+            more = _most(law, _scattered(law, data, column), starts, known)
+            if more.rank > here.rank:
+                untold = [name for name in here.names if name not in more.names]
+                found.append(_one_value(column, columns[column], listed(untold)))
+    return found or _line({c: values for c, values in columns.items() if c not in single})
+
+
+def _most(law: Law, data: Data, starts: Array, known: Mask) -> _Open:
+    """What the rows leave open at the one of several θ where they determine most."""
+    return max((_open(law, data, theta, known) for theta in starts), key=lambda found: found.rank)
+
+
+def _scattered(law: Law, data: Data, varied: str) -> Data:
+    """Points all over the range of each feature, so that nothing is open for want of rows; the
+    column `varied` in them has more than its one value."""
+    rng = np.random.default_rng(0)
+    features = {}
+    for letter, values in data.features.items():
+        low, high = np.log(values.min()), np.log(values.max())
+        if law.symbols[letter].column == varied:
+            low, high = low - 1.0, high + 1.0
+        features[letter] = np.exp(rng.uniform(low, high, POINTS))
+    return Data(features, np.ones(POINTS))
+
+
+def _single(features: Mapping[str, Array]) -> list[str]:
+    return [name for name, values in features.items() if np.ptp(np.log(values)) < 1e-6]
+
+
+def _one_value(name: str, values: Array, untold: str) -> str:
+    return (
+        f"{name} has one distinct value ({values[0]:g}), so that these runs cannot determine "
+        f"{untold}. Give runs at two or more {name}."
+    )
+
+
+def _line(features: Mapping[str, Array]) -> list[str]:
+    """That all points lie on one power-law line, or surface of more features."""
+    if len(features) < 2:
+        return []
     logs = {name: np.log(values) for name, values in features.items()}
-    single = [name for name, log in logs.items() if np.ptp(log) < 1e-6]
-    if single or len(logs) < 2:
-        return [
-            f"{name} has one distinct value ({features[name][0]:g}); its exponent cannot be told. "
-            f"Give runs at two or more {name}."
-            for name in single
-        ]
     centred = np.stack([log - log.mean() for log in logs.values()], axis=1)
     decomposition = np.linalg.svd(centred / np.sqrt(len(centred)), full_matrices=False)
     if decomposition.S[-1] >= RAY_WIDTH:
         return []
     names = list(features)
     normal = decomposition.Vh[-1]
-    if len(names) == 2:
-        slope = -normal[0] / normal[1] if normal[1] else np.inf
-        k = np.exp(np.mean(logs[names[1]] - slope * logs[names[0]]))
-        line = f"{names[1]} = {k:.3g}·{names[0]}" + (
-            "" if abs(slope - 1) < 0.02 else f"^{slope:.2f}"
-        )
-    else:
-        line = "one power-law surface of " + ", ".join(names)
+    if len(names) > 2:
+        return [
+            f"all runs lie on one power-law surface of {listed(names)}, which cannot separate the "
+            f"exponents. Add runs in which one of them differs and the others do not."
+        ]
+    slope = -normal[0] / normal[1] if normal[1] else np.inf
+    k = np.exp(np.mean(logs[names[1]] - slope * logs[names[0]]))
+    power = "" if abs(slope - 1) < 0.02 else f"^{slope:.2f}"
+    example = ", e.g. 10, 20 and 40 tokens per parameter" * (set(names) == {"params", "tokens"})
     return [
-        f"all runs lie on one ray, {line}, which cannot separate the exponents. "
-        "Add runs with another ratio, e.g. 10, 20 and 40 tokens per parameter."
+        f"all runs lie on one ray, {names[1]} = {k:.3g}·{names[0]}{power}, which cannot separate "
+        f"the exponents. Add runs at other ratios of {names[1]} to {names[0]}{example}."
     ]

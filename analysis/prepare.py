@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from analysis.constraints import Fixed
 from analysis.expression import Array
 from analysis.identifiability import obstacles
 from analysis.judgement import points
 from analysis.laws import Law
+from analysis.model import Data
+from analysis.newton import Mask
 from analysis.objective import Objective
 from analysis.runs.table import standardise
 from scaling.store.records import Refusal
@@ -16,8 +19,14 @@ from scaling.store.records import Refusal
 SPARE_ROWS = 2  # rows beyond the coefficients; fewer leave no residual to judge by
 
 
-def prepare(law: Law, table: pd.DataFrame, goal: Objective, held: int = 0) -> pd.DataFrame:
-    """The rows with the law's columns as floats; `flops` is always 6·N·D of this table's N."""
+def prepare(
+    law: Law, table: pd.DataFrame, goal: Objective, held: Fixed, known: Mask
+) -> pd.DataFrame:
+    """The rows with the law's columns as floats; `flops` is always 6·N·D of this table's N.
+
+    `held` coefficients are not fitted, and `known` ones (held, or under a prior) need no runs.
+    Raises Refusal for rows that the law cannot be fitted to, with all that stands in the way.
+    """
     counted = "params" in table or "params_total" in table
     derived = "flops" in law.features and counted and "tokens" in table
     derived = derived and law.target not in ("params", "tokens")  # there they are the answer
@@ -33,15 +42,21 @@ def prepare(law: Law, table: pd.DataFrame, goal: Objective, held: int = 0) -> pd
         rows["flops"] = 6 * rows["params"] * rows["tokens"]
     _refuse_sweep(law, rows)
     _refuse_constant(law, rows)
-    free = len(law.coefficients) - held
-    if free:  # a law that is given whole is only set against the rows
-        _refuse_few(law, rows, free)
+    if not held.mask.all():  # a law that is given whole is only set against the rows
+        _refuse_few(law, rows, goal, held, known)
     return rows
 
 
-def _refuse_few(law: Law, rows: pd.DataFrame, free: int) -> None:
+def data_of(law: Law, rows: pd.DataFrame) -> Data:
+    """The columns of prepared `rows` that the law is fitted to."""
+    features = {n: rows[s.column].to_numpy() for n, s in law.symbols.items() if s.feature}
+    return Data(features, rows[law.target].to_numpy())
+
+
+def _refuse_few(law: Law, rows: pd.DataFrame, goal: Objective, held: Fixed, known: Mask) -> None:
     """Raises Refusal with all that stands in the way, first what no more of the same would mend."""
-    found = obstacles({column: rows[column].to_numpy() for column in law.features})
+    found = obstacles(law, data_of(law, rows), goal, held, known)
+    free = int((~held.mask).sum())
     need = f"{law.name} has {free} free coefficients and needs at least "
     count = points(law, rows)
     if len(rows) < free + SPARE_ROWS:
