@@ -180,7 +180,9 @@ def fit(
     found = replace(found, cautions=cautions)
     if not checks or bootstrap == 0 or found.status is Status.FAILED:
         return found
-    checked = diagnose(law, rows, data, weight, goal, problem, best.point, held.mask)
+    checked = diagnose(
+        law, rows, data, weight, goal, problem, best.point, held, prior or {}, clusters
+    )
     return replace(found, diagnostics=checked)
 
 

@@ -78,13 +78,14 @@ def doubts(fit: Estimate) -> list[str]:
     lines = []
     exact = fit.rmse_log < EXACT
     if len(checks.profile) and not exact:
-        floor = next(c for c in fit.law.coefficients if c in checks.profile.columns[1:2])
+        floor = next(name for name in fit.law.floors if name not in fit.fixed)
         lines.append(_profile(fit, checks.profile, floor))
     table = checks.sensitivity
     moves: dict[str, list[_Move]] = {}
     for name in fit.law.coefficients:
         se = fit.se[name]
-        if fit.law.symbols[name].intercept or name in fit.fixed or not se > 0:
+        intercept = fit.law.symbols[name].intercept and name not in fit.law.floors
+        if intercept or name in fit.fixed or not se > 0:
             continue
         first = float(table[name].iloc[0])
         for change, value in zip(table["change"][1:], table[name][1:], strict=True):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis.diagnostics import lack_of_fit
-from analysis.fit import Fit, fit, load_fit, save_fit
+from analysis.fit import Fit, Prior, fit, load_fit, save_fit
 from analysis.laws import law
 from analysis.published import published
 from analysis.runs.table import read_runs
@@ -75,18 +75,76 @@ def test_another_count_of_parameters_is_fitted_beside(
     assert other.coefficients["alpha"] < found.coefficients["alpha"] - 0.02
 
 
+def test_a_refit_for_another_threshold_or_count_keeps_all_else_of_the_fit(
+    grid: pd.DataFrame, simulate: Simulate
+) -> None:
+    """A prior that moves E from 1.87 to 1.41 was dropped, and the threshold blamed for it."""
+    runs = simulate(TRUTH, grid, noise=0.01).assign(w=grid["tokens"] ** 0.3)
+    runs["params_matmul"] = 0.9 * runs["params"] - 1e5
+    prior = {"E": Prior(1.4, 0.005)}
+    found = fit(
+        law("chinchilla"), runs, prior=prior, weights="w", fixed={"beta": 0.35}, bootstrap=50
+    )
+    assert found.diagnostics is not None
+    table = found.diagnostics.sensitivity.set_index("change")[list(found.coefficients)]
+    swapped = runs.assign(params=runs["params_matmul"])
+    for change, again in (
+        ("delta 0.0001", found.again(runs, delta=1e-4, bootstrap=0)),
+        ("delta 0.01", found.again(runs, delta=1e-2, bootstrap=0)),
+        ("N = params_matmul", found.again(swapped, bootstrap=0)),
+    ):
+        assert table.loc[change].to_dict() == pytest.approx(again.coefficients, rel=1e-4)
+        assert abs(table.loc[change, "E"] - 1.4) < 0.03
+
+
 def test_lack_of_fit_is_found_where_there_is_some_and_only_there() -> None:
     rng = np.random.default_rng(1)
     x = np.repeat(np.geomspace(1, 100, 12), 10)
     noise = np.exp(rng.normal(0, 0.01, len(x)))
-    cell = np.repeat(np.arange(12), 10)
-    right = lack_of_fit(5 / x**0.3 * noise, 5 / x**0.3, 2, cell)
-    wrong = lack_of_fit((0.2 + 5 / x**0.3) * noise, 5.4 / x**0.27, 2, cell)
+    rows, cell, even = np.arange(120), np.repeat(np.arange(12), 10), np.ones(120)
+    slopes = np.stack([even, np.log(x)], axis=1)  # of a power law
+    right = lack_of_fit(np.log(noise), slopes, even, cell, rows)
+    bent = np.log((0.2 + 5 / x**0.3) * noise / (5.4 / x**0.27))
+    wrong = lack_of_fit(bent, slopes, even, cell, rows)
     assert right is not None and wrong is not None
     assert right.groups == 12 and right.replicates == 120 - 12
+    assert right.independent == pytest.approx(right.replicates)
+    # As by hand: wherever the objective left the coefficients, the best fit of the means counts.
+    means = np.log(noise).reshape(12, 10).mean(axis=1)
+    rest = np.linalg.lstsq(slopes[::10], means, rcond=None)[1].item() * 10 / (12 - 2)
+    pure = np.log(noise).reshape(12, 10).var(axis=1, ddof=1).mean()
+    assert right.f == pytest.approx(rest / pure, rel=1e-9)
+    moved = lack_of_fit(np.log(noise) + slopes @ [0.3, 0.1], slopes, even, cell, rows)
+    assert moved is not None and moved.p_value == pytest.approx(right.p_value, rel=1e-6)
     assert right.replicate_sd == pytest.approx(0.01, rel=0.15)
     assert right.p_value > 0.05
     assert wrong.p_value < 1e-6
+
+
+def test_branches_of_a_trunk_are_no_independent_repeats() -> None:
+    """Five branches a trunk, one trunk at each of eight sizes and a second at three of them; a
+    trunk has .7 of the noise, as in the reference study."""
+    size, budget = (x.ravel() for x in np.mgrid[0:11, 0:5])
+    trunk, size = size, np.where(size < 8, size, size - 6)
+    cell, rows = 5 * size + budget, np.arange(55)
+    slopes = np.stack([size**0, size, size**2, budget, budget**2], axis=1).astype(float)
+    even, weights = np.ones(55), np.where(budget == 0, 0.1, 1.225)
+    rng, alarms = np.random.default_rng(0), np.zeros(4)
+    for _ in range(300):
+        shared, own = rng.normal(size=11)[trunk] * 0.7**0.5, rng.normal(size=55) * 0.3**0.5
+        noise, heavy = 0.01 * (shared + own), 0.01 * (shared + own) / weights**0.5
+        tests = [
+            lack_of_fit(noise, slopes, even, cell, rows),  # as if independent
+            lack_of_fit(noise, slopes, even, cell, trunk),
+            lack_of_fit(heavy, slopes, weights, cell, trunk),
+            lack_of_fit(heavy, slopes, even, cell, rows),  # as if of one accuracy
+        ]
+        alarms += [test is not None and test.p_value < 0.05 for test in tests]
+        assert tests[1] is not None and tests[1].independent is not None
+        assert tests[1].independent <= tests[1].replicates == 15
+    # Of 300, at a nominal 5%: 15, and 8 either way by chance.
+    assert alarms[0] > 30 and alarms[3] > 30
+    assert alarms[1] < 20 and alarms[2] < 20
 
 
 @pytest.mark.parametrize(
