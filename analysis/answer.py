@@ -28,7 +28,12 @@ from analysis.fit import Fit, Status
 from analysis.forecast import run_spans, scale_of
 from analysis.laws import Law
 from analysis.limited import Limited, limit
-from analysis.optimum import FLOPS_PER_PARAM_TOKEN, compute_optimal, require_params_and_tokens
+from analysis.optimum import (
+    FLOPS_PER_PARAM_TOKEN,
+    Optimum,
+    compute_optimal,
+    require_params_and_tokens,
+)
 from analysis.solve import FLOPS_PER_PARAM_SERVED, Ask, cheapest, solve
 from analysis.units import Span, decimal, scientific
 from analysis.valley import Valley
@@ -127,7 +132,7 @@ def answer(
     _refuse_below_data(source, ask)
     best = solve(law, source.coefficients, ask)
     if not bool(best.interior):
-        raise NoOptimum(_why_none(source, ask))
+        raise NoOptimum(_why_none(source, ask, best))
     # What is given is given: not its logarithm and back.
     params = float(best.params) if ask.params is None else ask.params
     tokens = float(best.tokens) if ask.tokens is None else ask.tokens
@@ -256,20 +261,26 @@ def _refuse_below_data(source: Source, ask: Ask) -> None:
         )
 
 
-def _why_none(source: Source, ask: Ask) -> str:
-    floor = source.coefficients.get("E", 0.0)
+def _why_none(source: Source, ask: Ask, best: Optimum) -> str:
+    """Why there is no run for `ask`, of which `solve` found `best`, and what to ask instead."""
+    law = source.law
+    floor = sum(source.coefficients[name] for name in law.floors)
     if ask.loss is not None and ask.loss <= floor:
         return (
-            f"loss = {ask.loss:g} is not above the floor E = {decimal(floor)} of "
-            f"{source.law.name}: no amount of compute reaches it. Give a larger loss."
+            f"loss = {ask.loss:g} is not above the floor {' + '.join(law.floors)} = "
+            f"{decimal(floor)} of {law.name}: no amount of compute reaches it. Give a larger loss."
         )
+    if ask.loss is not None and not (np.isfinite(best.params) and np.isfinite(best.tokens)):
+        limits = [name for name in ("params", "tokens", "unique_tokens") if getattr(ask, name)]
+        few = f" with these {' and '.join(limits)}" if limits else ""
+        more = f"more {' or '.join(limits)}, or " if limits else ""
+        return f"{ask}: by {law.name} no run{few} reaches that loss. Give {more}a larger loss."
     if ask.loss is not None:
-        fixed = "params" if ask.params is not None else "tokens"
         return (
-            f"{ask}: by {source.law.name} no run with these {fixed} reaches that loss. Give more "
-            f"{fixed} or a larger loss."
+            f"{ask}: by {law.name} a run of less than one parameter or one token has that loss. "
+            "Give a smaller loss."
         )
     return (
-        f"{ask}: {source.law.name} with these coefficients has no optimum with more than one "
+        f"{ask}: {law.name} with these coefficients has no optimum with more than one "
         "parameter and one token. Give more, or another law."
     )

@@ -11,7 +11,6 @@ import pandas as pd
 from analysis.estimate import Status
 from analysis.identifiability import Design
 from analysis.laws import LAWS, Law
-from analysis.model import is_floor
 from analysis.newton import Mask
 from analysis.runs.cells import cells
 from analysis.runs.rows import listed
@@ -21,7 +20,13 @@ from analysis.uncertainty import Uncertainty
 WIDE = 20.0  # an interval spanning more than this factor pins nothing down
 OPEN_FLOOR = 0.75  # of the smallest loss: so does a floor's interval that is longer
 MIDDLE = 0.41  # of a normal's 90% interval is its middle half
-NO_FLOOR = 0.01  # of the smallest loss: a floor that may be less may be nothing
+NO_FLOOR = 0.01  # of the smallest loss: a floor whose interval begins lower may be 0
+DIFFERENT = 1.05  # a ratio of losses at one point that no seed makes
+_BEST = {  # of one variable, the runs that the others hold back least
+    "params": "the runs of most tokens alone",
+    "tokens": "the runs of the largest models alone",
+    "flops": "the run of least loss at each flops alone",
+}
 
 
 class Verdict(NamedTuple):
@@ -110,12 +115,13 @@ def _vague(law: Law, name: str, spread: Uncertainty, smallest: float) -> bool:
     Not by the tails alone: which few draws end in another valley changes with the resampling.
     """
     symbol = law.symbols[name]
-    if spread.interval.method == "none" or symbol.intercept:
+    floor = name in law.floors  # judged as one even where it was given as an amplitude
+    if spread.interval.method == "none" or (symbol.intercept and not floor):
         return False
     spans = [(*spread.interval.coefficients[name], 1.0)]
     if spread.interval.method == "bootstrap":
         spans.append((*np.percentile(spread.draws[name], [25, 75]), MIDDLE))
-    if is_floor(law, name):
+    if floor:
         return all(not high - low < OPEN_FLOOR * smallest * part for low, high, part in spans)
     return symbol.lower == 0.0 and all(not high < WIDE**part * low for low, high, part in spans)
 
@@ -123,25 +129,26 @@ def _vague(law: Law, name: str, spread: Uncertainty, smallest: float) -> bool:
 def no_floor(law: Law, spread: Uncertainty, settled: Sequence[str], smallest: float) -> list[str]:
     """Floors that other resamples of the runs would do without."""
     return [
-        f"{name} may be nothing (its interval begins at {low:.2g}): how far the loss can fall "
-        "beyond these runs is open"
+        f"{name} may be 0 (its interval begins at {low:.2g}): these runs do not say how far the "
+        f"loss can fall beyond them. Add runs of more {' and '.join(law.features)}"
         for name, (low, _) in spread.interval.coefficients.items()
-        if is_floor(law, name) and name not in settled
-        and low < NO_FLOOR * smallest
-    ]  # fmt: skip
+        if name in law.floors and name not in settled and low < NO_FLOOR * smallest
+    ]
 
 
 def regime(law: Law, rows: pd.DataFrame) -> list[str]:
     """A law of one variable, fitted where another varies too."""
-    if len(law.features) != 1 or law.features[0] not in ("params", "tokens", "flops"):
+    if len(law.features) != 1 or law.features[0] not in _BEST or law.target != "loss":
         return []
     if not {"params", "tokens"} <= set(rows.columns):
         return []
-    repeated = rows.groupby(law.features[0])[law.target].agg(lambda x: x.max() / x.min()).max()
-    single = rows[law.features[0]].nunique() == len(rows)
-    if not single and repeated > 1.05:
-        return [
-            f"runs with equal {law.features[0]} differ by {repeated - 1:.0%} in {law.target}: "
-            f"{law.name} holds for {law.note}; select those rows with --where"
-        ]
-    return []
+    column = law.features[0]
+    repeated = rows.groupby(column)[law.target].agg(lambda x: x.max() / x.min()).max()
+    single = rows[column].nunique() == len(rows)
+    if single or repeated <= DIFFERENT:
+        return []
+    return [
+        f"runs of equal {column} differ by up to {repeated - 1:.0%} in loss, and {law.name} is a "
+        f"law of {column} alone: it passes between them and describes none. Fit {_BEST[column]} "
+        "(select rows with --where), or a law of params and tokens, e.g. chinchilla"
+    ]

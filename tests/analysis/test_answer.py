@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from analysis.answer import answer
+from analysis.expression import amplitude, exponent, feature, floor
 from analysis.fit import Fit, fit
 from analysis.forecast import predict
-from analysis.laws import law
+from analysis.laws import Law, law
 from analysis.published import published
 from analysis.recommend import to_json, to_text
 from analysis.solve import Ask
@@ -99,6 +100,23 @@ def test_a_loss_at_or_below_the_floor_is_refused_with_the_floor():
 def test_a_loss_that_a_size_cannot_reach_is_refused_with_the_size():
     with pytest.raises(Refusal, match=r"loss 1\.8, 700M parameters: .* Give more params"):
         answer(published("chinchilla-2022"), Ask(loss=1.8, params=7e8))
+
+
+def test_a_loss_that_no_run_has_is_refused_by_what_the_question_says():
+    """Not by a number of tokens that nobody gave, nor by a floor that must be called E."""
+    N, D = feature("N", "params"), feature("D", "tokens")
+    mine = Law("mine", floor("L_0") + amplitude("A") / N ** exponent("a")
+               + amplitude("B") / D ** exponent("b"), source="a test")  # fmt: skip
+    truth = published("chinchilla-2022")
+    names = dict(zip(mine.coefficients, truth.coefficients.values(), strict=True))
+    own = replace(truth, law=mine, coefficients=names)
+    with pytest.raises(Refusal, match=r"not above the floor L_0 = 1\.690 of mine"):
+        answer(own, Ask(loss=1.6))
+    for source in (own, truth):
+        with pytest.raises(Refusal, match=r"less than one parameter or one .* a smaller loss"):
+            answer(source, Ask(loss=4000.0))
+    with pytest.raises(Refusal, match=r"no run with these unique_tokens reaches"):
+        answer(published("muennighoff-2023"), Ask(loss=2.0, unique_tokens=1e6))
 
 
 def test_a_budget_below_every_run_is_refused(fitted):

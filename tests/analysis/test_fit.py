@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -347,6 +348,28 @@ def test_the_summary_shows_no_digit_the_interval_does_not_support(noisy: Fit) ->
     low, high = noisy.interval.coefficients["alpha"]
     assert abs(float(row.split()[1]) - noisy.coefficients["alpha"]) <= (high - low) / 4
     assert len(row.split()[1]) <= 5
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("m1", "m1 is a law of tokens alone: .* Fit the runs of the largest models alone"),
+        ("bnsl_1", "bnsl_1 is a law of tokens alone: .* Fit the runs of the largest models alone"),
+        ("kaplan_n_floor", "law of params alone: .* Fit the runs of most tokens alone"),
+        ("kaplan_c", "law of flops alone: .* Fit the run of least loss at each flops alone"),
+    ],
+)
+def test_a_law_of_one_variable_says_what_it_passes_over_and_which_runs_it_is_for(
+    name: str, said: str, grid: pd.DataFrame, simulate: Simulate
+) -> None:
+    runs = simulate(published("besiroglu-2024"), grid, noise=0.01)
+    (warning,) = (w for w in fit(law(name), runs, bootstrap=0).warnings if "differ by" in w)
+    assert re.search(said, warning) and "chinchilla" in warning
+    column = law(name).features[0]
+    if name in ("m1", "kaplan_n_floor"):  # its best runs alone are what it is for
+        other = "tokens" if column == "params" else "params"
+        best = runs[runs[other] == runs[other].max()]
+        assert not any("differ by" in w for w in fit(law(name), best, bootstrap=0).warnings)
 
 
 def test_all_that_stands_in_the_way_is_said_first_what_more_runs_would_not_mend(
