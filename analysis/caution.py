@@ -14,6 +14,7 @@ from analysis.fit import Fit, Status
 from analysis.laws import Law
 from analysis.limited import Limited
 from analysis.published import Published
+from analysis.summary import LACKING
 from analysis.units import Span, count_of, decimal, factor, human
 from analysis.valley import Valley
 
@@ -27,7 +28,6 @@ OUTSIDE = 0.3  # decades by which N or D may lie further out than the compute do
 # × the valley's residuals, of runs left out of either. Errors of a law's form as large as the runs'
 # own scatter leave √2 times it; from twice on they are the larger part.
 MISFITS = 2.0
-LACKING = 0.01  # p-value of the lack of fit, as the fit's own summary has it
 
 
 def source_warnings(source: Source) -> list[str]:

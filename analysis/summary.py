@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from analysis.diagnostics import LackOfFit
 from analysis.estimate import Estimate
 from analysis.tradeoff import flat_with
 from analysis.units import count_of, counted, decimal, human
@@ -15,6 +16,8 @@ from analysis.units import count_of, counted, decimal, human
 # An rms log residual of runs that lie on the law, where a held floor costs any factor of nothing;
 # and a share of a coefficient: a change of less says nothing of the answer.
 EXACT, MATTERS = 1e-6, 1e-3
+LACKING = 0.01  # p-value from which the law misses by more than chance
+ALIKE = 0.9  # of the repeated runs: independent ones that are as good, from which they are shown
 
 
 def summary(fit: Estimate) -> str:
@@ -106,18 +109,16 @@ def doubts(fit: Estimate) -> list[str]:
             f"{decimal(m.after, fit.interval.coefficients[m.name])}"
             for m in shown
         ]
-        lines.append(f"{change}: {', '.join(parts)}: decide which is right")
+        lines.append(f"{change}: {', '.join(parts)}: the answer rests on it, decide which is right")
     if ranked and not large:
         change, all_moves = ranked[0]
         most = max(all_moves)
-        lines.append(f"most sensitive: {change} moves {most.name} by {most.size:.1f} SE")
+        lines.append(
+            f"most sensitive: {change} moves {most.name} by {most.size:.1f} standard errors"
+        )
     test = checks.lack_of_fit
     if test is not None:
-        verdict = "the law misses by more than that" if test.p_value < 0.01 else "no lack of fit"
-        lines.append(
-            f"{counted(test.replicates, 'repeated run')}: scatter of {test.replicate_sd:.2g} in "
-            f"log loss, {verdict} (p = {test.p_value:.2g})"
-        )
+        lines.append(_repeats(test))
     return lines
 
 
@@ -130,7 +131,25 @@ def _profile(fit: Estimate, profile: pd.DataFrame, floor: str) -> str:
         for value, cost in zip(profile[floor], profile["objective"], strict=True)
         if cost > least
     ]
-    return f"{floor} held at, and what it costs: " + " · ".join(parts)
+    return f"{floor} held at other values, and by how much the rows then fit worse: " + " · ".join(
+        parts
+    )
+
+
+def _repeats(test: LackOfFit) -> str:
+    """What repeated runs say of the law, and how many independent ones that rests on."""
+    independent = test.independent or test.replicates
+    alike = independent < ALIKE * test.replicates
+    worth = (
+        f" of trunks that they share (worth {independent:.0f} independent ones)" if alike else ""
+    )
+    verdict = "no lack of fit"
+    if test.p_value < LACKING:
+        verdict = "the law misses by more than that, so compare it with others (scaling compare)"
+    return (
+        f"{counted(test.replicates, 'repeated run')}{worth}: scatter of {test.replicate_sd:.2g} in "
+        f"log loss, {verdict} (p = {test.p_value:.2g})"
+    )
 
 
 def _more(ratio: float) -> str:

@@ -50,8 +50,8 @@ def read_runs(
 ) -> pd.DataFrame:
     """The run table at `path` with float64 columns `params`, `tokens`, `loss` and all others.
 
-    Only rows that meet every condition of `where`, in which `params`, `tokens` and `loss` are in
-    the units of the result, and any other column is as the file has it. A folder means its
+    Only rows that meet all of `conditions` ("loss>0"), in which `params`, `tokens` and `loss` are
+    in the units of the result, and any other column is as the file has it. A folder means its
     `runs.parquet`, else its `runs.csv`.
 
     `params` is taken from `params_column`, else `params`, else `params_total`, else the only
