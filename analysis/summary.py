@@ -109,7 +109,7 @@ def doubts(fit: Estimate) -> list[str]:
             f"{decimal(m.after, fit.interval.coefficients[m.name])}"
             for m in shown
         ]
-        lines.append(f"{change}: {', '.join(parts)}: the answer rests on it, decide which is right")
+        lines.append(f"{change}: {', '.join(parts)}: decide which is right")
     if ranked and not large:
         change, all_moves = ranked[0]
         most = max(all_moves)
@@ -131,18 +131,14 @@ def _profile(fit: Estimate, profile: pd.DataFrame, floor: str) -> str:
         for value, cost in zip(profile[floor], profile["objective"], strict=True)
         if cost > least
     ]
-    return f"{floor} held at other values, and by how much the rows then fit worse: " + " · ".join(
-        parts
-    )
+    return f"the rows fit worse with {floor} held at: " + " · ".join(parts)
 
 
 def _repeats(test: LackOfFit) -> str:
     """What repeated runs say of the law, and how many independent ones that rests on."""
     independent = test.independent or test.replicates
     alike = independent < ALIKE * test.replicates
-    worth = (
-        f" of trunks that they share (worth {independent:.0f} independent ones)" if alike else ""
-    )
+    worth = f" (worth {independent:.0f} independent ones: they share trunks)" if alike else ""
     verdict = "no lack of fit"
     if test.p_value < LACKING:
         verdict = "the law misses by more than that, so compare it with others (scaling compare)"
