@@ -49,7 +49,7 @@ class Law:
     name: str
     loss: Expr
     source: str
-    note: str = ""  # where the law holds, when that is not "everywhere"
+    note: str = ""  # what else to know: where it holds, what its letters mean
     target: str = "loss"  # column the law predicts
     text: str = ""  # the formula in words of its own, where written out it would not be read
     within: str = ""  # a simpler law of the registry with some of the same coefficients
