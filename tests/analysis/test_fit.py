@@ -20,7 +20,6 @@ from analysis.search import Optimum
 from scaling.store.records import Refusal
 
 Simulate = Callable[..., pd.DataFrame]
-REFERENCES = Path(__file__).resolve().parents[2] / "results/reference"
 
 
 @pytest.mark.parametrize("name", ["chinchilla-2022", "besiroglu-2024"])
@@ -254,7 +253,7 @@ def test_units_that_look_wrong_are_warned_of_by_the_fit(
 
 
 def test_which_valley_a_few_draws_end_in_does_not_decide_the_status() -> None:
-    runs = read_runs(REFERENCES / "quickstart")
+    runs = read_runs(Path(__file__).with_name("two_long_trunks.csv"))
     low, seen = [], set()
     for seed in range(4):
         found = fit(law("chinchilla"), runs, bootstrap=200, seed=seed, checks=False)

@@ -19,7 +19,6 @@ from analysis.search import descend
 from analysis.uncertainty import clusters_of, resamples
 
 TRUTH = published("besiroglu-2024")
-REFERENCE = Path(__file__).resolve().parents[2] / "results/reference"
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +140,9 @@ def test_small_tables_are_warned_of_by_their_number(rows: int, trunks: int, warn
 
 @pytest.fixture(scope="module")
 def flat() -> pd.DataFrame:
-    """Seventeen small runs, of which half the refits end in a flat valley."""
-    return read_runs(REFERENCE / "quickstart/runs.csv")
+    """Seventeen runs of tiny models, of which half the refits end in a flat valley: two of twelve
+    trunks alone go beyond the smallest number of tokens."""
+    return read_runs(Path(__file__).with_name("two_long_trunks.csv"))
 
 
 def test_refits_in_a_flat_valley_are_followed_to_its_end(flat: pd.DataFrame) -> None:
