@@ -79,7 +79,7 @@ class Noise:
 
 
 # results/reference/isoflop by `noise_of`: 28 pairs of runs of 29k to 603k parameters; together
-# .8%, and .9% in results/reference/quickstart. Runs at lower losses differ less.
+# .8%, and 1.1% in results/reference/quickstart. Runs at lower losses differ less.
 REFERENCE = Noise(shared=0.0066, own=0.0043)
 MOST_ALIKE = 0.99  # of the variance that a trunk's branches can be found to share
 
