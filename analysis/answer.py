@@ -8,23 +8,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from analysis.caution import (
     By,
+    Lost,
     Source,
+    distance,
     distance_warnings,
     floor_warnings,
-    lost_draws_warnings,
+    lost_warnings,
     range_warnings,
+    refuse_failed,
     repeat_warnings,
     source_warnings,
 )
 from analysis.derived import percentiles, values_over_draws
 from analysis.expression import Array
-from analysis.fit import Fit, Status
+from analysis.fit import Fit
 from analysis.forecast import run_spans, scale_of
 from analysis.laws import Law
 from analysis.limited import Limited, limit
@@ -159,60 +162,92 @@ def answer(
         warnings=(
             *source_warnings(source),
             *repeat_warnings(law, ask.unique_tokens, tokens),
-            *lost_draws_warnings(lost, level, ask.loss is not None),
+            *lost_warnings(lost, level, ask.loss is not None),
             *distance_warnings(beyond, by),
-            *range_warnings(source, {"params": params, "tokens": tokens}, beyond or 0.0),
+            *range_warnings(source, {"params": params, "tokens": tokens}),
             *floor_warnings(source, loss, level),
         ),
         by=by,
     )
 
 
-def interval_of(source: Source, ask: Ask, level: float) -> tuple[Interval | None, float]:
-    """Intervals of the answer, and the share of draws without one (None and 0 without draws).
+class _Answers(NamedTuple):
+    """What refits answer, on scales on which that varies evenly: a row a refit, (refits, 1)."""
+
+    log_params: Array
+    log_tokens: Array
+    log_ratio: Array  # of tokens to params
+    loss: Array  # on the scale of `scale_of`
+    params_exponent: Array
+
+
+def interval_of(source: Source, ask: Ask, level: float) -> tuple[Interval | None, Lost]:
+    """Intervals of the answer (None without draws), and the refits that have no answer.
 
     N and D are each draw's own answer. The loss is each draw's at the run that answers, as
     `forecast.predict` has it: nobody will train the draw's own best run.
     """
     if not isinstance(source, Fit) or source.draws.empty:
-        return None, 0.0
+        return None, Lost(0, 0, False)
     law = law_for(source, ask)
     point = solve(law, source.coefficients, ask)
     flops = float(FLOPS_PER_PARAM_TOKEN * point.params * point.tokens)
     at = {"params": point.params, "tokens": point.tokens}
-
     to, back = scale_of(source)
 
     def answered(coefficients: Mapping[str, Array]) -> Array:
         best = solve(law, coefficients, ask)
         # A loss that a draw never reaches would need an infinite run.
         missing = ~best.interior & (ask.loss is not None)
-        exponent = _exponent(law, coefficients, flops)
         with np.errstate(divide="ignore", invalid="ignore"):
             log_n, log_d = (
                 np.where(missing, np.inf, np.log(each)) for each in (best.params, best.tokens)
             )
             ratio = np.where(missing, np.nan, np.log(best.tokens / best.params))
         loss = best.loss if ask.loss is not None else law.predict(coefficients, at)
-        return np.concatenate(
-            [log_n, log_d, to(loss), ratio, exponent, 1.0 * ~best.interior], axis=1
-        )
+        exponent = _exponent(law, coefficients, flops)
+        return np.concatenate(_Answers(log_n, log_d, ratio, to(loss), exponent), axis=1)
 
-    values = values_over_draws(source, answered)
-    product = math.log(FLOPS_PER_PARAM_TOKEN) + values[:, :1] + values[:, 1:2]
-    low, high = percentiles(np.concatenate([values, product], axis=1), level)
-    params, tokens, ratio, flops_span = (
-        (float(np.exp(low[k])), float(np.exp(high[k]))) for k in (0, 1, 3, 6)
-    )
-    exponent = (float(low[4]), float(high[4]))
-    ends = back(low[2:3]), back(high[2:3])
-    loss = (float(ends[0][0]), float(ends[1][0]))
+    drawn = _Answers(*np.split(values_over_draws(source, answered), len(_Answers._fields), axis=1))
+    log_flops = math.log(FLOPS_PER_PARAM_TOKEN) + drawn.log_params + drawn.log_tokens
+    lost = _lost(source, law, ask)
+    endless = ask.loss is not None and lost.told(level)
+    most = math.inf if ask.flops is None else ask.flops / FLOPS_PER_PARAM_TOKEN
+
+    def within(logs: Array, least: float, most: float) -> Span:
+        low, high = (float(np.exp(end[0])) for end in percentiles(logs, level))
+        return min(max(low, least), most), math.inf if endless else min(max(high, least), most)
+
+    def size(logs: Array, given: float | None) -> Span:
+        # Of a whole run: a jackknife's linear spread knows no bounds.
+        return within(logs, 1.0, most) if given is None else (given, given)
+
+    low, high = percentiles(drawn.loss, level)
+    loss = (float(back(low)[0]), float(back(high)[0]))
     run: Span | None = loss
     if ask.loss is None:
-        far = np.array([decades_beyond_data(source, flops) or 0.0])
-        [run] = run_spans(source, np.array([float(point.loss)]), *ends, far, level)
-    interval = Interval(level, flops_span, params, tokens, loss, run, ratio, exponent)
-    return interval, float(np.mean(values[:, 5] > 0.5))
+        far = distance(source, {**at, "flops": flops})
+        [run] = run_spans(source, np.array([float(point.loss)]), back(low), back(high), far, level)
+    low, high = percentiles(drawn.params_exponent, level)
+    interval = Interval(
+        level=level,
+        flops=within(log_flops, 0.0, math.inf) if ask.flops is None else (ask.flops, ask.flops),
+        params=size(drawn.log_params, ask.params),
+        tokens=size(drawn.log_tokens, ask.tokens),
+        loss=loss,
+        run_loss=run,
+        tokens_per_param=within(drawn.log_ratio, 1 / most if most < math.inf else 0.0, most),
+        params_exponent=(float(low[0]), float(high[0])),
+    )
+    return interval, lost
+
+
+def _lost(source: Fit, law: Law, ask: Ask) -> Lost:
+    """Of a jackknife the refits themselves are counted: its draws are no refits."""
+    jackknifed = source.interval.method == "jackknife" and len(source.left_out) > 0
+    refits = source.left_out if jackknifed else source.draws
+    best = solve(law, {n: refits[n].to_numpy()[:, None] for n in source.coefficients}, ask)
+    return Lost(int((~best.interior).sum()), len(refits), jackknifed)
 
 
 def decades_beyond_data(source: Source, flops: float) -> float | None:
@@ -239,11 +274,7 @@ def law_for(source: Source, ask: Ask) -> Law:
     """
     law = source.law if ask.unique_tokens is None else limit(source.law, ask.unique_tokens)
     require_params_and_tokens(law)
-    if isinstance(source, Fit) and source.status is Status.FAILED:
-        raise Refusal(
-            f"the fit of {source.law.name} has status = failed ({source.reason}), so its "
-            "coefficients recommend nothing. Fit again with more or better runs."
-        )
+    refuse_failed(source)
     return law
 
 

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from analysis.derived import percentiles
+from analysis.expression import Array
 from analysis.fit import Fit, Status
 from analysis.laws import Law
 from analysis.limited import Limited
@@ -17,6 +22,7 @@ from analysis.published import Published
 from analysis.summary import LACKING
 from analysis.units import Span, count_of, decimal, factor, human
 from analysis.valley import Valley
+from scaling.store.records import Refusal
 
 Source: TypeAlias = Fit | Published
 # Where N* is from: the law, the runs' own valley, or a mean of both.
@@ -28,6 +34,15 @@ OUTSIDE = 0.3  # decades by which N or D may lie further out than the compute do
 # × the valley's residuals, of runs left out of either. Errors of a law's form as large as the runs'
 # own scatter leave √2 times it; from twice on they are the larger part.
 MISFITS = 2.0
+
+
+def refuse_failed(source: Source) -> None:
+    """Raises Refusal for a fit that failed."""
+    if isinstance(source, Fit) and source.status is Status.FAILED:
+        raise Refusal(
+            f"the fit of {source.law.name} has status = failed ({source.reason}), so its "
+            "coefficients tell nothing of other runs. Fit again with more or better runs."
+        )
 
 
 def source_warnings(source: Source) -> list[str]:
@@ -112,17 +127,36 @@ def repeat_warnings(law: Law, unique_tokens: float | None, tokens: float) -> lis
     ]
 
 
-def lost_draws_warnings(lost: float, level: float, loss_asked: bool) -> list[str]:
-    """Draws that have no answer: `lost` is their share."""
-    if lost <= (1 - level) / 2:
+@dataclass(frozen=True)
+class Lost:
+    """Refits that have no answer, of all from which its interval comes."""
+
+    count: int
+    of: int
+    jackknifed: bool  # each leaves out one cluster; else they are draws of the bootstrap
+
+    def told(self, level: float) -> bool:
+        """Whether an end of the interval rests on them: one of a jackknife's few is enough."""
+        return self.count > (0 if self.jackknifed else self.of * (1 - level) / 2)
+
+
+def lost_warnings(lost: Lost, level: float, loss_asked: bool) -> list[str]:
+    """How many refits have no answer, and what the interval then says."""
+    if not lost.told(level):
         return []
+    if lost.jackknifed:
+        which = f"{lost.count} of {lost.of} refits without one cluster of runs"
+    else:
+        which = f"{100 * lost.count / lost.of:.2g}% of the draws"
+    reach, have = ("reaches", "has") if lost.jackknifed and lost.count == 1 else ("reach", "have")
     if loss_asked:
         return [
-            f"{100 * lost:.2g}% of the draws never reach that loss: the interval has no upper end."
+            f"{which} never {reach} that loss: the interval has no upper end. Ask for a larger "
+            "loss, or train more runs."
         ]
     return [
-        f"{100 * lost:.2g}% of the draws have no optimum there (all N and no D, or the reverse): "
-        "an end of the interval is only the bound of the search."
+        f"{which} {have} no optimum there (all N and no D, or the reverse): an end of the interval "
+        "is only the bound of the search. Ask for a budget nearer the runs, or train more of them."
     ]
 
 
@@ -179,21 +213,64 @@ def distance_warnings(decades: float | None, by: By) -> list[str]:
     ]
 
 
-def range_warnings(source: Source, answer: Mapping[str, float], decades: float) -> list[str]:
-    """An N or a D further outside the runs than the compute itself: a lopsided run."""
-    if not isinstance(source, Fit):
+def distance(source: Fit, rows: Mapping[str, ArrayLike]) -> Array:
+    """How far each run of `rows` lies outside the fitted runs, in decades; 0 inside.
+
+    Of compute 6·N·D, or of the feature of the law that lies farthest outside: a thousand times the
+    parameters on a thousandth of the tokens is as far out as a thousand times the compute.
+    """
+    names = [name for name in source.law.features if name in rows]
+    if {"params", "tokens"} <= {*names} and "flops" in rows:
+        names.append("flops")
+    far = [outside(source, name, rows[name]) for name in dict.fromkeys(names)]
+    return np.max(np.broadcast_arrays(0.0, *far), axis=0)
+
+
+def outside(source: Fit, name: str, values: ArrayLike) -> Array:
+    """How far `values` of a column lie outside its range in the fitted runs, in decades.
+
+    0 inside, and for a column of which no range is known or that has no logarithm.
+    """
+    span = getattr(source.data, name, None)
+    if name == "flops" and name not in source.law.features:  # 6·N·D, whatever the table counts
+        most = source.data.flops_max
+        span = None if most is None else (0.0, most)  # how little is told by N and D
+    elif span is None and name in source.table:
+        span = (float(source.table[name].min()), float(source.table[name].max()))
+    numbers = np.atleast_1d(np.asarray(values, dtype=float))
+    if span is None or not span[1] > 0:
+        return np.zeros(len(numbers))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        far = np.fmax(np.log10(numbers / span[1]), np.log10(span[0] / numbers))
+    return np.where(np.isfinite(far), np.maximum(far, 0.0), 0.0)
+
+
+def range_warnings(source: Source, rows: Mapping[str, ArrayLike]) -> list[str]:
+    """An N or a D further outside the runs than the compute 6·N·D itself: a lopsided run.
+
+    `rows` are columns, or the numbers of one run; a law of N or D alone says how far itself.
+    """
+    if not isinstance(source, Fit) or not {"params", "tokens"} <= {*rows}:
         return []
+    columns = {n: np.atleast_1d(np.asarray(rows[n], dtype=float)) for n in ("params", "tokens")}
+    compute = outside(source, "flops", 6 * columns["params"] * columns["tokens"])
     said = []
     for name, word in (("params", "N"), ("tokens", "D")):
         span = getattr(source.data, name)
-        if span is None or name not in answer:  # a law of the other alone
+        if span is None:
             continue
-        beyond = max(math.log10(answer[name] / span.high), math.log10(span.low / answer[name]))
-        if beyond > decades + OUTSIDE:
-            said.append(
-                f"{word} = {human(answer[name])} lies {beyond:.1f} decades outside the runs "
-                f"({human(span.low)} … {human(span.high)}), further than the compute does."
-            )
+        values = columns[name]
+        far = outside(source, name, values)
+        lopsided = far > compute + OUTSIDE
+        if not lopsided.any():
+            continue
+        worst = int(np.argmax(np.where(lopsided, far, -np.inf)))
+        of = "" if len(values) == 1 else f"{int(lopsided.sum())} of {len(values)} rows: "
+        most = "" if len(values) == 1 else "up to "
+        said.append(
+            f"{of}{word} = {human(values[worst])} lies {most}{far[worst]:.1f} decades outside the "
+            f"runs ({human(span.low)} … {human(span.high)}), further than the compute does."
+        )
     return said
 
 

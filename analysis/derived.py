@@ -43,7 +43,8 @@ def values_over_draws(fit: Fit, quantity: Quantity) -> Array:
         return linear
     left_out = quantity({k: fit.left_out[k].to_numpy()[:, None] for k in fit.coefficients})
     clusters = len(left_out)
-    deviation = left_out - left_out.mean(axis=0)
+    with np.errstate(invalid="ignore"):  # infinite in a refit without an answer
+        deviation = left_out - left_out.mean(axis=0)
     rng = np.random.default_rng(0)
     freedom = max(clusters - 3, 1)  # as the fit's own jackknife has it
     normal = rng.standard_normal((len(fit.draws), clusters)) * np.sqrt((clusters - 1) / clusters)

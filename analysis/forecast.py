@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.caution import (
+    distance,
     floor_warnings,
     range_warnings,
+    refuse_failed,
     repeat_warnings,
     source_warnings,
 )
@@ -46,7 +48,7 @@ class Prediction:
     level: float | None  # of the intervals; null for published coefficients, which have none
     interval: Span | None  # in which a run's loss should fall
     curve: Span | None  # of the fitted curve alone: what the coefficients leave open
-    decades_beyond: float | None  # see `distance`; 0 inside, None: not known
+    decades_beyond: float | None  # see `caution.distance`; 0 inside, None: not known
     target: str = "loss"  # what the law predicts, if something else
 
     @property
@@ -89,10 +91,12 @@ def predict(source: Fit | Published, rows: pd.DataFrame) -> list[Prediction]:
     """The loss at every row of `rows`, which needs the law's columns (`flops` is 6·N·D).
 
     Of more `unique_tokens` than tokens, the tokens are used: none of them repeats. Raises Refusal
-    naming a column that is missing, and `unique_tokens` that are not positive.
+    for a fit that failed, naming a column that is missing, and `unique_tokens` that are not
+    positive.
     """
     if {"params", "tokens"} <= set(rows.columns):
         rows = rows.assign(flops=6.0 * rows["params"] * rows["tokens"])
+    refuse_failed(source)
     missing = [name for name in source.law.features if name not in rows]
     if missing:
         raise Refusal(f"{source.law.name} needs {', '.join(missing)}. Give a --table with it.")
@@ -110,7 +114,9 @@ def predict(source: Fit | Published, rows: pd.DataFrame) -> list[Prediction]:
         low, high = interval_over_draws(
             source, lambda c: to(source.law.predict(c, features)), level
         )
-        far = distance(source, rows)
+        far = distance(
+            source, {"flops": rows["flops"], **features} if "flops" in rows else features
+        )
         curves = _spans(back(low), back(high))
         runs = run_spans(source, losses, back(low), back(high), far, level)
         beyond = [float(each) for each in far]
@@ -143,29 +149,6 @@ def _used(rows: pd.DataFrame) -> Array:
     return np.minimum(unique, rows["tokens"].to_numpy(dtype=float)) if "tokens" in rows else unique
 
 
-def distance(source: Fit, rows: pd.DataFrame) -> Array:
-    """How far each of `rows` lies beyond the fitted runs, in decades; 0 inside.
-
-    Of compute 6·N·D for a law of it, or of N and D, where rows and runs have it; else of the law's
-    own feature that lies farthest beyond its largest value, as of a law of N alone.
-    """
-    fitted, features = source.table, {*source.law.features}
-    by_compute = "flops" in features or {"params", "tokens"} <= features
-    if by_compute and "flops" in rows and source.data.flops_max is not None:
-        largest = {"flops": source.data.flops_max}
-    else:
-        largest = {
-            name: float(fitted[name].max())
-            for name in source.law.features
-            if name in fitted and name in rows and fitted[name].max() > 0
-        }
-    far = np.zeros(len(rows))
-    for name, most in largest.items():
-        with np.errstate(divide="ignore", invalid="ignore"):
-            far = np.fmax(far, np.log10(rows[name].to_numpy(dtype=float) / most))
-    return far
-
-
 def forecast_warnings(
     source: Fit | Published, rows: pd.DataFrame, predictions: Sequence[Prediction]
 ) -> list[str]:
@@ -189,9 +172,10 @@ def forecast_warnings(
             f"{_far(far).capitalize()}: such intervals were checked on published tables, up to "
             f"{CHECKED} decades beyond."
         )
+    columns = {name: [each.features[name] for each in predictions] for name in source.law.features}
+    said += range_warnings(source, columns)
     if len(predictions) == 1:  # of a table each row would have its own
         [only] = predictions
-        said += range_warnings(source, only.features, only.decades_beyond or 0.0)
         said += floor_warnings(source, only.loss, source.interval.level)
     return said
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.caution import assumptions
-from analysis.fit import Fit, fit
+from analysis.fit import Fit, Status, fit
 from analysis.forecast import (
     GROWTH,
     forecast_ends,
@@ -150,6 +152,38 @@ def test_what_is_doubtful_about_the_runs_comes_first(fitted):
     assert "row 3 is off" in doubted.warnings
     doubted = fitted.doubted(["row 3 is off. Leave it out: --where 'loss!=3'"])
     assert "!=3' (an option of `scaling fit`)" in forecast_warnings(doubted, rows, [])[0]
+
+
+def test_a_run_of_the_datas_compute_but_a_thousand_times_as_large_is_not_inside(fitted):
+    rows = pd.DataFrame({"params": [1e9, 1e12], "tokens": [1e10, 1e7]})
+    inside, lopsided = predict(fitted, rows)
+    assert (inside.decades_beyond, lopsided.decades_beyond) == (0, pytest.approx(2.52, abs=0.01))
+    assert "2.5 decades beyond the data" in lopsided.sentence
+    small = predict(fitted, pd.DataFrame({"params": [1e6], "tokens": [1e10]}))[0]
+    assert small.decades_beyond == pytest.approx(2)
+
+
+def test_a_table_has_a_line_for_n_and_one_for_d_however_many_rows_lie_outside(fitted):
+    rows = pd.DataFrame({"params": [1e9, 1e11, 1e12], "tokens": [1e10, 1e8, 1e7]})
+    said = forecast_warnings(fitted, rows, predict(fitted, rows))
+    n, d = (each for each in said if "decades outside the runs" in each)
+    assert n.startswith("2 of 3 rows: N = 1T lies up to 2.5 decades outside the runs (100M … 3B)")
+    assert d.startswith("2 of 3 rows: D = 10M lies up to 2.3 decades outside")
+
+
+def test_a_fit_that_failed_predicts_nothing(fitted):
+    failed = replace(fitted, status=Status.FAILED, reason="no start converged")
+    with pytest.raises(Refusal, match=r"status = failed \(no start converged\).* Fit again"):
+        predict(failed, pd.DataFrame({"params": [1e9], "tokens": [1e10]}))
+
+
+def test_a_weak_fit_says_so_before_it_predicts():
+    two_sizes = runs(np.array([1e8, 3e9]), np.geomspace(2e9, 6e10, 8))
+    weak = fit(law("chinchilla"), two_sizes, bootstrap=50, checks=False)
+    rows = pd.DataFrame({"params": [1e9], "tokens": [1e10]})
+    assert forecast_warnings(weak, rows, predict(weak, rows))[0].startswith(
+        "The fit is weakly identified"
+    )
 
 
 def test_a_largest_run_that_is_missed_beyond_its_interval_is_an_alarm_and_else_none():
