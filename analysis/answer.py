@@ -28,7 +28,6 @@ from analysis.caution import (
 from analysis.derived import percentiles, values_over_draws
 from analysis.expression import Array
 from analysis.fit import Fit
-from analysis.forecast import run_spans, scale_of
 from analysis.laws import Law
 from analysis.limited import Limited, limit
 from analysis.optimum import (
@@ -37,6 +36,7 @@ from analysis.optimum import (
     compute_optimal,
     require_params_and_tokens,
 )
+from analysis.scatter import run_spans, scale_of
 from analysis.solve import FLOPS_PER_PARAM_SERVED, Ask, cheapest, solve
 from analysis.units import Span, decimal, scientific
 from analysis.valley import Valley

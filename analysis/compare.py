@@ -1,14 +1,14 @@
 """Which law forecasts best: fit below a compute cut, score above it.
 
 A lower objective on the rows that were fitted is no evidence; a forecast of rows that were
-not is. Coverage counts how often the interval of the curve held the observed loss: it carries
-the uncertainty of the coefficients alone, so it shows how far a law's form is trusted wrongly.
+not is. Cuts are nested, so that a later run is scored at several of them: it counts once, and
+clusters of later runs, whose errors go together, say how sure a difference between laws is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,13 @@ import pandas as pd
 
 from analysis.expression import Array
 from analysis.fit import Status, fit
+from analysis.forecast import predict
 from analysis.laws import Law
+from analysis.newton import Mask
 from analysis.runs.examine import examine
 from analysis.runs.table import name_of, standardise, usable
+from analysis.uncertainty import JACKKNIFE_FROM, Index, clusters_of
+from analysis.units import Span, counted
 from scaling.store.records import Refusal
 
 SHARES = (0.5, 0.7, 0.85)  # of the rows lie at or below the default cuts
@@ -32,7 +36,8 @@ class Score:
     n_fit: int
     n_test: int
     mean_abs_rel_error: float
-    coverage: float  # of the intervals at the level asked for; NaN without intervals
+    coverage: float  # of later runs, by their forecast intervals (`forecast.predict`); NaN if none
+    curve_coverage: float  # the same by the interval of the curve: the coefficients' alone
     reason: str
 
 
@@ -45,31 +50,66 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """`best` has the lowest error averaged over cuts, among laws scored at all of them.
+class Rival:
+    """A law beside the one of least error, on the same later runs."""
 
-    It is None where fewer than two were: one law is the best of nothing.
-    """
+    law: str
+    error: float  # mean over the later runs, each counted once
+    excess: float  # of that error over the least one
+    interval: Span | None  # of `excess`, at the level of the comparison; None: too few clusters
+
+    @property
+    def separated(self) -> bool:
+        """Whether the runs show its error to be the larger."""
+        return self.interval is not None and self.interval[0] > 0
+
+    def sentence(self, level: float) -> str:
+        """How much larger its error is."""
+        said = f"The error of {self.law} is larger by {self.excess:.2%} of the loss"
+        if self.interval is None:
+            return f"{said}; fewer than {JACKKNIFE_FROM} independent runs give no interval"
+        low, high = self.interval
+        return f"{said}, {level:.0%} interval {low:.2%} … {high:.2%}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The laws at each cut, and how far the runs tell their errors apart."""
 
     cuts: tuple[Cut, ...]
-    best: str | None
+    level: float  # of all intervals
+    least: str  # the law of least error, among those scored at every cut
+    error: float  # its mean over the later runs, each counted once
+    rivals: tuple[Rival, ...]  # the others, by their error; none where one law was scored
+    clusters: int  # of later runs
     warnings: tuple[str, ...] = ()  # of the table's columns, and of intervals that are too narrow
 
     @property
+    def best(self) -> str | None:
+        """The law of least error if the runs separate it from every other; else None."""
+        return self.least if self.rivals and all(each.separated for each in self.rivals) else None
+
+    @property
     def verdict(self) -> str:
-        """Which law forecasts best, by how much and how often, in words."""
-        errors = _errors(self.cuts)
-        means = {name: float(np.mean(each)) for name, each in errors.items()}
-        if self.best is None:
-            (name,) = means
-            alone = f"{name} alone was scored at every cut ({means[name]:.2%} on average)"
-            return f"{alone}: nothing to compare it with. Name other laws with --laws."
-        others = ", ".join(f"{n} {e:.2%}" for n, e in means.items() if n != self.best)
-        least = np.min(list(errors.values()), axis=0)
-        leads = int(np.sum(np.array(errors[self.best]) == least))
+        """Which law forecasts best, by how much, and what that rests on, in words."""
+        if not self.rivals:
+            return (
+                f"{self.least} alone was scored at every cut ({self.error:.2%} on average): "
+                "nothing to compare it with. Name other laws with --laws."
+            )
+        others = ", ".join(f"{each.law} {each.error:.2%}" for each in self.rivals)
+        said = f"Least error above the cuts: {self.least}, {self.error:.2%} on average ({others})."
+        rests = f"from {counted(self.clusters, 'independent later run')}"
+        unclear = [each for each in self.rivals if not each.separated]
+        if not unclear:
+            # Of several the one that is nearest to none.
+            nearest = min(self.rivals, key=lambda each: each.interval[0] if each.interval else 0.0)
+            return f"{said} {nearest.sentence(self.level)}, {rests}."
+        names = " and ".join(each.law for each in unclear)
+        differences = ". ".join(each.sentence(self.level) for each in unclear)
         return (
-            f"Least error above the cuts: {self.best}, {means[self.best]:.2%} on average "
-            f"({others}); the least at {leads} of {len(self.cuts)} cuts."
+            f"{said} But these runs cannot separate it from {names}. {differences}, {rests}. Take "
+            "the law with fewer coefficients, or train larger runs and compare again."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -77,6 +117,10 @@ class Comparison:
         return {
             "cuts": [asdict(cut) for cut in self.cuts],
             "best": self.best,
+            "least": {"law": self.least, "mean_abs_rel_error": self.error},
+            "rivals": [asdict(each) for each in self.rivals],
+            "level": self.level,
+            "clusters": self.clusters,
             "warnings": list(self.warnings),
         }
 
@@ -111,7 +155,9 @@ def compare(
         columns.discard("flops")  # 6·N·D, whatever the table says
     laws = list({law.name: law for law in laws}.values())
     selection = usable(table)
-    rows = standardise(selection.rows, require=sorted(columns))
+    features = {column for law in laws for column in law.features}
+    seen = examine(standardise(selection.rows, require=sorted(columns)), features, laws[0].target)
+    rows = seen.rows
     compute = _compute(rows, laws)
     if cuts is None:
         at = np.quantile(compute, SHARES, method="lower")
@@ -121,7 +167,7 @@ def compare(
                 f"most of the {len(rows)} runs lie at {compute.max():.3g} FLOPs and none above: "
                 "nothing is left to score. Train smaller or larger runs too, or give --cut."
             )
-    scored = []
+    scored, errors = [], []
     for flops in cuts:
         below = compute <= flops
         if below.all() or not below.any():
@@ -131,30 +177,96 @@ def compare(
             )
         settings = {"objective": objective, "delta": delta, "bootstrap": bootstrap,
                     "level": level, "seed": seed, "checks": False}  # fmt: skip
-        scores = (_score(law, rows[below], rows[~below], settings) for law in laws)
-        scored.append(Cut(float(flops), tuple(scores)))
-    features = {column for law in laws for column in law.features}
-    doubts = (*examine(rows, features, laws[0].target).cautions, *selection.warnings)
-    warnings = (*doubts, *_too_narrow(scored, level))
-    return Comparison(tuple(scored), _best(scored), warnings)
+        pairs = [_score(law, rows, below, settings) for law in laws]
+        scored.append(Cut(float(flops), tuple(score for score, _ in pairs)))
+        errors.append([each for _, each in pairs])
+    later = compute > min(cuts)
+    clusters = clusters_of(rows)[later]
+    least, error, rivals = _ranked(
+        laws, _complete(scored, np.stack(errors)[:, :, later]), clusters, level
+    )
+    warnings = (*seen.cautions, *selection.warnings, *_too_narrow(scored, level))
+    return Comparison(
+        tuple(scored), level, least, error, rivals, len(np.unique(clusters)), warnings
+    )
 
 
-def _score(law: Law, seen: pd.DataFrame, later: pd.DataFrame, settings: dict[str, Any]) -> Score:
-    nothing = float("nan")
+def _score(
+    law: Law, rows: pd.DataFrame, below: Mask, settings: dict[str, Any]
+) -> tuple[Score, Array]:
+    """The score of a law fitted to the rows below, and its error at each row above."""
+    seen, later = rows[below], rows[~below]
+    errors, nothing = np.full(len(rows), np.nan), float("nan")
+    unfitted = Score(law.name, len(seen), len(later), nothing, nothing, nothing, "")
     try:
         found = fit(law, seen, **settings)
     except Refusal as refusal:
-        return Score(law.name, len(seen), len(later), nothing, nothing, str(refusal))
+        return replace(unfitted, reason=str(refusal)), errors
     if found.status is Status.FAILED:
-        return Score(law.name, len(seen), len(later), nothing, nothing, found.reason)
-    at = {column: _column(later, column) for column in law.features}
+        return replace(unfitted, reason=found.reason), errors
     observed = later[law.target].to_numpy(dtype=float)
-    error = float(np.mean(np.abs(found.predict(at) / observed - 1)))
-    coverage = nothing
-    if len(found.draws):
-        low, high = found.predict_interval(at)
-        coverage = float(np.mean((low <= observed) & (observed <= high)))
-    return Score(law.name, len(seen), len(later), error, coverage, found.reason)
+    predicted = predict(found, later)
+    errors[~below] = np.abs(np.array([each.loss for each in predicted]) / observed - 1)
+    return (
+        Score(
+            law.name, len(seen), len(later), float(errors[~below].mean()),
+            _held([each.interval for each in predicted], observed),
+            _held([each.curve for each in predicted], observed), found.reason,
+        ),
+        errors,
+    )  # fmt: skip
+
+
+def _held(spans: Sequence[Span | None], observed: Array) -> float:
+    inside = [s[0] <= y <= s[1] for s, y in zip(spans, observed, strict=True) if s is not None]
+    return float(np.mean(inside)) if inside else float("nan")
+
+
+def _complete(cuts: Sequence[Cut], errors: Array) -> Array:
+    """Of (cuts, laws, later runs), each law's mean over the cuts below a run: (laws, later runs).
+
+    NaN for a law that was not scored at every cut. Raises Refusal where none was.
+    """
+    missing = [[np.isnan(s.mean_abs_rel_error) for s in cut.laws] for cut in cuts]
+    unscored = np.array(np.any(missing, axis=0))
+    if unscored.all():
+        failed = {s.law: (c, s) for c in reversed(cuts) for s in c.laws
+                  if np.isnan(s.mean_abs_rel_error)}  # fmt: skip
+        why = [f"{name} up to {cut.flops:.3g}: {s.reason}" for name, (cut, s) in failed.items()]
+        raise Refusal("no law could be fitted at every cut. " + " ".join(why))
+    scored = ~np.isnan(errors)
+    means = np.where(scored, errors, 0.0).sum(axis=0) / np.maximum(scored.sum(axis=0), 1)
+    return np.where(unscored[:, None], np.nan, means)
+
+
+def _ranked(
+    laws: Sequence[Law], errors: Array, clusters: Index, level: float
+) -> tuple[str, float, tuple[Rival, ...]]:
+    """The law of least error, that error, and the others beside it."""
+    means = errors.mean(axis=1)
+    first, *others = (int(k) for k in np.argsort(means) if np.isfinite(means[k]))
+    rivals = []
+    for k in others:
+        more = errors[k] - errors[first]
+        rivals.append(
+            Rival(laws[k].name, float(means[k]), float(more.mean()), _mean(more, clusters, level))
+        )
+    return laws[first].name, float(means[first]), tuple(rivals)
+
+
+def _mean(values: Array, clusters: Index, level: float) -> Span | None:
+    """The interval of a mean whose terms go together within clusters: Student's t on their sums.
+
+    None for fewer than JACKKNIFE_FROM clusters. (Liang & Zeger 1986, doi:10.1093/biomet/73.1.13.)
+    """
+    sums = np.bincount(pd.factorize(clusters)[0], values - values.mean()) / len(values)
+    count = len(sums)
+    if count < JACKKNIFE_FROM:
+        return None
+    from scipy.special import stdtrit  # scipy.stats takes most of a second to import
+
+    reach = stdtrit(count - 1, 0.5 + level / 2) * np.sqrt(count / (count - 1) * np.sum(sums**2))
+    return float(values.mean() - reach), float(values.mean() + reach)
 
 
 def _compute(rows: pd.DataFrame, laws: Sequence[Law]) -> Array:
@@ -176,38 +288,17 @@ def _column(rows: pd.DataFrame, column: str) -> Array:
     return rows[column].to_numpy(dtype=float)
 
 
-def _errors(cuts: Sequence[Cut]) -> dict[str, list[float]]:
-    """The errors of each law that was scored at every cut."""
-    errors: dict[str, list[float]] = {}
-    for cut in cuts:
-        for score in cut.laws:
-            errors.setdefault(score.law, []).append(score.mean_abs_rel_error)
-    return {name: each for name, each in errors.items() if np.isfinite(each).all()}
-
-
-def _best(cuts: Sequence[Cut]) -> str | None:
-    complete = _errors(cuts)
-    if not complete:
-        failed = {s.law: (c, s) for c in reversed(cuts) for s in c.laws
-                  if np.isnan(s.mean_abs_rel_error)}  # fmt: skip
-        why = [f"{name} up to {cut.flops:.3g}: {s.reason}" for name, (cut, s) in failed.items()]
-        raise Refusal("no law could be fitted at every cut. " + " ".join(why))
-    best = min(complete, key=lambda name: float(np.mean(complete[name])))
-    return best if len(complete) > 1 else None
-
-
 def _too_narrow(cuts: Sequence[Cut], level: float) -> list[str]:
-    """Laws whose intervals held clearly fewer of the later runs than they say."""
-    held: dict[str, list[float]] = {}
-    tests = sum(cut.laws[0].n_test for cut in cuts)
-    for cut in cuts:
-        for score in cut.laws:
-            held.setdefault(score.law, []).append(score.coverage * score.n_test)
-    chance = 2 * np.sqrt(level * (1 - level) / max(cut.laws[0].n_test for cut in cuts))
-    return [
-        f"the {level:.0%} interval of {name}'s curve held {sum(each) / tests:.0%} of the runs "
-        "above the cuts: it is of the coefficients alone. `scaling predict` gives a wider one, of "
-        "runs."
-        for name, each in held.items()
-        if sum(each) / tests < level - chance
-    ]
+    """Laws whose forecast intervals held clearly fewer of the later runs than they say."""
+    runs = np.array([cut.laws[0].n_test for cut in cuts], dtype=float)
+    chance = 2 * np.sqrt(level * (1 - level) / runs.max())
+    said = []
+    for scores in zip(*(cut.laws for cut in cuts), strict=True):
+        held = float(np.sum([score.coverage for score in scores] * runs) / runs.sum())
+        if held < level - chance:
+            said.append(
+                f"the {level:.0%} forecast interval of {scores[0].law} held {held:.0%} of the runs "
+                "above the cuts: expect it to miss larger runs as often. Train larger runs, or "
+                "take a law that held more."
+            )
+    return said

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Self
 
-import numpy as np
 import pandas as pd
 
 from analysis.constraints import Prior
@@ -17,7 +16,6 @@ from analysis.laws import Law
 from analysis.runs.columns import TOKEN
 from analysis.runs.trajectories import AUTO
 from analysis.uncertainty import Bounds, Interval
-from scaling.store.records import Refusal
 
 
 class Status(Enum):
@@ -88,7 +86,6 @@ class Estimate:
     draws: pd.DataFrame  # a column a coefficient, a row a draw
     data: FitData
     rmse_log: float  # of log(predicted / observed)
-    scatter_log: float  # the same by which forecasts are as wide: see `analysis.outliers`
     starts: int
     starts_at_optimum: int
     condition_number: float
@@ -117,17 +114,3 @@ class Estimate:
     def predict(self, features: Mapping[str, Any]) -> Array:
         """Loss at the features, by column name (`params`, `tokens`; `flops` is 6·N·D)."""
         return self.law.predict(self.coefficients, features)
-
-    def predict_interval(self, features: Mapping[str, Any]) -> Bounds:
-        """Percentile bounds of the fitted curve (arrays) at the level of the fit.
-
-        They carry the uncertainty of the coefficients only, not of the law's form.
-        Raises Refusal if the fit has no draws.
-        """
-        if self.draws.empty:
-            raise Refusal(f"this fit has no draws: {'; '.join([*self.warnings, self.reason])}.")
-        columns = {k: np.atleast_1d(np.asarray(v, dtype=float)) for k, v in features.items()}
-        drawn = {k: self.draws[k].to_numpy()[:, None] for k in self.law.coefficients}
-        tails = [50 * (1 - self.interval.level), 50 * (1 + self.interval.level)]
-        low, high = np.percentile(self.law.predict(drawn, columns), tails, axis=0)
-        return Bounds(low, high)

@@ -212,7 +212,6 @@ def _assemble(
         draws=spread.draws,
         data=_describe(law, rows, clusters),
         rmse_log=odd.rms,
-        scatter_log=odd.scatter,
         starts=best.starts,
         starts_at_optimum=best.reached,
         condition_number=design.condition,

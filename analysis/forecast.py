@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -25,15 +24,10 @@ from analysis.limited import Limited
 from analysis.published import Published
 from analysis.runs.columns import TOKEN
 from analysis.runs.settings import NO_SPREAD, replicates
+from analysis.scatter import Scatter, quantile, run_spans, scale_of
 from analysis.units import Span, counted, decimal, human
 from scaling.store.records import Refusal
 
-# Beyond the data laws err by more than their coefficients' intervals say. On nine published tables
-# fitted below a cut, the residuals above it grew like rms·(1 + decades beyond), and the intervals
-# below held 89% of 2,900 later losses at nominal 90% (68 to 100% by table), evenly over distances
-# up to 2.4 decades; those of the curve held 45% (benchmarks/forecasts.py).
-# On tables that nobody had looked at when this was set they held 78%.
-GROWTH = 1.0  # of the scatter of log loss, a decade of compute beyond the data
 # Draws of the fit without its largest run, and rows × draws that take no longer than the fit.
 DRAWS, FEWEST_DRAWS, MOST_WORK = 200, 25, 20_000_000
 CHECKED = 2.4  # decades beyond the data; no table reaches farther
@@ -117,7 +111,7 @@ def predict(source: Fit | Published, rows: pd.DataFrame) -> list[Prediction]:
         far = distance(
             source, {"flops": rows["flops"], **features} if "flops" in rows else features
         )
-        curves = _spans(back(low), back(high))
+        curves = [(float(a), float(b)) for a, b in zip(back(low), back(high), strict=True)]
         runs = run_spans(source, losses, back(low), back(high), far, level)
         beyond = [float(each) for each in far]
     given: dict[str, float] = {}
@@ -182,51 +176,6 @@ def forecast_warnings(
 
 def _far(decades: float) -> str:
     return "inside the data" if decades < 0.05 else f"{decades:.1f} decades beyond the data"
-
-
-def scale_of(source: Fit) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
-    """The scale on which the fit's losses scatter evenly, and back from it: logarithms, or the
-    losses themselves where some have none."""
-    target = source.law.target
-    signed = target in source.table and not (source.table[target] > 0).all()
-    if signed or not np.isfinite(source.rmse_log):
-        return np.asarray, np.asarray
-    return np.log, np.exp
-
-
-def run_spans(
-    source: Fit, loss: Array, low: Array, high: Array, decades: Array, level: float
-) -> list[Span | None]:
-    """The interval of each run's loss, around the curve's `loss`, `low` and `high`.
-
-    `decades` is how far its compute lies beyond the fit's. None without the fit's rows, where
-    losses have no logarithms.
-    """
-    to, back = scale_of(source)
-    rms = source.scatter_log
-    if to is not np.log:
-        if {*source.law.features, source.law.target} - set(source.table):
-            return [None] * len(loss)
-        rows = {name: source.table[name].to_numpy(dtype=float) for name in source.law.features}
-        observed = source.table[source.law.target].to_numpy(dtype=float)
-        rms = float(np.sqrt(np.mean((observed - source.predict(rows)) ** 2)))
-    ends = forecast_ends(to(loss), to(low), to(high), rms, decades, level)
-    return [*_spans(back(ends[0]), back(ends[1]))]
-
-
-def forecast_ends(
-    middle: Array, low: Array, high: Array, rms: float, decades: Array, level: float
-) -> tuple[Array, Array]:
-    """Ends of the interval of a run's loss, from those of the curve's, on a scale (ln loss, or
-    loss) on which `rms` is the fit's residual; `decades` is how far beyond the fit it lies.
-    """
-    scatter = NormalDist().inv_cdf((1 + level) / 2) * rms * (1 + GROWTH * decades)
-    below, above = np.maximum(middle - low, 0.0), np.maximum(high - middle, 0.0)
-    return middle - np.hypot(below, scatter), middle + np.hypot(above, scatter)
-
-
-def _spans(low: Array, high: Array) -> list[Span]:
-    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
 COUNTS = ("params", "tokens", "batch_tokens")  # targets that are written with a suffix
@@ -346,7 +295,8 @@ def leave_out_largest(fitted: Fit) -> LeftOut:
     at = {name: float(rows[name].to_numpy()[int(np.argmax(size))]) for name in features}
     cell = np.logical_and.reduce([np.isclose(rows[name], at[name], rtol=1e-9) for name in at])
     observed = float(rows.loc[cell, fitted.law.target].mean())
-    sd = seed_sd(rows, features, fitted.law.target)
+    seeds = seed_scatter(rows, features, fitted.law.target)
+    sd = None if seeds is None else seeds.sd
     level = fitted.interval.level
     try:
         again = fitted.again(
@@ -360,20 +310,20 @@ def leave_out_largest(fitted: Fit) -> LeftOut:
         return LeftOut(at, observed, None, level, None, sd, again.reason, fitted.law.target)
     [found] = predict(again, rows.loc[cell].iloc[:1])
     interval = found.interval
-    if interval is not None and sd is not None:  # no forecast is better than a seed's scatter
-        reach = NormalDist().inv_cdf((1 + level) / 2) * sd
+    if interval is not None and seeds is not None:  # no forecast is better than a seed's scatter
+        reach = quantile(seeds.freedom, level) * seeds.sd
         interval = min(interval[0], found.loss - reach), max(interval[1], found.loss + reach)
     return LeftOut(at, observed, found.loss, level, interval, sd, "", fitted.law.target)
 
 
-def seed_sd(rows: pd.DataFrame, features: list[str], target: str = "loss") -> float | None:
-    """Standard deviation of the loss between replicate runs, pooled over their cells.
+def seed_scatter(rows: pd.DataFrame, features: list[str], target: str = "loss") -> Scatter | None:
+    """Of the loss between replicate runs, pooled over their cells.
 
-    Null where no run was repeated, and where repeats differ by nothing.
+    None where no run was repeated, and where repeats differ by nothing.
     """
     cells = rows[target].groupby(replicates(rows, features, target))
-    freedom = (cells.size() - 1).sum()
+    freedom = float((cells.size() - 1).sum())
     if freedom == 0:
         return None
     sd = float(np.sqrt(((rows[target] - cells.transform("mean")) ** 2).sum() / freedom))
-    return sd if sd > NO_SPREAD * float(rows[target].abs().mean()) else None
+    return Scatter(sd, freedom) if sd > NO_SPREAD * float(rows[target].abs().mean()) else None

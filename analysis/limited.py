@@ -26,6 +26,7 @@ LENDER = "muennighoff-2023"
 class Limited(Law):
     """A data-constrained law with the number of unique tokens fixed, so a law of N and D again."""
 
+    fitted: Law = LAWS["data_constrained"]  # the law whose data is limited
     unique_tokens: float = float("inf")
     borrowed: tuple[tuple[str, float], ...] = ()  # coefficients that are not the source's own
 
@@ -79,6 +80,7 @@ def limit(law: Law, unique_tokens: float) -> Limited:
         name=law.name,
         loss=constrained.loss,
         source=constrained.source,
+        fitted=law.fitted if isinstance(law, Limited) else law,
         unique_tokens=unique_tokens,
         borrowed=borrowed,
     )

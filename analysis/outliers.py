@@ -7,7 +7,7 @@ which forecasts are as wide as they are, is a mean of squares: one row would mak
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,14 +30,11 @@ MOVED = 0.5  # standard errors: a coefficient that moves by more is named
 SHIFTED = 0.1  # of a coefficient: its error, where a fit has none
 
 
-@dataclass(frozen=True)
-class Outliers:
-    """Of log residuals: `rms` that of all rows, `scatter` the same with those of outliers counted
-    as FAR times that of the others."""
+class Outliers(NamedTuple):
+    """The rms of all log residuals; the rows far off, and what the fit would be without them."""
 
     rms: float
-    scatter: float
-    cautions: tuple[str, ...] = ()  # the rows, and what the fit would be without them
+    cautions: tuple[str, ...] = ()
 
 
 def outliers(
@@ -53,11 +50,11 @@ def outliers(
         off = np.abs(np.log(_predicted(law, problem, point, data) / data.observed))
     whole = float(np.sqrt(np.mean(off**2)))
     if not np.isfinite(off).all():
-        return Outliers(whole, whole)
+        return Outliers(whole)
     far = _far(off, int((~fixed).sum()))
     count = int(far.sum())
     if count == 0:
-        return Outliers(whole, whole)
+        return Outliers(whole)
     end = point
     if not fixed.all():
         kept = (weights * ~far)[None]
@@ -65,7 +62,6 @@ def outliers(
     expected = _predicted(law, problem, end, data)
     off = np.abs(np.log(expected / data.observed))
     scatter = max(NORMAL * float(np.median(off[~far])), SCATTER)
-    counted = float(np.sqrt(np.mean(np.where(far, np.minimum(off, FAR * scatter), off) ** 2)))
     farthest = [int(at) for at in np.argsort(-off) if far[at]]
     named = [
         f"{row_called(rows, at)} ({law.target} {data.observed[at]:.4g}, by the others "
@@ -77,7 +73,6 @@ def outliers(
     times = off[far].max() / scatter
     return Outliers(
         whole,
-        counted,
         (
             f"{listed(named)} {lies} off by {times:.0f} times the scatter of the others. "
             f"Without {it}: rms log residual {float(np.sqrt(np.mean(off[~far] ** 2))):.2g} "
@@ -86,6 +81,14 @@ def outliers(
             f"{drop}",
         ),
     )
+
+
+def capped(residuals: Array, free: int) -> Array:
+    """Log residuals, those of outliers counted as FAR times the scatter of the others."""
+    off = np.abs(residuals)
+    far = _far(off, free)
+    most = FAR * max(NORMAL * float(np.median(off[~far])), SCATTER)
+    return np.where(far, np.clip(residuals, -most, most), residuals)
 
 
 def bulk(fit: Estimate) -> pd.DataFrame:

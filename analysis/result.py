@@ -63,7 +63,6 @@ def to_json(fit: Estimate) -> dict[str, Any]:
             "loss_unit": data.loss_unit,
         },
         "rmse_log": fit.rmse_log,
-        "scatter_log": fit.scatter_log,
         "starts": fit.starts,
         "starts_at_optimum": fit.starts_at_optimum,
         "condition_number": fit.condition_number,
@@ -125,7 +124,6 @@ def from_json(
             loss_unit=str(data.get("loss_unit", TOKEN)),  # files of before have none
         ),
         rmse_log=_number(value["rmse_log"]),
-        scatter_log=_number(value.get("scatter_log", value["rmse_log"])),  # one number before
         starts=int(value["starts"]),
         starts_at_optimum=int(value["starts_at_optimum"]),
         condition_number=_number(value["condition_number"]),

@@ -238,6 +238,10 @@ def compare(
     """Say which law forecasts best: fit each below a compute cut, score it above.
 
     A lower objective on the rows that were fitted is no evidence; a forecast of larger runs is.
+    "Inside 90%" is the share of the later runs in the intervals that `scaling predict` gives them,
+    beside it that in the intervals of the curve alone. A law is the best only where the difference
+    of its error to that of every other is clear: an interval of that difference, from the later
+    runs, each counted once and those off one trunk together, then lies above 0.
 
         scaling compare results/quickstart --laws chinchilla,kaplan_nd
         scaling compare my_runs.csv --laws chinchilla,kaplan_nd --cut 1e20 3e20
@@ -271,12 +275,13 @@ def compare(
             str(score.n_test),
             "" if math.isnan(score.mean_abs_rel_error) else f"{score.mean_abs_rel_error:.2%}",
             "" if math.isnan(score.coverage) else f"{score.coverage:.0%}",
+            "" if math.isnan(score.curve_coverage) else f"{score.curve_coverage:.0%}",
             score.reason,
         ]
         for each in found.cuts
         for score in each.laws
     ]
-    header = ["fitted up to", "law", "runs", "scored", "mean error", "inside 90%", "fit"]
+    header = ["fitted up to", "law", "runs", "scored", "mean error", "inside 90%", "(curve)", "fit"]
     if to_json:
         write_json(to_json, found.to_json())
     say(columns(header, rows))

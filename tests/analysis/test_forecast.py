@@ -11,14 +11,13 @@ import pytest
 from analysis.caution import assumptions
 from analysis.fit import Fit, Status, fit
 from analysis.forecast import (
-    GROWTH,
-    forecast_ends,
     forecast_warnings,
     leave_out_largest,
     predict,
 )
 from analysis.laws import law
 from analysis.published import published
+from analysis.scatter import scatter_of
 from scaling.store.records import Refusal
 
 TRUTH = published("besiroglu-2024")
@@ -43,9 +42,11 @@ def test_the_interval_holds_the_curves_and_is_as_wide_as_both_together(fitted):
     (low, high), (under, over) = inside.interval, inside.curve
     assert low < under < inside.loss < over < high
     middle = np.log(inside.loss)
-    scatter = 1.6448536 * fitted.rmse_log
+    scatter, freedom = scatter_of(fitted)
+    assert freedom == pytest.approx(36 - 5)
     assert np.log(high) - middle == pytest.approx(
-        np.hypot(np.log(over) - middle, scatter), rel=1e-6
+        np.hypot(np.log(over) - middle, 1.6955188 * scatter),
+        rel=1e-6,  # t(31)
     )
     assert inside.decades_beyond == 0
 
@@ -57,13 +58,6 @@ def test_about_nine_in_ten_runs_of_a_true_law_fall_inside(fitted):
         for each, loss in zip(predict(fitted, later), later["loss"], strict=True)
     ]
     assert 0.84 < np.mean(held) < 0.98
-
-
-def test_scatter_grows_with_each_decade_beyond_the_data():
-    zero = np.zeros(3)
-    low, high = forecast_ends(zero, zero, zero, 0.01, np.array([0.0, 1.0, 2.0]), 0.9)
-    assert high == pytest.approx(1.6448536 * 0.01 * (1 + GROWTH * np.arange(3)), rel=1e-6)
-    assert low == pytest.approx(-high)
 
 
 def test_the_verdict_says_whether_the_big_run_fell_inside(fitted):

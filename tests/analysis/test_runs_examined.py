@@ -11,7 +11,7 @@ import pytest
 from analysis.caution import source_warnings
 from analysis.envelope import envelope
 from analysis.fit import fit
-from analysis.forecast import leave_out_largest, seed_sd
+from analysis.forecast import leave_out_largest, seed_scatter
 from analysis.isoflop import optima
 from analysis.laws import law
 from analysis.published import published
@@ -23,6 +23,7 @@ from analysis.runs.sweep import best_rows, sweep
 from analysis.runs.table import usable
 from analysis.runs.trajectories import trajectories
 from analysis.runs.vocabulary import is_label, is_rate, may_be_setting
+from analysis.scatter import scatter_of
 from analysis.simulation import noise_of
 from analysis.uncertainty import clusters_of
 from scaling.store.records import Refusal
@@ -66,7 +67,7 @@ def test_another_seed_or_loss_is_no_repeat(runs: pd.DataFrame) -> None:
 
 def test_replicates_that_do_not_differ_have_no_scatter(runs: pd.DataFrame) -> None:
     same = twice(runs.assign(seed=0), seed=1)
-    assert seed_sd(same, ["params", "tokens"]) is None
+    assert seed_scatter(same, ["params", "tokens"]) is None
     found = fit(LAW, same, bootstrap=20)
     assert found.diagnostics is not None and found.diagnostics.lack_of_fit is None
     with pytest.raises(Refusal, match="equal losses"):
@@ -204,7 +205,7 @@ def test_one_absurd_loss_is_named_and_does_not_widen_forecasts(runs: pd.DataFram
     (caution,) = wrong.cautions
     assert caution.startswith("row 21 (loss ") and "Perplexity" not in caution
     assert f"--where 'loss!={float(typo.loc[20, 'loss'])!r}'" in caution
-    assert wrong.scatter_log < 3 * right.scatter_log and right.scatter_log == right.rmse_log
+    assert scatter_of(wrong).sd < 3 * scatter_of(right).sd
     assert f"instead of {wrong.rmse_log:.2g}, " in caution
     assert f"rms log residual {wrong.rmse_log:.2g}" in wrong.summary()
     assert fit(LAW, runs, bootstrap=0).cautions == ()

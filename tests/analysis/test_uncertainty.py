@@ -96,15 +96,6 @@ def test_shared_noise_widens_the_interval(
     assert whole.se["alpha"] > 1.3 * rows.se["alpha"]
 
 
-def test_a_prediction_has_an_interval_that_holds_the_truth(runs: pd.DataFrame) -> None:
-    found = fit(law("chinchilla"), runs, bootstrap=500)
-    at = {"params": [1e9, 7e10], "tokens": [2e10, 1.4e12]}
-    low, high = found.predict_interval(at)
-    truth = TRUTH.predict({k: np.array(v) for k, v in at.items()})
-    assert ((low < truth) & (truth < high)).all()
-    assert high[1] - low[1] > 0
-
-
 def chinchilla_rows(count: int, trunks: int, seed: int = 0) -> pd.DataFrame:
     """Rows at sizes and budgets drawn at random, dealt to trunks in turn."""
     rng = np.random.default_rng([seed, count])

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.fit import Status, fit
-from analysis.forecast import leave_out_largest, seed_sd
+from analysis.forecast import leave_out_largest, seed_scatter
 from analysis.laws import law
 from analysis.runs.table import read_runs
 
@@ -71,7 +71,7 @@ def test_loss_falls_with_size_at_each_budget_and_with_budget_at_each_size(points
 
 def test_the_chinchilla_form_fits_to_twice_the_noise_of_a_seed(points, fitted):
     assert fitted.status is Status.CONVERGED
-    sd = seed_sd(points, ["params", "tokens"])
+    sd = seed_scatter(points, ["params", "tokens"]).sd
     predicted = fitted.predict({name: points[name].to_numpy() for name in ("params", "tokens")})
     rmse = np.sqrt(np.mean((predicted - points["loss"]) ** 2))
     assert rmse <= 2 * sd
@@ -87,7 +87,7 @@ def test_no_interval_reaches_zero(fitted):
 def test_the_largest_run_is_forecast_from_the_smaller_ones(fitted):
     held_out = leave_out_largest(fitted)
     # The forecast carries its own error beside the seed's; three seeds' worth is what both allow.
-    assert abs(held_out.error_in_seed_sds) < 3
+    assert abs(held_out.error_in_seed_scatters) < 3
 
 
 def test_the_saved_fit_is_the_fit_of_the_saved_table(fitted):
