@@ -38,7 +38,7 @@ from analysis.optimum import (
 )
 from analysis.scatter import run_spans, scale_of
 from analysis.solve import FLOPS_PER_PARAM_SERVED, Ask, cheapest, solve
-from analysis.units import Span, decimal, scientific
+from analysis.units import Span, decimal, human, scientific
 from analysis.valley import Valley
 from scaling.store.records import Refusal
 
@@ -161,7 +161,7 @@ def answer(
         shape=None if build is None else build(params),
         warnings=(
             *source_warnings(source),
-            *repeat_warnings(law, ask.unique_tokens, tokens),
+            *repeat_warnings(law, tokens, lambda other: _told(source, other, ask)),
             *lost_warnings(lost, level, ask.loss is not None),
             *distance_warnings(beyond, by),
             *range_warnings(source, {"params": params, "tokens": tokens}),
@@ -169,6 +169,15 @@ def answer(
         ),
         by=by,
     )
+
+
+def _told(source: Source, law: Law, ask: Ask) -> str:
+    """The answer with a law of other constants, in a few words."""
+    best = solve(law, source.coefficients, ask)
+    if not bool(best.interior):
+        return "no answer"
+    n, d, loss = float(best.params), float(best.tokens), float(best.loss)
+    return f"N = {human(n)}, D = {human(d)} and a loss of {decimal(loss)}"
 
 
 class _Answers(NamedTuple):

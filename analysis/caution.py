@@ -6,7 +6,7 @@ What is doubtful about the fit itself comes first, in every answer: `source_warn
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -17,7 +17,7 @@ from analysis.derived import percentiles
 from analysis.expression import Array
 from analysis.fit import Fit, Status
 from analysis.laws import Law
-from analysis.limited import Limited
+from analysis.limited import REFITTED, Limited
 from analysis.published import Published
 from analysis.summary import LACKING
 from analysis.units import Span, count_of, decimal, factor, human
@@ -114,16 +114,20 @@ def assumptions(source: Source) -> str:
     return said
 
 
-def repeat_warnings(law: Law, unique_tokens: float | None, tokens: float) -> list[str]:
-    """Constants of repetition that are not the source's own."""
-    if not isinstance(law, Limited) or unique_tokens is None or tokens <= unique_tokens:
+def repeat_warnings(law: Law, tokens: float, told: Callable[[Limited], str]) -> list[str]:
+    """Constants of repetition that are not the source's own, and what others would answer.
+
+    `told` puts the answer of a law into words.
+    """
+    if not isinstance(law, Limited) or law.otherwise is None or tokens <= law.unique_tokens:
         return []
-    if not law.borrowed:
-        return []
-    lent = ", ".join(f"{name} = {value:.3g}" for name, value in law.borrowed)
+    apart = REFITTED["R_D"] / dict(law.borrowed)["R_D"]
     return [
-        f"{factor(tokens / unique_tokens)} epochs: how little a repeated token adds ({lent}) is "
-        "Muennighoff et al. 2023's, measured on C4, not these runs'."
+        f"{factor(tokens / law.unique_tokens)} epochs: how little a repeated token adds is "
+        "Muennighoff et al. 2023's, measured on C4, not these runs', and their runs leave it open "
+        f"by a factor of {apart:.0f}, of which no interval here knows: {told(law)} with "
+        f"{law.lent} as published, {told(law.otherwise)} with {law.otherwise.lent}, which fits "
+        "their runs as well. Fit data_constrained to runs of yours that repeat data."
     ]
 
 

@@ -157,7 +157,13 @@ def forecast_warnings(
                 "are used."
             )
     if isinstance(source.law, Limited):
-        said += repeat_warnings(source.law, source.law.unique_tokens, float(rows["tokens"].max()))
+        most = int(np.argmax(rows["tokens"].to_numpy(dtype=float)))
+        at = {name: float(rows[name].iloc[most]) for name in source.law.features}
+
+        def told(law: Limited) -> str:
+            return f"a loss of {_number(law.target, float(law.predict(source.coefficients, at)))}"
+
+        said += repeat_warnings(source.law, at["tokens"], told)
     if not isinstance(source, Fit):
         return said
     far = max((each.decades_beyond or 0.0 for each in predictions), default=0.0)

@@ -276,11 +276,14 @@ def _repeating(source: Source, recommendations: Sequence[Recommendation]) -> lis
     law = law_for(source, recommendations[0].ask)
     if not isinstance(law, Limited):
         return []
-    half, tenth = (law.epochs_at_worth(source.coefficients, share) for share in (0.5, 0.1))
-    return [
-        f"One more token adds half a fresh one's worth after {half:.3g} epochs, a tenth after "
-        f"{tenth:.3g}"
-    ]
+
+    def worth(law: Limited) -> str:
+        half, tenth = (law.epochs_at_worth(source.coefficients, share) for share in (0.5, 0.1))
+        return f"half a fresh one's worth after {half:.3g} epochs, a tenth after {tenth:.3g}"
+
+    other = law.otherwise
+    or_else = "" if other is None else f" ({law.lent}), or {worth(other)} ({other.lent})"
+    return [f"One more token adds {worth(law)}{or_else}"]
 
 
 def _columns(recommendations: Sequence[Recommendation]) -> list[str]:

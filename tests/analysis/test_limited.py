@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pandas as pd
 import pytest
 
 from analysis.answer import answer
+from analysis.forecast import forecast_warnings, predict
 from analysis.laws import law
 from analysis.limited import limit
 from analysis.published import published
 from analysis.recommend import to_text
-from analysis.solve import Ask
+from analysis.solve import Ask, solve
+from analysis.units import human
 from scaling.store.records import Refusal
 
 MUENNIGHOFF = published("muennighoff-2023")
@@ -58,11 +63,29 @@ def test_less_data_means_a_smaller_model_more_epochs_and_tokens_worth_less():
         assert values == sorted(values, reverse=True)
 
 
-def test_borrowed_constants_are_said_to_be_borrowed():
-    [warning] = answer(published("besiroglu-2024"), Ask(flops=1e22, unique_tokens=1e10)).warnings
-    assert "R_D = 15.4" in warning
-    assert "not these runs" in warning
+def test_borrowed_constants_are_said_to_be_borrowed_and_open_by_a_factor_of_six():
+    source, ask = published("besiroglu-2024"), Ask(flops=1e22, unique_tokens=1e10)
+    best = answer(source, ask)
+    [warning] = best.warnings
+    assert "not these runs', and their runs leave it open by a factor of 6" in warning
+    law = limit(source.law, 1e10)
+    other = solve(law.otherwise, source.coefficients, ask)
+    for constants, run in (("R_D = 15.4, R_N = 5.31", best), ("R_D = 95.4, R_N = 1.71", other)):
+        n, d, loss = float(run.params), float(run.tokens), float(run.loss)
+        told = f"N = {human(n)}, D = {human(d)} and a loss of {loss:.3f} with {constants}"
+        assert told in warning
+    assert float(other.params) < 0.7 * best.params
     assert answer(MUENNIGHOFF, Ask(flops=1e22, unique_tokens=1e10)).warnings == ()
+
+
+def test_the_prediction_of_a_run_that_repeats_gives_the_loss_by_both_constants():
+    source = published("besiroglu-2024")
+    limited = replace(source, law=limit(source.law, 1e9))
+    rows = pd.DataFrame({"params": [1e9], "tokens": [2e10]})
+    [told], [said] = predict(limited, rows), forecast_warnings(limited, rows, [])
+    other = float(limited.law.otherwise.predict(source.coefficients, rows)[0])
+    assert f"a loss of {told.loss:.4f} with R_D = 15.4" in said
+    assert f"a loss of {other:.4f} with R_D = 95.4" in said
 
 
 def test_repeats_fade_with_R_D():
