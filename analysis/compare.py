@@ -2,18 +2,20 @@
 
 A lower objective on the rows that were fitted is no evidence; a forecast of rows that were
 not is. Cuts are nested, so that a later run is scored at several of them: it counts once, and
-clusters of later runs, whose errors go together, say how sure a difference between laws is.
+clusters of later runs, whose errors go together, and the fits' own draws say how sure a difference
+between laws is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from analysis.derived import values_over_draws
 from analysis.expression import Array
 from analysis.fit import Status, fit
 from analysis.forecast import predict
@@ -21,6 +23,7 @@ from analysis.laws import Law
 from analysis.newton import Mask
 from analysis.runs.examine import examine
 from analysis.runs.table import name_of, standardise, usable
+from analysis.scatter import quantile
 from analysis.uncertainty import JACKKNIFE_FROM, Index, clusters_of
 from analysis.units import Span, counted
 from scaling.store.records import Refusal
@@ -67,7 +70,10 @@ class Rival:
         """How much larger its error is."""
         said = f"The error of {self.law} is larger by {self.excess:.2%} of the loss"
         if self.interval is None:
-            return f"{said}; fewer than {JACKKNIFE_FROM} independent runs give no interval"
+            return (
+                f"{said}, and there is no interval of that, for want of {JACKKNIFE_FROM} "
+                "independent later runs or of intervals of the fits"
+            )
         low, high = self.interval
         return f"{said}, {level:.0%} interval {low:.2%} … {high:.2%}"
 
@@ -167,7 +173,12 @@ def compare(
                 f"most of the {len(rows)} runs lie at {compute.max():.3g} FLOPs and none above: "
                 "nothing is left to score. Train smaller or larger runs too, or give --cut."
             )
-    scored, errors = [], []
+    cuts_below = np.sum([compute > flops for flops in cuts], axis=0)
+    later = cuts_below > 0
+    share = 1 / (np.maximum(cuts_below, 1) * max(1, int(later.sum())))
+    settings = {"objective": objective, "delta": delta, "bootstrap": bootstrap,
+                "level": level, "seed": seed, "checks": False}  # fmt: skip
+    tried = []
     for flops in cuts:
         below = compute <= flops
         if below.all() or not below.any():
@@ -175,46 +186,74 @@ def compare(
                 f"cut {flops:g} FLOPs has all {len(rows)} rows on one side; they span "
                 f"{compute.min():.3g} to {compute.max():.3g}."
             )
-        settings = {"objective": objective, "delta": delta, "bootstrap": bootstrap,
-                    "level": level, "seed": seed, "checks": False}  # fmt: skip
-        pairs = [_score(law, rows, below, settings) for law in laws]
-        scored.append(Cut(float(flops), tuple(score for score, _ in pairs)))
-        errors.append([each for _, each in pairs])
-    later = compute > min(cuts)
+        tried.append([_try(law, rows, below, share, settings) for law in laws])
+    scored = [
+        Cut(float(flops), tuple(each.score for each in at))
+        for flops, at in zip(cuts, tried, strict=True)
+    ]
     clusters = clusters_of(rows)[later]
-    least, error, rivals = _ranked(
-        laws, _complete(scored, np.stack(errors)[:, :, later]), clusters, level
-    )
+    complete = _complete(scored)
+    means = {
+        laws[k].name: np.nansum([at[k].errors for at in tried], axis=0)[later] / cuts_below[later]
+        for k in complete
+    }
+    least = min(means, key=lambda name: float(means[name].mean()))
+    rivals = []
+    for k in complete:
+        if (name := laws[k].name) != least:
+            more = means[name] - means[least]
+            [first] = (j for j in complete if laws[j].name == least)
+            spread = _of_fits([(at[k].drawn, at[first].drawn) for at in tried])
+            span = _interval(more, clusters, spread, level)
+            rivals.append(Rival(name, float(means[name].mean()), float(more.mean()), span))
+    rivals.sort(key=lambda each: each.error)
     warnings = (*seen.cautions, *selection.warnings, *_too_narrow(scored, level))
     return Comparison(
-        tuple(scored), level, least, error, rivals, len(np.unique(clusters)), warnings
-    )
+        tuple(scored), level, least, float(means[least].mean()), tuple(rivals),
+        len(np.unique(clusters)), warnings,
+    )  # fmt: skip
 
 
-def _score(
-    law: Law, rows: pd.DataFrame, below: Mask, settings: dict[str, Any]
-) -> tuple[Score, Array]:
-    """The score of a law fitted to the rows below, and its error at each row above."""
+class _Tried(NamedTuple):
+    """A law fitted to the rows below a cut."""
+
+    score: Score
+    errors: Array  # at each row above; NaN at the others
+    drawn: Array  # what this cut adds to the mean over later runs, (draws,), by the fit's draws
+
+
+def _try(
+    law: Law, rows: pd.DataFrame, below: Mask, share: Array, settings: dict[str, Any]
+) -> _Tried:
+    """`share` is what a row's error at one cut counts in the mean over later runs."""
     seen, later = rows[below], rows[~below]
-    errors, nothing = np.full(len(rows), np.nan), float("nan")
+    errors, none, nothing = np.full(len(rows), np.nan), np.empty(0), float("nan")
     unfitted = Score(law.name, len(seen), len(later), nothing, nothing, nothing, "")
     try:
         found = fit(law, seen, **settings)
     except Refusal as refusal:
-        return replace(unfitted, reason=str(refusal)), errors
+        return _Tried(replace(unfitted, reason=str(refusal)), errors, none)
     if found.status is Status.FAILED:
-        return replace(unfitted, reason=found.reason), errors
+        return _Tried(replace(unfitted, reason=found.reason), errors, none)
     observed = later[law.target].to_numpy(dtype=float)
     predicted = predict(found, later)
     errors[~below] = np.abs(np.array([each.loss for each in predicted]) / observed - 1)
-    return (
-        Score(
-            law.name, len(seen), len(later), float(errors[~below].mean()),
-            _held([each.interval for each in predicted], observed),
-            _held([each.curve for each in predicted], observed), found.reason,
-        ),
-        errors,
+    score = Score(
+        law.name, len(seen), len(later), float(errors[~below].mean()),
+        _held([each.interval for each in predicted], observed),
+        _held([each.curve for each in predicted], observed), found.reason,
     )  # fmt: skip
+    if not len(found.draws):
+        return _Tried(score, errors, none)
+    at = {name: np.array([each.features[name] for each in predicted]) for name in law.features}
+
+    def error(coefficients: Mapping[str, Array]) -> Array:
+        off = np.abs(law.predict(coefficients, at) / observed - 1)
+        return np.sum(np.broadcast_to(off * share[~below], (len(off), len(observed))), axis=1)[
+            :, None
+        ]
+
+    return _Tried(score, errors, values_over_draws(found, error)[:, 0])
 
 
 def _held(spans: Sequence[Span | None], observed: Array) -> float:
@@ -222,50 +261,42 @@ def _held(spans: Sequence[Span | None], observed: Array) -> float:
     return float(np.mean(inside)) if inside else float("nan")
 
 
-def _complete(cuts: Sequence[Cut], errors: Array) -> Array:
-    """Of (cuts, laws, later runs), each law's mean over the cuts below a run: (laws, later runs).
-
-    NaN for a law that was not scored at every cut. Raises Refusal where none was.
-    """
-    missing = [[np.isnan(s.mean_abs_rel_error) for s in cut.laws] for cut in cuts]
-    unscored = np.array(np.any(missing, axis=0))
-    if unscored.all():
+def _complete(cuts: Sequence[Cut]) -> list[int]:
+    """The places of laws that were scored at every cut. Raises Refusal where none was."""
+    missing = np.any([[np.isnan(s.mean_abs_rel_error) for s in cut.laws] for cut in cuts], axis=0)
+    if np.all(missing):
         failed = {s.law: (c, s) for c in reversed(cuts) for s in c.laws
                   if np.isnan(s.mean_abs_rel_error)}  # fmt: skip
         why = [f"{name} up to {cut.flops:.3g}: {s.reason}" for name, (cut, s) in failed.items()]
         raise Refusal("no law could be fitted at every cut. " + " ".join(why))
-    scored = ~np.isnan(errors)
-    means = np.where(scored, errors, 0.0).sum(axis=0) / np.maximum(scored.sum(axis=0), 1)
-    return np.where(unscored[:, None], np.nan, means)
+    return [int(k) for k in np.flatnonzero(~np.asarray(missing))]
 
 
-def _ranked(
-    laws: Sequence[Law], errors: Array, clusters: Index, level: float
-) -> tuple[str, float, tuple[Rival, ...]]:
-    """The law of least error, that error, and the others beside it."""
-    means = errors.mean(axis=1)
-    first, *others = (int(k) for k in np.argsort(means) if np.isfinite(means[k]))
-    rivals = []
-    for k in others:
-        more = errors[k] - errors[first]
-        rivals.append(
-            Rival(laws[k].name, float(means[k]), float(more.mean()), _mean(more, clusters, level))
-        )
-    return laws[first].name, float(means[first]), tuple(rivals)
+def _of_fits(drawn: Sequence[tuple[Array, Array]]) -> float:
+    """The standard deviation, over the fits' draws, of the difference of two laws' mean errors.
+
+    Fits below nested cuts share most of their runs, so that cuts add up as if they shared all. At
+    one cut draws of the two laws are of the same resamples. NaN where a fit has no draws.
+    """
+    total = 0.0
+    for one, other in drawn:
+        count = min(len(one), len(other))
+        total += float(np.std(one[:count] - other[:count], ddof=1)) if count > 1 else float("nan")
+    return total
 
 
-def _mean(values: Array, clusters: Index, level: float) -> Span | None:
-    """The interval of a mean whose terms go together within clusters: Student's t on their sums.
+def _interval(values: Array, clusters: Index, of_fits: float, level: float) -> Span | None:
+    """Of a mean over runs whose terms go together within clusters, beside the error of the fits.
 
-    None for fewer than JACKKNIFE_FROM clusters. (Liang & Zeger 1986, doi:10.1093/biomet/73.1.13.)
+    Student's t on the sums over clusters (Liang & Zeger 1986, doi:10.1093/biomet/73.1.13). None
+    for fewer than JACKKNIFE_FROM clusters, and where the error of the fits is not known.
     """
     sums = np.bincount(pd.factorize(clusters)[0], values - values.mean()) / len(values)
     count = len(sums)
-    if count < JACKKNIFE_FROM:
+    if count < JACKKNIFE_FROM or not np.isfinite(of_fits):
         return None
-    from scipy.special import stdtrit  # scipy.stats takes most of a second to import
-
-    reach = stdtrit(count - 1, 0.5 + level / 2) * np.sqrt(count / (count - 1) * np.sum(sums**2))
+    error = np.hypot(np.sqrt(count / (count - 1) * np.sum(sums**2)), of_fits)
+    reach = quantile(count - 1, level) * float(error)
     return float(values.mean() - reach), float(values.mean() + reach)
 
 

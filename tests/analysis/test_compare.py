@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 
-from analysis.compare import compare
+from analysis.compare import Comparison, compare
 from analysis.fit import fit
 from analysis.forecast import predict
 from analysis.laws import law
@@ -15,6 +15,7 @@ from analysis.published import published
 from scaling.store.records import Refusal
 
 Simulate = Callable[..., pd.DataFrame]
+CUTS = [1e20, 1e21]  # of FLOPs
 LAWS = [law(name) for name in ("chinchilla", "kaplan_nd", "kaplan_n")]
 
 
@@ -81,52 +82,58 @@ def test_one_law_is_the_best_of_nothing(runs: pd.DataFrame) -> None:
         assert alone.verdict.startswith("chinchilla alone was scored at every cut (0.")
 
 
-def test_the_verdict_says_by_how_much_and_from_how_many_runs(runs: pd.DataFrame) -> None:
-    found = compare(runs, LAWS[:2], bootstrap=0)
-    assert found.best == "chinchilla" and found.rivals[0].separated
-    assert "chinchilla, 0." in found.verdict and "(kaplan_nd " in found.verdict
-    assert "The error of kaplan_nd is larger by 7." in found.verdict
-    assert found.verdict.endswith("from 23 independent later runs.")
+@pytest.fixture(scope="module")
+def compared(runs: pd.DataFrame) -> Comparison:
+    return compare(runs, LAWS[:2], cuts=CUTS, bootstrap=50)
 
 
-def test_two_forms_of_one_law_are_not_separated_and_neither_is_best(runs: pd.DataFrame) -> None:
-    # b and c of a law with one more break than the runs have: by luck one of the two errs less.
-    flat = runs.assign(loss=runs["loss"] * np.exp(0.02 * np.random.default_rng(1).normal(size=48)))
-    found = compare(flat, [law("chinchilla"), law("separable:params,tokens")], bootstrap=0)
+def test_the_verdict_says_by_how_much_and_from_how_many_runs(compared: Comparison) -> None:
+    assert compared.best == "chinchilla" and compared.rivals[0].separated
+    assert "chinchilla, 0." in compared.verdict and "(kaplan_nd 7." in compared.verdict
+    assert "The error of kaplan_nd is larger by 7." in compared.verdict
+    assert compared.verdict.endswith("from 21 independent later runs.")
+
+
+def test_a_difference_is_of_later_runs_each_counted_once_and_surer_without_the_fits_own_error(
+    runs: pd.DataFrame, compared: Comparison
+) -> None:
+    compute = (6 * runs["params"] * runs["tokens"]).to_numpy()
+    errors = np.full((len(CUTS), 2, len(runs)), np.nan)
+    for i, cut in enumerate(CUTS):
+        for j, each in enumerate(LAWS[:2]):
+            made = fit(each, runs[compute <= cut], bootstrap=0).predict(runs)
+            errors[i, j] = np.where(compute > cut, np.abs(made / runs["loss"] - 1), np.nan)
+    more = np.diff(np.nanmean(errors[:, :, compute > CUTS[0]], axis=0), axis=0)[0]
+    [rival] = compared.rivals
+    assert rival.excess == pytest.approx(more.mean(), rel=1e-6)
+    of_runs = ttest_1samp(more, 0).confidence_interval(0.9)
+    assert rival.interval[0] < of_runs.low and of_runs.high < rival.interval[1]
+
+
+def test_two_laws_whose_difference_may_be_chance_are_not_separated_and_neither_is_best(
+    runs: pd.DataFrame,
+) -> None:
+    rough = runs.assign(loss=runs["loss"] * np.exp(np.random.default_rng(1).normal(0, 0.1, 48)))
+    found = compare(rough, LAWS[:2], cuts=CUTS[:1], bootstrap=50)
     assert found.best is None and found.to_json()["best"] is None
     assert f"cannot separate it from {found.rivals[0].law}. The error of" in found.verdict
     assert "train larger runs and compare again" in found.verdict
 
 
-def test_later_runs_that_share_a_trunk_say_less_about_a_difference(runs: pd.DataFrame) -> None:
-    alone = compare(runs, LAWS[:2], bootstrap=0)
-    shared = compare(runs.assign(trunk_id=runs["params"].astype(str)), LAWS[:2], bootstrap=0)
-    (low, high), (under, over) = alone.rivals[0].interval, shared.rivals[0].interval
-    assert (alone.clusters, shared.clusters) == (23, 7)
+def test_later_runs_that_share_a_trunk_say_less_about_a_difference(
+    runs: pd.DataFrame, compared: Comparison
+) -> None:
+    trunks = runs.assign(trunk_id=runs["tokens"].astype(str))
+    shared = compare(trunks, LAWS[:2], cuts=CUTS, bootstrap=50)
+    (low, high), (under, over) = compared.rivals[0].interval, shared.rivals[0].interval
+    assert (compared.clusters, shared.clusters) == (21, 5)
     assert over - under > 1.3 * (high - low)
 
 
-def test_the_interval_of_a_difference_is_students_over_the_later_runs_each_counted_once(
-    runs: pd.DataFrame,
-) -> None:
-    cuts = [1e20, 1e21]
-    found = compare(runs, LAWS[:2], cuts=cuts, bootstrap=0)
-    compute = (6 * runs["params"] * runs["tokens"]).to_numpy()
-    errors = np.full((2, 2, len(runs)), np.nan)
-    for i, cut in enumerate(cuts):
-        for j, each in enumerate(LAWS[:2]):
-            made = fit(each, runs[compute <= cut], bootstrap=0).predict(runs)
-            above = compute > cut
-            errors[i, j, above] = np.abs(made / runs["loss"].to_numpy() - 1)[above]
-    more = np.diff(np.nanmean(errors[:, :, compute > cuts[0]], axis=0), axis=0)[0]
-    expected = ttest_1samp(more, 0).confidence_interval(0.9)
-    assert found.rivals[0].interval == pytest.approx((expected.low, expected.high), rel=1e-6)
-
-
 def test_of_fewer_than_three_independent_later_runs_nothing_is_best(runs: pd.DataFrame) -> None:
-    found = compare(runs, LAWS[:2], cuts=[5.9e22], bootstrap=0)
+    found = compare(runs, LAWS[:2], cuts=[3e22], bootstrap=50)
     assert found.clusters < 3 and found.best is None
-    assert "fewer than 3 independent runs give no interval" in found.verdict
+    assert "no interval of that, for want of 3 independent later runs" in found.verdict
 
 
 def test_an_interval_that_holds_too_few_of_the_later_runs_is_named(runs: pd.DataFrame) -> None:
