@@ -25,7 +25,7 @@ from analysis.units import Span
 # Beyond the data laws err by more than their coefficients' intervals say: this much of the scatter
 # of log loss more with each decade. With .94 intervals of 90% held 90% of the later runs of five
 # independent sources, each source counted alike and each run once; with one source left out,
-# .74 to 1.21 (benchmarks/forecasts.py). Rounded up: on tables that nobody had looked at they held
+# .75 to 1.21 (benchmarks/forecasts.py). Rounded up: on tables that nobody had looked at they held
 # 78%.
 GROWTH = 1.0
 STEP = 1e-5  # of a coefficient, to either side: slopes to 1e-9 of themselves

@@ -171,6 +171,14 @@ def test_a_fit_that_failed_predicts_nothing(fitted):
         predict(failed, pd.DataFrame({"params": [1e9], "tokens": [1e10]}))
 
 
+def test_a_scatter_that_rests_on_few_residuals_says_on_how_many():
+    few = runs(np.geomspace(1e8, 3e9, 3), np.geomspace(2e9, 6e10, 3))
+    source = fit(law("chinchilla"), few, bootstrap=50, checks=False)
+    rows = pd.DataFrame({"params": [1e9], "tokens": [1e10]})
+    said = "The scatter of runs about the curve rests on 4 independent residuals (9 runs in 9 "
+    assert any(w.startswith(said) for w in forecast_warnings(source, rows, predict(source, rows)))
+
+
 def test_a_weak_fit_says_so_before_it_predicts():
     two_sizes = runs(np.array([1e8, 3e9]), np.geomspace(2e9, 6e10, 8))
     weak = fit(law("chinchilla"), two_sizes, bootstrap=50, checks=False)
