@@ -87,7 +87,7 @@ def test_no_interval_reaches_zero(fitted):
 def test_the_largest_run_is_forecast_from_the_smaller_ones(fitted):
     held_out = leave_out_largest(fitted)
     # The forecast carries its own error beside the seed's; three seeds' worth is what both allow.
-    assert abs(held_out.error_in_seed_scatters) < 3
+    assert abs(held_out.error_in_seed_sds) < 3
 
 
 def test_the_saved_fit_is_the_fit_of_the_saved_table(fitted):
