@@ -165,53 +165,56 @@ def compare(
     seen = examine(standardise(selection.rows, require=sorted(columns)), features, laws[0].target)
     rows = seen.rows
     compute = _compute(rows, laws)
-    if cuts is None:
-        at = np.quantile(compute, SHARES, method="lower")
-        cuts = [float(c) for c in np.unique(at) if (compute > c).any()]
-        if not cuts:
-            raise Refusal(
-                f"most of the {len(rows)} runs lie at {compute.max():.3g} FLOPs and none above: "
-                "nothing is left to score. Train smaller or larger runs too, or give --cut."
-            )
-    cuts_below = np.sum([compute > flops for flops in cuts], axis=0)
-    later = cuts_below > 0
-    share = 1 / (np.maximum(cuts_below, 1) * max(1, int(later.sum())))
-    settings = {"objective": objective, "delta": delta, "bootstrap": bootstrap,
-                "level": level, "seed": seed, "checks": False}  # fmt: skip
-    tried = []
+    cuts = _cuts(compute) if cuts is None else cuts
     for flops in cuts:
-        below = compute <= flops
-        if below.all() or not below.any():
+        if (compute <= flops).all() or not (compute <= flops).any():
             raise Refusal(
                 f"cut {flops:g} FLOPs has all {len(rows)} rows on one side; they span "
                 f"{compute.min():.3g} to {compute.max():.3g}."
             )
-        tried.append([_try(law, rows, below, share, settings) for law in laws])
-    scored = [
+    times = np.sum([compute > flops for flops in cuts], axis=0)  # that a row is scored
+    later = times > 0
+    share = 1 / (np.maximum(times, 1) * later.sum())
+    settings = {"objective": objective, "delta": delta, "bootstrap": bootstrap,
+                "level": level, "seed": seed, "checks": False}  # fmt: skip
+    tried = [[_try(law, rows, compute <= c, share, settings) for law in laws] for c in cuts]
+    scored = tuple(
         Cut(float(flops), tuple(each.score for each in at))
         for flops, at in zip(cuts, tried, strict=True)
-    ]
+    )
     clusters = clusters_of(rows)[later]
-    complete = _complete(scored)
-    means = {
-        laws[k].name: np.nansum([at[k].errors for at in tried], axis=0)[later] / cuts_below[later]
-        for k in complete
+    errors = {
+        k: np.nansum([at[k].errors for at in tried], axis=0)[later] / times[later]
+        for k in _complete(scored)
     }
-    least = min(means, key=lambda name: float(means[name].mean()))
+    least, *others = sorted(errors, key=lambda k: float(errors[k].mean()))
     rivals = []
-    for k in complete:
-        if (name := laws[k].name) != least:
-            more = means[name] - means[least]
-            [first] = (j for j in complete if laws[j].name == least)
-            spread = _of_fits([(at[k].drawn, at[first].drawn) for at in tried])
-            span = _interval(more, clusters, spread, level)
-            rivals.append(Rival(name, float(means[name].mean()), float(more.mean()), span))
-    rivals.sort(key=lambda each: each.error)
-    warnings = (*seen.cautions, *selection.warnings, *_too_narrow(scored, level))
+    for k in others:
+        more = errors[k] - errors[least]
+        of_fits = _of_fits([(at[k].drawn, at[least].drawn) for at in tried])
+        span = _interval(more, clusters, of_fits, level)
+        rivals.append(Rival(laws[k].name, float(errors[k].mean()), float(more.mean()), span))
     return Comparison(
-        tuple(scored), level, least, float(means[least].mean()), tuple(rivals),
-        len(np.unique(clusters)), warnings,
-    )  # fmt: skip
+        cuts=scored,
+        level=level,
+        least=laws[least].name,
+        error=float(errors[least].mean()),
+        rivals=tuple(rivals),
+        clusters=len(np.unique(clusters)),
+        warnings=(*seen.cautions, *selection.warnings, *_too_narrow(scored, level)),
+    )
+
+
+def _cuts(compute: Array) -> list[float]:
+    """Those that leave SHARES of the rows at or below."""
+    at = np.quantile(compute, SHARES, method="lower")
+    cuts = [float(c) for c in np.unique(at) if (compute > c).any()]
+    if not cuts:
+        raise Refusal(
+            f"most of the {len(compute)} runs lie at {compute.max():.3g} FLOPs and none above: "
+            "nothing is left to score. Train smaller or larger runs too, or give --cut."
+        )
+    return cuts
 
 
 class _Tried(NamedTuple):
@@ -249,9 +252,7 @@ def _try(
 
     def error(coefficients: Mapping[str, Array]) -> Array:
         off = np.abs(law.predict(coefficients, at) / observed - 1)
-        return np.sum(np.broadcast_to(off * share[~below], (len(off), len(observed))), axis=1)[
-            :, None
-        ]
+        return np.asarray(off @ share[~below])[:, None]
 
     return _Tried(score, errors, values_over_draws(found, error)[:, 0])
 
