@@ -171,6 +171,11 @@ def _kinds(data: Data, shapes: tuple[Shape, ...], smooth: bool) -> list[Kind]:
     return kinds
 
 
+def carries_ceiling(data: Data) -> bool:
+    """Whether some curve is tried whose ceiling is fitted."""
+    return any(kind.free for kind in _kinds(data, shapes_for(data), smooth=False))
+
+
 def with_ceilings() -> list[Kind]:
     """Plain shapes of bounded metrics with their ceiling fitted, however few the scales."""
     return [Kind(index, 1) for index, shape in enumerate(SHAPES) if not shape.searched]

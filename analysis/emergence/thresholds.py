@@ -21,6 +21,7 @@ from analysis.emergence.forms import parameters
 from analysis.emergence.likelihood import Data, Rows, means, simulate
 from analysis.emergence.mesh import (
     Mesh,
+    carries_ceiling,
     judged,
     midpoint_limits,
     search,
@@ -179,6 +180,8 @@ def whatever_the_ceiling(found: Estimate, profile: Profiler) -> Estimate:
     to .9 was called smooth in nine tables of ten.
     """
     data = profile.data
+    if not data.bounded or data.ceiling is not None or carries_ceiling(data):
+        return found
     best = float(profile.mesh.deviance.min())
     mesh = search(data, data.tables(data.unit[None]), dispersion=best, kinds=with_ceilings())
     fits = mesh.deviance <= best + profile.asymptotic * max(best, profile.scatter.least)

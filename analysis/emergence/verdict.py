@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -53,7 +54,7 @@ from scaling.store.records import Refusal
 
 FALLS = 0.02
 FEWEST_TABLES = 19  # simulated: with fewer no p-value can be as low as SIGNIFICANT
-LEVEL = 0.9  # of intervals
+LEVEL = 0.9  # of the intervals that decide a verdict, whatever level is shown
 FEWEST_FOR_SHARP = 8  # distinct scales
 FEWEST_TO_COVER = 16  # of fewer, intervals do not always hold what they say
 SURELY = 1.0  # decades: a sharp rise's width is below it with all of its interval
@@ -89,14 +90,9 @@ def analyse(
         return _no_rise(series, data, scatter, rise, fits, level, reach, rng)
     able = np.flatnonzero(np.isin(form_names(mesh.rows), supported(fits, chosen)))
     row = int(np.searchsorted(able, chosen.row))
-    profile = profiler(data, mesh.of(able), scatter, row, level, INTERVAL_TABLES, rng)
+    judged = profiler(data, mesh.of(able), scatter, row, LEVEL, INTERVAL_TABLES, rng)
+    profile = replace(judged, level=level)  # of the same tables: what is shown
     thresholds = _thresholds(series, profile, row, reach)
-    shape = mesh.rows.shapes[int(mesh.rows.shape[chosen.row])]
-    decades = width(profile, float(mesh.rows.width[chosen.row]))
-    if data.bounded and data.ceiling is None and not (mesh.rows.free > 0).any():
-        decades = whatever_the_ceiling(decades, profile)
-    if not shape.floored:
-        decades = Estimate(None, decades.interval, f"{CANNOT_BE_TOLD}: the curve has no floor")
     p_break: float | None = None
     if rise.p_value is None:
         verdict, reason = _one_run()
@@ -104,7 +100,7 @@ def analyse(
         verdict, reason = _against_loss(series, rise)
     else:
         p_break = break_test(data, mesh, scatter, bootstrap, rng).p_value
-        verdict, reason = verdict_of(rise, p_break, decades, series.scales)
+        verdict, reason = verdict_of(rise, p_break, _width(judged, row), series.scales)
     fitted = _refitted(series, profile, chosen.name, row)
     levels_of = float(fitted.floor[0]), float(fitted.ceiling[0])
     cautions = _cautions(series, rise, fitted)
@@ -118,7 +114,7 @@ def analyse(
         p_rise=rise.p_value,
         threshold=thresholds["half_way"],
         thresholds=thresholds,
-        width_decades=decades,
+        width_decades=_width(profile, row),
         fitted=fitted,
         forms=fits,
         dispersion=scatter.noise.spread,
@@ -200,6 +196,15 @@ def _searched(data: Data, rng: np.random.Generator) -> tuple[Data, Mesh, Scatter
         mesh = search(data, data.tables(data.unit[None]))
         scatter = scatter_of(data, mesh, rng)
     return data, mesh, scatter
+
+
+def _width(profile: Profiler, row: int) -> Estimate:
+    """The width of the rise, with an interval at the profile's level."""
+    rows = profile.mesh.rows
+    found = whatever_the_ceiling(width(profile, float(rows.width[row])), profile)
+    if not rows.shapes[int(rows.shape[row])].floored:
+        return Estimate(None, found.interval, f"{CANNOT_BE_TOLD}: the curve has no floor")
+    return found
 
 
 def _thresholds(
@@ -388,4 +393,4 @@ def _decades(decades: Estimate) -> str:
     low, high = decades.interval
     value = "a number of " if decades.value is None else f"{decades.value:.2g} "
     least, most = f"{low or 0:.2g}", "any" if high is None else f"{high:.2g}"
-    return f"{value}decades ({least} to {most})"
+    return f"{value}decades ({LEVEL:.0%} interval {least} to {most})"

@@ -126,3 +126,10 @@ def test_levels_out_of_range_are_refused():
         analyse(series, reach=[50])
     with pytest.raises(Refusal, match="between 0 and 1"):
         analyse(series, level=90)
+
+
+@pytest.mark.parametrize("count", [-1, 0, 18])
+def test_fewer_tables_than_a_sharp_rise_needs_are_refused(count):
+    series = Series("task", metric("acc"), "params", 10**T, logistic(9.0, 0.2), chance=0.0)
+    with pytest.raises(Refusal, match=f"--bootstrap {count}: .* Give 19 or more"):
+        analyse(series, bootstrap=count)

@@ -89,6 +89,18 @@ def test_a_floor_that_is_not_the_chance_level_is_no_break():
     assert curve.predict([1e6]) == pytest.approx([0.03], abs=0.01)
 
 
+def test_the_level_shown_changes_the_intervals_and_not_the_verdict():
+    t = np.linspace(7, 10, 10)
+    mean, rng = expit(2 * LN9 * (t - 8.5) / 0.8), np.random.default_rng(9)
+    value = rng.binomial(200, rng.beta(32 * mean, 32 * (1 - mean))) / 200
+    shown = [analysed(value, t, 200, level=at) for at in (0.5, 0.9, 0.99)]
+    assert len({curve.verdict for curve in shown}) == 1
+    assert len({curve.reason for curve in shown}) == 1
+    widths = [np.ptp(np.log(curve.threshold.interval)) for curve in shown]
+    assert widths == sorted(widths)
+    assert widths[0] < widths[-1]
+
+
 def test_seven_scales_are_never_sharp():
     t = np.linspace(7, 11, 7)
     curve = analysed((t > 9.2).astype(float), t)
