@@ -29,6 +29,7 @@ COLUMNS = ("shape", "midpoint", "width", "floor", "ceiling", "free")  # of Rows
 # number of answers is not known, than this.
 UNKNOWN_RESOLUTION = 0.005
 MOST_SCALES = 48  # told apart; a fiftieth of the range is far below any width that is judged
+LEAST_SPREAD = 1e-6  # of ρ: below, models of one scale are taken for equal
 MOST_SPREAD = 0.9  # of ρ: beyond, every model is all right or all wrong
 
 
@@ -252,27 +253,30 @@ def means(data: Data, rows: Rows, tables: Tables, t: Array) -> Array:
 class Noise(NamedTuple):
     """How scores scatter about a curve."""
 
-    spread: float  # ρ between models, or the variance on the unit scale of an unbounded metric
+    # ρ between models, or the variance on the unit scale of an unbounded metric; one for all
+    # tables, or one a table
+    spread: float | Array
     shared: float = 0.0  # correlation of the deviations of one group's models
 
 
 def simulate(data: Data, mean: Array, noise: Noise, count: int, rng: np.random.Generator) -> Array:
     """`count` tables of scores on the unit scale about `mean` (of each point)."""
     shape = (count, len(mean))
-    spread = noise.spread
+    spread = np.broadcast_to(noise.spread, count)[:, None]
     if not data.bounded:
-        return mean + np.sqrt(spread) * _normal(data, noise.shared, shape, rng)
+        return np.asarray(mean + np.sqrt(spread) * _normal(data, noise.shared, shape, rng))
     mean = np.clip(mean, 0.0, 1.0)
     models: Array = np.broadcast_to(mean, shape)
-    if spread > 1e-6:
-        mass = 1 / min(spread, MOST_SPREAD) - 1
+    if (spread > LEAST_SPREAD).any():
+        mass = 1 / np.clip(spread, LEAST_SPREAD, MOST_SPREAD) - 1
         safe = np.clip(mean, 1e-6, 1 - 1e-6)
         if noise.shared > 0:
             rank = ndtr(_normal(data, noise.shared, shape, rng))
             rank = np.clip(rank, 1e-9, 1 - 1e-9)
-            models = np.asarray(betaincinv(safe * mass, (1 - safe) * mass, rank), dtype=float)
+            drawn = np.asarray(betaincinv(safe * mass, (1 - safe) * mass, rank), dtype=float)
         else:
-            models = rng.beta(safe * mass, (1 - safe) * mass, shape)
+            drawn = rng.beta(safe * mass, (1 - safe) * mass, shape)
+        models = np.where(spread > LEAST_SPREAD, drawn, mean)
     if np.isfinite(data.questions).all():
         whole = np.maximum(np.rint(data.questions), 1).astype(np.int64)
         return rng.binomial(whole, np.clip(models, 0, 1)) / whole

@@ -16,19 +16,17 @@ from typing import Any
 import numpy as np
 from scipy.stats import f as f_ratio
 
-from analysis.emergence.breaks import Scatter
+from analysis.emergence.breaks import Scatter, alike
 from analysis.emergence.forms import parameters
-from analysis.emergence.likelihood import Data, Rows, means, simulate
+from analysis.emergence.likelihood import Data, Rows, means
 from analysis.emergence.mesh import (
     Mesh,
     carries_ceiling,
-    judged,
     midpoint_limits,
     search,
     width_limits,
     with_ceilings,
 )
-from analysis.emergence.polish import polished
 from analysis.expression import Array
 
 BINS = 24  # of an attribute, by equal widths and by equal counts each
@@ -119,13 +117,10 @@ def profiler(
 ) -> Profiler:
     """`count` tables simulated about the curve of row `truth`."""
     row, table = mesh.rows[np.array([truth])], data.tables(data.unit[None])
-    units = simulate(data, means(data, row, table, data.t)[0], scatter.noise, count, rng)
-    tables = data.tables(units)
-    deviance = judged(data, mesh, tables)
-    near = mesh.rows[np.argmin(deviance, axis=1)]
-    best = np.minimum(polished(data, near, tables, rng, smooth=False), deviance.min(1))
+    mean = means(data, row, table, data.t)[0]
+    ours = alike(data, mesh, mean, float(mesh.deviance.min()), scatter, count, rng)
     fitted = parameters(data, mesh.rows, truth)
-    return Profiler(data, mesh, scatter, units, deviance, best, truth, fitted, level)
+    return Profiler(data, mesh, scatter, ours.units, ours.deviance, ours.best, truth, fitted, level)
 
 
 def crossing(

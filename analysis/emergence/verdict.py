@@ -117,7 +117,7 @@ def analyse(
         width_decades=_width(profile, row),
         fitted=fitted,
         forms=fits,
-        dispersion=scatter.noise.spread,
+        dispersion=scatter.spread,
         seeds=seeds,
         level=level,
         cautions=cautions,
@@ -191,8 +191,8 @@ def _searched(data: Data, rng: np.random.Generator) -> tuple[Data, Mesh, Scatter
     """Twice where models differ by more than their questions: the second time weighed for it."""
     mesh = search(data, data.tables(data.unit[None]))
     scatter = scatter_of(data, mesh, rng)
-    if data.bounded and np.isfinite(data.questions).all() and scatter.noise.spread > 0:
-        data = data.weighed(scatter.noise.spread)
+    if data.bounded and np.isfinite(data.questions).all() and scatter.spread > 0:
+        data = data.weighed(scatter.spread)
         mesh = search(data, data.tables(data.unit[None]))
         scatter = scatter_of(data, mesh, rng)
     return data, mesh, scatter
@@ -300,7 +300,7 @@ def _no_rise(
         width_decades=absent,
         fitted=fitted,
         forms=fits,
-        dispersion=scatter.noise.spread,
+        dispersion=scatter.spread,
         seeds=None,
         level=level,
         cautions=cautions,
@@ -371,9 +371,9 @@ def _warnings(
             "the rise is not complete at the largest scale: threshold and width depend on the "
             "ceiling assumed or extrapolated"
         )
-    if data.bounded and scatter.noise.spread > 0.02:
+    if data.bounded and scatter.spread > 0.02:
         found.append(
-            f"models of one scale differ beyond their questions: spread {scatter.noise.spread:.2g} "
+            f"models of one scale differ beyond their questions: spread {scatter.spread:.2g} "
             "of the largest possible variance"
         )
     if series.scales < FEWEST_TO_COVER:

@@ -54,7 +54,8 @@ def test_the_band_holds_the_curve(measured):
     low, high = measured.band(10**T)
     truth = logistic(9.0, 1.5, 0.25)
     assert (low <= measured.predict(10**T) + 1e-3).all()
-    assert np.mean((low <= truth) & (truth <= high)) >= 0.75
+    # To a tenth of a standard error of 1000 answers: near the ends the band is no wider than that.
+    assert np.mean((low - 1e-3 <= truth) & (truth <= high + 1e-3)) >= 0.75
 
 
 def test_an_accuracy_and_its_error_say_the_same():
