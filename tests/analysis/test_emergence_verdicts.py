@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from analysis.emergence.metrics import metric
 from analysis.emergence.rise import Rise
 from analysis.emergence.series import Series
 from analysis.emergence.thresholds import Estimate
-from analysis.emergence.verdict import analyse, verdict_of
+from analysis.emergence.verdict import HELD, analyse, verdict_of
 
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "results" / "emergence.json"
 T = np.linspace(7, 11, 20)
 LN9 = np.log(9)
 RISE = Rise(0.01, 1.0, 0.001)
@@ -187,6 +189,37 @@ def test_tables_alike_leave_what_ours_leaves_whatever_their_spread():
     distance = np.log(ours.best + offset) - np.log(left + offset)
     assert abs(np.median(distance)) < 0.3
     assert np.std(distance) < 0.8
+
+
+def test_the_readme_gives_the_numbers_of_the_benchmark():
+    ratios = json.loads(BENCHMARK.read_text())["ratios"]
+    hinges = ratios["sharp found of hinges, by scales"]
+    narrow = ratios["sharp found at a width of .3, by scales and decades"]
+    held, few = (
+        ratios[f"coverage of the half-rise{which}, by spread"] for which in ("", " of few scales")
+    )
+    readme = " ".join((BENCHMARK.parents[2] / "README.md").read_text().split())
+    for said in (
+        f"Simulated in {ratios['settings']} settings",
+        f"a break was found in {ratios['breaks found where smooth']['all']:.1%} of smooth curves",
+        f"`sharp` was said of {ratios['sharp where not sharp']['all']:.2%} of what is not",
+        f"{hinges['scales 8']:.0%} with 8 scales, {hinges['scales 12']:.0%} with 12 and "
+        f"{hinges['scales 20']:.0%} with 20",
+        f"{narrow['scales 10, decades 3']:.0%} with 10 scales and "
+        f"{narrow['scales 20, decades 3']:.0%} with 20",
+        f"in {ratios['rises found where flat']['all']:.1%} of flat ones",
+        f"in {held['spread 0']:.0%} where models do not differ and {held['spread 0.1']:.0%} where "
+        f"they differ most ({few['spread 0.1']:.0%} with fewer than 16 scales",
+    ):
+        assert said in readme
+
+
+def test_what_a_warning_says_of_intervals_is_what_the_benchmark_found():
+    ratios = json.loads(BENCHMARK.read_text())["ratios"]
+    held = ratios["coverage of the half-rise of few scales, by spread"]
+    assert (held["spread 0.1"], held["spread 0"]) == pytest.approx(HELD, abs=0.005)
+    few = analysed(np.round(smooth()[::2], 3), T[::2])
+    assert any(f"held the threshold in {HELD[0]:.0%}" in warning for warning in few.warnings)
 
 
 @pytest.mark.slow
