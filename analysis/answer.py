@@ -25,7 +25,7 @@ from analysis.caution import (
     repeat_warnings,
     source_warnings,
 )
-from analysis.derived import percentiles, values_over_draws
+from analysis.derived import draws_of, percentiles, values_over_draws
 from analysis.expression import Array
 from analysis.fit import Fit
 from analysis.laws import Law
@@ -197,7 +197,7 @@ def interval_of(source: Source, ask: Ask, level: float) -> tuple[Interval | None
     `forecast.predict` has it: nobody will train the draw's own best run.
     """
     if not isinstance(source, Fit) or source.draws.empty:
-        return None, Lost(0, 0, False)
+        return None, Lost(0, 0)
     law = law_for(source, ask)
     point = solve(law, source.coefficients, ask)
     flops = float(FLOPS_PER_PARAM_TOKEN * point.params * point.tokens)
@@ -228,7 +228,7 @@ def interval_of(source: Source, ask: Ask, level: float) -> tuple[Interval | None
         return min(max(low, least), most), math.inf if endless else min(max(high, least), most)
 
     def size(logs: Array, given: float | None) -> Span:
-        # Of a whole run: a jackknife's linear spread knows no bounds.
+        # Of a whole run: draws that few clusters spread out know no bounds.
         return within(logs, 1.0, most) if given is None else (given, given)
 
     low, high = percentiles(drawn.loss, level)
@@ -252,11 +252,9 @@ def interval_of(source: Source, ask: Ask, level: float) -> tuple[Interval | None
 
 
 def _lost(source: Fit, law: Law, ask: Ask) -> Lost:
-    """Of a jackknife the refits themselves are counted: its draws are no refits."""
-    jackknifed = source.interval.method == "jackknife" and len(source.left_out) > 0
-    refits = source.left_out if jackknifed else source.draws
-    best = solve(law, {n: refits[n].to_numpy()[:, None] for n in source.coefficients}, ask)
-    return Lost(int((~best.interior).sum()), len(refits), jackknifed)
+    """Of the draws, which are refits."""
+    best = solve(law, draws_of(source), ask)
+    return Lost(int((~best.interior).sum()), len(source.draws))
 
 
 def decades_beyond_data(source: Source, flops: float) -> float | None:

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.derived import percentiles
+from analysis.derived import interval_over_draws
 from analysis.expression import Array
 from analysis.fit import Fit, Status
 from analysis.laws import Law
@@ -137,29 +137,24 @@ class Lost:
 
     count: int
     of: int
-    jackknifed: bool  # each leaves out one cluster; else they are draws of the bootstrap
 
     def told(self, level: float) -> bool:
-        """Whether an end of the interval rests on them: one of a jackknife's few is enough."""
-        return self.count > (0 if self.jackknifed else self.of * (1 - level) / 2)
+        """Whether an end of the interval rests on them."""
+        return self.count > self.of * (1 - level) / 2
 
 
 def lost_warnings(lost: Lost, level: float, loss_asked: bool) -> list[str]:
     """How many refits have no answer, and what the interval then says."""
     if not lost.told(level):
         return []
-    if lost.jackknifed:
-        which = f"{lost.count} of {lost.of} refits without one cluster of runs"
-    else:
-        which = f"{100 * lost.count / lost.of:.2g}% of the draws"
-    reach, have = ("reaches", "has") if lost.jackknifed and lost.count == 1 else ("reach", "have")
+    which = f"{lost.count / lost.of:.0%} of the draws"
     if loss_asked:
         return [
-            f"{which} never {reach} that loss: the interval has no upper end. Ask for a larger "
+            f"{which} never reach that loss: the interval has no upper end. Ask for a larger "
             "loss, or train more runs."
         ]
     return [
-        f"{which} {have} no optimum there (all N and no D, or the reverse): an end of the interval "
+        f"{which} have no optimum there (all N and no D, or the reverse): an end of the interval "
         "is only the bound of the search. Ask for a budget nearer the runs, or train more of them."
     ]
 
@@ -283,7 +278,7 @@ def _floor_interval(source: Fit, name: str, level: float) -> Span:
     own = source.interval.coefficients[name]
     if level == source.interval.level and math.isfinite(own.low) and math.isfinite(own.high):
         return own.low, own.high
-    low, high = percentiles(source.draws[name].to_numpy(), level)
+    low, high = (end[0] for end in interval_over_draws(source, lambda c: c[name], level))
     return float(low), float(high)
 
 

@@ -24,7 +24,8 @@ from analysis.newton import Mask
 from analysis.runs.examine import examine
 from analysis.runs.table import name_of, standardise, usable
 from analysis.scatter import quantile
-from analysis.uncertainty import JACKKNIFE_FROM, Index, clusters_of
+from analysis.support import FEWEST
+from analysis.uncertainty import Index, clusters_of
 from analysis.units import Span, counted
 from scaling.store.records import Refusal
 
@@ -72,7 +73,7 @@ class Rival:
         said = f"The error of {self.law} is larger by {self.excess:.2%} of the loss"
         if self.interval is None:
             return (
-                f"{said}, and there is no interval of that, for want of {JACKKNIFE_FROM} "
+                f"{said}, and there is no interval of that, for want of {FEWEST} "
                 "independent later runs or of intervals of the fits"
             )
         low, high = self.interval
@@ -296,11 +297,11 @@ def _interval(values: Array, clusters: Index, of_fits: float, level: float) -> S
     """Of a mean over runs whose terms go together within clusters, beside the error of the fits.
 
     Student's t on the sums over clusters (Liang & Zeger 1986, doi:10.1093/biomet/73.1.13). None
-    for fewer than JACKKNIFE_FROM clusters, and where the error of the fits is not known.
+    for fewer than FEWEST clusters, and where the error of the fits is not known.
     """
     sums = np.bincount(pd.factorize(clusters)[0], values - values.mean()) / len(values)
     count = len(sums)
-    if count < JACKKNIFE_FROM or not np.isfinite(of_fits):
+    if count < FEWEST or not np.isfinite(of_fits):
         return None
     error = np.hypot(np.sqrt(count / (count - 1) * np.sum(sums**2)), of_fits)
     reach = quantile(count - 1, level) * float(error)

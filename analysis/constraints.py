@@ -76,23 +76,34 @@ class Regularised:
         self.floors = inner.floors
         self.faint = np.full(len(inner.lower), -np.inf)  # a prior may hold a term up
         self._middle = np.zeros(len(law.coefficients))
+        self._sd = np.zeros(len(law.coefficients))
         precision = np.zeros(len(law.coefficients))
         for name, known in prior.items():
             if not known.sd > 0:
                 raise Refusal(f"prior {name} has sd = {known.sd}; it must be positive.")
             i = _place(law, name, "prior")
             self._middle[i] = _theta(law, name, known.value, "prior")
-            precision[i] = scatter / known.sd**2
+            self._sd[i], precision[i] = known.sd, scatter / known.sd**2
         # θ = point @ matrix, so the prior's curvature in the model's coordinates is:
         self._matrix = inner.leave(np.eye(len(precision)))
         self._precision = precision
         self._curvature = self._matrix @ np.diag(precision) @ self._matrix.T
+        self._rows = inner.residuals(inner.enter(self._middle[None])).shape[1]
 
     def enter(self, theta: Array) -> Array:
         return self._inner.enter(theta)
 
     def leave(self, point: Array) -> Array:
         return self._inner.leave(point)
+
+    def drawn(self, rng: np.random.Generator, weights: Array) -> Array:
+        """`weights` of resamples, a row each, with the value of each prior drawn anew for `local`.
+
+        A prior is an observation: resamples that left it in place would take it for exact, and
+        what only the prior knows would have no error.
+        """
+        moved = rng.standard_normal((len(weights), len(self._sd)))
+        return np.concatenate([weights, moved], axis=1)
 
     def residuals(self, point: Array) -> Array:
         return self._inner.residuals(point)
@@ -103,8 +114,12 @@ class Regularised:
         return np.asarray(0.5 * (away**2) @ self._precision)
 
     def local(self, point: Array, weights: Array, majorise: bool) -> Local:
-        value, gradient, hessian, majoriser = self._inner.local(point, weights, majorise)
+        """As of the model; `weights` may be those of `drawn`, with what moves each prior."""
+        rows, moved = weights[:, : self._rows], weights[:, self._rows :]
+        value, gradient, hessian, majoriser = self._inner.local(point, rows, majorise)
         away = point @ self._matrix - self._middle
+        if moved.size:
+            away = away - moved * self._sd
         hessian = hessian + self._curvature
         return Local(
             value + 0.5 * (away**2) @ self._precision,

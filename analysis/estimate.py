@@ -83,7 +83,7 @@ class Estimate:
     status: Status
     reason: str  # one sentence a user can act on
     warnings: tuple[str, ...]
-    draws: pd.DataFrame  # a column a coefficient, a row a draw
+    draws: pd.DataFrame  # refits, a column a coefficient; intervals by `analysis.derived`
     data: FitData
     rmse_log: float  # of log(predicted / observed)
     starts: int
@@ -95,7 +95,7 @@ class Estimate:
     diagnostics: Diagnostics | None  # None without draws
     excluded: pd.DataFrame  # rows left out, and why, in a column `reason`
     table: pd.DataFrame  # rows fitted
-    left_out: pd.DataFrame  # of refits without a cluster, as `draws`; empty unless jackknifed
+    clusters: Mapping[str, float]  # effective number behind each coefficient that is not known
     cautions: tuple[str, ...] = ()  # of `warnings`, what every answer from these runs repeats
 
     @property

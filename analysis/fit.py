@@ -27,7 +27,8 @@ from analysis.fit_file import read_fit, save_fit
 from analysis.identifiability import Design, design_at
 from analysis.judgement import judge, no_floor, regime
 from analysis.laws import Law
-from analysis.model import NEARLY, Data, Model, coefficients_at, is_floor
+from analysis.limited import Limited
+from analysis.model import NEARLY, Data, Model, coefficients_at, is_floor, to_theta
 from analysis.newton import Mask
 from analysis.objective import Objective
 from analysis.objective import objective as objective_named
@@ -39,6 +40,7 @@ from analysis.runs.table import loss_unit_of, usable
 from analysis.runs.trajectories import AUTO, COLUMN
 from analysis.search import Optimum, optimise
 from analysis.summary import summary
+from analysis.support import Support, support
 from analysis.uncertainty import Bounds, Index, Interval, Uncertainty, clusters_of, uncertainty
 from scaling.store.records import Refusal
 
@@ -162,8 +164,11 @@ def fit(
     design = design_at(law, data, best.theta, held.mask, known)
     # Resamples of rows that leave a direction open all stay where the search happened to stop.
     loose = design.open if not bound else ()
+    settled = held.mask | np.isin(law.coefficients, bound)
+    precision = _precision(weight, data, goal)
+    carried = support(law, data, best.theta, clusters, precision, settled, prior)
     spread = uncertainty(
-        law, problem, best.point, weight, clusters,
+        law, problem, best.point, weight, clusters, carried,
         fixed=held.mask, draws=0 if loose else draws, level=level, seed=seed,
     )  # fmt: skip
     spread = _held(law, spread, fixed or {})
@@ -186,6 +191,27 @@ def fit(
     return replace(found, diagnostics=checked)
 
 
+def law_fitted(found: Fit) -> Law:
+    """The law whose coefficients the fit has, where its data were limited since too."""
+    return found.law.fitted if isinstance(found.law, Limited) else found.law
+
+
+def support_of(found: Fit) -> Support:
+    """How the clusters of a fit's rows carry its coefficients. The fit must have its rows."""
+    law, made = law_fitted(found), found.settings
+    data = data_of(law, found.table)
+    goal = objective_named(made.objective, made.delta)
+    precision = _precision(weights_of(found.table, made.weights), data, goal)
+    known = np.isin(law.coefficients, (*found.fixed, *found.at_bound))
+    theta = to_theta(law, found.coefficients)
+    return support(law, data, theta, clusters_of(found.table), precision, known, made.prior)
+
+
+def _precision(weight: Array, data: Data, goal: Objective) -> Array:
+    """Of the rows' log losses: a penalty of differences counts large losses more."""
+    return weight if goal.log else weight * data.observed**2
+
+
 def _assemble(
     law: Law, rows: pd.DataFrame, excluded: pd.DataFrame, data: Data, goal: Objective,
     best: Optimum, coefficients: Mapping[str, float], spread: Uncertainty, clusters: Index,
@@ -194,7 +220,7 @@ def _assemble(
 ) -> Fit:  # fmt: skip
     smallest = float(data.scale.min())
     status, reason = judge(law, rows, best, bound, design, spread, held.mask, smallest)
-    warnings = list(notes)
+    warnings = [note for note in notes if note != reason]
     if best.converged and best.reached == 1 < best.starts:
         warnings.append(f"only 1 of {best.starts} starts reached the optimum")
     settled = [n for n, h in zip(law.coefficients, held.mask, strict=True) if h or n in bound]
@@ -221,7 +247,7 @@ def _assemble(
         diagnostics=None,
         excluded=excluded,
         table=rows,
-        left_out=spread.left_out,
+        clusters=spread.clusters,
     )
 
 
@@ -237,12 +263,13 @@ def _held(law: Law, spread: Uncertainty, fixed: Mapping[str, float]) -> Uncertai
     exactly = {name: Bounds(value, value) for name, value in fixed.items()}
     if spread.interval.method == "none":
         return spread
-    return Uncertainty(
-        replace(spread.interval, coefficients={**spread.interval.coefficients, **exactly}),
-        {**spread.se, **dict.fromkeys(fixed, 0.0)},
-        spread.draws.assign(**fixed),
-        () if len(fixed) == len(law.coefficients) else spread.warnings,
-        spread.left_out.assign(**fixed),
+    return replace(
+        spread,
+        interval=replace(spread.interval, coefficients={**spread.interval.coefficients, **exactly}),
+        se={**spread.se, **dict.fromkeys(fixed, 0.0)},
+        draws=spread.draws.assign(**fixed),
+        spread=spread.spread.assign(**fixed),
+        warnings=() if len(fixed) == len(law.coefficients) else spread.warnings,
     )
 
 

@@ -15,7 +15,7 @@ from analysis.newton import Mask
 from analysis.runs.cells import cells
 from analysis.runs.rows import listed
 from analysis.search import Optimum
-from analysis.uncertainty import Uncertainty
+from analysis.uncertainty import JUDGED, Uncertainty
 
 WIDE = 20.0  # an interval spanning more than this factor pins nothing down
 OPEN_FLOOR = 0.75  # of the smallest loss: so does a floor's interval that is longer
@@ -73,6 +73,8 @@ def judge(
             "says whether the rows follow it, and no interval holds beyond them: add runs at other "
             f"{' and '.join(law.features)}",
         )
+    if spread.short:
+        return Verdict(Status.WEAKLY_IDENTIFIED, spread.short)
     vague = [name for name in free if _vague(law, name, spread, smallest)]
     if vague:
         return Verdict(
@@ -118,9 +120,7 @@ def _vague(law: Law, name: str, spread: Uncertainty, smallest: float) -> bool:
     floor = name in law.floors  # judged as one even where it was given as an amplitude
     if spread.interval.method == "none" or (symbol.intercept and not floor):
         return False
-    spans = [(*spread.interval.coefficients[name], 1.0)]
-    if spread.interval.method == "bootstrap":
-        spans.append((*np.percentile(spread.draws[name], [25, 75]), MIDDLE))
+    spans = [(*spread.bounds(name, JUDGED), 1.0), (*spread.bounds(name, 0.5), MIDDLE)]
     if floor:
         return all(not high - low < OPEN_FLOOR * smallest * part for low, high, part in spans)
     return symbol.lower == 0.0 and all(not high < WIDE**part * low for low, high, part in spans)

@@ -71,7 +71,7 @@ def to_json(fit: Estimate) -> dict[str, Any]:
         "open": list(fit.open),
         "fixed": list(fit.fixed),
         "settings": asdict(fit.settings),
-        "left_out": fit.left_out.to_dict("list"),
+        "effective_clusters": dict(fit.clusters),
         "diagnostics": _diagnostics_json(fit.diagnostics),
         "doubts": doubts(fit),
         "excluded": fit.excluded["reason"].value_counts().to_dict(),
@@ -92,13 +92,19 @@ def from_json(
 ) -> E:
     """The fit, as a `kind` of estimate, that `to_json` gave `value` for, read from `source`.
 
-    Raises Refusal where it failed or a coefficient is not what the law allows, and LookupError,
+    Raises Refusal where it failed, is of an earlier version whose intervals did not hold, or a
+    coefficient is not what the law allows, and LookupError,
     TypeError or ValueError where it is no fit at all.
     """
     if Status(value["status"]) is Status.FAILED:
         raise Refusal(f"{source} is of a fit that failed: {value['reason']}.")
     data = value["data"]
     interval = value["interval"]
+    if interval["method"] == "jackknife":
+        raise Refusal(
+            f"{source} has jackknife intervals of an earlier version, which were too narrow where "
+            "several runs share a point. Fit again."
+        )
     return kind(
         law=law,
         coefficients=_allowed(law, value["coefficients"], source),
@@ -133,7 +139,7 @@ def from_json(
         diagnostics=_diagnostics(value["diagnostics"]),
         excluded=_excluded(value["excluded_rows"]),
         table=rows,
-        left_out=_left_out(law, value.get("left_out", {})),
+        clusters={k: float(v) for k, v in value.get("effective_clusters", {}).items()},
         cautions=tuple(value["cautions"]),
     )
 
@@ -156,10 +162,6 @@ def _settings(value: Mapping[str, Any], source: str) -> Settings:
         level=float(value["interval"]["level"]),
         fixed={name: _number(value["coefficients"][name]) for name in value["fixed"]},
     )
-
-
-def _left_out(law: Law, columns: Mapping[str, Any]) -> pd.DataFrame:
-    return pd.DataFrame({name: columns.get(name, []) for name in law.coefficients}, dtype=float)
 
 
 def _allowed(law: Law, values: Mapping[str, Any], source: str) -> dict[str, float]:

@@ -1,32 +1,34 @@
 """How far the coefficients could have come out otherwise.
 
-The unit that is resampled is the run that made the noise: points cooled down from one trunk
-share it (rows resampled as if independent covered .38 of a nominal .90 with 4 trunks). From
-12 clusters on, a percentile bootstrap; below, a leave-one-cluster-out jackknife with Student's
-t(K − 3), and a warning.
+The unit that is weighed is the run that made the noise: points cooled down from one trunk share it
+(rows resampled as if independent covered .38 of a nominal .90 with 4 trunks). Each draw is a refit
+with a random weight for every cluster and a value for every prior drawn anew (the fractional
+random-weight bootstrap: Xu, Gotwalt, Hong, King and Meeker 2020, The American Statistician 74;
+Rubin 1981): no draw loses a cluster, so that none leaves a coefficient open. Few clusters make
+draws too narrow, by how much follows from the design, for each coefficient (`analysis.support`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.expression import Array
+from analysis.constraints import Regularised
+from analysis.expression import Array, derivative, symbols
 from analysis.laws import Law
 from analysis.model import Model, coefficients_at, is_floor
 from analysis.newton import Mask
+from analysis.runs.rows import listed
 from analysis.runs.trajectories import COLUMN
 from analysis.search import descend
+from analysis.support import FEWEST, MANY, Basis, Support, stretched
 
-BOOTSTRAP_FROM = 12  # clusters
-MANY = 30  # clusters from which percentile intervals cover as they say
-FEW_ROWS = 100  # below, independent rows cover .93 to .98 (60: .93 to .97)
-JACKKNIFE_FROM = 3
+FEW_ROWS = 100  # below, intervals are wide (benchmarks/coverage.py)
 _CHUNK = 2**21  # elements of resampled weights held at once
 # A millionth of the objective is a fiftieth of a standard error; the estimate itself is held to
 # rounding.
@@ -39,6 +41,11 @@ _LONG = 1000
 # them takes a second or two; what is beyond means fewer draws, not shorter refits.
 _FOLLOWED = 1  # blocks
 _LEAST = 100  # draws: 5% points of fewer are not stable
+# Coverage in benchmarks/results/coverage.json of the settings whose tables get the warning.
+HELD = ".78 to 1.00"
+WIDE = ".95 to .99"
+LARGEST = 700.0  # of a logarithm: beyond, no number
+JUDGED = 0.9  # the level at which a fit is judged, whatever level is asked for
 
 Index = NDArray[np.intp]
 
@@ -50,7 +57,7 @@ class Bounds(NamedTuple):
 
 @dataclass(frozen=True)
 class Interval:
-    """`method` is bootstrap, jackknife or none; a missing bound is NaN."""
+    """`method` is bootstrap or none; a missing bound is NaN."""
 
     level: float
     method: str
@@ -63,9 +70,16 @@ class Uncertainty:
 
     interval: Interval
     se: Mapping[str, float]
-    draws: pd.DataFrame
+    draws: pd.DataFrame  # refits
+    spread: pd.DataFrame  # the same, each coefficient as far off as its interval has it
+    clusters: Mapping[str, float]  # effective number behind each coefficient
     warnings: tuple[str, ...]
-    left_out: pd.DataFrame  # of the jackknife's refits, a row a cluster; else empty
+    short: str = ""  # of `warnings`, which coefficients have no interval and why
+
+    def bounds(self, name: str, level: float) -> Bounds:
+        """Of a coefficient that has an interval, at another level."""
+        low, high = np.percentile(self.spread[name], [50 * (1 - level), 50 * (1 + level)])
+        return Bounds(float(low), float(high))
 
 
 def clusters_of(table: pd.DataFrame) -> Index:
@@ -84,26 +98,56 @@ def uncertainty(
     point: Array,
     weights: Array,
     clusters: Index,
+    support: Support,
     *,
     fixed: Mask,
     draws: int,
     level: float,
     seed: int,
 ) -> Uncertainty:
-    """Intervals by the cluster rule around the optimum `point` (in the model's coordinates)."""
+    """Intervals around the optimum `point` (in the model's coordinates).
+
+    A coefficient that rests on fewer than `support.FEWEST` effective clusters has none (NaN).
+    """
     count = int(clusters.max()) + 1
-    if draws == 0 or count < JACKKNIFE_FROM:
-        return _none(law, level, count, draws)
-    rng = np.random.default_rng(seed)
-    if count >= BOOTSTRAP_FROM:
-        return _bootstrap(law, problem, point, weights, clusters, fixed, draws, level, rng)
-    return _jackknife(law, problem, point, weights, clusters, fixed, draws, level, rng)
+    bases = support.coefficients(law)
+    if draws == 0 or count < FEWEST:
+        return _none(law, level, count, draws, bases)
+    refits = _refits(problem, point, weights, clusters, fixed, draws, np.random.default_rng(seed))
+    table = _table(law, problem, refits.end[refits.usable])
+    table = table[np.isfinite(table.to_numpy()).all(axis=1)].reset_index(drop=True)
+    if table.empty:
+        return _none(law, level, count, 0, bases)
+    estimate = _table(law, problem, point[None])
+    spread = pd.DataFrame(
+        {name: _spread(law, name, table[name].to_numpy(), float(estimate[name].iloc[0]), basis)
+         for name, basis in bases.items()}
+    )  # fmt: skip
+    short = _short(law, clusters, bases)
+    found = Uncertainty(
+        Interval(level, "bootstrap", {}),
+        {},
+        table,
+        spread,
+        _counted(bases),
+        (*[short] * bool(short), *_unsettled(refits, draws), *_small(law, clusters, bases)),
+        short,
+    )
+    missing = Bounds(float("nan"), float("nan"))
+    bounds = {k: found.bounds(k, level) if bases[k].enough else missing for k in law.coefficients}
+    se = {
+        name: _se(law, name, table[name].to_numpy(), float(estimate[name].iloc[0]), basis)
+        for name, basis in bases.items()
+    }
+    return replace(found, interval=replace(found.interval, coefficients=bounds), se=se)
 
 
 def resamples(rng: np.random.Generator, clusters: Index, draws: int) -> Iterator[Array]:
     """Row weights of cluster resamples, in blocks that bound the memory.
 
-    The first is short, and each as long as three times all before it: hard ones are met early.
+    Exponential, of mean 1 over the clusters: of the variance of drawing clusters with replacement,
+    and none is lost. The first block is short, and each as long as three times all before it: hard
+    ones are met early.
     """
     count = int(clusters.max()) + 1
     most = max(1, _CHUNK // len(clusters))
@@ -111,64 +155,105 @@ def resamples(rng: np.random.Generator, clusters: Index, draws: int) -> Iterator
     while at < draws:
         rows = min(most, max(3 * at, _LEAST), draws - at)
         at += rows
-        picked = rng.integers(0, count, size=(rows, count))
-        flat = (picked + count * np.arange(rows)[:, None]).ravel()
-        times = np.bincount(flat, minlength=rows * count).reshape(rows, count)
-        yield times[:, clusters].astype(float)
+        weights = rng.standard_exponential((rows, count))
+        weights *= count / weights.sum(axis=1, keepdims=True)
+        yield weights[:, clusters]
 
 
-def _bootstrap(
-    law: Law, problem: Model, point: Array, weights: Array, clusters: Index,
-    fixed: Mask, draws: int, level: float, rng: np.random.Generator,
-) -> Uncertainty:  # fmt: skip
-    count = int(clusters.max()) + 1
-    refits = _refits(problem, point, weights, clusters, fixed, draws, rng)
+def _logarithmic(law: Law, name: str) -> bool:
+    """A floor may be 0, where its logarithm has no meaning: it varies as it is."""
+    return law.symbols[name].positive and not is_floor(law, name)
+
+
+def _spread(law: Law, name: str, values: Array, estimate: float, basis: Basis) -> Array:
+    """A coefficient over the draws as its interval has it, within what the law allows."""
+    symbol = law.symbols[name]
+    with np.errstate(over="ignore", divide="ignore"):
+        if _logarithmic(law, name):
+            logs = stretched(np.log(values), float(np.log(estimate)), basis)
+            return np.exp(np.clip(logs, -LARGEST, LARGEST))
+        return np.clip(stretched(values, estimate, basis), symbol.lower, symbol.upper)
+
+
+def _se(law: Law, name: str, values: Array, estimate: float, basis: Basis) -> float:
+    """Half the interval that holds 68% of the draws, by the tails of which no deviation is swayed:
+    of the logarithm, times the estimate, where the coefficient varies by factors."""
+    if not basis.enough:
+        return float("nan")
+    with np.errstate(divide="ignore"):
+        scaled = np.log(values) if _logarithmic(law, name) else values
+    low, high = np.percentile(scaled, [16, 84])
+    unit = estimate if _logarithmic(law, name) else 1.0
+    return float(unit * basis.scale * (high - low) / 2)
+
+
+def _counted(bases: Mapping[str, Basis]) -> dict[str, float]:
+    return {name: basis.clusters for name, basis in bases.items() if np.isfinite(basis.clusters)}
+
+
+def _unsettled(refits: _Refits, draws: int) -> Iterator[str]:
     done = len(refits.end)
-    warnings = list(_small(count, len(clusters)))
     if done < draws:
-        warnings.append(
+        yield (
             "a nearly flat valley: refits take hundreds of steps, and intervals come from the "
             f"first {done} of {draws} draws"
         )
     late = int((~refits.settled).sum())
     if late > 0.01 * done:
         # Left in: they are the ones in the flattest valleys, and without them intervals shrink.
-        warnings.append(
+        yield (
             f"{late} of {done} bootstrap refits stopped short of their optimum: "
             "the valley is nearly flat, the intervals may be too narrow"
         )
-    kept = refits.end[refits.usable]
-    if not len(kept):
-        return _none(law, level, count, 0)
-    table = _table(law, problem, kept)
-    table = table[np.isfinite(table.to_numpy()).all(axis=1)].reset_index(drop=True)
-    tails = [50 * (1 - level), 50 * (1 + level)]
-    edges = {name: np.percentile(table[name], tails) for name in law.coefficients}
-    with np.errstate(over="ignore"):  # where draws run away, so does their deviation
-        se = {name: float(np.std(table[name].to_numpy(), ddof=1)) for name in law.coefficients}
-    return Uncertainty(
-        Interval(
-            level, "bootstrap", {k: Bounds(float(a), float(b)) for k, (a, b) in edges.items()}
-        ),
-        se,
-        table,
-        tuple(warnings),
-        _empty(law),
+
+
+def _short(law: Law, clusters: Index, bases: Mapping[str, Basis]) -> str:
+    """Which coefficients have no interval, and why; empty where all have one."""
+    names = [name for name, basis in bases.items() if not basis.enough]
+    if not names:
+        return ""
+    have, they = ("have", "they") if len(names) > 1 else ("has", "it")
+    few = min(bases[name].clusters for name in names) < FEWEST
+    lack = f"{FEWEST} are needed" if few else "the law passes through these, so that none is off it"
+    return (
+        f"{listed(names)} {have} no interval: {they} {_rest(names, clusters, bases)}, and {lack}. "
+        f"Train {_more(law, names, clusters)}"
     )
 
 
-def _small(clusters: int, rows: int) -> Iterator[str]:
-    """What is wrong with percentile intervals of so few clusters, or rows."""
-    if clusters < MANY:
+def _small(law: Law, clusters: Index, bases: Mapping[str, Basis]) -> Iterator[str]:
+    """What rests on few clusters, or all on few rows."""
+    names = [name for name, basis in bases.items() if basis.enough and basis.clusters < MANY]
+    if names:
+        their = "their intervals are" if len(names) > 1 else "its interval is"
         yield (
-            f"{clusters} clusters: percentile intervals of fewer than {MANY} are rough, .86 to .97 "
-            "at a nominal .90 and 16 clusters (benchmarks/coverage.py)"
+            f"{listed(names)} {_rest(names, clusters, bases)}: {their} wide, by Student's t, and "
+            f"held {HELD} at a nominal .90 (benchmarks/coverage.py). For narrower ones "
+            f"train {_more(law, names, clusters)}"
         )
-    elif rows < FEW_ROWS:
+    elif all(basis.enough for basis in bases.values()) and len(clusters) < FEW_ROWS:
         yield (
-            f"{rows} rows: percentile intervals of fewer than {FEW_ROWS} are wide, "
-            ".92 to .99 at a nominal .90 and 40 rows (benchmarks/coverage.py)"
+            f"{len(clusters)} rows: intervals of fewer than {FEW_ROWS} are wide, and held {WIDE} "
+            "at a nominal .90 (benchmarks/coverage.py). Train more runs for narrower ones"
         )
+
+
+def _rest(names: Sequence[str], clusters: Index, bases: Mapping[str, Basis]) -> str:
+    count = int(clusters.max()) + 1
+    each = listed([f"{bases[name].clusters:.2g}" for name in names])
+    unit = "runs" if count == len(clusters) else "clusters of runs"
+    return f"rest{'s' * (len(names) == 1)} on {each} of the {count} {unit} in effect"
+
+
+def _more(law: Law, names: Sequence[str], clusters: Index) -> str:
+    """Which runs would tell more of the coefficients."""
+    letters = {s.symbol.name: s for s in symbols(law.loss) if s.symbol}
+    moved = [symbols(derivative(law.loss, letters[name])) for name in names]
+    seen = {law.symbols[s.symbol.name].column for each in moved for s in each
+            if s.symbol and s.symbol.feature}  # fmt: skip
+    columns = [column for column in law.features if not seen or column in seen]
+    own = int(clusters.max()) + 1 == len(clusters)
+    return f"more {'runs' if own else 'trunks, or seeds,'} at several {' and '.join(columns)}"
 
 
 class _Refits(NamedTuple):
@@ -194,6 +279,8 @@ def _refits(
     heavy: list[Array] = []
     for block in resamples(rng, clusters, draws):
         resampled = block * weights
+        if isinstance(problem, Regularised):
+            resampled = problem.drawn(rng, resampled)
         start = np.repeat(point[None], len(block), 0)
         minima = descend(
             problem, start, resampled, fixed, _TOLERANCE, metric, max_iterations=_STEPS
@@ -220,119 +307,26 @@ def _refits(
     return refits
 
 
-def _jackknife(
-    law: Law, problem: Model, point: Array, weights: Array, clusters: Index,
-    fixed: Mask, draws: int, level: float, rng: np.random.Generator,
-) -> Uncertainty:  # fmt: skip
-    count = int(clusters.max()) + 1
-    left_out = (clusters[None, :] != np.arange(count)[:, None]) * weights
-    minima = descend(problem, np.repeat(point[None], count, 0), left_out, fixed)
-    warnings = [
-        f"{count} clusters: leave-one-out jackknife with t({max(count - 3, 1)}), which holds "
-        ".97 to 1.0 at a nominal .90 and 4 clusters, .88 to .98 at 8 (benchmarks/coverage.py); "
-        f"{BOOTSTRAP_FROM} are needed for a bootstrap"
-    ]
-    if not minima.converged.all():
-        warnings.append(
-            f"{int((~minima.converged).sum())} of {count} leave-one-out refits did not converge: "
-            "the intervals are too narrow"
-        )
-    floors = np.array([is_floor(law, name) for name in law.coefficients])
-    # A floor may be nothing, where its logarithm has no meaning: it varies as it is.
-    estimate = _scale(point[None], floors)[0]
-    deviation = _scale(minima.theta, floors)
-    deviation = deviation - deviation.mean(axis=0)
-    covariance = (count - 1) / count * deviation.T @ deviation
-    freedom = max(count - 3, 1)
-    normal = rng.standard_normal((draws, count)) @ deviation * np.sqrt((count - 1) / count)
-    stretch = np.sqrt(freedom / rng.chisquare(freedom, size=(draws, 1)))
-    drawn = estimate + normal * stretch
-    drawn = np.clip(drawn, *_limits(law, problem, estimate, floors))
-    table = _table(law, problem, _unscale(drawn, floors))
-    # Amplitudes are linear in the model's coordinates on the logarithmic scale.
-    reach = _student(freedom, level)
-    theta = problem.leave(point[None])[0]
-    spread = np.sqrt(np.diag(_carry(problem, floors, estimate, covariance)))
-    bounds, se = {}, {}
-    for i, name in enumerate(law.coefficients):
-        symbol = law.symbols[name]
-        if symbol.positive and not floors[i]:
-            value = float(np.exp(theta[i]))
-            with np.errstate(over="ignore"):
-                factor = float(np.exp(reach * spread[i]))
-            bounds[name], se[name] = Bounds(value / factor, value * factor), value * spread[i]
-        else:
-            value = estimate[i]
-            low, high = value - reach * spread[i], value + reach * spread[i]
-            upper = np.exp(problem.upper[i]) if floors[i] else symbol.upper
-            bounds[name] = Bounds(float(max(low, symbol.lower)), float(min(high, upper)))
-            se[name] = spread[i]
-    return Uncertainty(
-        Interval(level, "jackknife", bounds),
-        {k: float(v) for k, v in se.items()},
-        table,
-        tuple(warnings),
-        _table(law, problem, minima.theta),
-    )
-
-
-def _carry(problem: Model, floors: Mask, estimate: Array, covariance: Array) -> Array:
-    """Covariance in the law's θ (floors as they are), from that in the model's coordinates."""
-    size = len(estimate)
-    # `leave` is linear and leaves floors alone, so its matrix acts on the others unchanged.
-    matrix = problem.leave(np.eye(size)).T
-    return np.asarray(matrix @ covariance @ matrix.T)
-
-
-def _scale(points: Array, floors: Mask) -> Array:
-    return np.where(floors, np.exp(np.where(floors, points, 0.0)), points)
-
-
-def _unscale(values: Array, floors: Mask) -> Array:
-    return np.where(floors, np.log(np.where(floors, np.maximum(values, 1e-300), 1.0)), values)
-
-
-class _Limits(NamedTuple):
-    low: Array
-    high: Array
-
-
-def _limits(law: Law, problem: Model, estimate: Array, floors: Mask) -> _Limits:
-    low = np.where(floors, np.exp(np.where(floors, problem.lower, 0.0)), problem.lower)
-    high = np.where(floors, np.exp(np.where(floors, problem.upper, 0.0)), problem.upper)
-    for i, name in enumerate(law.coefficients):
-        if law.symbols[name].lower == 0.0 and not law.symbols[name].positive:
-            # An exponent of exactly zero sends every optimum to infinity.
-            low[i] = min(0.01, 0.02 * estimate[i]) if estimate[i] > 0 else 0.0
-    return _Limits(low, high)
-
-
 def _table(law: Law, problem: Model, points: Array) -> pd.DataFrame:
     return pd.DataFrame(coefficients_at(law, problem, points))
 
 
-def _student(freedom: int, level: float) -> float:
-    from scipy.special import stdtrit  # scipy.stats takes most of a second to import
-
-    return float(stdtrit(freedom, 0.5 + level / 2))
-
-
-def _none(law: Law, level: float, count: int, draws: int) -> Uncertainty:
+def _none(
+    law: Law, level: float, count: int, draws: int, bases: Mapping[str, Basis]
+) -> Uncertainty:
     warnings: tuple[str, ...] = ()
     if draws:
         warnings = (
             f"{count} cluster{'s' if count != 1 else ''}: no interval can be computed; "
-            f"train {JACKKNIFE_FROM} or more trunks",
+            f"train {FEWEST} or more trunks",
         )
     missing = float("nan")
+    empty = pd.DataFrame({name: np.empty(0) for name in law.coefficients})
     return Uncertainty(
         Interval(level, "none", {name: Bounds(missing, missing) for name in law.coefficients}),
         dict.fromkeys(law.coefficients, missing),
-        _empty(law),
+        empty,
+        empty,
+        _counted(bases),
         warnings,
-        _empty(law),
     )
-
-
-def _empty(law: Law) -> pd.DataFrame:
-    return pd.DataFrame({name: np.empty(0) for name in law.coefficients})

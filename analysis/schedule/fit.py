@@ -27,8 +27,9 @@ from analysis.runs.load import shown
 from analysis.schedule.annealing import Terms, losses, terms_of
 from analysis.schedule.curves import after_warmup, by_curve, read, schedule_of
 from analysis.schedule.multipower import AMPLITUDES, FINE, NAMES, ROUGH, End, Problem
+from analysis.support import FEWEST
 from analysis.trend import student
-from analysis.uncertainty import JACKKNIFE_FROM, Bounds, Interval
+from analysis.uncertainty import Bounds, Interval
 from analysis.units import decimal
 from scaling.store.records import Refusal
 
@@ -273,9 +274,9 @@ def _jackknife(
     scored = ["curve", "n", "r2", "rmse", "mae", "mean", "worst"]
     left_out = pd.DataFrame(rows, columns=[*scored, *NAMES])
     count, nan = len(names), float("nan")
-    if loose or lacking or count < JACKKNIFE_FROM:
+    if loose or lacking or count < FEWEST:
         why = f"{count} curve{'' if count == 1 else 's'}"
-        if count >= JACKKNIFE_FROM:
+        if count >= FEWEST:
             why = f"without {', '.join(lacking)} the others leave coefficients open"
         warning = f"{why}: no interval can be computed; add curves of other schedules"
         unknown = {name: Bounds(nan, nan) for name in NAMES}

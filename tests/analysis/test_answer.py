@@ -93,7 +93,7 @@ def test_draws_that_never_reach_the_loss_make_the_interval_endless(fitted):
 
 
 @pytest.fixture(scope="module")
-def jackknifed() -> Fit:
+def few() -> Fit:
     """Eight trunks of one size each."""
     sizes, budgets = np.geomspace(2.5e4, 8e5, 8), np.geomspace(5e5, 4e6, 4)
     rows = [(n, d, f"trunk {n:.0f}") for n in sizes for d in budgets]
@@ -103,32 +103,28 @@ def jackknifed() -> Fit:
     return fit(CHINCHILLA, table.assign(loss=exact * np.exp(noise)), bootstrap=400, checks=False)
 
 
-def without(source: Fit, count: int, **coefficients: float) -> Fit:
-    """The fit, had its first `count` refits without a cluster come to these coefficients."""
-    refits = source.left_out.copy()
+def without(source: Fit, share: float, **coefficients: float) -> Fit:
+    """The fit, had that share of its draws come to these coefficients."""
+    draws = source.draws.copy()
     for name, value in coefficients.items():
-        refits.loc[refits.index[:count], name] = value
-    return replace(source, left_out=refits)
+        draws.loc[draws.index[: round(share * len(draws))], name] = value
+    return replace(source, draws=draws)
 
 
-# As a quantity, one lost refit of eight made a t-distributed cloud: "29% of the draws"; and of
-# eight lost ones nothing was said.
-@pytest.mark.parametrize(("count", "reach"), [(1, "reaches"), (8, "reach")])
-def test_refits_of_a_jackknife_that_never_reach_the_loss_are_counted(jackknifed, count, reach):
-    assert not any("refits" in text for text in answer(jackknifed, Ask(loss=1.2)).warnings)
-    run = answer(without(jackknifed, count, E=1.3), Ask(loss=1.2))
-    said = f"{count} of 8 refits without one cluster of runs never {reach} that loss: the interval"
-    assert any(text.startswith(f"{said} has no upper end") for text in run.warnings)
+@pytest.mark.parametrize(
+    ("share", "said"), [(0.12, "12% of the draws"), (1.0, "100% of the draws")]
+)
+def test_draws_of_few_clusters_that_never_reach_the_loss_are_counted(few, share, said):
+    assert not any("of the draws" in text for text in answer(few, Ask(loss=1.2)).warnings)
+    run = answer(without(few, share, E=1.3), Ask(loss=1.2))
+    assert any(text.startswith(said) and "has no upper end" in text for text in run.warnings)
     assert (run.interval.flops[1], run.interval.params[1]) == (np.inf, np.inf)
 
 
-def test_refits_of_a_jackknife_without_an_optimum_leave_n_between_one_and_the_whole_budget(
-    jackknifed,
-):
-    run = answer(without(jackknifed, 2, alpha=1e-12), Ask(flops=1e13))
-    said = "2 of 8 refits without one cluster of runs have no optimum there"
-    assert any(text.startswith(said) for text in run.warnings)
-    assert run.interval.params == pytest.approx((1, 1e13 / 6))
+def test_draws_without_an_optimum_leave_n_between_one_and_the_whole_budget(few):
+    run = answer(without(few, 0.25, alpha=1e-12), Ask(flops=1e13))
+    assert any(text.startswith("25% of the draws have no optimum there") for text in run.warnings)
+    assert run.interval.params[0] == 1 < run.interval.params[1] < 1e13 / 6
     assert run.interval.flops == (1e13, 1e13)
 
 

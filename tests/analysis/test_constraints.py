@@ -169,14 +169,25 @@ def test_a_fit_is_made_again_from_other_rows_as_it_was(runs: pd.DataFrame, tmp_p
         fitted.again(fitted.table, colour=1)
 
 
-def test_the_left_out_refits_are_kept_with_the_fit(runs: pd.DataFrame, tmp_path: Path) -> None:
+def test_the_clusters_behind_each_coefficient_are_kept_with_the_fit(
+    runs: pd.DataFrame, tmp_path: Path
+) -> None:
     table = runs.assign(trunk_id=(np.arange(len(runs)) % 8).astype(str))
-    fitted = fit(law("chinchilla"), table, bootstrap=50, checks=False)
+    fitted = fit(law("chinchilla"), table, bootstrap=50, checks=False, fixed={"E": 1.8})
+    assert set(fitted.clusters) == {"A", "alpha", "B", "beta"}  # what is held rests on none
     save_fit(fitted, tmp_path / "fit.json")
-    pd.testing.assert_frame_equal(load_fit(tmp_path / "fit.json").left_out, fitted.left_out)
-    for k in range(8):
-        alone = fitted.again(fitted.table[fitted.table["trunk_id"] != str(k)], bootstrap=0)
-        assert fitted.left_out.loc[k].to_dict() == pytest.approx(alone.coefficients, rel=1e-4)
+    assert load_fit(tmp_path / "fit.json").clusters == fitted.clusters
+
+
+def test_a_fit_of_before_with_intervals_of_a_jackknife_is_refused(
+    runs: pd.DataFrame, tmp_path: Path
+) -> None:
+    fitted = fit(law("chinchilla"), runs, bootstrap=50, checks=False)
+    value = to_json(fitted)
+    value["interval"]["method"] = "jackknife"
+    save(value, {"draws": fitted.draws, "rows": runs}, tmp_path / "fit.json")
+    with pytest.raises(Refusal, match=r"jackknife intervals of an earlier version.* Fit again"):
+        load_fit(tmp_path / "fit.json")
 
 
 def test_a_fit_of_before_whose_weights_are_not_in_its_file_is_refused(
@@ -184,7 +195,7 @@ def test_a_fit_of_before_whose_weights_are_not_in_its_file_is_refused(
 ) -> None:
     fitted = fit(law("chinchilla"), runs, bootstrap=0, fixed={"E": 1.7}, level=0.5)
     value = to_json(fitted)
-    del value["settings"], value["left_out"]
+    del value["settings"], value["effective_clusters"]
     path = tmp_path / "fit.json"
     for words in ([], ["weights w"]):
         save({**value, "constrained": words}, {"draws": fitted.draws, "rows": runs}, path)

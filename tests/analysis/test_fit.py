@@ -15,7 +15,6 @@ from analysis.expression import amplitude, exponent, feature
 from analysis.fit import Fit, Prior, Status, fit, load_fit, save_fit, to_json
 from analysis.laws import Law, law
 from analysis.published import Published, published
-from analysis.runs.table import read_runs
 from analysis.search import Optimum
 from scaling.store.records import Refusal
 
@@ -250,17 +249,6 @@ def test_units_that_look_wrong_are_warned_of_by_the_fit(
     swapped = runs.rename(columns={"params": "tokens", "tokens": "params"})
     swapped["params"] *= 1e3
     assert any("swapped" in w for w in fit(law("chinchilla"), swapped, bootstrap=0).warnings)
-
-
-def test_which_valley_a_few_draws_end_in_does_not_decide_the_status() -> None:
-    runs = read_runs(Path(__file__).with_name("two_long_trunks.csv"))
-    low, seen = [], set()
-    for seed in range(4):
-        found = fit(law("chinchilla"), runs, bootstrap=200, seed=seed, checks=False)
-        low.append(found.interval.coefficients["beta"].low)
-        seen.add(found.status)
-    assert min(low) < 0.05 and max(low) > 0.4  # a twentieth of the draws has no slope in D
-    assert seen == {Status.CONVERGED}
 
 
 def test_a_fit_that_failed_says_why(grid: pd.DataFrame, simulate: Simulate) -> None:

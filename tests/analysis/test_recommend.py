@@ -127,7 +127,10 @@ def test_the_interval_is_the_percentiles_of_the_draws_own_optima(fitted):
     g = (d["alpha"] * d["A"] / d["beta"] / d["B"]) ** (1 / (d["alpha"] + d["beta"]))
     params = g * (BEYOND / 6) ** (d["beta"] / (d["alpha"] + d["beta"]))
     assert best.interval.level == 0.5
-    assert best.interval.params == pytest.approx(tuple(np.quantile(params, [0.25, 0.75])), rel=1e-6)
+    # A little further off than the draws: 24 runs carry the answer (see `analysis.support`).
+    ends = np.quantile(params, [0.25, 0.75])
+    assert best.interval.params == pytest.approx(tuple(ends), rel=0.05)
+    assert best.interval.params[0] < ends[0] < ends[1] < best.interval.params[1]
     assert best.interval.params[0] < best.params < best.interval.params[1]
 
 
@@ -200,7 +203,7 @@ def test_draws_without_an_optimum_are_counted_not_hidden(fitted):
     draws = fitted.draws.copy()
     draws.loc[draws.index[:100], "A"] = 0.0
     [best] = recommend(replace(fitted, draws=draws), [1e12], by="law")
-    assert best.interval.params[0] == 1.0
+    assert best.interval.params[0] <= 1.0
     assert any("25%" in text and "bound" in text for text in best.warnings)
 
 
