@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis.expression import Array
 from analysis.laws import Law
-from analysis.model import Data, Model, is_floor
+from analysis.model import Data, Model
 from analysis.newton import Local, Mask
 from analysis.objective import Objective
 from scaling.store.records import Refusal
@@ -42,7 +42,7 @@ def fixed_of(law: Law, fixed: Mapping[str, float]) -> Fixed:
     theta = np.zeros(len(law.coefficients))
     for name, value in fixed.items():
         place = _place(law, name, "fixed")
-        no_floor = value == 0 and is_floor(law, name)
+        no_floor = value == 0 and name in law.floors
         theta[place] = NOTHING if no_floor else _theta(law, name, value, "fixed")
     return Fixed(np.array([name in fixed for name in law.coefficients]), theta)
 

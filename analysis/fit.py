@@ -28,7 +28,7 @@ from analysis.identifiability import Design, design_at
 from analysis.judgement import judge, no_floor, regime
 from analysis.laws import Law
 from analysis.limited import Limited
-from analysis.model import NEARLY, Data, Model, coefficients_at, is_floor, to_theta
+from analysis.model import NEARLY, Data, Model, coefficients_at, to_theta
 from analysis.newton import Mask
 from analysis.objective import Objective
 from analysis.objective import objective as objective_named
@@ -61,7 +61,8 @@ class Fit(Estimate):
         other coefficients takes neither what is fixed nor priors. Raises Refusal as `fit` does.
         """
         made = {each.name: getattr(self.settings, each.name) for each in fields(Settings)}
-        if COLUMN in self.table and COLUMN in rows:  # what its `cluster` was found to be
+        if made["cluster"] not in rows and COLUMN in self.table and COLUMN in rows:
+            # What `auto`, or a column that is not at hand, was found to be.
             made["cluster"] = COLUMN
         if law is not None and law.coefficients != self.law.coefficients:
             made |= {"fixed": {}, "prior": {}}
@@ -276,12 +277,12 @@ def _held(law: Law, spread: Uncertainty, fixed: Mapping[str, float]) -> Uncertai
 def _told(law: Law, interval: Interval, bound: tuple[str, ...]) -> Interval:
     """Without those of floors that ended at nothing, whose draws are dust that is not nothing."""
     unknown = Bounds(float("nan"), float("nan"))
-    dust = dict.fromkeys((name for name in bound if is_floor(law, name)), unknown)
+    dust = dict.fromkeys((name for name in bound if name in law.floors), unknown)
     return replace(interval, coefficients={**interval.coefficients, **dust})
 
 
 def _at_bound(law: Law, problem: Model, point: Array, held: Mask) -> tuple[str, ...]:
-    floors = np.array([is_floor(law, name) for name in law.coefficients])
+    floors = np.array([name in law.floors for name in law.coefficients])
     # Valleys that end at a bound are so flat there that a descent may rest a percent short.
     logs = np.array([law.symbols[name].positive for name in law.coefficients])
     gap = np.where(logs & ~floors, 0.02, 1e-9)

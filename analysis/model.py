@@ -208,13 +208,8 @@ def bounds(law: Law, observed: Array) -> tuple[Array, Array]:
         if symbol.positive:
             low = np.log(low) if low > 0 else -700.0
             high = np.log(high) if np.isfinite(high) else 700.0
-            if is_floor(law, name):
+            if name in law.floors:
                 low, high = np.log(observed.min()) - DEEP, np.log(observed.max())
         lower.append(max(low, -1e6))
         upper.append(min(high, 1e6))
     return np.array(lower), np.array(upper)
-
-
-def is_floor(law: Law, name: str) -> bool:
-    """Is the coefficient the loss that remains at infinite scale (`Law.floors`)?"""
-    return name in law.floors

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from analysis.constraints import Regularised
 from analysis.expression import Array, derivative, symbols
 from analysis.laws import Law
-from analysis.model import Model, coefficients_at, is_floor
+from analysis.model import Model, coefficients_at
 from analysis.newton import Mask
 from analysis.runs.rows import listed
 from analysis.runs.trajectories import COLUMN
@@ -162,7 +162,7 @@ def resamples(rng: np.random.Generator, clusters: Index, draws: int) -> Iterator
 
 def _logarithmic(law: Law, name: str) -> bool:
     """A floor may be 0, where its logarithm has no meaning: it varies as it is."""
-    return law.symbols[name].positive and not is_floor(law, name)
+    return law.symbols[name].positive and name not in law.floors
 
 
 def _spread(law: Law, name: str, values: Array, estimate: float, basis: Basis) -> Array:

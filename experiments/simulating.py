@@ -252,11 +252,9 @@ def _listed(found: Simulation) -> list[tuple[str, Key]]:
 
 def _is_scale(law: Law, key: Key) -> bool:
     """Whether a number's error is a factor."""
-    from analysis.model import is_floor
-
     if key.flops is not None:
         return key.name in ("params", "tokens")
-    return law.symbols[key.name].positive and not is_floor(law, key.name)
+    return law.symbols[key.name].positive and key.name not in law.floors
 
 
 def _row(name: str, each: Summary, scale: bool) -> list[str]:

@@ -165,6 +165,9 @@ def test_a_fit_is_made_again_from_other_rows_as_it_was(runs: pd.DataFrame, tmp_p
         pd.testing.assert_frame_equal(again.draws, straight.draws, rtol=1e-6)
     other = fitted.again(fitted.table, law=law("kaplan_nd"), bootstrap=0)
     assert other.settings.weights == "w" and not other.fixed and not other.settings.prior
+    # Rows as they were read have a trunk_id of their own, which is not what was asked for.
+    raw = table.assign(trunk_id=(np.arange(len(runs)) % 20).astype(str))
+    assert fit(law("chinchilla"), raw, **made).again(raw).data.clusters == 14
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
         fitted.again(fitted.table, colour=1)
 

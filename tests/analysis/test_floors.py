@@ -88,7 +88,7 @@ def test_a_coefficient_of_either_sign_is_no_floor_and_keeps_its_scale() -> None:
     )  # fmt: skip
     found = fit(mine, runs(0.002, 8), bootstrap=200, checks=False)
     shipped = fit(law("m2"), runs(0.002, 8), bootstrap=200, checks=False)
-    assert mine.floors == () and found.interval.method == "jackknife"
+    assert mine.floors == ()
     low, high = found.interval.coefficients["E"]
     assert (low, high) == pytest.approx(shipped.interval.coefficients["E"], abs=0.02)
     assert low < found.coefficients["E"] < high
