@@ -44,6 +44,7 @@ _LEAST = 100  # draws: 5% points of fewer are not stable
 # Coverage in benchmarks/results/coverage.json of the settings whose tables get the warning.
 HELD = ".78 to 1.00"
 WIDE = ".95 to .99"
+FAR = 4.0  # deviations, on either side: a normal has 6 draws of 100,000 beyond
 LARGEST = 700.0  # of a logarithm: beyond, no number
 JUDGED = 0.9  # the level at which a fit is judged, whatever level is asked for
 
@@ -135,10 +136,7 @@ def uncertainty(
     )
     missing = Bounds(float("nan"), float("nan"))
     bounds = {k: found.bounds(k, level) if bases[k].enough else missing for k in law.coefficients}
-    se = {
-        name: _se(law, name, table[name].to_numpy(), float(estimate[name].iloc[0]), basis)
-        for name, basis in bases.items()
-    }
+    se = {name: _se(table[name].to_numpy(), basis) for name, basis in bases.items()}
     return replace(found, interval=replace(found.interval, coefficients=bounds), se=se)
 
 
@@ -175,16 +173,14 @@ def _spread(law: Law, name: str, values: Array, estimate: float, basis: Basis) -
         return np.clip(stretched(values, estimate, basis), symbol.lower, symbol.upper)
 
 
-def _se(law: Law, name: str, values: Array, estimate: float, basis: Basis) -> float:
-    """Half the interval that holds 68% of the draws, by the tails of which no deviation is swayed:
-    of the logarithm, times the estimate, where the coefficient varies by factors."""
+def _se(values: Array, basis: Basis) -> float:
+    """The standard deviation of the draws, as Besiroglu et al. 2024 print it; those beyond FAR
+    deviations, by the middle 68%, count as so far off: a few that run away would make all of it."""
     if not basis.enough:
         return float("nan")
-    with np.errstate(divide="ignore"):
-        scaled = np.log(values) if _logarithmic(law, name) else values
-    low, high = np.percentile(scaled, [16, 84])
-    unit = estimate if _logarithmic(law, name) else 1.0
-    return float(unit * basis.scale * (high - low) / 2)
+    low, middle, high = np.percentile(values, [16, 50, 84])
+    near = np.clip(values, middle - FAR * (middle - low), middle + FAR * (high - middle))
+    return float(basis.scale * np.std(near, ddof=1))
 
 
 def _counted(bases: Mapping[str, Basis]) -> dict[str, float]:
