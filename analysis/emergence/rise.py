@@ -8,7 +8,7 @@ not risen.
 Checkpoints of one run resemble their neighbours, and a flat run that drifts looks like a rise; but
 it drifts down as often as up. So each run counts once, by its slope, in a t test over runs, which
 holds whatever the correlation within runs and however they differ in noise (Ibragimov and Müller
-2010, J. Bus. Econ. Stat. 28:453).
+2010, J. Bus. Econ. Stat. 28:453). Runs of one group, which share their noise, count once together.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import isotonic_regression
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.special import stdtr
 from scipy.stats import combine_pvalues
 
@@ -35,7 +37,17 @@ class Rise(NamedTuple):
     p_value: float | None  # of no rise; None: there is one run, which may have drifted
     p_dip: float  # of no fall before the rise
     least_p: float  # the smallest p-value that so few scales (or the signs of so few runs) can give
-    runs: int = 0  # that were scored at several scales
+    runs: int = 0  # that were scored at several scales; those of one group are one
+    grouped: bool = False  # some runs are of one group
+
+    @property
+    def words(self) -> str:
+        """The p-value and what it rests on."""
+        p_value = "p unknown" if self.p_value is None else f"p = {self.p_value:.2g}"
+        if not self.runs:
+            return p_value
+        of = "groups of runs" if self.grouped else "runs"
+        return f"{p_value}, t test over {self.runs} {of}"
 
 
 class _Points(NamedTuple):
@@ -46,14 +58,16 @@ class _Points(NamedTuple):
     weight: Array
     scale: Which
     block: Which
+    error: Array  # variance that the questions alone make
     run: Which  # flags: the point's block is a run
+    cluster: Which  # runs that share a group are of one
 
     def of(self, which: Which) -> _Points:
         return _Points(*(each[which] for each in self))
 
     def back(self) -> _Points:
         """Read from the largest scale to the smallest."""
-        turned = self._replace(t=-self.t, scale=self.scale.max() - self.scale)
+        turned = self._replace(t=-self.t, scale=self.scale.max(initial=0) - self.scale)
         return turned.of(np.argsort(turned.scale, kind="stable"))
 
 
@@ -64,17 +78,30 @@ def rise_test(data: Data, runs: Which | None, rng: np.random.Generator) -> Rise:
     """
     points = _points(data, runs)
     chance = -np.inf if data.chance is None else data.chance
-    # A fall is a rise read backwards, over the scales up to the lowest.
-    gathered = np.bincount(points.scale, points.weight * points.value)
-    lowest = int(np.argmin(gathered / np.bincount(points.scale, points.weight)))
-    p_value = _p_value(points, chance, rng)
-    p_dip = None
-    if lowest >= 2:
-        p_dip = _p_value(points.of(points.scale <= lowest).back(), -np.inf, rng)
-    several = len(np.unique(points.block[points.run]))
-    least = _least(points.of(~points.run))
+    along, alone = points.of(points.run), points.of(~points.run)
+    p_value = _p_value(along, alone, chance, rng)
+    p_dip = _p_value(_first_half(along).back(), _to_the_lowest(alone).back(), -np.inf, rng)
+    several = len(np.unique(along.cluster))
+    least = _least(alone)
     least = min(least, 0.5**several) if several else least
-    return Rise(p_value, 1.0 if p_dip is None else p_dip, least, several)
+    grouped = several < len(np.unique(along.block))
+    return Rise(p_value, 1.0 if p_dip is None else p_dip, least, several, grouped)
+
+
+def _first_half(points: _Points) -> _Points:
+    """Over the lower half of the scales: were the end picked by the runs, chance would be too."""
+    scales = np.unique(points.scale)
+    return points.of(np.isin(points.scale, scales[: (len(scales) + 1) // 2]))
+
+
+def _to_the_lowest(points: _Points) -> _Points:
+    """Over the scales up to the one of the lowest mean; none where there are fewer than three."""
+    if not len(points.scale):
+        return points
+    scale: Which = np.unique(points.scale, return_inverse=True)[1]
+    mean = np.bincount(scale, points.weight * points.value) / np.bincount(scale, points.weight)
+    lowest = int(np.argmin(mean))
+    return points.of((scale <= lowest) & (lowest >= 2))
 
 
 def _points(data: Data, runs: Which | None) -> _Points:
@@ -86,19 +113,40 @@ def _points(data: Data, runs: Which | None) -> _Points:
     count = len(data.t)
     weight = data.weight / data.weight.mean()
     group = np.arange(count) if data.group is None else data.group
-    label, in_run = group, np.zeros(count, bool)
+    label, in_run, cluster = group, np.zeros(count, bool), group
     if runs is not None:
         code = np.unique(runs, return_inverse=True)[1]
         in_run = _spans(code, data.scale_of)[code]
         label = np.where(in_run, code + group.max() + 1, group)
+        cluster = _clusters(label, group)
     cells, cell_of = np.unique(np.column_stack([label, data.scale_of]), axis=0, return_inverse=True)
     cell_of = cell_of.ravel()
     total = np.bincount(cell_of, weight).astype(np.float64)
     value = np.bincount(cell_of, weight * data.unit) / total
     block = np.where(_spans(label, data.scale_of)[cells[:, 0]], cells[:, 0] + 1, 0)
+    error = np.bincount(cell_of, weight**2 * _question_error(data)) / total**2
     run = np.bincount(cell_of, in_run) > 0
-    found = _Points(data.at[cells[:, 1]], value, total, cells[:, 1], block, run)
+    one = np.unique(cell_of, return_index=True)[1]
+    found = _Points(
+        data.at[cells[:, 1]], value, total, cells[:, 1], block, error, run, cluster[one]
+    )
     return found.of(np.argsort(cells[:, 1], kind="stable"))
+
+
+def _question_error(data: Data) -> Array:
+    """The variance of each score by its questions, or by the least difference that is told."""
+    least = data.resolution[data.scale_of]
+    share = np.clip(data.unit, least, 1 - least)
+    asked = share * (1 - share) / data.questions if data.bounded else 0.0
+    return np.asarray(np.maximum(asked, least**2), np.float64)
+
+
+def _clusters(label: Which, group: Which) -> Which:
+    """A number that points share if a chain of labels and groups leads from one to the other."""
+    first = int(label.max()) + 1
+    size = first + int(group.max()) + 1
+    links = coo_array((np.ones(len(label)), (label, first + group)), shape=(size, size))
+    return np.asarray(connected_components(links, directed=False)[1][label])
 
 
 def _spans(label: Which, scale: Which) -> Which:
@@ -107,18 +155,20 @@ def _spans(label: Which, scale: Which) -> Which:
     return np.asarray(np.bincount(pairs[:, 0]) > 1)
 
 
-def _p_value(points: _Points, chance: float, rng: np.random.Generator) -> float | None:
-    """Of no rise: by runs, by models of their own, or by both (Fisher's combination).
+def _p_value(
+    along: _Points, alone: _Points, chance: float, rng: np.random.Generator
+) -> float | None:
+    """Of no rise: by points along runs, by models of their own, or by both (Fisher's combination).
 
     None where neither can say.
     """
     found = []
-    slopes = _slopes(points.of(points.run), chance)
+    slopes, errors = _slopes(along, chance)
     if len(slopes) > 1:
-        mean, error = slopes.mean(), slopes.std(ddof=1) / np.sqrt(len(slopes))
-        found.append(float(stdtr(len(slopes) - 1, -mean / error) if error > 0 else mean <= 0))
-    alone = points.of(~points.run)
-    if len(alone.value) and (not points.run.any() or _least(alone) <= SIGNIFICANT):
+        # Slopes that happen to be equal do not scatter less than the questions alone make.
+        squared = max(float(slopes.var(ddof=1)), float(errors.mean())) / len(slopes)
+        found.append(float(stdtr(len(slopes) - 1, -slopes.mean() / np.sqrt(squared))))
+    if len(alone.value) and (not len(along.value) or _least(alone) <= SIGNIFICANT):
         value, weight = alone.value, alone.weight
         scale: Which = np.unique(alone.scale, return_inverse=True)[1]
         seen = _gain(value, weight, scale, chance)
@@ -129,16 +179,24 @@ def _p_value(points: _Points, chance: float, rng: np.random.Generator) -> float 
     return float(combine_pvalues(np.maximum(found, 1e-300)).pvalue)
 
 
-def _slopes(points: _Points, chance: float) -> Array:
-    """Of each run at several scales, in score a decade; below chance there is nothing to rise."""
-    found = []
+def _slopes(points: _Points, chance: float) -> tuple[Array, Array]:
+    """Of each cluster the mean slope of its runs, in score a decade, and its variance by the
+    questions alone; below chance there is nothing to rise."""
+    found, cluster = [], []
     for each in np.unique(points.block):
         mine = points.of(points.block == each)
         centred = mine.t - np.average(mine.t, weights=mine.weight)
         width = mine.weight @ centred**2
         if width > 0:
-            found.append((mine.weight * centred) @ np.maximum(mine.value, chance) / width)
-    return np.array(found)
+            share = mine.weight * centred / width
+            found.append((share @ np.maximum(mine.value, chance), share**2 @ mine.error))
+            cluster.append(mine.cluster[0])
+    if not found:
+        return np.empty(0), np.empty(0)
+    slopes, errors = np.transpose(found)
+    of: Which = np.unique(cluster, return_inverse=True)[1]
+    runs = np.bincount(of)
+    return np.bincount(of, slopes) / runs, np.bincount(of, errors) / runs**2
 
 
 def _deals(block: Which, rng: np.random.Generator) -> list[Which]:

@@ -144,11 +144,10 @@ def verdict_of(rise: Rise, p_break: float, decades: Estimate, scales: int) -> tu
             f"{scales} scales are too few to call it sharp (at least {FEWEST_FOR_SHARP})"
         )
     if low is not None and low > SMOOTH_WIDTH:
-        return "smooth", f"the score rises (p = {rise.p_value:.2g}) and takes {text} for it"
+        return "smooth", f"the score rises ({rise.words}) and takes {text} for it"
     why = "a smooth curve fits as well" if p_break > SIGNIFICANT else "a smooth curve is rejected"
     return "undetermined", (
-        f"the score rises (p = {rise.p_value:.2g}); {why} (p = {p_break:.2g}) and the rise takes "
-        f"{text}"
+        f"the score rises ({rise.words}); {why} (p = {p_break:.2g}) and the rise takes {text}"
     )
 
 
@@ -162,7 +161,7 @@ def _one_run() -> tuple[Verdict, str]:
 def _against_loss(series: Series, rise: Rise) -> tuple[Verdict, str]:
     """Half a decade of compute is a fortieth of a decade of loss: the rule is for the former."""
     return "undetermined", (
-        f"the score rises (p = {rise.p_value:.2g}); how sharply is not judged against "
+        f"the score rises ({rise.words}); how sharply is not judged against "
         f"{series.scale}, whose whole range is a fraction of a decade: use params or compute"
     )
 
@@ -274,11 +273,11 @@ def _no_rise(
     able = rise.least_p <= SIGNIFICANT
     verdict: Verdict = "none" if able else "undetermined"
     if able:
-        reason = f"no rise is significant (p = {rise.p_value:.2g})"
+        reason = f"no rise is significant ({rise.words})"
         absent = Estimate(None, None, f"{NOT_IN_RANGE}: no significant rise")
     elif rise.runs:
         reason = (
-            f"no rise is significant (p = {rise.p_value:.2g}), but the checkpoints of a run are "
+            f"no rise is significant ({rise.words}), but the checkpoints of a run are "
             f"not independent and {rise.runs} runs are too few to say that there is none: train "
             "more seeds"
         )
