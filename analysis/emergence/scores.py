@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from analysis.emergence.tidy import (
     Ask,
     PerTask,
     column_of,
+    file_rows,
     folder_rows,
     joined,
     long_rows,
@@ -35,7 +36,7 @@ from analysis.runs.load import listing, load
 from analysis.runs.numbers import text_of
 from analysis.runs.repeats import REPEATED, first_told, which_repeat
 from analysis.runs.vocabulary import words
-from scaling.store.records import Refusal, did_you_mean, read_json
+from scaling.store.records import Refusal, did_you_mean
 
 T = TypeVar("T")
 # Words of columns that name a model.
@@ -77,7 +78,7 @@ def read_scores(path: Path, ask: Ask) -> Scores:
 
     Raises Refusal naming column, value and remedy.
     """
-    raw = folder_rows(path) if path.is_dir() else _file_rows(path)
+    raw = folder_rows(path) if path.is_dir() else file_rows(path)
     if ask.join is not None:
         raw = joined(raw, load(ask.join), ask)
     raw.attrs[status.WORDS] = ask.completed
@@ -346,29 +347,6 @@ def _questions(
     if _all_there(rows, "stderr") is not None and measure.bounded:
         return _Given(None, f"{lacking}as many as its standard error says")
     return _Given(None, f"{lacking}not known: all spread is taken for models that differ")
-
-
-def _file_rows(path: Path) -> pd.DataFrame:
-    """The rows of a table, or of what `scaling eval --json` wrote."""
-    found = _object(path) if path.suffix.lower() == ".json" else None
-    if found is None:
-        return load(path)
-    rows = found.get("scores")
-    if not (isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)):
-        raise Refusal(
-            f"{path} has no list `scores` of rows, which `scaling eval --json` writes. Give that "
-            "file, a table (CSV, Parquet, JSON lines or a list of objects), or a results folder."
-        )
-    return pd.DataFrame(rows)
-
-
-def _object(path: Path) -> dict[str, Any] | None:
-    """The JSON object that a file is; None for a list, or lines of objects."""
-    try:
-        found = read_json(path)
-    except Refusal:
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _all_there(rows: pd.DataFrame, column: str) -> np.ndarray | None:

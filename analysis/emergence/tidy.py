@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from analysis.runs.columns import Unclear, beyond, candidates, find, unit_of
 from analysis.runs.load import listing, load, shown
 from analysis.runs.numbers import Unreadable, plain, read, text_of
 from analysis.runs.rows import row_called
-from scaling.store.records import Refusal, did_you_mean
+from scaling.store.records import Refusal, did_you_mean, read_json
 
 # Columns that may stand for what was asked, the first that is there.
 STANDS_FOR = {
@@ -89,6 +90,29 @@ def folder_rows(path: Path) -> pd.DataFrame:
     # The run's length is that of its end: earlier steps would be given tokens they had not seen.
     new = [column for column in runs if column == "run_id" or column not in evals]
     return evals[last].merge(runs[new], left_on="run", right_on="run_id", how="left")
+
+
+def file_rows(path: Path) -> pd.DataFrame:
+    """The rows of a table, or of what `scaling eval --json` wrote."""
+    found = _object(path) if path.suffix.lower() == ".json" else None
+    if found is None:
+        return load(path)
+    rows = found.get("scores")
+    if not (isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)):
+        raise Refusal(
+            f"{path} has no list `scores` of rows, which `scaling eval --json` writes. Give that "
+            "file, a table (CSV, Parquet, JSON lines or a list of objects), or a results folder."
+        )
+    return pd.DataFrame(rows)
+
+
+def _object(path: Path) -> dict[str, Any] | None:
+    """The JSON object that a file is; None for a list, or lines of objects."""
+    try:
+        found = read_json(path)
+    except Refusal:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def joined(raw: pd.DataFrame, other: pd.DataFrame, ask: Ask) -> pd.DataFrame:
