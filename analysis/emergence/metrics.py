@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from analysis.runs.columns import candidates
 from scaling.store.records import Refusal, did_you_mean
 
 # What a guess scores: "choice" somewhere above the worst, and how much is not in the score;
@@ -112,6 +113,15 @@ def usual(name: str) -> str:
     """
     plain = _plain(name)
     return next((known for way, known in SPELLINGS.items() if re.fullmatch(way, plain)), plain)
+
+
+def falls(scale: str) -> bool:
+    """Whether less of a column is better, by its name: a loss of any name, a perplexity, an error.
+
+    Such a scale is read downwards.
+    """
+    known = METRICS.get(usual(scale))
+    return bool(candidates("loss", [scale])) if known is None else not known.higher_is_better
 
 
 def attempts_of(name: str) -> int | None:

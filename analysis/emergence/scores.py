@@ -15,14 +15,20 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 
-from analysis.emergence.metrics import Metric, attempts_of, metric
+from analysis.emergence.metrics import Metric, attempts_of, falls, metric
 from analysis.emergence.series import Series
 from analysis.emergence.tidy import (
+    LONG,
+    OPTIONAL,
+    STANDS_FOR,
     Ask,
     PerTask,
+    called,
     column_of,
+    empty_of,
     file_rows,
     folder_rows,
+    groups_of,
     joined,
     long_rows,
     loss_column,
@@ -33,17 +39,15 @@ from analysis.emergence.tidy import (
 from analysis.runs import status
 from analysis.runs.filter import where
 from analysis.runs.load import listing, load
-from analysis.runs.numbers import text_of
 from analysis.runs.repeats import REPEATED, first_told, which_repeat
-from analysis.runs.vocabulary import words
+from analysis.runs.vocabulary import may_be_setting, words
 from scaling.store.records import Refusal, did_you_mean
 
 T = TypeVar("T")
 # Words of columns that name a model.
 _IDS = {"id", "uid", "uuid", "guid", "run", "runs", "name", "model", "job", "exp", "experiment"}
-SETTINGS = ("params", "layers", "tokens", "flops")  # what else may differ at one scale
+SIZES = ("params", "layers", "tokens", "flops")  # what else may differ at one scale
 SAME = 1.02  # times: lengths are rounded to whole batches
-FALLING = ("loss", "val_loss", "loss_final", "bits_per_byte")  # scales whose progress is downwards
 
 
 @dataclass(frozen=True)
@@ -149,10 +153,11 @@ def _chosen(table: pd.DataFrame, ask: Ask, name: str) -> pd.DataFrame:
     if "shots" in table:
         several = table.groupby("task")["shots"].transform("nunique") > 1
         shots = table["shots"].str.removesuffix(".0").str.removesuffix("-shot")
-        label = table["task"] + ", " + shots + "-shot"
+        label = table["task"] + ", " + (shots + "-shot").fillna("shots not given")
         table = table.assign(task=table["task"].where(~several, label))
     for column in ask.by:
-        table = table.assign(task=table["task"] + f", {column}=" + table[column].map(text_of))
+        label = table["task"] + f", {column}=" + called(table[column])
+        table = table.assign(task=label.where(table[column].notna(), table["task"]))
     return table
 
 
@@ -197,6 +202,10 @@ def _usable(table: pd.DataFrame, ask: Ask, name: str) -> tuple[pd.DataFrame, pd.
         if "run_kind" in table:
             trunk = "a trunk: its learning rate had not decayed (--steps all keeps it)"
             reason[table["run_kind"].eq("trunk")] = trunk
+    if "run" in table and table.groupby("run")["x"].nunique().gt(1).any():
+        reason[table["run"].isna()] = "the column of training runs is empty"
+    for column in ask.by:
+        reason[table[column].isna()] = f"no {column}"
     reason[table["x"] <= 0] = f"{ask.scale} is zero or negative"
     reason[table["x"].isna()] = f"no {ask.scale}"
     reason[table["value"].isna()] = "no score"
@@ -243,11 +252,10 @@ def _read(task: str, name: str, rows: pd.DataFrame, ask: Ask) -> _Read:
             f"{rows['x'].iloc[0]:g}. A curve needs two, a verdict eight."
         )
     chance, n = _chance(task, measure, rows, ask), _questions(task, measure, rows, ask)
-    others = _others(rows, ask.scale)
+    others = _others(rows, ask)
     run = _labels(rows, "run")
-    group = _labels(rows, "group")
-    if group is None and run is not None and len(np.unique(run)) < len(run):
-        group = run  # checkpoints of a run share what the run has
+    notes = [empty_of(rows, "group", "each of them counts as a group of its own"),
+             empty_of(rows, "seed", "seeds are not compared")]  # fmt: skip
     series = Series(
         task=task,
         metric=measure,
@@ -258,18 +266,18 @@ def _read(task: str, name: str, rows: pd.DataFrame, ask: Ask) -> _Read:
         stderr=_all_there(rows, "stderr"),
         chance=chance.value,
         ceiling=None,
-        group=group,
+        group=groups_of(rows, run),
         seed=None if others else _labels(rows, "seed"),
         run=run,
-        falling=ask.scale in FALLING,
+        falling=falls(ask.scale),
     )
     span = "by its name" if ask.span is None else "--range"
-    notes = []
     if others:
+        apart = _apart(rows, others)
         notes.append(
             f"at one value of {ask.scale} scores differ in {' and '.join(others)} too: such models "
             "are taken as alike, so that their differences widen intervals, and seeds are not "
-            f"compared. For a curve each, give --by {' '.join(others)}"
+            "compared." + (f" For a curve each, give --by {' '.join(apart)}" if apart else "")
         )
     of_size = column_of(rows, ask.scale) == column_of(rows, "params")
     if run is None and not of_size and ask.scale != "params":
@@ -277,18 +285,43 @@ def _read(task: str, name: str, rows: pd.DataFrame, ask: Ask) -> _Read:
             "no column says which training run a score is of, so each is taken as that of a model "
             "trained on its own. If several are checkpoints of one run, name it with --run-column"
         )
-    return _Read(series, Assumed(span, chance.source, n.source), tuple(notes))
+    return _Read(series, Assumed(span, chance.source, n.source), tuple(filter(None, notes)))
 
 
-def _others(rows: pd.DataFrame, scale: str) -> list[str]:
-    """Columns of other sizes and lengths of which one value of the scale has several."""
+def _others(rows: pd.DataFrame, ask: Ask) -> list[str]:
+    """Columns of sizes, lengths and settings of which one value of the scale, and one seed if
+    there are any, has several."""
     found: list[str] = []
-    for wanted in SETTINGS:
-        column = column_of(rows, wanted)
-        if column is None or column == column_of(rows, scale) or (wanted == "flops" and found):
+    scale = column_of(rows, ask.scale)
+    sizes = [(wanted, column_of(rows, wanted)) for wanted in SIZES]
+    for wanted, column in sizes:
+        if column is None or column == scale or (wanted == "flops" and found):
             continue  # FLOPs follow from the others
         values = numbers(rows, column, "the scores").groupby(rows["x"])
         if (values.max() > SAME * values.min()).any():
+            found.append(column)
+    if "seed" not in rows:
+        return found
+    known = {scale, ask.scale, "x", "run_kind", *LONG, *OPTIONAL, *ask.columns.values()}
+    known |= {each for names in STANDS_FOR.values() for each in names}
+    point = np.unique(rows["x"], return_inverse=True)[1]
+    for column in map(str, rows.columns):
+        if (
+            column in known
+            or words(column) & _IDS
+            or not may_be_setting(column, rows[column], point)
+        ):
+            continue
+        if rows.groupby(["x", "seed"])[column].nunique().gt(1).any():
+            found.append(column)
+    return found
+
+
+def _apart(rows: pd.DataFrame, columns: list[str]) -> list[str]:
+    """Those of `columns`, taken one after another, that leave every curve two scales."""
+    found: list[str] = []
+    for column in columns:
+        if rows.groupby([*found, column])["x"].nunique().gt(1).all():
             found.append(column)
     return found
 

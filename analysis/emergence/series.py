@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.emergence.metrics import Metric
+from analysis.emergence.metrics import Metric, falls
 from analysis.expression import Array
 from analysis.units import Span, decimal, human, scientific
 from scaling.store.records import Refusal
@@ -116,7 +116,7 @@ class Series:
 
 def write_scale(scale: str, x: float, span: Span | None = None) -> str:
     """A number of `scale` as people write it: 1.3B parameters, 5.8e21 FLOPs, a loss of 2.31."""
-    if scale == "loss":
+    if falls(scale):
         return decimal(x, span)
     return scientific(x, span) if scale == "flops" else human(x, span)
 

@@ -19,8 +19,12 @@ from analysis.runs.columns import Unclear, beyond, candidates, find, unit_of
 from analysis.runs.load import listing, load, shown
 from analysis.runs.numbers import Unreadable, plain, read, text_of
 from analysis.runs.rows import row_called
+from analysis.runs.vocabulary import STEPS, is_number, words
+from analysis.units import human
 from scaling.store.records import Refusal, did_you_mean, read_json
 
+LONG = ("task", "metric", "value")  # columns of a table with a row a score
+MODELS = ("model", "Model", "model_name")  # of a run, or of a family of several sizes
 # Columns that may stand for what was asked, the first that is there.
 STANDS_FOR = {
     "params": ("params", "params_total"),
@@ -28,9 +32,10 @@ STANDS_FOR = {
     "flops": ("flops", "flops_6nd"),
     "group": ("group", "trunk_id"),
     "shots": ("shots", "shot"),
-    "run": ("run", "run_id", "run_name", "model", "Model", "model_name"),
+    "run": ("run", "run_id", "run_name", *MODELS),
     "layers": ("n_layers", "layers", "num_layers", "n_layer"),
 }
+LARGE = 1e4  # from here on a value of --by is written as 10k
 COUNTS = ("params", "tokens", "flops")  # also found under other usual names, if one fits
 OPTIONAL = ("n", "stderr", "chance", "group", "seed", "run", "shots")
 
@@ -146,10 +151,15 @@ def long_rows(table: pd.DataFrame, ask: Ask, name: str) -> pd.DataFrame:
             result[wanted] = table[_there(table, source, name)]
         elif (stands := column_of(table, wanted)) is not None:
             result[wanted] = table[stands]
-    result = _runs(result, ask.columns.get("run"))
-    for column in ask.by:
-        _there(table, column, name)
+    result = _runs(result, table, ask)
+    _refuse_by(table, ask, name)
     if ask.value_columns:
+        given = [each for each in LONG if each in ask.columns]
+        if given:
+            raise Refusal(
+                f"--{given[0]}-column is of a table with a row a score, and --value-columns of one "
+                "with a column a task. Give one of the two."
+            )
         if len(ask.metrics) != 1:
             raise Refusal(
                 f"--value-columns are tasks of one metric, and --metric has {len(ask.metrics)}. "
@@ -165,7 +175,7 @@ def long_rows(table: pd.DataFrame, ask: Ask, name: str) -> pd.DataFrame:
         )  # fmt: skip
         tall.attrs = dict(result.attrs)
         return tall.assign(metric=ask.metrics[0])
-    for wanted in ("task", "metric", "value"):
+    for wanted in LONG:
         source = ask.columns.get(wanted, wanted)
         if wanted == "metric" and source not in table and len(ask.metrics) == 1:
             result["metric"] = ask.metrics[0]  # the file says nothing else of it
@@ -177,27 +187,98 @@ def long_rows(table: pd.DataFrame, ask: Ask, name: str) -> pd.DataFrame:
     return result
 
 
-def _runs(table: pd.DataFrame, column: str | None) -> pd.DataFrame:
-    """With the training run of each row in `run`, if any column says; `column` is the one named.
+def _refuse_by(table: pd.DataFrame, ask: Ask, name: str) -> None:
+    """Curves are of other columns than those that make them."""
+    own = {ask.scale: "the scale", column_of(table, ask.scale): "the scale"}
+    own |= {ask.columns.get(each, each): f"the {each}" for each in LONG}
+    own |= dict.fromkeys(ask.value_columns, "a column of scores")
+    for column in ask.by:
+        _there(table, column, name)
+        if column in own:
+            raise Refusal(
+                f"--by {column} is {own[column]} of every curve. Name a column that tells curves "
+                "apart, such as n_layers, or leave --by out."
+            )
+
+
+def _runs(result: pd.DataFrame, table: pd.DataFrame, ask: Ask) -> pd.DataFrame:
+    """With the training run of each row in `run`, if any column says.
 
     A cooldown goes on from its trunk and is of one run with it; a model trained from several seeds
-    is a run a seed. A name that stands at several sizes is that of a family.
+    is a run a seed. A name that stands at several sizes is that of a family, and so may be one
+    whose sizes are not known.
     """
-    if "run" not in table:
-        return table
-    run = table["run"].astype("string")
-    if column is None and "trunk_id" in table:
-        run = table["trunk_id"].astype("string").fillna(run)
-    if column is None and "seed" in table:
-        run = run + " " + table["seed"].astype("string")
+    if "run" not in result:
+        return result
+    named = ask.columns.get("run")
+    source = named or column_of(table, "run")
     params = column_of(table, "params")
+    unsure = source in MODELS and params is None and not _of_one_size(table, ask.scale)
+    if named is None and (unsure or source == ask.columns.get("group")):
+        return result.drop(columns="run")
+    run = _text(result["run"])
+    if named is None and "trunk_id" in table:
+        run = _text(table["trunk_id"]).fillna(run)
+    if named is None and "seed" in result:
+        run = run + (" " + _text(result["seed"])).fillna("")
     sizes = 0 if params is None else table.groupby(run)[params].nunique().max()
-    if sizes > 1 and column is not None:
+    if sizes > 1 and named is not None:
         raise Refusal(
-            f"--run-column {column!r} has one value at {sizes} sizes, and a training run has one "
+            f"--run-column {named!r} has one value at {sizes} sizes, and a training run has one "
             "size. Name the column of runs, or give families of models with --group-column."
         )
-    return table.drop(columns="run") if sizes > 1 else table.assign(run=run)
+    if sizes > 1:
+        return result.drop(columns="run")
+    if named is None and source in MODELS and result.groupby(run)["x"].nunique().gt(1).any():
+        result.attrs["notes"] = [
+            *result.attrs["notes"],
+            f"run is read from column {source} ({run.nunique()} runs), and the scores of one run "
+            f"are taken as its checkpoints: if {source} names families of models, give "
+            f"--group-column {source}",
+        ]
+    return result.assign(run=run)
+
+
+def _of_one_size(table: pd.DataFrame, scale: str) -> bool:
+    """Whether the scale says how long a model was trained, so that a name is that of one size."""
+    return bool(words(scale) & STEPS) or column_of(table, "tokens") in (
+        scale,
+        column_of(table, scale),
+    )
+
+
+def _text(cells: pd.Series) -> pd.Series:
+    """Labels, missing where the cell is empty or blank."""
+    found = cells.astype("string")
+    return found.mask(found.str.strip().eq("").fillna(False))
+
+
+def called(cells: pd.Series) -> pd.Series:
+    """Values in words; large numbers as people write them, unless two would then read alike."""
+    cells = cells.infer_objects()
+    if not is_number(cells):
+        return cells.map(text_of)
+    short = cells.map(
+        lambda each: human(each) if abs(each) >= LARGE else plain(each), na_action="ignore"
+    )
+    return short if short.nunique() == cells.nunique() else cells.map(plain, na_action="ignore")
+
+
+def empty_of(rows: pd.DataFrame, column: str, then: str) -> str:
+    """That some rows lack a label, and what follows; "" where none or all do."""
+    count = int(rows[column].isna().sum()) if column in rows else 0
+    return (
+        "" if count in (0, len(rows)) else f"{count} of {len(rows)} rows have no {column}: {then}"
+    )
+
+
+def groups_of(rows: pd.DataFrame, run: np.ndarray | None) -> np.ndarray | None:
+    """Models that share their noise; without a column, checkpoints share what their run has."""
+    if "group" not in rows or rows["group"].isna().all():
+        return run if run is not None and len(np.unique(run)) < len(run) else None
+    own = [f"row {at}" for at in range(len(rows))] if run is None else [f"run {at}" for at in run]
+    group = rows["group"].astype("string")
+    return group.where(group.notna(), pd.Series(own, rows.index)).to_numpy(dtype=str)
 
 
 def named(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -210,8 +291,8 @@ def named(table: pd.DataFrame, name: str) -> pd.DataFrame:
                 f"{name} has no {column} in {row_called(table, at)} "
                 f"({int(nameless.sum())} such rows). Name it, or drop the rows with --where."
             )
-    labels = [column for column in ("task", "metric", "shots") if column in table]
-    return table.assign(**{column: table[column].astype(str) for column in labels})
+    result = table.assign(**{each: table[each].astype(str) for each in ("task", "metric")})
+    return result.assign(shots=_text(table["shots"])) if "shots" in table else result
 
 
 def _scale(table: pd.DataFrame, scale: str, name: str) -> pd.Series:
