@@ -106,7 +106,7 @@ def emergence(
         chance_column: If it is not `chance`.
         group_column: If it is neither `group` nor `trunk_id`; models of a family are alike.
         seed_column: If it is not `seed`.
-        run_column: The training run, if it is not `run`, `run_id` or `model`; a run has one size.
+        run_column: The training run, if it is not `run`, `run_id`, or `model` of a known size.
         by: Columns of which each value has a curve of its own, such as n_layers.
         join: A table of the models, with the scale.
         on: The column that both tables have.

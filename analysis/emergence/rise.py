@@ -41,13 +41,15 @@ class Rise(NamedTuple):
     grouped: bool = False  # some runs are of one group
 
     @property
+    def counted(self) -> str:
+        """What the t test counts."""
+        return f"{self.runs} {'groups of runs' if self.grouped else 'runs'}"
+
+    @property
     def words(self) -> str:
         """The p-value and what it rests on."""
         p_value = "p unknown" if self.p_value is None else f"p = {self.p_value:.2g}"
-        if not self.runs:
-            return p_value
-        of = "groups of runs" if self.grouped else "runs"
-        return f"{p_value}, t test over {self.runs} {of}"
+        return f"{p_value}, t test over {self.counted}" if self.runs else p_value
 
 
 class _Points(NamedTuple):

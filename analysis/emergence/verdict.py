@@ -98,7 +98,7 @@ def analyse(
     thresholds = _thresholds(series, profile, row, reach)
     p_break: float | None = None
     if rise.p_value is None:
-        verdict, reason = _one_run()
+        verdict, reason = _one_run(rise)
     elif series.falling:
         verdict, reason = _against_loss(series, rise)
     else:
@@ -151,11 +151,12 @@ def verdict_of(rise: Rise, p_break: float, decades: Estimate, scales: int) -> tu
     )
 
 
-def _one_run() -> tuple[Verdict, str]:
-    return "undetermined", (
-        "one run's checkpoints are not independent, so that whether scores rise cannot be tested: "
-        "train more seeds"
-    )
+def _one_run(rise: Rise) -> tuple[Verdict, str]:
+    one, more = "one run's checkpoints are", "train more seeds"
+    if rise.grouped:
+        one, more = "the runs of one group are", "add runs of other groups"
+    why = f"{one} not independent, so that whether scores rise cannot be tested: {more}"
+    return "undetermined", why
 
 
 def _against_loss(series: Series, rise: Rise) -> tuple[Verdict, str]:
@@ -278,7 +279,7 @@ def _no_rise(
     elif rise.runs:
         reason = (
             f"no rise is significant ({rise.words}), but the checkpoints of a run are "
-            f"not independent and {rise.runs} runs are too few to say that there is none: train "
+            f"not independent and {rise.counted} are too few to say that there is none: train "
             "more seeds"
         )
         absent = Estimate(None, None, f"{CANNOT_BE_TOLD}: too few runs to show a rise")

@@ -190,3 +190,11 @@ def test_one_run_has_a_threshold_and_no_verdict():
     assert (curve.verdict, curve.p_rise, curve.p_value) == ("undetermined", None, None)
     assert curve.reason.startswith("one run's checkpoints are not independent")
     assert curve.threshold.value == pytest.approx(3e7, rel=0.2)
+
+
+def test_runs_of_one_group_alone_are_not_tested():
+    value = np.tile(expit(4 * np.log10(TOKENS / 3e7)), 2)
+    series = Series("t", metric("exact_match"), "tokens", np.tile(TOKENS, 2), value, chance=0.0,
+                    run=np.repeat(["a", "b"], 20), group=["g"] * 40)  # fmt: skip
+    curve = analyse(series, bootstrap=19)
+    assert curve.reason.startswith("the runs of one group are not independent")
