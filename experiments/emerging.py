@@ -252,7 +252,7 @@ def _forecasts(
     seed: int,
 ) -> list[Forecast]:
     from analysis.emergence.foresee import foresee
-    from analysis.emergence.scores import losses
+    from analysis.emergence.scores import compute, losses
 
     if cut is None and not at:
         return []
@@ -264,8 +264,8 @@ def _forecasts(
         loss = losses(rows) if method == "two_step" else None
         forecasts.append(
             foresee(
-                series, upto, at=at, method=method, loss=loss, level=level, seed=seed,
-                cautions=curve.cautions,
+                series, upto, at=at, method=method, loss=loss, flops=compute(rows), level=level,
+                seed=seed, cautions=curve.cautions,
             )
         )  # fmt: skip
     return forecasts

@@ -24,8 +24,6 @@ Floats = NDArray[np.float64]
 # Spread between models is integrated over at these points: 15 give the mean to 1e-6 for s <= 2.
 _POINTS, _WEIGHTS = hermegauss(15)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
-SPAN = 3.0  # decades of FLOPs that the tasks behind the priors have below a usual cut
-SHORTEST = 0.01  # decades of loss: over less nobody says how the slope goes on
 UNKNOWN_N = 1000.0  # questions, where the table does not say: their noise is then beside the point
 TAILS = 5.0  # degrees of freedom of the importance sampler: heavier tails than the posterior's
 LEAST_CURVATURE = 0.1  # of the posterior at its mode: a flatter direction is drawn to sd 3
@@ -83,21 +81,16 @@ class Seen:
     share: Floats  # the scores
     n: Floats  # questions behind each
     chance: float
-    by_loss: bool = False  # t is of losses, which span a tenth of a decade where FLOPs span three
+    stretch: float = 1.0  # decades of FLOPs, of which the priors speak, to one of this scale
     weight: Floats | None = None  # how many independent scores each counts for; None: one
 
     @property
     def origin(self) -> float:
-        """Where the line's coefficients are stated: a decade below the largest scale seen."""
+        """Where the line's coefficients are stated: a decade of FLOPs below the largest scale."""
         return float(self.t.max()) - 1.0 / self.stretch
 
-    @property
-    def stretch(self) -> float:
-        """Decades of FLOPs, of which the priors speak, to a decade of this scale."""
-        return SPAN / max(float(np.ptp(self.t)), SHORTEST) if self.by_loss else 1.0
-
     def line(self, t: Floats) -> Floats:
-        """`t` in units of the priors' scale."""
+        """`t` in decades of FLOPs from `origin`."""
         return (np.asarray(t, float) - self.origin) * self.stretch
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.emergence.ability import FORMS, Posterior, Seen, posterior
-from analysis.emergence.breaks import intraclass, standardised
-from analysis.emergence.line import fit_line
+from analysis.emergence.breaks import standardised
+from analysis.emergence.line import grouped_line, independent
 from analysis.emergence.loss_step import loss_step
 from analysis.emergence.seen import Score, Track, first_at, missed, unlike
 from analysis.emergence.series import Series
@@ -31,6 +31,11 @@ HARDLY = 0.05  # of the way from guessing to the best
 STEPS = 40  # of a figure's line on either side of the cut
 LOG_PROBABILITY = -math.inf, 0.0
 LEAST_NATS = 1e-6  # of -log p: nearer to certainty nothing is told
+SPAN = 3.0  # decades of FLOPs that the tasks behind the priors have below a usual cut
+SHORTEST = 0.01  # decades of loss: over less nobody says how the slope goes on
+# A decade of parameters where no FLOPs are known: 6·N·D with D in proportion to N, as Hoffmann et
+# al. 2022 train (arXiv:2203.15556, 20 tokens a parameter).
+FLOPS_A_DECADE = {"params": 2.0}
 ENOUGH = 8  # scores: 4 and 6 held .98 where models differ by .5 logits, less where by more
 FEWEST_DRAWS = 50  # effective: an end of a 90% interval then rests on two or three
 FEWEST = 4  # scores below the cut: a line with a spread has three coefficients
@@ -121,6 +126,7 @@ def foresee(
     at: Sequence[float] = (),
     method: Method = "auto",
     loss: Floats | None = None,
+    flops: Floats | None = None,
     level: float = 0.9,
     seed: int = 0,
     cautions: Sequence[str] = (),
@@ -128,7 +134,10 @@ def foresee(
     """The scores of larger models than `cut`, from those up to it.
 
     Predictions are at the scales above the cut that `series` has, where they are judged, and at
-    `at`. `two_step` goes over the loss (one value a score, in the order of `series`).
+    `at`. `two_step` goes over the loss (one value a score, in the order of `series`). `flops`, in
+    the same order, say how much compute a decade of the scale is; priors and the logistic's bound
+    speak of that. Without them a decade of parameters is taken for two of FLOPs, and any other for
+    one.
     `cautions` are what is doubted of the scores themselves (`Curve.cautions`). Raises Refusal with
     fewer than four scores, or one scale, below the cut, and for metrics without bounds that are no
     log-probabilities. Where `series` has groups, the scores of one count for less the more alike
@@ -149,7 +158,7 @@ def foresee(
     rng = np.random.default_rng(seed)
     x = np.concatenate([series.x[~below], np.asarray(at, float)])
     if series.metric.bounded:
-        found = _shares(series, below, method, loss, level, rng)
+        found = _shares(series, below, method, loss, flops, level, rng)
     else:
         found = _log_probabilities(series, below, method)
     n = _questions(series, below, len(x))
@@ -207,14 +216,13 @@ def _shares(
     below: NDArray[np.bool_],
     method: Method,
     loss: Floats | None,
+    flops: Floats | None,
     level: float,
     rng: np.random.Generator,
 ) -> _Found:
     """Metrics with a worst and a best value, on the unit scale."""
-    seen = _seen(series, below)
     step = None if method != "two_step" else loss_step(series, below, loss)
-    if step is not None:
-        seen = replace(seen, t=step.own)
+    seen = _seen(series, below, flops, None if step is None else step.own)
     fitted, weights = _mixture(seen, MEMBERS[method], rng)
     if series.group is not None:
         alone = _independent(fitted, seen, series.group[below], rng)
@@ -256,11 +264,7 @@ def _log_probabilities(series: Series, below: NDArray[np.bool_], method: Method)
         )
     t, value = series.t[below], series.value[below]
     y = np.log(np.maximum(-value, LEAST_NATS))
-    weight = np.ones(len(t))
-    line = fit_line(t, y, weight)
-    if series.group is not None:
-        weight = _weights(y - line.start - line.slope * (t - line.centre), series.group[below])
-        line = fit_line(t, y, weight)
+    line = grouped_line(t, y, None if series.group is None else series.group[below])
     seen = -np.log(np.maximum(-series.value, LEAST_NATS))
 
     def draw(x: Floats, n: Floats, rng: np.random.Generator) -> Floats:
@@ -284,14 +288,7 @@ def _independent(
     """How many independent scores each of a group's counts for, given a fit that took all so."""
     many = np.full(len(seen.t), 1e6)
     mean = np.concatenate([each.scores(seen.t, many, rng) for each in fitted]).mean(axis=0)
-    return _weights(standardised(seen.share - mean, mean), group)
-
-
-def _weights(deviation: Floats, group: NDArray[Any]) -> Floats:
-    """1/(1 + (m - 1)·r) a score of m in its group that correlate by r: Kish's design effect."""
-    codes = np.unique(group, return_inverse=True)[1]
-    alike = max(intraclass(deviation, codes), 0.0)
-    return np.asarray(1 / (1 + (np.bincount(codes)[codes] - 1) * alike), np.float64)
+    return independent(standardised(seen.share - mean, mean), group)
 
 
 def _questions(series: Series, below: NDArray[np.bool_], count: int) -> Floats:
@@ -310,10 +307,33 @@ def _grid(series: Series, cut: float, x: Floats) -> Floats:
     return np.array([series.to_x(t) for t in (*seen, *ahead[1:])])
 
 
-def _seen(series: Series, below: NDArray[np.bool_]) -> Seen:
+def _seen(
+    series: Series, below: NDArray[np.bool_], flops: Floats | None, progress: Floats | None
+) -> Seen:
+    """The scores below the cut against their scale, or against `progress` in its units."""
     chance = 0.0 if series.chance is None else float(series.to_unit(np.array(series.chance)))
-    falling = series.falling
-    return Seen(series.t[below], series.unit[below], series.questions[below], chance, falling)
+    t = series.t[below] if progress is None else progress
+    if series.falling:
+        stretch = SPAN / max(float(np.ptp(t)), SHORTEST)
+    else:
+        stretch = flops_a_decade(series, below, flops)
+    return Seen(t, series.unit[below], series.questions[below], chance, stretch)
+
+
+def flops_a_decade(series: Series, below: NDArray[np.bool_], flops: Floats | None) -> float:
+    """Decades of FLOPs to a decade of the scale, by least squares over the scores below the cut.
+
+    Where fewer than two scales have FLOPs, or these do not grow with scale, what is usual.
+    """
+    usual = FLOPS_A_DECADE.get(series.scale, 1.0)
+    if flops is None:
+        return usual
+    known = below & np.isfinite(flops) & (flops > 0)
+    t = series.t[known]
+    if len(np.unique(t)) < 2:
+        return usual
+    slope = float(np.polyfit(t - t.mean(), np.log10(flops[known]), 1)[0])
+    return slope if slope > 0 else usual
 
 
 def _mixture(

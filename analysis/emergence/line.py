@@ -7,9 +7,12 @@ Analysis, section 14.2), so that from few points new models are Student's t and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from analysis.emergence.breaks import intraclass
 
 Floats = NDArray[np.float64]
 LEAST_FREEDOM = 2.0  # with less, Student's t has no mean, and a forecast no score
@@ -60,3 +63,22 @@ def fit_line(t: Floats, y: Floats, weight: Floats) -> Line:
     scatter = float(np.sqrt(weight @ (y - design @ found) ** 2 / freedom))
     root = np.asarray(np.linalg.cholesky(inverse), np.float64)
     return Line(float(found[0]), float(found[1]), centre, scatter, root, freedom)
+
+
+def grouped_line(t: Floats, y: Floats, group: NDArray[Any] | None) -> Line:
+    """`fit_line`, the points of one group for less the more alike they lie about a first line."""
+    line = fit_line(t, y, np.ones(len(t)))
+    if group is None:
+        return line
+    off = y - line.start - line.slope * (t - line.centre)
+    return fit_line(t, y, independent(off, group))
+
+
+def independent(deviation: Floats, group: NDArray[Any]) -> Floats:
+    """How many independent points each counts for: 1/(1 + (m - 1)·r) where m correlate by r.
+
+    Kish's design effect (Kish 1965, Survey Sampling, section 5.4).
+    """
+    codes = np.unique(group, return_inverse=True)[1]
+    alike = intraclass(deviation, codes)
+    return np.asarray(1 / (1 + (np.bincount(codes)[codes] - 1) * alike), np.float64)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.emergence.ability import Posterior
-from analysis.emergence.line import Line, fit_line
+from analysis.emergence.line import Line, grouped_line
 from analysis.emergence.series import Series
 from scaling.store.records import Refusal
 
@@ -44,7 +44,8 @@ class LossStep:
 def loss_step(series: Series, below: NDArray[np.bool_], loss: Floats | None) -> LossStep:
     """The line through the losses of the scores `below` a cut; `loss` has one value a score.
 
-    Raises Refusal where a loss is missing, or does not fall with scale.
+    Losses of one group count for less the more alike they lie about the line. Raises Refusal where
+    a loss is missing, or does not fall with scale.
     """
     if loss is None or not np.all(np.isfinite(loss[below]) & (loss[below] > 0)):
         raise Refusal(
@@ -52,7 +53,8 @@ def loss_step(series: Series, below: NDArray[np.bool_], loss: Floats | None) -> 
             "the cut has. Give a table with a column `loss`, or another method."
         )
     y = np.log(loss[below])
-    line = fit_line(series.t[below], y, np.ones(len(y)))
+    group = None if series.group is None else series.group[below]
+    line = grouped_line(series.t[below], y, group)
     if line.slope >= 0:
         raise Refusal(
             f"{series.label}: the loss does not fall with {series.scale} below the cut, so scores "

@@ -124,6 +124,16 @@ def losses(rows: pd.DataFrame) -> np.ndarray | None:
     return None if column is None else numbers(rows, column, "the scores").to_numpy(float)
 
 
+def compute(rows: pd.DataFrame) -> np.ndarray | None:
+    """The FLOPs beside each score, or 6 times parameters times tokens; None without these."""
+    if "flops" in rows:
+        return numbers(rows, "flops", "the scores").to_numpy(float)
+    if not {"params", "tokens"} <= set(rows.columns):
+        return None
+    params, tokens = (numbers(rows, name, "the scores") for name in ("params", "tokens"))
+    return (6 * params * tokens).to_numpy(float)
+
+
 # --- rows --------------------------------------------------------------------------------------
 
 

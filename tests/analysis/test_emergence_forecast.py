@@ -15,6 +15,7 @@ from scipy.stats import t as student_t
 from analysis.emergence.ability import FORMS, Posterior, Seen
 from analysis.emergence.foresee import _doubts, foresee
 from analysis.emergence.line import fit_line
+from analysis.emergence.loss_step import loss_step
 from analysis.emergence.metrics import Metric
 from analysis.emergence.series import Series
 from analysis.emergence.worth import crps, judge, persistence, plain_logistic
@@ -106,6 +107,42 @@ def test_two_steps_go_over_the_loss() -> None:
         foresee(series, 1e22, method="two_step", loss=1 / loss)
 
 
+def test_a_forecast_by_parameters_is_the_one_by_their_compute() -> None:
+    """A slope a decade of parameters is twice that of FLOPs at 20 tokens a parameter, or as told."""
+    params = np.geomspace(1e7, 4e9, 12)
+    for flops in (120 * params**2, 6e11 * params):
+        share = expit(2 * (np.log10(flops) - 21))
+        both = [
+            Series("add", ACCURACY, name, x, share, n=np.full(12, 1000.0), chance=0.0)
+            for name, x in (("flops", flops), ("params", params))
+        ]
+        one, other = (
+            foresee(each, float(each.x[8]), flops=flops, method="logistic") for each in both
+        )
+        # The same numbers but for rounding: a median of counts may fall on either of two.
+        assert other.median == pytest.approx(one.median, abs=2e-3)
+        assert other.judged[2].error == pytest.approx(one.judged[2].error, abs=2e-3)
+        assert other.judged[2].error < 0.05  # .17 where the bound was 2.5 a decade of parameters
+        unsaid = foresee(both[1], float(params[8]), method="logistic")
+        alike = np.allclose(unsaid.median, other.median, atol=2e-3)
+        assert alike == (flops[1] / flops[0] > 2)  # taken for 20 tokens a parameter
+
+
+def test_losses_of_one_family_count_for_less_the_more_alike_they_are() -> None:
+    """Nine tenths of the scatter is the family's: taken as independent the interval held .83."""
+    rng, family = np.random.default_rng(5), np.repeat(np.arange(5), 4)
+    t, ahead, inside = rng.uniform(19, 21, 20), np.array([22.0]), []
+    for _ in range(200):
+        alike, own = rng.standard_normal(5)[family], rng.standard_normal(20)
+        scatter = 0.05 * (np.sqrt(0.9) * alike + np.sqrt(0.1) * own)
+        series = Series("add", ACCURACY, "flops", 10**t, np.full(20, 0.5), group=family)
+        loss = np.exp(1 - 0.115 * (t - 19) + scatter)
+        line = loss_step(series, np.full(20, True), loss).line
+        new = np.array([1 - 0.115 * 3 + 0.05 * rng.standard_normal()])
+        inside.append(judge("line", line.draws(ahead, 500, rng), new, 0.9).coverage)
+    assert 0.9 < np.mean(inside) < 0.99  # .96: few families leave the correlation open
+
+
 def test_a_power_law_in_log_probability_is_its_own_method() -> None:
     series = models()
     share = np.exp(-6.0 * (series.x / 1e19) ** -0.3)  # -log p = a C^-b, arXiv:2512.08894
@@ -151,7 +188,7 @@ def test_log_probabilities_go_on_as_a_power_law() -> None:
 def test_a_rise_that_no_published_task_has_is_said_to_be_missed() -> None:
     x = np.geomspace(1e8, 7e10, 14)
     value = 0.95 * expit(4.4 / 0.13 * (np.log10(x) - 9.46))
-    sudden = Series("sudden", Metric("exact_match", 0.0, 1.0), "params", x, value, chance=0.0)
+    sudden = Series("sudden", Metric("exact_match", 0.0, 1.0), "flops", x, value, chance=0.0)
     assert any("misses the scores up to the cut" in each for each in foresee(sudden, 3e10).warnings)
     assert not any("misses" in each for each in foresee(models(), 10**21.5).warnings)
 
