@@ -1,6 +1,6 @@
 """Are verdicts and threshold intervals right as often as they say?
 
-    python benchmarks/emergence.py [--json FILE] [--repeats 40] [--only logistic] [--processes 1]
+    python benchmarks/emergence.py [--json FILE] [--repeats 20] [--only logistic] [--scales 8]
 
 Scores are simulated from known curves against scale, with n questions (0: unknown), for models
 that differ by their questions alone or by more (a beta-binomial of spread ρ):
@@ -13,11 +13,12 @@ that differ by their questions alone or by more (a beta-binomial of spread ρ):
 
 Of smooth curves a break should be found in 7% at most and `sharp` said in 2%; `smooth` of what is
 sharp and a rise of what is flat in 5%; intervals of nominal 90% should hold the half-rise in 85%
-at least (in more where few scores tell how much models differ); otherwise the exit status is 1. Up
-to two standard deviations of the Monte Carlo beyond a limit count as inside, since more than a
-hundred settings are judged (at 40 tables and a limit of 7% they are 8%). The results kept here are
-of 20 to 96 tables a setting, the most where ρ = .1: over all tables of one width and spread a
-share of 7% has a standard deviation of 1 to 2.5%.
+at least; otherwise the exit status is 1. A setting has too few tables to be judged alone (a share
+of 5% of 20 has a standard deviation of 5%), so tables are judged pooled, by width and spread, by
+scales, and by scales and spread, and a pool keeps the limit or does not: nothing is allowed for
+chance. `repeats` says how many tables each setting has, `pools` how many each pool. With --only or
+--scales those settings are run again and the other rows of FILE stay; where ρ = .1 a setting has
+twice as many tables.
 """
 
 from __future__ import annotations
@@ -44,13 +45,15 @@ from scipy.special import expit
 from analysis.emergence.metrics import metric
 from analysis.emergence.series import Series
 from analysis.emergence.thresholds import Estimate
-from analysis.emergence.verdict import FEWEST_TO_COVER, analyse
+from analysis.emergence.verdict import FEWEST_TO_COVER, analyse, break_level
 
 LEVEL = 0.9
 LEAST_HELD = 0.85
 SIGNIFICANT = 0.05
 BREAKS, SHARPS, WRONG = 0.07, 0.02, 0.05  # most false alarms
+POOLS = ("width", "spread"), ("scales",), ("scales", "spread"), ("scales", "width")  # judged
 TABLES = 199  # simulated under the null: p-values to half a percent
+MOST_SPREAD = 0.1  # tried: ρ between models
 NULL_WIDTH, SHARP = 0.5, 0.2  # decades from 10% to 90%
 Array = np.ndarray
 
@@ -90,6 +93,8 @@ def settings() -> Iterator[Setting]:
     widths = (0.55, 0.7, 1.0, 1.5, 0.3)
     for scales, decades, (n, spread), width in itertools.product((20, 10), (3, 4), noises, widths):
         yield Setting("logistic", n, scales, spread, width, decades, chance=0.0)
+    for (n, spread), width in itertools.product(noises, widths):  # the fewest scales of `sharp`
+        yield Setting("logistic", n, 8, spread, width, chance=0.0)
     noises = ((100, 0.0), (1000, 0.0), (1000, 0.03), (0, 0.03))
     for scales, (n, spread) in itertools.product((8, 12, 20), noises):
         yield Setting("sharp", n, scales, spread, SHARP)
@@ -164,7 +169,7 @@ def outcome(setting: Setting, seed: int) -> Outcome:
         held["width"] = holds(curve.width_decades, truth.width)
     return Outcome(
         curve.verdict,
-        curve.p_value is not None and curve.p_value <= SIGNIFICANT,
+        curve.p_value is not None and curve.p_value <= break_level(setting.scales),
         curve.p_rise <= SIGNIFICANT,
         held,
         seconds,
@@ -194,32 +199,61 @@ def measure(setting: Setting, outcomes: list[Outcome]) -> dict[str, Any]:
     return row
 
 
-def slip(limit: float, tables: float) -> float:
-    """Two standard deviations of a share of `limit` in so many tables."""
-    return 2 * math.sqrt(limit * (1 - limit) / tables)
+def pooled(rows: list[dict[str, Any]], *by: str) -> dict[str, dict[str, Any]]:
+    """Shares over all tables of the settings of each pool, which is named by what they share."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(", ".join(f"{each} {row[each]:g}" for each in by), []).append(row)
+    return {name: _pool(each) for name, each in groups.items()}
 
 
-def faults(row: dict[str, Any]) -> list[str]:
-    """What a setting does not keep."""
-    most = {limit: limit + slip(limit, row["repeats"]) for limit in (BREAKS, SHARPS, WRONG)}
-    found = []
-    if row["is_smooth"] and row["break_found"] > most[BREAKS]:
-        found.append("false alarms of a break")
-    if not row["is_sharp"] and row.get("sharp", 0) > most[SHARPS]:
-        found.append("false alarms of sharp")
-    if row["is_sharp"] and row.get("smooth", 0) > most[WRONG]:
-        found.append("false alarms of smooth")
-    if row["curve"] == "null" and row["rise_found"] > most[WRONG]:
-        found.append("false alarms of a rise")
-    held, answered = row.get("half_rise_coverage"), row.get("half_rise_answered", 0)
-    given = answered * row["repeats"]
-    if held is not None and answered >= 0.2 and held < LEAST_HELD - slip(LEAST_HELD, given):
-        found.append("coverage of the half-rise")
-    return found
+def _pool(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    smooth = [row for row in rows if row["is_smooth"]]
+    sharp = [row for row in rows if row["is_sharp"]]
+    flat = [row for row in rows if row["curve"] == "null"]
+    given = [
+        row | {"repeats": row["half_rise_answered"] * row["repeats"]}
+        for row in rows
+        if row.get("half_rise_coverage") is not None
+    ]
+    return {
+        "tables": sum(row["repeats"] for row in rows),
+        "smooth tables": sum(row["repeats"] for row in smooth),
+        "breaks found where smooth": _share(smooth, "break_found"),
+        "sharp where not sharp": _share([row for row in rows if not row["is_sharp"]], "sharp"),
+        "smooth where sharp": _share(sharp, "smooth"),
+        "rises found where flat": _share(flat, "rise_found"),
+        "coverage of the half-rise": _share(given, "half_rise_coverage"),
+    }
 
 
-def ratios(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The few numbers that say how it went: means over settings, or their greatest or least."""
+def _share(rows: list[dict[str, Any]], value: str) -> float | None:
+    """Of all tables of the rows; None of none."""
+    tables = sum(row["repeats"] for row in rows)
+    return sum(row.get(value, 0.0) * row["repeats"] for row in rows) / tables if tables else None
+
+
+def faults(pool: dict[str, Any]) -> list[str]:
+    """What a pool does not keep."""
+    limits = {
+        "breaks found where smooth": BREAKS, "sharp where not sharp": SHARPS,
+        "smooth where sharp": WRONG, "rises found where flat": WRONG,
+    }  # fmt: skip
+    found = [name for name, most in limits.items() if (pool[name] or 0.0) > most]
+    held = pool["coverage of the half-rise"]
+    return (
+        [*found, "coverage of the half-rise"] if held is not None and held < LEAST_HELD else found
+    )
+
+
+def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is kept: a row a setting, the pools, and the numbers that the README quotes."""
+    pools = {name: pool for by in POOLS for name, pool in pooled(rows, *by).items()}
+    return {"rows": rows, "pools": pools, "ratios": ratios(rows, pools)}
+
+
+def ratios(rows: list[dict[str, Any]], pools: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The few numbers that say how it went: means over settings, or the worst pool."""
     smooth = [row for row in rows if row["is_smooth"]]
     sharp = [row for row in rows if row["is_sharp"]]
     not_sharp = [row for row in rows if not row["is_sharp"]]
@@ -229,18 +263,21 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "settings": len(rows),
         "tables": sum(row["repeats"] for row in rows),
-        "share of settings without fault": float(np.mean([not row["faults"] for row in rows])),
+        "pools": len(pools),
+        "share of pools without fault": float(
+            np.mean([not faults(each) for each in pools.values()])
+        ),
         "breaks found where smooth": _means(smooth, "break_found"),
         "breaks found where smooth, by width and spread": _means(
             smooth, "break_found", "width", "spread"
         ),
-        "breaks found where smooth, by scales and decades": _means(
-            smooth, "break_found", "scales", "decades"
+        "breaks found where smooth, by scales": _means(smooth, "break_found", "scales"),
+        "greatest pooled share of breaks found where smooth": _most(
+            pools, "breaks found where smooth"
         ),
-        "greatest share of breaks found where smooth": _most(smooth, "break_found"),
         "sharp where not sharp": _means(not_sharp, "sharp"),
-        "greatest share of sharp where not sharp": _most(not_sharp, "sharp"),
-        "greatest share of smooth where sharp": _most(sharp, "smooth"),
+        "greatest pooled share of sharp where not sharp": _most(pools, "sharp where not sharp"),
+        "greatest pooled share of smooth where sharp": _most(pools, "smooth where sharp"),
         "sharp found of hinges, by scales": _means(hinges, "sharp", "scales"),
         "sharp found at a width of .3, by scales and decades": _means(
             narrow, "sharp", "scales", "decades"
@@ -256,8 +293,10 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "spread",
         ),
         "coverage of the half-rise, by scales": _means(held, "half_rise_coverage", "scales"),
-        "least coverage of the half-rise": min(
-            (row["half_rise_coverage"] for row in held), default=1.0
+        "least pooled coverage of the half-rise": min(
+            each["coverage of the half-rise"]
+            for each in pools.values()
+            if each["coverage of the half-rise"] is not None
         ),
         "seconds a series": _means(rows, "seconds"),
     }
@@ -272,32 +311,44 @@ def _means(rows: list[dict[str, Any]], value: str, *by: str) -> dict[str, float]
     return {name: float(np.mean(values)) for name, values in groups.items()}
 
 
-def _most(rows: list[dict[str, Any]], value: str) -> float:
-    return max((row.get(value, 0.0) for row in rows), default=0.0)
+def _most(pools: dict[str, dict[str, Any]], name: str) -> float:
+    return max(each[name] or 0.0 for each in pools.values())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--only", choices=CURVES)
+    parser.add_argument("--scales", type=int, nargs="+")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    chosen = [s for s in settings() if options.only in (None, s.curve)]
-    rows = []
+    old = []
+    if options.json and options.json.exists():
+        old = json.loads(options.json.read_text())["rows"]
+    rows = {setting: row for row in old for setting in settings() if _is_of(row, setting)}
     with ProcessPoolExecutor(options.processes) as pool:
-        for setting in chosen:
-            many = itertools.repeat(setting), range(options.repeats)
-            rows.append(measure(setting, list(pool.map(outcome, *many, chunksize=5))))
-            rows[-1]["faults"] = faults(rows[-1])
-            print(json.dumps({k: v for k, v in rows[-1].items() if v is not None}), flush=True)
+        for setting in settings():
+            if options.only not in (None, setting.curve):
+                continue
+            if options.scales and setting.scales not in options.scales:
+                continue
+            count = options.repeats * (2 if setting.spread == MOST_SPREAD else 1)
+            many = itertools.repeat(setting), range(count)
+            rows[setting] = measure(setting, list(pool.map(outcome, *many, chunksize=5)))
+            print(json.dumps({k: v for k, v in rows[setting].items() if v is not None}), flush=True)
             if options.json:  # after every setting: all of them take half an hour
-                text = json.dumps({"rows": rows, "ratios": ratios(rows)}, indent=1)
-                options.json.write_text(text + "\n")
-    print(ratios(rows))
-    failed = [row for row in rows if row["faults"]]
+                kept = result([rows[each] for each in settings() if each in rows])
+                options.json.write_text(json.dumps(kept, indent=1) + "\n")
+    found = result(list(rows.values()))
+    print(found["ratios"])
+    failed = {name: faults(each) for name, each in found["pools"].items() if faults(each)}
     if failed:
-        sys.exit(f"{len(failed)} of {len(rows)} settings have faults")
+        sys.exit(f"{len(failed)} of {len(found['pools'])} pools have faults: {failed}")
+
+
+def _is_of(row: dict[str, Any], setting: Setting) -> bool:
+    return all(row[name] == value for name, value in asdict(setting).items())
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def emergence(
         at: Forecast at these scales too (without --cut from all scores).
         method: Of the forecast: auto (curves by their evidence), one curve, or two_step (by loss).
         level: Of the intervals.
-        bootstrap: Simulated tables behind a p-value, at least 19.
+        bootstrap: Simulated tables behind a p-value, at least 33.
         seed: Random seed.
         plot: Draw the figures into this folder.
         to_json: Write the results to this file too.

@@ -58,7 +58,7 @@ def curves_text(curves: Sequence[Curve], assumed: Sequence[Assumed]) -> str:
             )
         )  # fmt: skip
     scale = curves[0].series.scale
-    level = f"{curves[0].level:.0%}"
+    level = f"{100 * curves[0].level:g}%"
     header = (
         "task", "metric", "scores", "scales", "verdict", f"threshold in {scale} [{level}]",
         f"10-90% width, decades [{level}]", "p trend", "p sharp",

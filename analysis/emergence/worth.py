@@ -20,6 +20,9 @@ DRAWS = 2000
 # noise of scores near chance to 1 within half a decade.
 LEVELS = np.linspace(-10.0, 10.0, 161)
 SLOPES = np.linspace(0.0, 2.5, 26)
+# Of the greatest likelihood: finer grids span what is above. On the first grid few curves, or none,
+# come as near to precise scores as these lie, so the first two are cut as for FEW scores at most.
+UNLIKELY, FEW = 1e-6, 8
 LEAST_ERROR = 1e-4  # of a score: scores that lie on a curve do not make it certain
 
 
@@ -50,7 +53,8 @@ def persistence(seen: Seen) -> Floats:
 def plain_logistic(seen: Seen, t: Floats, rng: np.random.Generator) -> Floats:
     """A logistic from chance to 1 by least squares with normal errors: the field's usual curve.
 
-    A row a draw. Levels and slopes lie on a grid, and each counts by the likelihood of its sum of
+    A row a draw. Levels and slopes lie on a grid, thrice made finer over those that are not
+    unlikely, and each counts by the likelihood of its sum of
     squares S over n scores with a standard deviation that is not known, S^(-n/2) (Box and Tiao
     1973, Bayesian Inference in Statistical Analysis, section 1.3), so that where the scores do not
     fix the curve its forecast is wide and does not run away.
@@ -60,19 +64,40 @@ def plain_logistic(seen: Seen, t: Floats, rng: np.random.Generator) -> Floats:
         rise = expit(level[:, None] + slope[:, None] * seen.line(at))
         return np.asarray(seen.chance + (1 - seen.chance) * rise, float)
 
-    level, slope = (each.ravel() for each in np.meshgrid(LEVELS, SLOPES))
-    rows = range(0, len(level), len(LEVELS))
-    squares = np.concatenate([
-        ((curve(level[i : i + len(LEVELS)], slope[i : i + len(LEVELS)], seen.t) - seen.share) ** 2)
-        .sum(axis=1) for i in rows
-    ])  # fmt: skip
-    count = len(seen.t)
-    squares = np.maximum(squares, count * LEAST_ERROR**2)
-    likely = np.exp(-0.5 * count * np.log(squares / squares.min()))
-    chosen = rng.choice(len(level), DRAWS, p=likely / likely.sum())
+    def left(levels: Floats, slopes: Floats) -> Floats:
+        """Sums of squares, a row a slope and a column a level."""
+        squares = np.array([
+            ((curve(levels, np.full(len(levels), each), seen.t) - seen.share) ** 2).sum(axis=1)
+            for each in slopes
+        ])  # fmt: skip
+        return np.maximum(squares, len(seen.t) * LEAST_ERROR**2)
+
+    count, levels, slopes = len(seen.t), LEVELS, SLOPES
+    for scores in (min(count, FEW), min(count, FEW), count):
+        inside = _likelihood(left(levels, slopes), scores) > UNLIKELY
+        levels, slopes = (
+            _finer(levels, np.any(inside, axis=0)),
+            _finer(slopes, np.any(inside, axis=1)),
+        )
+    squares = left(levels, slopes).ravel()
+    likely = _likelihood(squares, count)
+    chosen = rng.choice(len(likely), DRAWS, p=likely / likely.sum())
+    slope, level = (each.ravel() for each in np.meshgrid(slopes, levels, indexing="ij"))
     error = np.sqrt(squares[chosen] / rng.chisquare(max(count - 2, 2), DRAWS))
     errors = error[:, None] * rng.standard_normal((DRAWS, len(t)))
     return np.clip(curve(level[chosen], slope[chosen], t) + errors, 0.0, 1.0)
+
+
+def _likelihood(squares: Floats, scores: int) -> Floats:
+    """Of each sum of squares over so many scores, over the greatest."""
+    return np.asarray(np.exp(-0.5 * scores * np.log(squares / squares.min())), np.float64)
+
+
+def _finer(grid: Floats, inside: NDArray[np.bool_]) -> Floats:
+    """As many values over the cells that are `inside`, and one more on either side."""
+    at = np.flatnonzero(inside)
+    first, last = max(int(at[0]) - 1, 0), min(int(at[-1]) + 1, len(grid) - 1)
+    return np.linspace(grid[first], grid[last], len(grid))
 
 
 def crps(samples: Floats, seen: Floats) -> Floats:

@@ -85,7 +85,7 @@ def test_a_score_off_its_curve_is_named_beside_threshold_and_forecast() -> None:
     value = RISE.copy()
     value[9] = 0.02
     found = series(value, chance=0.0, n=np.full(16, 1000.0))
-    curve = analyse(found, bootstrap=19)
+    curve = analyse(found, bootstrap=33)
     assert any("0.02 at params" in each for each in curve.warnings)
     ahead = foresee(found, 5e9, cautions=curve.cautions)
     assert any("0.02 at params" in each for each in ahead.warnings)
@@ -93,7 +93,7 @@ def test_a_score_off_its_curve_is_named_beside_threshold_and_forecast() -> None:
 
 def test_a_forecast_of_a_score_that_falls_says_so() -> None:
     found = series(0.7 - 0.4 * RISE, chance=0.25, n=np.full(16, 1000.0))
-    curve = analyse(found, bootstrap=19)
+    curve = analyse(found, bootstrap=33)
     assert curve.verdict == "none"
     ahead = foresee(found, 3e9, cautions=curve.cautions)
     assert any("the score falls with scale" in each for each in ahead.warnings)

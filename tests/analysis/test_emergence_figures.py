@@ -97,7 +97,7 @@ def test_the_caption_names_no_line_that_is_not_drawn() -> None:
     value = expit(2.0 * np.log10(MANY / 1e8))
     few, many = (
         analyse(Series("t", metric("acc"), "params", MANY, value, np.full(12, n), chance=0.0),
-                bootstrap=19)
+                bootstrap=33)
         for n in (20.0, 5000.0)
     )  # fmt: skip
     assert "Dotted" in caption(small_multiples([few]))
@@ -107,7 +107,7 @@ def test_the_caption_names_no_line_that_is_not_drawn() -> None:
 def test_groups_have_colours_of_their_own_and_a_legend() -> None:
     value, family = expit(2.0 * np.log10(MANY / 1e8)), np.repeat(["OPT", "Pythia", "Llama"], 4)
     series = Series("t", metric("acc"), "params", MANY, value, np.full(12, 100.0), group=family)
-    made = small_multiples([analyse(series, bootstrap=19)], "family")
+    made = small_multiples([analyse(series, bootstrap=33)], "family")
     (legend,) = made.legends
     assert [each.get_text() for each in legend.get_texts()] == ["Llama", "OPT", "Pythia"]
     assert legend.get_title().get_text() == "family"
@@ -133,7 +133,7 @@ def test_the_forecast_panel_has_the_fit_below_the_cut_within_its_band() -> None:
 def test_two_labels_of_one_file_name_are_two_files(tmp_path: Path) -> None:
     value = np.array([0.1, 0.2, 0.4])
     curves = [
-        analyse(Series(task, metric(name), "params", X, value), bootstrap=19)
+        analyse(Series(task, metric(name), "params", X, value), bootstrap=33)
         for task in ("add 2", "add-2")
         for name in ("em", "token_accuracy")
     ]
@@ -149,7 +149,7 @@ def test_every_figure_that_the_scores_allow_is_written(tmp_path: Path) -> None:
     token = rows["value"].to_numpy()
     exact = Series("add", Metric("exact_match", 0.0, 1.0), "flops", x, token**4, n=n, chance=0.0)
     smooth = Series("add", Metric("token_accuracy", 0.0, 1.0), "flops", x, token, n=n, chance=0.0)
-    curves = [analyse(each, bootstrap=20) for each in (exact, smooth)]
+    curves = [analyse(each, bootstrap=33) for each in (exact, smooth)]
     long = pd.concat([rows.assign(task="add", metric="exact_match", x=x, value=token**4),
                       rows.assign(task="add", metric="token_accuracy", x=x)])  # fmt: skip
     predicted = predict_exact_match(long, "add", 4)

@@ -171,7 +171,7 @@ def test_three_runs_that_climb_have_risen_and_three_that_stay_have_not_been_show
     assert rise(**given).p_value <= 0.05
     series = Series("t", metric("exact_match"), "tokens", given["x"], 0 * given["value"],
                     chance=0.0, run=given["run"])  # fmt: skip
-    curve = analyse(series, bootstrap=19)
+    curve = analyse(series, bootstrap=33)
     assert (curve.verdict, curve.p_rise) == ("undetermined", 0.5)
     assert "3 runs are too few to say that there is none" in curve.reason
 
@@ -186,7 +186,7 @@ def test_what_models_of_their_own_prove_stands_beside_a_run():
 def test_one_run_has_a_threshold_and_no_verdict():
     value = expit(4 * np.log10(TOKENS / 3e7))
     series = Series("t", metric("exact_match"), "tokens", TOKENS, value, chance=0.0, run=["a"] * 20)
-    curve = analyse(series, bootstrap=19)
+    curve = analyse(series, bootstrap=33)
     assert (curve.verdict, curve.p_rise, curve.p_value) == ("undetermined", None, None)
     assert curve.reason.startswith("one run's checkpoints are not independent")
     assert curve.threshold.value == pytest.approx(3e7, rel=0.2)
@@ -196,5 +196,5 @@ def test_runs_of_one_group_alone_are_not_tested():
     value = np.tile(expit(4 * np.log10(TOKENS / 3e7)), 2)
     series = Series("t", metric("exact_match"), "tokens", np.tile(TOKENS, 2), value, chance=0.0,
                     run=np.repeat(["a", "b"], 20), group=["g"] * 40)  # fmt: skip
-    curve = analyse(series, bootstrap=19)
+    curve = analyse(series, bootstrap=33)
     assert curve.reason.startswith("the runs of one group are not independent")

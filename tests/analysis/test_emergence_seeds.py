@@ -53,6 +53,6 @@ def test_checkpoints_of_one_seed_are_not_counted_as_seeds():
     t, seed = np.repeat(np.log10(X), 20), np.tile(np.repeat(np.arange(5), 4), 8)
     value = np.clip(0.1 + 0.1 * (t - 7) + rng.normal(0, 0.02, len(t)), 0, 1)
     series = Series("t", metric("acc"), "params", 10**t, value, chance=0.0, seed=seed)
-    seeds = analyse(series, bootstrap=19).seeds
+    seeds = analyse(series, bootstrap=33).seeds
     assert seeds is not None and seeds.seeds == 5
     assert seeds.words.startswith("fewer than 10 seeds at each scale")

@@ -41,7 +41,7 @@ WRITES: dict[str, tuple[list[str], list[str]]] = {
                   "--noise", "0.01", "--json", "out.json", "--plot", "p"], ["out.json", "p.png"]),
     "eval": (["run", "--json", "out.json"], ["out.json"]),
     "emergence": (["scores.csv", "--scale", "params", "--json", "out.json", "--plot", "figures",
-                   "--bootstrap", "19"], ["out.json", "figures/emergence.png"]),
+                   "--bootstrap", "33"], ["out.json", "figures/emergence.png"]),
     "models": (["gpt2", "--json", "out.json"], ["out.json"]),
 }  # fmt: skip
 

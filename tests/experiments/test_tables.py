@@ -88,7 +88,7 @@ def test_scores_are_read_with_the_same_numbers_and_names(
     (tmp_path / "scores.csv").write_text(f"n_params;exact_match\n{rows}")
     said = scaling(
         f"emergence {tmp_path}/scores.csv --scale params --metric exact_match "
-        "--value-columns exact_match --bootstrap 19"
+        "--value-columns exact_match --bootstrap 33"
     )
     assert "params is read from n_params" in said and "exact_match" in said
 
