@@ -246,6 +246,12 @@ def _shares(
     half_way = half_way if step is None else step.reaches(half_way, rng)
     emergence, span = _emergence(half_way, series, level)
     cautions = (*_doubts(series, below, fitted), *unlike(fitted, seen))
+    if series.scale in FLOPS_A_DECADE and _flops_a_decade(series, below, flops) is None:
+        cautions += (
+            f"no compute is known: a decade of {series.scale} is taken for "
+            f"{FLOPS_A_DECADE[series.scale]:g} of FLOPs, as at 20 tokens a parameter. Give a table "
+            "with a column `tokens` or `flops`",
+        )
     return _Found(
         draw, series.unit, series.from_unit, baselines, emergence, span, weights, cautions
     )
@@ -316,24 +322,23 @@ def _seen(
     if series.falling:
         stretch = SPAN / max(float(np.ptp(t)), SHORTEST)
     else:
-        stretch = flops_a_decade(series, below, flops)
+        stretch = _flops_a_decade(series, below, flops) or FLOPS_A_DECADE.get(series.scale, 1.0)
     return Seen(t, series.unit[below], series.questions[below], chance, stretch)
 
 
-def flops_a_decade(series: Series, below: NDArray[np.bool_], flops: Floats | None) -> float:
+def _flops_a_decade(series: Series, below: NDArray[np.bool_], flops: Floats | None) -> float | None:
     """Decades of FLOPs to a decade of the scale, by least squares over the scores below the cut.
 
-    Where fewer than two scales have FLOPs, or these do not grow with scale, what is usual.
+    None where fewer than two scales have FLOPs, or these do not grow with scale.
     """
-    usual = FLOPS_A_DECADE.get(series.scale, 1.0)
     if flops is None:
-        return usual
+        return None
     known = below & np.isfinite(flops) & (flops > 0)
     t = series.t[known]
     if len(np.unique(t)) < 2:
-        return usual
+        return None
     slope = float(np.polyfit(t - t.mean(), np.log10(flops[known]), 1)[0])
-    return slope if slope > 0 else usual
+    return slope if slope > 0 else None
 
 
 def _mixture(

@@ -126,6 +126,8 @@ def test_a_forecast_by_parameters_is_the_one_by_their_compute() -> None:
         unsaid = foresee(both[1], float(params[8]), method="logistic")
         alike = np.allclose(unsaid.median, other.median, atol=2e-3)
         assert alike == (flops[1] / flops[0] > 2)  # taken for 20 tokens a parameter
+        assert any("taken for 2 of FLOPs" in each for each in unsaid.warnings)
+        assert not any("taken for" in each for each in other.warnings)
 
 
 def test_losses_of_one_family_count_for_less_the_more_alike_they_are() -> None:
