@@ -72,7 +72,7 @@ def _scores(forecasts: Sequence[Forecast]) -> str:
                 )
             )  # fmt: skip
     scale, level = forecasts[0].series.scale, forecasts[0].level
-    header = ("task / metric", scale, f"forecast, median [{level:.0%}]", "seen")
+    header = ("task / metric", scale, f"forecast, median [{100 * level:g}%]", "seen")
     more = [f"… {left} more scales; --json FILE has all"] if left else []
     return "\n".join([columns(header, rows), *more])
 
@@ -94,7 +94,7 @@ def _errors(compared: Sequence[Forecast]) -> str:
     header = ["task / metric", "fitted", "above"]
     for name in methods:
         header += [f"{name}: error", "CRPS"]
-    header.append(f"inside {compared[0].level:.0%}")
+    header.append(f"inside {100 * compared[0].level:g}%")
     rows = []
     for each in compared:
         cells = [each.series.label, str(each.n), str(each.judged[0].n)]

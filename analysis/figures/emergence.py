@@ -246,12 +246,12 @@ def _caption(curves: Sequence[Curve], drawn: set[str]) -> str:
     counted = sum(len(each.series.x) for each in curves)
     said = [
         f"{counted} scores, a point each. Curve: the form that predicts left-out scales best, with "
-        f"its {first.level:.0%} band."
+        f"its {100 * first.level:g}% band."
     ]
     if "threshold" in drawn:
         said.append("Dashed: threshold, half-way from the curve's lowest to its highest level.")
     if "interval" in drawn:
-        said.append(f"Shaded: its {first.level:.0%} interval.")
+        said.append(f"Shaded: its {100 * first.level:g}% interval.")
     if "chance" in drawn:
         said.append("Grey line: chance level.")
     if "question" in drawn:

@@ -68,7 +68,7 @@ def _threshold(each: Forecast) -> float | None:
 
 
 def _caption(shown: Sequence[Forecast]) -> str:
-    level = f"{shown[0].level:.0%}"
+    level = f"{100 * shown[0].level:g}%"
     said = "Hollow: scores fitted, up to the cut (dotted)."
     if any(each.judged for each in shown):
         said += " Filled: scores of larger models."

@@ -100,6 +100,15 @@ def test_thresholds_fall_with_attempts() -> None:
         attempts_part(against_d, tokens=100.0)  # type: ignore[arg-type]
 
 
+def test_a_level_is_written_as_it_was_asked_for(
+    scores_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--metric", "exact_match", "--scale", "params", "--level", "0.975", "--at", "1T")
+    assert scaling(monkeypatch, "emergence", scores_csv, *asked) == 0
+    out = capsys.readouterr().out
+    assert "threshold in params [97.5%]" in out and "forecast, median [97.5%]" in out
+
+
 @pytest.mark.slow
 def test_scaling_plot_draws_the_scores_of_a_study_without_a_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -139,6 +148,7 @@ def test_scaling_plot_draws_the_scores_of_a_study_without_a_fit(
             "column `loss`",
         ),
         (("--metric", "exact_match", "--scale", "params", "--level", "90"), "--level 90"),
+        (("--metric", "exact_match", "--scale", "params", "--level", "0.999"), "0.99 or less"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_one_line(
