@@ -17,6 +17,7 @@ from analysis.emergence.foresee import _doubts, foresee
 from analysis.emergence.line import fit_line
 from analysis.emergence.loss_step import loss_step
 from analysis.emergence.metrics import Metric
+from analysis.emergence.scores import compute
 from analysis.emergence.series import Series
 from analysis.emergence.worth import crps, judge, persistence, plain_logistic
 from scaling.store.records import Refusal
@@ -128,6 +129,15 @@ def test_a_forecast_by_parameters_is_the_one_by_their_compute() -> None:
         assert alike == (flops[1] / flops[0] > 2)  # taken for 20 tokens a parameter
         assert any("taken for 2 of FLOPs" in each for each in unsaid.warnings)
         assert not any("taken for" in each for each in other.warnings)
+
+
+def test_compute_is_a_column_or_six_times_parameters_and_tokens() -> None:
+    table = pd.DataFrame({"params": [1e8, 1e9], "tokens": [2e9, np.nan]})
+    found = compute(table)
+    assert found is not None and found[0] == pytest.approx(1.2e18) and np.isnan(found[1])
+    told = compute(table.assign(flops=[1e18, 1e20]))
+    assert told is not None and told.tolist() == [1e18, 1e20]
+    assert compute(table[["params"]]) is None
 
 
 def test_losses_of_one_family_count_for_less_the_more_alike_they_are() -> None:
