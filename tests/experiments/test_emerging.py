@@ -44,7 +44,7 @@ def test_curves_pairs_and_forecasts_stand_on_the_screen_and_in_the_json(
 ) -> None:
     file = scores_csv.with_name("found.json")
     words = ("--metric", "exact_match", "token_accuracy", "--cut", "1B", "--at", "1T")
-    settings = ("--answer-length", 4, "--bootstrap", 20, "--json", file)
+    settings = ("--answer-length", 4, "--bootstrap", 33, "--json", file)
     assert scaling(
         monkeypatch, "emergence", scores_csv, "--scale", "params", *words, *settings
     ) == 0  # fmt: skip
