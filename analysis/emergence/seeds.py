@@ -10,13 +10,14 @@ tables drawn from that smooth density.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from analysis.emergence.likelihood import Data, Rows, Which, basis, deviances
 from analysis.emergence.series import Series
+from analysis.emergence.thresholds import Estimate
 from analysis.expression import Array
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -42,16 +43,55 @@ class SeedThresholds:
         }
 
 
+@dataclass(frozen=True)
+class RunError:
+    """The standard error of the mean threshold over training runs, each counted once."""
+
+    runs: int
+    error: float  # decades
+
+    def widened(self, threshold: Estimate, level: float) -> Estimate:
+        """A threshold of all scores with an interval no shorter than Student's t gives the runs':
+        what the checkpoints of a run have in common moves its threshold, and only other runs show
+        by how much."""
+        from scipy.special import stdtrit  # scipy.stats takes most of a second to import
+
+        if threshold.value is None or threshold.interval is None:
+            return threshold
+        factor = 10 ** (self.error * float(stdtrit(self.runs - 1, (1 + level) / 2)))
+        low, high = threshold.interval
+        return replace(
+            threshold,
+            interval=(
+                None if low is None else min(low, threshold.value / factor),
+                None if high is None else max(high, threshold.value * factor),
+            ),
+        )
+
+
 def seed_thresholds(
     series: Series, data: Data, row: Rows, levels: tuple[float, float], rng: np.random.Generator
 ) -> SeedThresholds | None:
     """None unless two seeds or more have three scales or more. `row` is the curve of all."""
     if series.seed is None:
         return None
-    labels, seed_of = np.unique(series.seed, return_inverse=True)
-    enough = [s for s in range(len(labels)) if len(np.unique(data.t[seed_of == s])) >= 3]
-    if len(enough) < 2:
+    seed_of = np.unique(series.seed, return_inverse=True)[1]
+    midpoint = midpoints(data, row, levels, seed_of)
+    if len(midpoint) < 2:
         return None
+    low, high = float(data.t.min()), float(data.t.max())
+    inside = (midpoint >= low) & (midpoint <= high)
+    quantiles: dict[str, float | None] = {}
+    for q in QUANTILES:
+        t = float(np.quantile(midpoint, q, method="nearest"))
+        quantiles[f"{q:g}"] = series.to_x(t) if low <= t <= high else None
+    return SeedThresholds(len(midpoint), int(inside.sum()), quantiles, _words(series, seed_of, rng))
+
+
+def midpoints(data: Data, row: Rows, levels: tuple[float, float], part: Which) -> Array:
+    """The threshold in log10 of scale of each `part` of the scores (codes from 0) that has three
+    scales or more, with the shape, width and levels of the one curve in `row`."""
+    enough = [s for s in range(int(part.max()) + 1) if len(np.unique(data.t[part == s])) >= 3]
     low, high = float(data.t.min()), float(data.t.max())
     places = np.linspace(low - 0.5 * (high - low), high + 0.5 * (high - low), 401)
     many = len(places)
@@ -64,20 +104,31 @@ def seed_thresholds(
         np.repeat(row.free, many),
         row.shapes,
     )
-    counts = np.array([(seed_of == s).astype(float) for s in enough])
+    if not enough:
+        return np.empty(0)
+    counts = np.array([(part == s).astype(float) for s in enough])
     tables = data.tables(np.tile(data.unit, (len(enough), 1)), counts)
     if data.bounded:
         left = deviances(data, basis(data, rows), tables)
     else:
         mean = levels[0] + (levels[1] - levels[0]) * rows.rise(data.at)
         left = tables.weight @ (mean**2).T - 2 * tables.score @ mean.T
-    midpoint = places[np.argmin(left, axis=1)]
-    inside = (midpoint >= low) & (midpoint <= high)
-    quantiles: dict[str, float | None] = {}
-    for q in QUANTILES:
-        t = float(np.quantile(midpoint, q, method="nearest"))
-        quantiles[f"{q:g}"] = series.to_x(t) if low <= t <= high else None
-    return SeedThresholds(len(enough), int(inside.sum()), quantiles, _words(series, seed_of, rng))
+    return np.asarray(places[np.argmin(left, axis=1)], np.float64)
+
+
+def run_error(
+    series: Series, data: Data, row: Rows, levels: tuple[float, float]
+) -> RunError | None:
+    """How far the thresholds of single training runs scatter; None unless two runs or more have
+    three scales or more, or where other models stand beside them."""
+    if series.run is None:
+        return None
+    part = np.unique(series.run, return_inverse=True)[1]
+    midpoint = midpoints(data, row, levels, part)
+    count = len(midpoint)
+    if count < 2 or count <= int(part.max()):
+        return None
+    return RunError(count, float(np.std(midpoint, ddof=1) / np.sqrt(count)))
 
 
 def _words(series: Series, seed: Which, rng: np.random.Generator) -> str:

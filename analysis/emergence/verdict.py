@@ -36,7 +36,7 @@ from analysis.emergence.likelihood import (
 )
 from analysis.emergence.mesh import SMOOTH_WIDTH, Mesh, search
 from analysis.emergence.rise import SIGNIFICANT, Rise, rise_test
-from analysis.emergence.seeds import seed_thresholds
+from analysis.emergence.seeds import run_error, seed_thresholds
 from analysis.emergence.series import Series
 from analysis.emergence.shapes import LOW
 from analysis.emergence.thresholds import (
@@ -115,6 +115,9 @@ def analyse(
     cautions = _cautions(series, rise, fitted)
     one = mesh.rows[np.array([chosen.row])]
     seeds = seed_thresholds(series, data, one, levels_of, rng)
+    by_run = run_error(series, data, one, levels_of)
+    if by_run is not None:
+        thresholds = {name: by_run.widened(each, level) for name, each in thresholds.items()}
     return Curve(
         series=series,
         verdict=verdict,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -56,3 +58,35 @@ def test_checkpoints_of_one_seed_are_not_counted_as_seeds():
     seeds = analyse(series, bootstrap=33).seeds
     assert seeds is not None and seeds.seeds == 5
     assert seeds.words.startswith("fewer than 10 seeds at each scale")
+
+
+def of_runs(seed: int, runs: int) -> Series:
+    """Checkpoints of runs whose thresholds scatter by a tenth of a decade about 10^8.3."""
+    rng = np.random.default_rng(seed)
+    own = 8.3 + rng.normal(0, 0.1, runs)[:, None]
+    t = 7 + 0.25 * np.arange(12)
+    value = rng.binomial(200, 0.9 / (1 + np.exp(-(t - own) / 0.2))) / 200
+    run = np.repeat(np.arange(runs).astype(str), len(t))
+    return Series(
+        "t", metric("exact_match"), "tokens", np.tile(10**t, runs), value.ravel(),
+        np.full(len(run), 200), chance=0.0, run=run, group=run,
+    )  # fmt: skip
+
+
+def test_a_threshold_is_no_more_certain_than_its_runs_make_it() -> None:
+    found = analyse(of_runs(0, 5), bootstrap=33).threshold
+    assert found.interval is not None and found.value is not None
+    low, high = found.interval
+    assert low is not None and high is not None
+    # t(4) at 90% times a tenth of a decade over the root of five, whose estimate is within a half
+    assert math.log10(high / low) == pytest.approx(2 * 2.132 * 0.1 / 5**0.5, rel=0.5)
+
+
+@pytest.mark.slow
+def test_intervals_of_thresholds_hold_those_of_runs_to_come() -> None:
+    # By checkpoints as one table 15 of 24 held. 24 of 0.9 are 18 to 24 within two and a half sd.
+    held = 0
+    for seed in range(24):
+        low, high = analyse(of_runs(seed, 5), bootstrap=33).threshold.interval or (None, None)
+        held += (low or 0) <= 10**8.3 <= (high or np.inf)
+    assert held >= 18
