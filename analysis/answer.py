@@ -28,6 +28,7 @@ from analysis.caution import (
 from analysis.derived import draws_of, percentiles, values_over_draws
 from analysis.expression import Array
 from analysis.fit import Fit
+from analysis.judgement import interpolates
 from analysis.laws import Law
 from analysis.limited import Limited, limit
 from analysis.optimum import (
@@ -191,12 +192,13 @@ class _Answers(NamedTuple):
 
 
 def interval_of(source: Source, ask: Ask, level: float) -> tuple[Interval | None, Lost]:
-    """Intervals of the answer (None without draws), and the refits that have no answer.
+    """Intervals of the answer, and the refits that have no answer. None without draws, and where
+    the law passes through the mean of every point, so that nothing says what it is off by.
 
     N and D are each draw's own answer. The loss is each draw's at the run that answers, as
     `forecast.predict` has it: nobody will train the draw's own best run.
     """
-    if not isinstance(source, Fit) or source.draws.empty:
+    if not isinstance(source, Fit) or source.draws.empty or interpolates(source):
         return None, Lost(0, 0)
     law = law_for(source, ask)
     point = solve(law, source.coefficients, ask)

@@ -20,6 +20,7 @@ from analysis.caution import (
 from analysis.derived import interval_over_draws
 from analysis.expression import Array
 from analysis.fit import Fit, Status
+from analysis.judgement import interpolates
 from analysis.limited import Limited
 from analysis.published import Published
 from analysis.runs.columns import TOKEN
@@ -52,7 +53,8 @@ class Prediction:
         at = ", ".join(f"{name} {human(value)}" for name, value in self.features.items())
         said = f"{at}: {self.target} {_number(self.target, self.loss)}"
         if self.interval is None or self.curve is None or self.level is None:
-            return f"{said}, no interval"
+            far = self.decades_beyond
+            return f"{said}, no interval" + ("" if far is None else f", {_far(far)}")
         text = f"{said}, {self.level:.0%} forecast {_written(self.target, self.interval)}"
         if self.decades_beyond is not None:
             text += f", {_far(self.decades_beyond)}"
@@ -87,7 +89,7 @@ def predict(source: Fit | Published, rows: pd.DataFrame) -> list[Prediction]:
 
     Of more `unique_tokens` than tokens, the tokens are used: none of them repeats. Raises Refusal
     for a fit that failed, naming a column that is missing, and `unique_tokens` that are not
-    positive.
+    positive. There is no interval beyond runs through whose means the law passes.
     """
     if {"params", "tokens"} <= set(rows.columns):
         rows = rows.assign(flops=6.0 * rows["params"] * rows["tokens"])
@@ -115,6 +117,9 @@ def predict(source: Fit | Published, rows: pd.DataFrame) -> list[Prediction]:
         curves = [(float(a), float(b)) for a, b in zip(back(low), back(high), strict=True)]
         runs = run_spans(source, losses, back(low), back(high), far, level)
         beyond = [float(each) for each in far]
+        if interpolates(source):
+            curves = [None if away else span for span, away in zip(curves, far > 0, strict=True)]
+            runs = [None if away else span for span, away in zip(runs, far > 0, strict=True)]
     given: dict[str, float] = {}
     if isinstance(source.law, Limited):
         given["unique_tokens"] = source.law.unique_tokens
@@ -167,13 +172,14 @@ def forecast_warnings(
         said += repeat_warnings(source.law, at["tokens"], told)
     if not isinstance(source, Fit):
         return said
-    far = max((each.decades_beyond or 0.0 for each in predictions), default=0.0)
+    given = [each for each in predictions if each.interval is not None]
+    far = max((each.decades_beyond or 0.0 for each in given), default=0.0)
     if far > CHECKED:
         said.append(
             f"{_far(far).capitalize()}: such intervals were checked on published tables, up to "
             f"{CHECKED} decades beyond."
         )
-    scatter = scatter_of(source) if len(source.draws) else None
+    scatter = scatter_of(source) if given else None
     if scatter is not None and scatter.freedom < FEW:
         runs = f"{counted(source.data.n, 'run')} in {counted(source.data.clusters, 'cluster')}"
         free = counted(len(source.coefficients) - len(source.fixed), "coefficient")

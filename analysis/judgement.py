@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.estimate import Status
+from analysis.estimate import Estimate, Status
 from analysis.identifiability import Design
 from analysis.laws import LAWS, Law
+from analysis.limited import Limited
 from analysis.newton import Mask
 from analysis.runs.cells import cells
 from analysis.runs.rows import listed
@@ -89,6 +90,15 @@ def judge(
 def points(law: Law, rows: pd.DataFrame) -> int:
     """How many points of the law's features the rows are at."""
     return len(np.unique(cells(rows, list(law.features))))
+
+
+def interpolates(found: Estimate) -> bool:
+    """Whether the law passes through the mean loss of each point, whatever these are: it has as
+    many free coefficients as there are points, and nothing says what it is off by beyond them."""
+    law = found.law.fitted if isinstance(found.law, Limited) else found.law
+    if {*law.features} - {*found.table}:  # saved without its rows
+        return False
+    return points(law, found.table) <= len(law.coefficients) - len(found.fixed)
 
 
 def _without(law: Law, bound: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.answer import answer
 from analysis.caution import assumptions
 from analysis.fit import Fit, Status, fit
 from analysis.forecast import (
@@ -18,6 +19,7 @@ from analysis.forecast import (
 from analysis.laws import law
 from analysis.published import published
 from analysis.scatter import scatter_of
+from analysis.solve import Ask
 from scaling.store.records import Refusal
 
 TRUTH = published("besiroglu-2024")
@@ -232,3 +234,27 @@ def test_a_law_of_a_rate_forecasts_that_by_name_and_to_the_digits_it_has():
     assert "learning_rate" in each.to_json() and "loss" not in each.to_json()
     said = leave_out_largest(fitted).sentence
     assert "learning_rate forecast" in said and "off by -0.0000" not in said
+
+
+def test_beyond_points_that_do_not_outnumber_the_coefficients_there_is_no_interval():
+    """Two sizes of five runs each: a power law passes through both, and misses a third by 0.3."""
+    sizes = np.repeat([1e7, 1e8], 5)
+    off = 0.002 * np.random.default_rng(0).normal(size=10)
+    table = pd.DataFrame({"params": sizes, "loss": (2.4 + 800 / sizes**0.36) * np.exp(off)})
+    two = fit(law("kaplan_n"), table, bootstrap=100, checks=False)
+    rows = pd.DataFrame({"params": [5e7, 1e9]})
+    inside, beyond = predict(two, rows)
+    assert inside.interval is not None
+    assert (beyond.interval, beyond.curve) == (None, None)
+    assert beyond.sentence.endswith("no interval, 1.0 decades beyond the data")
+    assert beyond.to_json()["interval"] is None
+    assert "no interval holds beyond them" in forecast_warnings(two, rows, [inside, beyond])[0]
+
+
+def test_nor_has_a_recommendation_an_interval_there():
+    five = pd.concat([runs(np.geomspace(1e8, 3e9, 2), np.geomspace(2e9, 6e10, 2), seed=s)
+                      for s in range(5)])  # fmt: skip
+    more = five.assign(params=five["params"] * 3).iloc[:1]
+    source = fit(law("chinchilla"), pd.concat([five, more], ignore_index=True), bootstrap=100,
+                 cluster="none", checks=False)  # fmt: skip
+    assert answer(source, Ask(flops=1e21)).interval is None
