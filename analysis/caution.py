@@ -276,24 +276,39 @@ def range_warnings(source: Source, rows: Mapping[str, ArrayLike]) -> list[str]:
 def _floor_interval(source: Fit, name: str, level: float) -> Span:
     """Of a floor at that level: the fit's own where it has one, so that one number has one text."""
     own = source.interval.coefficients[name]
-    if level == source.interval.level and math.isfinite(own.low) and math.isfinite(own.high):
+    if level == source.interval.level:
         return own.low, own.high
     low, high = (end[0] for end in interval_over_draws(source, lambda c: c[name], level))
     return float(low), float(high)
 
 
-def floor_warnings(source: Source, loss: float, level: float) -> list[str]:
-    """A hard warning where the interval of the law's floor reaches the predicted loss."""
-    if not isinstance(source, Fit) or source.draws.empty:
+def floor_warnings(source: Source, losses: ArrayLike, level: float) -> list[str]:
+    """A hard warning where the interval of the law's floor reaches a predicted loss, or it has no
+    interval though it is neither held nor at its bound. One for all `losses`."""
+    if not isinstance(source, Fit):
         return []
+    each = np.atleast_1d(np.asarray(losses, dtype=float))
     said = []
     for name in source.law.floors:
+        if name in (*source.fixed, *source.at_bound):
+            continue
+        if not math.isfinite(source.interval.coefficients[name].high):
+            remedy = "Train more runs" if source.settings.bootstrap else "Fit with --bootstrap 4000"
+            said.append(
+                f"THE FLOOR IS NOT KNOWN WELL ENOUGH: {name} has no interval, so that nothing says "
+                f"how far more compute can lower the loss. {remedy}."
+            )
+            continue
         low, high = _floor_interval(source, name, level)
-        if high >= loss:
+        reached = int((each <= high).sum())
+        if reached:
+            loss = decimal(float(each.min()), (low, high))
+            of = f"the predicted loss {loss}"
+            if len(each) > 1:
+                of = f"the predicted loss of {reached} of {len(each)} runs (the least is {loss})"
             said.append(
                 f"THE FLOOR IS NOT KNOWN WELL ENOUGH: the {100 * level:.0f}% interval of {name}, "
-                f"{decimal(low, (low, high))} … {decimal(high, (low, high))}, reaches the "
-                f"predicted loss {decimal(loss, (low, high))}, so the data allow that more compute "
-                "buys nothing. Add runs at larger budgets."
+                f"{decimal(low, (low, high))} … {decimal(high, (low, high))}, reaches {of}, so the "
+                "data allow that more compute buys nothing. Add runs at larger budgets."
             )
     return said

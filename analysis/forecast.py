@@ -190,9 +190,9 @@ def forecast_warnings(
         )
     columns = {name: [each.features[name] for each in predictions] for name in source.law.features}
     said += range_warnings(source, columns)
-    if len(predictions) == 1:  # of a table each row would have its own
-        [only] = predictions
-        said += floor_warnings(source, only.loss, source.interval.level)
+    if predictions:
+        losses = [each.loss for each in predictions]
+        said += floor_warnings(source, losses, source.interval.level)
     return said
 
 

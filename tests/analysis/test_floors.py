@@ -102,3 +102,25 @@ def test_every_shipped_law_of_an_irreducible_loss_has_one_floor() -> None:
     }  # fmt: skip
     assert all(len(each.floors) < 2 for each in LAWS.values())
     assert floor("E") is positive("E") is not amplitude("E")
+
+
+def test_a_table_has_one_line_for_the_floor_however_many_rows_it_reaches(loose: Fit) -> None:
+    high = loose.interval.coefficients["E"].high
+    (said,) = floor_warnings(loose, [high / 2, high * 0.9, high * 2], 0.9)
+    assert "reaches the predicted loss of 2 of 3 runs (the least is " in said
+
+
+def test_a_floor_without_an_interval_is_said_to_have_none() -> None:
+    """Too few clusters, or no draws; one that is held needs none."""
+    few, none = (
+        fit(law("m2"), runs(0.01, 3), checks=False),
+        fit(law("m2"), runs(0.01, 16), bootstrap=0),
+    )
+    assert np.isnan(few.interval.coefficients["E"].high)
+    for found, remedy in ((few, "Train more runs."), (none, "Fit with --bootstrap 4000.")):
+        (said,) = floor_warnings(found, 1.0, 0.9)
+        assert said.startswith("THE FLOOR IS NOT KNOWN WELL ENOUGH: E has no interval")
+        assert said.endswith(remedy)
+    assert not floor_warnings(
+        fit(law("m2"), runs(0.01, 16), fixed={"E": 0.3}, bootstrap=0), 1.0, 0.9
+    )
