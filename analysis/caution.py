@@ -20,7 +20,7 @@ from analysis.laws import Law
 from analysis.limited import REFITTED, Limited
 from analysis.published import Published
 from analysis.summary import LACKING
-from analysis.units import Span, count_of, decimal, factor, human
+from analysis.units import Span, against, count_of, decimal, factor, human
 from analysis.valley import Valley
 from scaling.store.records import Refusal
 
@@ -75,9 +75,10 @@ def _lack_of_fit(source: Fit) -> list[str]:
     test = None if source.diagnostics is None else source.diagnostics.lack_of_fit
     if test is None or test.p_value >= LACKING:
         return []
+    p = against(test.p_value, LACKING)
     return [
         f"The law misses the runs by {test.residual_sd:.1%} of the loss where repeated runs differ "
-        f"by {test.replicate_sd:.1%} (p = {test.p_value:.1g}): its form is wrong somewhere among "
+        f"by {test.replicate_sd:.1%} (p = {p}): its form is wrong somewhere among "
         "them, and no interval covers that."
     ]
 

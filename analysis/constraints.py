@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from analysis.expression import Array
 from analysis.laws import Law
@@ -18,6 +19,7 @@ from analysis.newton import Local, Mask
 from analysis.objective import Objective
 from scaling.store.records import Refusal
 
+CONTRADICTS = 3.0  # sd of a prior, beyond which chance puts one estimate in 370
 NOTHING = -700.0  # the logarithm of a floor that is held at 0
 
 
@@ -45,6 +47,47 @@ def fixed_of(law: Law, fixed: Mapping[str, float]) -> Fixed:
         no_floor = value == 0 and name in law.floors
         theta[place] = NOTHING if no_floor else _theta(law, name, value, "fixed")
     return Fixed(np.array([name in fixed for name in law.coefficients]), theta)
+
+
+def away(
+    law: Law, coefficients: Mapping[str, float], prior: Mapping[str, Prior]
+) -> dict[str, float]:
+    """How many of its sd a coefficient lies from its prior's value, by name, with its sign."""
+    found = {}
+    for name, known in prior.items():
+        value = coefficients[name]
+        if law.symbols[name].positive:
+            ratio = value / known.value
+            off = float(np.log(ratio)) if ratio > 0 else -np.inf
+        else:
+            off = value - known.value
+        found[name] = float(off / known.sd)
+    return found
+
+
+def contradictions(
+    law: Law, coefficients: Mapping[str, float], prior: Mapping[str, Prior]
+) -> list[str]:
+    """Priors that the rows contradict, and what to do."""
+    return [
+        f"{name} = {coefficients[name]:.4g} lies {abs(off):.1f} sd from its prior "
+        f"({prior[name].value:g}, sd {prior[name].sd:g}): the rows contradict the prior. Find out "
+        "which is wrong, and fit again without the prior, with a larger sd, or without those rows"
+        for name, off in away(law, coefficients, prior).items()
+        if abs(off) > CONTRADICTS
+    ]
+
+
+def above(law: Law, fixed: Mapping[str, float], rows: pd.DataFrame) -> list[str]:
+    """Floors that are held above losses, which no coefficient can then reach."""
+    losses = rows[law.target].to_numpy(dtype=float)
+    return [
+        f"{name} = {value:g} is held above the {law.target} of {under} of {len(losses)} runs "
+        f"(the least is {losses.min():.4g}), and the law is nowhere below it: hold a smaller "
+        f"value, or leave {name} to the rows"
+        for name, value in fixed.items()
+        if name in law.floors and (under := int((losses < value).sum()))
+    ]
 
 
 def _theta(law: Law, name: str, value: float, what: str) -> float:

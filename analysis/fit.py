@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.constraints import Fixed, Prior, Regularised, fixed_of, scatter
+from analysis.constraints import (
+    Fixed,
+    Prior,
+    Regularised,
+    above,
+    contradictions,
+    fixed_of,
+    scatter,
+)
 from analysis.diagnostics import diagnose
 from analysis.estimate import Estimate, FitData, Minimised, Settings, Status
 from analysis.evaluator import model
@@ -177,7 +185,8 @@ def fit(
         few = f"{data.n} rows: intervals come from {len(spread.draws)} of {bootstrap} draws"
         spread = replace(spread, warnings=(*spread.warnings, few))
     odd = outliers(law, rows, data, weight, problem, best.point, held.mask, spread.se)
-    cautions = (*seen.cautions, *odd.cautions)
+    contrary = () if not best.converged else contradictions(law, coefficients, prior or {})
+    cautions = (*seen.cautions, *odd.cautions, *above(law, fixed or {}, rows), *contrary)
     notes = (*cautions, *selection.warnings, *spread.warnings, *seen.warnings)
     found = _assemble(
         law, rows, selection.excluded, data, goal, best, coefficients, spread, clusters, held,

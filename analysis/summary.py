@@ -8,15 +8,17 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from analysis.constraints import away
 from analysis.diagnostics import LackOfFit
 from analysis.estimate import Estimate
 from analysis.tradeoff import flat_with
-from analysis.units import count_of, counted, decimal, human
+from analysis.units import against, count_of, counted, decimal, human
 
 # An rms log residual of runs that lie on the law, where a held floor costs any factor of nothing;
 # and a share of a coefficient: a change of less says nothing of the answer.
 EXACT, MATTERS = 1e-6, 1e-3
-LACKING = 0.01  # p-value from which the law misses by more than chance
+LACKING = 0.01  # p-value below which the law misses by more than chance
+HINT = 0.05  # and below which that is likely
 ALIKE = 0.9  # of the repeated runs: independent ones that are as good, from which they are shown
 
 
@@ -56,6 +58,7 @@ def summary(fit: Estimate) -> str:
     if data.tokens is not None and "tokens" in fit.law.features:
         seen += f" · D {human(data.tokens.low)} to {human(data.tokens.high)}"
     lines.append(seen)
+    lines += [part for used in _used(fit) for part in _wrapped(used)]
     lines += [part for doubt in doubts(fit) for part in _wrapped(doubt)]
     if fit.status.value != "converged":
         lines += _wrapped(f"{fit.status.value}: {fit.reason}")
@@ -64,6 +67,20 @@ def summary(fit: Estimate) -> str:
     for warning in fit.warnings:
         lines += _wrapped(f"warning: {warning}")
     return "\n".join(lines)
+
+
+def _used(fit: Estimate) -> list[str]:
+    """What shaped the fit beside the rows: weights, and how far each estimate is off its prior."""
+    made = fit.settings
+    lines = [] if made.weights is None else [f"weights: each row's penalty times {made.weights}"]
+    for name, off in away(fit.law, fit.coefficients, made.prior).items():
+        known = made.prior[name]
+        relative = " relative" if fit.law.symbols[name].positive else ""
+        lines.append(
+            f"prior of {name}: {known.value:g}, sd {known.sd:g}{relative}; "
+            f"the estimate lies {abs(off):.1f} sd {'above' if off > 0 else 'below'} it"
+        )
+    return lines
 
 
 class _Move(NamedTuple):
@@ -109,7 +126,12 @@ def doubts(fit: Estimate) -> list[str]:
             f"{decimal(m.after, fit.interval.coefficients[m.name])}"
             for m in shown
         ]
-        lines.append(f"{change}: {', '.join(parts)}: decide which is right")
+        lines.append(f"{change}: {', '.join(parts)}")
+    if large:
+        lines.append(
+            "these changes move the answer: check those rows, and fit the ones that the law is to "
+            "describe (--where)"
+        )
     if ranked and not large:
         change, all_moves = ranked[0]
         most = max(all_moves)
@@ -131,7 +153,8 @@ def _profile(fit: Estimate, profile: pd.DataFrame, floor: str) -> str:
         for value, cost in zip(profile[floor], profile["objective"], strict=True)
         if cost > least
     ]
-    return f"the rows fit worse with {floor} held at: " + " · ".join(parts)
+    summed = " and the priors rise" if fit.settings.prior else " rises"
+    return f"{fit.objective.name}{summed} with {floor} held at: " + " · ".join(parts)
 
 
 def _repeats(test: LackOfFit) -> str:
@@ -140,11 +163,13 @@ def _repeats(test: LackOfFit) -> str:
     alike = independent < ALIKE * test.replicates
     worth = f" (worth {independent:.0f} independent ones: they share trunks)" if alike else ""
     verdict = "no lack of fit"
+    if test.p_value < HINT:
+        verdict = "weak evidence of a lack of fit"
     if test.p_value < LACKING:
         verdict = "the law misses by more than that, so compare it with others (scaling compare)"
     return (
         f"{counted(test.replicates, 'repeated run')}{worth}: scatter of {test.replicate_sd:.2g} in "
-        f"log loss, {verdict} (p = {test.p_value:.2g})"
+        f"log loss, {verdict} (p = {against(test.p_value, LACKING, HINT)})"
     )
 
 

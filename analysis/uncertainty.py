@@ -27,6 +27,7 @@ from analysis.runs.rows import listed
 from analysis.runs.trajectories import COLUMN
 from analysis.search import descend
 from analysis.support import FEWEST, MANY, Basis, Support, stretched
+from analysis.units import against
 
 FEW_ROWS = 100  # below, intervals are wide (benchmarks/coverage.py)
 _CHUNK = 2**21  # elements of resampled weights held at once
@@ -236,7 +237,7 @@ def _small(law: Law, clusters: Index, bases: Mapping[str, Basis]) -> Iterator[st
 
 def _rest(names: Sequence[str], clusters: Index, bases: Mapping[str, Basis]) -> str:
     count = int(clusters.max()) + 1
-    each = listed([f"{bases[name].clusters:.2g}" for name in names])
+    each = listed([against(bases[name].clusters, FEWEST) for name in names])
     unit = "runs" if count == len(clusters) else "clusters of runs"
     return f"rest{'s' * (len(names) == 1)} on {each} of the {count} {unit} in effect"
 

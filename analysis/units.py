@@ -61,6 +61,15 @@ def decimal(value: float, span: Span | None = None) -> str:
     return f"{value:.{-place}f}"
 
 
+def against(value: float, *limits: float) -> str:
+    """Two significant digits, or as many more as show on which side of each limit it lies."""
+    for digits in range(2, 16):
+        text = f"{value:.{digits}g}"
+        if all((float(text) < limit) == (value < limit) for limit in limits):
+            return text
+    return repr(value)
+
+
 def factor(value: float) -> str:
     """How many times as much, to two digits: 0.92, 1.5, 140, 8.3k."""
     return human(value, (0.5 * value, 2 * value))
@@ -74,9 +83,10 @@ def with_interval(
 
 
 def ends(write: Callable[[float, Span | None], str], value: float, span: Span | None) -> str:
-    """` [low … high]`, or nothing without an interval."""
+    """` [low … high]`, or nothing without an interval or where it is NaN."""
     span = _wide(value, span)
-    return "" if span is None else f" [{write(span[0], span)} … {write(span[1], span)}]"
+    unknown = span is None or math.isnan(span[0]) or math.isnan(span[1])
+    return "" if span is None or unknown else f" [{write(span[0], span)} … {write(span[1], span)}]"
 
 
 class Sizes(NamedTuple):

@@ -55,7 +55,7 @@ def reasons(table: pd.DataFrame) -> pd.Series:
         reason[:] = np.array([*why, ""], dtype=object)[codes]
     if "run_kind" in table:
         trunk = table["run_kind"].eq("trunk") & reason.eq("")
-        reason[trunk] = "a trunk: its learning rate had not decayed"
+        reason[trunk] = "a trunk, whose learning rate had not decayed"
     if LEFT_OUT in table:
         invalid = table[LEFT_OUT].ne("") & table[LEFT_OUT].notna() & reason.eq("")
         reason = reason.mask(invalid, table[LEFT_OUT])

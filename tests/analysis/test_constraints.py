@@ -238,3 +238,36 @@ def test_a_floor_may_be_held_at_nothing(runs: pd.DataFrame) -> None:
 def test_what_is_held_has_no_prior_too(runs: pd.DataFrame) -> None:
     with pytest.raises(Refusal, match=r"E is held and has a prior\. Give one of the two"):
         fit(law("chinchilla"), runs, fixed={"E": 1.8}, prior={"E": Prior(1.8, 0.1)})
+
+
+def test_a_fit_says_which_priors_it_used_and_warns_of_one_that_the_rows_contradict(
+    runs: pd.DataFrame,
+) -> None:
+    """E is 1.82 in these runs."""
+    agreed = fit(law("chinchilla"), runs, prior={"E": Prior(1.8, 0.1)}, bootstrap=0)
+    assert "prior of E: 1.8, sd 0.1 relative; the estimate lies 0." in agreed.summary()
+    assert not any("prior" in each for each in agreed.cautions)
+    against = fit(law("chinchilla"), runs, prior={"E": Prior(1.0, 0.02)}, bootstrap=0)
+    off = np.log(against.coefficients["E"]) / 0.02
+    assert off > 3
+    (said,) = against.cautions
+    assert f"lies {off:.1f} sd from its prior (1, sd 0.02): the rows contradict" in said
+    exponent = fit(law("kaplan_n"), runs, prior={"alpha_N": Prior(0.5, 1e-4)}, bootstrap=0)
+    assert "prior of alpha_N: 0.5, sd 0.0001; the" in exponent.summary()
+
+
+def test_a_floor_held_above_losses_is_said_to_be(runs: pd.DataFrame) -> None:
+    above = float(runs["loss"].quantile(0.74))
+    held = fit(law("chinchilla"), runs, fixed={"E": above}, bootstrap=0)
+    under = int((runs["loss"] < above).sum())
+    (said,) = (each for each in held.cautions if "held above" in each)
+    assert said.startswith(
+        f"E = {above:g} is held above the loss of {under} of 48 runs (the least "
+    )
+    below = fit(law("chinchilla"), runs, fixed={"E": 1.8}, bootstrap=0)
+    assert not below.cautions
+
+
+def test_a_fit_says_that_it_is_weighted(runs: pd.DataFrame) -> None:
+    weighted = fit(law("chinchilla"), runs.assign(w=1.0), weights="w", bootstrap=0)
+    assert "weights: each row's penalty times w" in weighted.summary()

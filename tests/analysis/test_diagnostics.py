@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.diagnostics import lack_of_fit
+from analysis.caution import source_warnings
+from analysis.diagnostics import LackOfFit, lack_of_fit
 from analysis.fit import Fit, Prior, fit, load_fit, save_fit
 from analysis.laws import law
 from analysis.published import published
@@ -188,3 +190,21 @@ def test_another_count_of_parameters_is_in_the_unit_of_the_table(
         rows = checked.sensitivity.set_index("change")
         found.append(rows.loc["N = params_matmul"].to_dict())
     assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("p", "words"),
+    [
+        (0.26, "no lack of fit (p = 0.26)"),
+        (0.012, "weak evidence of a lack of fit (p = 0.012)"),
+        (0.0103, "weak evidence of a lack of fit (p = 0.01)"),
+        (0.00996, "scaling compare) (p = 0.00996)"),
+    ],
+)
+def test_the_words_of_a_lack_of_fit_go_by_its_p_value(p: float, words: str, noisy: Fit) -> None:
+    assert noisy.diagnostics is not None
+    test = LackOfFit(10, 20, 0.01, 0.015, 2.0, p, 20.0)
+    found = replace(noisy, diagnostics=replace(noisy.diagnostics, lack_of_fit=test))
+    assert words in " ".join(found.summary().split())
+    said = any("p = 0.00996" in each for each in source_warnings(found))
+    assert said == (p < 0.01)

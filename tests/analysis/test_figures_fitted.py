@@ -12,10 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
+from analysis.figures.fitted import floor_text
 from analysis.fit import Fit, fit
 from analysis.laws import law
 from analysis.plots import loss_curves, repeat_curves, residuals
 from analysis.published import published
+from analysis.uncertainty import Bounds
 from scaling.store.records import Refusal
 
 SIZES, BUDGETS = (25e3, 98e3, 332e3, 786e3), (0.5e6, 1e6, 2e6, 4e6)  # of grid_fit
@@ -159,3 +161,10 @@ def test_losses_without_a_logarithm_are_refused_with_the_remedy(grid_fit):
     table = grid_fit.table.assign(loss=grid_fit.table["loss"] - 1.3)
     with pytest.raises(Refusal, match="scaling fit RUNS --where 'loss>0'"):
         residuals(replace(grid_fit, table=table))
+
+
+def test_a_floor_without_an_interval_is_named_without_one(grid_fit):
+    bounds = {**grid_fit.interval.coefficients, "E": Bounds(float("nan"), float("nan"))}
+    unknown = replace(grid_fit, interval=replace(grid_fit.interval, coefficients=bounds))
+    assert "floor E = " in caption(loss_curves(unknown)) + floor_text(unknown)
+    assert "nan" not in floor_text(unknown) and "[" not in floor_text(unknown)

@@ -76,7 +76,7 @@ def test_moves_and_the_profile_are_of_the_floor_by_its_name() -> None:
     held = found.diagnostics.profile["L_0"]
     assert held.iloc[0] == 0.0 and held.is_monotonic_increasing
     text = " ".join(found.summary().split())
-    assert "the rows fit worse with L_0 held at: 0 +" in text and "b held at" not in text
+    assert "huber_log rises with L_0 held at: 0 +" in text and "b held at" not in text
     assert "L_0 moves from" in text or "moves L_0 by" in text
 
 

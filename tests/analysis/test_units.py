@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from analysis.units import (
     COMPARED,
     Spans,
+    against,
     bytes_text,
     count_of,
     counted,
@@ -191,3 +192,23 @@ def test_times_memory_and_money_are_said_in_units_of_their_size() -> None:
     assert [dollars(each) for each in (6e-7, 0.3123, 12.3, 4.5e6)] == [
         "under $0.01", "$0.31", "$12.3", "$4.5M",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "limits", "text"),
+    [
+        (0.012, (0.01, 0.05), "0.012"),
+        (0.00996, (0.01, 0.05), "0.00996"),
+        (0.0099, (0.01,), "0.0099"),
+        (0.0499, (0.01, 0.05), "0.0499"),
+        (2.994, (3,), "2.99"),
+        (2.978, (3,), "2.98"),
+        (3.0, (3,), "3"),
+    ],
+)
+def test_a_number_is_never_rounded_across_the_limit_it_is_compared_with(value, limits, text):
+    assert against(value, *limits) == text
+
+
+def test_an_interval_that_is_not_known_is_not_written():
+    assert with_interval(decimal, 0.92, (math.nan, math.nan)) == "0.92"
