@@ -16,6 +16,7 @@ from analysis.caution import (
     By,
     Lost,
     Source,
+    basis_warnings,
     distance,
     distance_warnings,
     floor_warnings,
@@ -25,7 +26,7 @@ from analysis.caution import (
     repeat_warnings,
     source_warnings,
 )
-from analysis.derived import draws_of, percentiles, values_over_draws
+from analysis.derived import Quantity, draws_of, percentiles, values_over_draws
 from analysis.expression import Array
 from analysis.fit import Fit
 from analysis.judgement import interpolates
@@ -167,6 +168,11 @@ def answer(
             *distance_warnings(beyond, by),
             *range_warnings(source, {"params": params, "tokens": tokens}),
             *floor_warnings(source, loss, level),
+            *(
+                basis_warnings(source, _answered(source, ask), "the answer")
+                if isinstance(source, Fit) and interval is not None
+                else ()
+            ),
         ),
         by=by,
     )
@@ -204,21 +210,8 @@ def interval_of(source: Source, ask: Ask, level: float) -> tuple[Interval | None
     point = solve(law, source.coefficients, ask)
     flops = float(FLOPS_PER_PARAM_TOKEN * point.params * point.tokens)
     at = {"params": point.params, "tokens": point.tokens}
-    to, back = scale_of(source)
-
-    def answered(coefficients: Mapping[str, Array]) -> Array:
-        best = solve(law, coefficients, ask)
-        # A loss that a draw never reaches would need an infinite run.
-        missing = ~best.interior & (ask.loss is not None)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            log_n, log_d = (
-                np.where(missing, np.inf, np.log(each)) for each in (best.params, best.tokens)
-            )
-            ratio = np.where(missing, np.nan, np.log(best.tokens / best.params))
-        loss = best.loss if ask.loss is not None else law.predict(coefficients, at)
-        exponent = _exponent(law, coefficients, flops)
-        return np.concatenate(_Answers(log_n, log_d, ratio, to(loss), exponent), axis=1)
-
+    _, back = scale_of(source)
+    answered = _answered(source, ask)
     drawn = _Answers(*np.split(values_over_draws(source, answered), len(_Answers._fields), axis=1))
     log_flops = math.log(FLOPS_PER_PARAM_TOKEN) + drawn.log_params + drawn.log_tokens
     lost = _lost(source, law, ask)
@@ -251,6 +244,30 @@ def interval_of(source: Source, ask: Ask, level: float) -> tuple[Interval | None
         params_exponent=(float(low[0]), float(high[0])),
     )
     return interval, lost
+
+
+def _answered(source: Fit, ask: Ask) -> Quantity:
+    """What coefficients answer, a column of `_Answers` each."""
+    law = law_for(source, ask)
+    point = solve(law, source.coefficients, ask)
+    flops = float(FLOPS_PER_PARAM_TOKEN * point.params * point.tokens)
+    at = {"params": point.params, "tokens": point.tokens}
+    to, _ = scale_of(source)
+
+    def answered(coefficients: Mapping[str, Array]) -> Array:
+        best = solve(law, coefficients, ask)
+        # A loss that a draw never reaches would need an infinite run.
+        missing = ~best.interior & (ask.loss is not None)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_n, log_d = (
+                np.where(missing, np.inf, np.log(each)) for each in (best.params, best.tokens)
+            )
+            ratio = np.where(missing, np.nan, np.log(best.tokens / best.params))
+        loss = best.loss if ask.loss is not None else law.predict(coefficients, at)
+        exponent = _exponent(law, coefficients, flops)
+        return np.concatenate(_Answers(log_n, log_d, ratio, to(loss), exponent), axis=1)
+
+    return answered
 
 
 def _lost(source: Fit, law: Law, ask: Ask) -> Lost:

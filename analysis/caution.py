@@ -13,14 +13,18 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.derived import interval_over_draws
+from analysis.derived import Quantity, clusters_behind, interval_over_draws
 from analysis.expression import Array
 from analysis.fit import Fit, Status
+from analysis.judgement import interpolates
 from analysis.laws import Law
 from analysis.limited import REFITTED, Limited
 from analysis.published import Published
+from analysis.runs.rows import listed
+from analysis.scatter import scatter_of
 from analysis.summary import LACKING
-from analysis.units import Span, against, count_of, decimal, factor, human
+from analysis.support import FEWEST
+from analysis.units import Span, against, count_of, counted, decimal, factor, human
 from analysis.valley import Valley
 from scaling.store.records import Refusal
 
@@ -29,6 +33,7 @@ Source: TypeAlias = Fit | Published
 Alone: TypeAlias = Literal["law", "runs"]
 By: TypeAlias = Alone | Literal["both"]
 
+FEW = 5.0  # independent residuals: Student's interval of so many is a quarter wider than a normal
 FEW_DRAWS = 100  # fewer give no stable 5% and 95% points
 OUTSIDE = 0.3  # decades by which N or D may lie further out than the compute does
 # × the valley's residuals, of runs left out of either. Errors of a law's form as large as the runs'
@@ -60,15 +65,15 @@ def source_warnings(source: Source) -> list[str]:
     ]
     if source.status is Status.WEAKLY_IDENTIFIED:
         said.append(
-            "The fit is weakly identified: other coefficients fit these runs as well, and answer "
-            f"differently beyond them. Reason: {source.reason}."
+            "The fit is weakly identified: its runs do not determine the law well enough, and "
+            f"answers beyond them can be far off. Reason: {source.reason}."
         )
     if source.status is Status.AT_BOUND:
         said.append(
             "The fit is at a bound of its coefficients, and its answers rest on that bound. "
             f"Reason: {source.reason}."
         )
-    return [*said, *_lack_of_fit(source), *_few_draws(source)]
+    return [*said, *_lack_of_fit(source), *_few_draws(source), *_exact(source), *_scatter(source)]
 
 
 def _lack_of_fit(source: Fit) -> list[str]:
@@ -94,6 +99,53 @@ def _few_draws(source: Fit) -> list[str]:
     return []
 
 
+def _exact(source: Fit) -> list[str]:
+    """Held coefficients, of whose errors no interval knows."""
+    if source.draws.empty or not source.fixed or len(source.fixed) == len(source.coefficients):
+        return []
+    are = "are" if len(source.fixed) > 1 else "is"
+    return [
+        f"Intervals take {listed(source.fixed)} as exact, which {are} held at a given value. Where "
+        "that has an error, give it as a prior (--prior of `scaling fit`) instead."
+    ]
+
+
+def _scatter(source: Fit) -> list[str]:
+    """On how few residuals the scatter of runs about the law rests."""
+    scatter = None if source.draws.empty or interpolates(source) else scatter_of(source)
+    if scatter is None or not scatter.freedom < FEW:
+        return []
+    runs = f"{counted(source.data.n, 'run')} in {counted(source.data.clusters, 'cluster')}"
+    free = counted(len(source.coefficients) - len(source.fixed), "coefficient")
+    return [
+        f"The scatter of runs about the curve rests on {scatter.freedom:.2g} independent "
+        f"residuals ({runs}, {free}): the interval of a run's loss is wide for that. Train more "
+        "runs for a narrower one."
+    ]
+
+
+def basis_warnings(source: Source, quantity: Quantity, what: str) -> list[str]:
+    """On how many clusters in effect the interval of the answer rests, where a coefficient that it
+    is computed from has none for want of clusters."""
+    if not isinstance(source, Fit) or source.draws.empty or source.table.empty:
+        return []
+    settled = (*source.fixed, *source.at_bound)
+    names = [
+        name
+        for name, (low, _) in source.interval.coefficients.items()
+        if math.isnan(low) and name not in settled
+    ]
+    count = clusters_behind(source, quantity) if names else math.inf
+    if not math.isfinite(count):
+        return []
+    return [
+        f"{listed(names)} {'have' if len(names) > 1 else 'has'} no interval, and that of {what} "
+        f"rests on {against(count, FEWEST)} of the {counted(source.data.clusters, 'cluster')} of "
+        "runs in effect: it is wide, by Student's t, and holds only if the law does. Train more "
+        "independent runs, of other seeds or trunks, before relying on it."
+    ]
+
+
 def assumptions(source: Source) -> str:
     """What an answer takes for granted: what the law does not name is as in its runs."""
     features = {*source.law.features}
@@ -103,12 +155,16 @@ def assumptions(source: Source) -> str:
     if "flops" in features and not features & {"params", "tokens"}:
         alike.append("how compute is divided between N and D")
     else:
-        alike += [w for w, name in (("N", "params"), ("D", "tokens")) if name not in features]
+        alike += [
+            w
+            for w, name in (("the size N", "params"), ("the tokens D", "tokens"))
+            if name not in features
+        ]
     repeats = "unique_tokens" in features or isinstance(source.law, Limited)
     if "tokens" in features and not repeats:
         alike.append("no token seen twice")
     runs = "the runs fitted" if isinstance(source, Fit) else "the published runs"
-    said = f"Assumed as in {runs}: {', '.join(alike)}."
+    said = f"Assumed to be as in {runs}: {', '.join(alike)}."
     if "params" in features:
         by = source.data.params_column if isinstance(source, Fit) else source.params_convention
         said += f" N is {count_of(by.rstrip('.'))}."

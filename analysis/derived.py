@@ -15,7 +15,7 @@ import numpy as np
 from analysis.expression import Array
 from analysis.fit import Fit, law_fitted, support_of
 from analysis.model import to_coefficients, to_theta
-from analysis.support import stretched
+from analysis.support import Basis, stretched
 
 # Coefficients as columns (draws, 1) to values (draws, k).
 Quantity: TypeAlias = Callable[[Mapping[str, Array]], Array]
@@ -34,20 +34,27 @@ def values_over_draws(fit: Fit, quantity: Quantity) -> Array:
     Choose its scale so that it varies evenly: the logarithm of an N* or of a loss. The fit must
     have draws. NaN where the clusters say nothing of its error.
     """
-    draws = draws_of(fit)
-    values = quantity(draws)
+    values = quantity(draws_of(fit))
     if fit.table.empty:  # saved without its rows
         return values
+    estimate, bases = _bases(fit, quantity)
+    columns = [stretched(values[:, j], float(estimate[j]), basis) for j, basis in enumerate(bases)]
+    return np.stack(columns, axis=1)
+
+
+def clusters_behind(fit: Fit, quantity: Quantity) -> float:
+    """On how many clusters in effect the least certain of the quantity's values rests; infinite
+    where none rests on the runs. The fit must have draws and its rows."""
+    return min(basis.clusters for basis in _bases(fit, quantity)[1])
+
+
+def _bases(fit: Fit, quantity: Quantity) -> tuple[Array, list[Basis]]:
+    """The quantity at the estimate (k,), and what each of its values rests on."""
     carried = support_of(fit)
-    estimate, slopes = _slopes(fit, quantity, draws)
+    estimate, slopes = _slopes(fit, quantity, draws_of(fit))
     # A quantity without a slope (an optimum at an edge) is as uncertain as the least certain.
     least = min(carried.coefficients(law_fitted(fit)).values(), key=lambda basis: basis.clusters)
-    columns = [
-        stretched(values[:, j], float(estimate[j]),
-                  carried.of(slope) if np.isfinite(slope).all() else least)
-        for j, slope in enumerate(slopes.T)
-    ]  # fmt: skip
-    return np.stack(columns, axis=1)
+    return estimate, [carried.of(s) if np.isfinite(s).all() else least for s in slopes.T]
 
 
 def interval_over_draws(fit: Fit, quantity: Quantity, level: float) -> tuple[Array, Array]:

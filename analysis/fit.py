@@ -50,7 +50,7 @@ from analysis.search import Optimum, optimise
 from analysis.summary import summary
 from analysis.support import Support, support
 from analysis.uncertainty import Bounds, Index, Interval, Uncertainty, clusters_of, uncertainty
-from scaling.store.records import Refusal
+from scaling.store.records import Refusal, did_you_mean
 
 __all__ = ["Fit", "Prior", "Settings", "Status", "fit", "load_fit", "save_fit", "to_json"]
 
@@ -66,8 +66,19 @@ class Fit(Estimate):
         """A fit of other rows (or by another `law`) made as this one was, but for `changes`.
 
         `changes` are fields of `Settings`. Rows of this fit keep the clusters it found. A law of
-        other coefficients takes neither what is fixed nor priors. Raises Refusal as `fit` does.
+        other coefficients takes neither what is fixed nor priors. Raises Refusal as `fit` does, and
+        for what is no table or no field.
         """
+        if not isinstance(rows, pd.DataFrame):
+            raise Refusal(
+                f"rows = {rows!r} is no table of runs. Give a DataFrame, e.g. read_runs({rows!r})."
+            )
+        known = [each.name for each in fields(Settings)]
+        if unknown := [name for name in changes if name not in known]:
+            raise Refusal(
+                f"{unknown[0]!r} is no setting of a fit. Give one of {', '.join(known)}."
+                f"{did_you_mean(unknown[0], known)}"
+            )
         made = {each.name: getattr(self.settings, each.name) for each in fields(Settings)}
         if made["cluster"] not in rows and COLUMN in self.table and COLUMN in rows:
             # What `auto`, or a column that is not at hand, was found to be.

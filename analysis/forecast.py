@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.caution import (
+    basis_warnings,
     distance,
     floor_warnings,
     range_warnings,
@@ -25,14 +26,13 @@ from analysis.limited import Limited
 from analysis.published import Published
 from analysis.runs.columns import TOKEN
 from analysis.runs.settings import NO_SPREAD, replicates
-from analysis.scatter import Scatter, quantile, run_spans, scale_of, scatter_of
+from analysis.scatter import Scatter, quantile, run_spans, scale_of
 from analysis.units import Span, counted, decimal, human
 from scaling.store.records import Refusal
 
 # Draws of the fit without its largest run, and rows × draws that take no longer than the fit.
 DRAWS, FEWEST_DRAWS, MOST_WORK = 200, 25, 20_000_000
 CHECKED = 2.4  # decades beyond the data; few runs of benchmarks/forecasts.py lie farther
-FEW = 5.0  # independent residuals: Student's interval of so many is a quarter wider than a normal
 
 
 @dataclass(frozen=True)
@@ -179,15 +179,10 @@ def forecast_warnings(
             f"{_far(far).capitalize()}: such intervals were checked on published tables, up to "
             f"{CHECKED} decades beyond."
         )
-    scatter = scatter_of(source) if given else None
-    if scatter is not None and scatter.freedom < FEW:
-        runs = f"{counted(source.data.n, 'run')} in {counted(source.data.clusters, 'cluster')}"
-        free = counted(len(source.coefficients) - len(source.fixed), "coefficient")
-        said.append(
-            f"The scatter of runs about the curve rests on {scatter.freedom:.2g} independent "
-            f"residuals ({runs}, {free}): the interval is wide for that. Train more runs for a "
-            "narrower one."
-        )
+    if given:
+        where = {name: np.array([e.features[name] for e in given]) for name in source.law.features}
+        to, _ = scale_of(source)
+        said += basis_warnings(source, lambda c: to(source.law.predict(c, where)), "the prediction")
     columns = {name: [each.features[name] for each in predictions] for name in source.law.features}
     said += range_warnings(source, columns)
     if predictions:

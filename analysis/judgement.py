@@ -78,9 +78,11 @@ def judge(
         return Verdict(Status.WEAKLY_IDENTIFIED, spread.short)
     vague = [name for name in free if _vague(law, name, spread, smallest)]
     if vague:
+        # An amplitude is far from the runs whatever they are: by itself it is no reason.
+        wide = [n for n in free if n in vague or (_amplitude(law, n) and _wide(n, spread))]
         return Verdict(
             Status.WEAKLY_IDENTIFIED,
-            f"these rows leave {', '.join(vague)} open (intervals span a factor of {WIDE:g} or "
+            f"these rows leave {listed(wide)} open (intervals span a factor of {WIDE:g} or "
             f"more, a floor's {OPEN_FLOOR:.0%} of the smallest {law.target}): add runs that vary "
             f"{' and '.join(law.features)} more, or fix a coefficient",
         )
@@ -126,14 +128,29 @@ def _vague(law: Law, name: str, spread: Uncertainty, smallest: float) -> bool:
 
     Not by the tails alone: which few draws end in another valley changes with the resampling.
     """
-    symbol = law.symbols[name]
-    floor = name in law.floors  # judged as one even where it was given as an amplitude
-    if spread.interval.method == "none" or (symbol.intercept and not floor):
+    if spread.interval.method == "none" or _amplitude(law, name):
         return False
-    spans = [(*spread.bounds(name, JUDGED), 1.0), (*spread.bounds(name, 0.5), MIDDLE)]
-    if floor:
-        return all(not high - low < OPEN_FLOOR * smallest * part for low, high, part in spans)
-    return symbol.lower == 0.0 and all(not high < WIDE**part * low for low, high, part in spans)
+    if name in law.floors:
+        return all(
+            not high - low < OPEN_FLOOR * smallest * part
+            for low, high, part in _spans(name, spread)
+        )
+    return law.symbols[name].lower == 0.0 and _wide(name, spread)
+
+
+def _amplitude(law: Law, name: str) -> bool:
+    """Of a term; a floor is judged as one even where it was given as an amplitude."""
+    return law.symbols[name].intercept and name not in law.floors
+
+
+def _wide(name: str, spread: Uncertainty) -> bool:
+    return all(not high < WIDE**part * low for low, high, part in _spans(name, spread))
+
+
+def _spans(name: str, spread: Uncertainty) -> list[tuple[float, float, float]]:
+    """Ends of the interval at which a fit is judged and of its middle half, and how much of the
+    limits is for each."""
+    return [(*spread.bounds(name, JUDGED), 1.0), (*spread.bounds(name, 0.5), MIDDLE)]
 
 
 def no_floor(law: Law, spread: Uncertainty, settled: Sequence[str], smallest: float) -> list[str]:

@@ -15,7 +15,7 @@ from analysis.estimate import Estimate, FitData, Minimised, Settings, Status
 from analysis.laws import Law
 from analysis.runs.columns import TOKEN
 from analysis.runs.rows import row_number
-from analysis.summary import doubts
+from analysis.summary import basis_of, doubts
 from analysis.tradeoff import flat_directions
 from analysis.uncertainty import Bounds, Interval
 from scaling.store.records import Refusal
@@ -40,6 +40,7 @@ def to_json(fit: Estimate) -> dict[str, Any]:
         "interval": {
             "level": fit.interval.level,
             "method": fit.interval.method,
+            "basis": basis_of(fit),
             "coefficients": {k: list(v) for k, v in fit.interval.coefficients.items()},
         },
         "objective": {

@@ -51,7 +51,7 @@ def summary(fit: Estimate) -> str:
         facts += f" · rms log residual {fit.rmse_log:.2g}"
     facts += f" · condition number {fit.condition_number:.1g}"
     lines.append(facts)
-    seen = f"intervals: {fit.interval.method} over {counted(data.clusters, 'cluster')}"
+    seen = f"intervals: {basis_of(fit)}"
     if data.params is not None and "params" in fit.law.features:
         seen += f" · N is {count_of(data.params_column)}, "
         seen += f"{human(data.params.low)} to {human(data.params.high)}"
@@ -67,6 +67,18 @@ def summary(fit: Estimate) -> str:
     for warning in fit.warnings:
         lines += _wrapped(f"warning: {warning}")
     return "\n".join(lines)
+
+
+def basis_of(fit: Estimate) -> str:
+    """What the intervals rest on, or why there are none, in words."""
+    clusters = counted(fit.data.clusters, "cluster")
+    if not fit.settings.bootstrap:
+        return "not asked for (--bootstrap 0)"
+    settled = (*fit.fixed, *fit.at_bound)
+    bounds = [fit.interval.coefficients[n] for n in fit.law.coefficients if n not in settled]
+    if fit.interval.method == "none" or (bounds and all(math.isnan(each.low) for each in bounds)):
+        return f"none of a coefficient from {clusters}"
+    return f"{fit.interval.method} over {clusters}"
 
 
 def _used(fit: Estimate) -> list[str]:

@@ -168,8 +168,10 @@ def test_a_fit_is_made_again_from_other_rows_as_it_was(runs: pd.DataFrame, tmp_p
     # Rows as they were read have a trunk_id of their own, which is not what was asked for.
     raw = table.assign(trunk_id=(np.arange(len(runs)) % 20).astype(str))
     assert fit(law("chinchilla"), raw, **made).again(raw).data.clusters == 14
-    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
-        fitted.again(fitted.table, colour=1)
+    with pytest.raises(Refusal, match=r"'levle' is no setting of a fit.* Did you mean level"):
+        fitted.again(fitted.table, levle=0.5)
+    with pytest.raises(Refusal, match=r"rows = 'runs.csv' is no table of runs. Give a DataFrame"):
+        fitted.again("runs.csv")  # type: ignore[arg-type]
 
 
 def test_the_clusters_behind_each_coefficient_are_kept_with_the_fit(

@@ -136,7 +136,7 @@ def test_a_law_of_size_alone_is_as_far_out_as_its_size():
     fitted = fit(law("kaplan_n"), table, bootstrap=50, checks=False)
     [each] = predict(fitted, pd.DataFrame({"params": [3e11]}))
     assert each.decades_beyond == pytest.approx(2)
-    assert "decayed at the end, D." in assumptions(fitted)
+    assert "decayed at the end, the tokens D." in assumptions(fitted)
 
 
 def test_what_is_doubtful_about_the_runs_comes_first(fitted):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,11 @@ import pytest
 from analysis.caution import source_warnings
 from analysis.diagnostics import LackOfFit
 from analysis.fit import Fit, Status, fit
-from analysis.forecast import predict
+from analysis.forecast import forecast_warnings, predict
 from analysis.laws import law
 from analysis.published import published
 from analysis.recommend import recommend, to_json, to_text
+from analysis.runs.table import read_runs
 from analysis.uncertainty import Bounds
 from scaling.store.records import Refusal
 
@@ -297,3 +299,37 @@ def test_the_printed_exponents_add_up(fitted):
     text = to_text(fitted, recommend(fitted, [1e13]))
     a, b = re.search(r"N\* ∝ C\^(\S+) .*D\* ∝ C\^(\S+)", text).groups()
     assert float(a) + float(b) == pytest.approx(1, abs=1e-9)
+
+
+def test_an_answer_says_which_coefficients_its_intervals_take_as_exact(fitted):
+    held = fit(CHINCHILLA, study(0.005), fixed={"alpha": 0.31, "E": 0.8}, bootstrap=100,
+               checks=False)  # fmt: skip
+    (said,) = (each for each in source_warnings(held) if "as exact" in each)
+    assert said.startswith("Intervals take E and alpha as exact, which are held")
+    [best] = recommend(held, [1e13], by="law")
+    assert said in best.warnings
+    assert not any("as exact" in each for each in source_warnings(fitted))
+
+
+def test_an_answer_from_few_clusters_says_on_how_many_its_interval_rests(fitted):
+    """Two trunks of twelve carry B and beta."""
+    runs = read_runs(Path(__file__).with_name("two_long_trunks.csv"))
+    found = fit(CHINCHILLA, runs, bootstrap=100, checks=False)
+    rows = pd.DataFrame({"params": [1e5], "tokens": [1e7]})
+    [best] = recommend(found, [6e12], by="law")
+    for said in (best.warnings, forecast_warnings(found, rows, predict(found, rows))):
+        (rests,) = (each for each in said if "by Student's t, and holds only" in each)
+        assert rests.startswith("B and beta have no interval, and that of the ")
+        assert re.search(r"rests on \d\.\d+ of the 12 clusters of runs in effect", rests)
+        assert not any("other coefficients" in each for each in said)
+    [sure] = recommend(fitted, [1e13], by="law")
+    assert not any("in effect" in each for each in sure.warnings)
+
+
+def test_a_recommendation_says_that_its_scatter_rests_on_few_residuals():
+    few = study(0.002).iloc[::3].head(9)
+    found = fit(law("chinchilla"), few, bootstrap=50, checks=False)
+    [best] = recommend(found, [1e13], by="law")
+    assert any(
+        each.startswith("The scatter of runs about the curve rests on") for each in best.warnings
+    )

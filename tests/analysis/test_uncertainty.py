@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from analysis import uncertainty
 from analysis.constraints import Prior
 from analysis.derived import interval_over_draws
 from analysis.evaluator import model
-from analysis.fit import Status, fit, support_of
+from analysis.fit import Status, fit, support_of, to_json
 from analysis.laws import law
 from analysis.model import Data, to_coefficients, to_theta
 from analysis.objective import objective
@@ -326,3 +327,37 @@ def test_draws_that_run_away_do_not_make_the_error(flat: pd.DataFrame) -> None:
     found = fit(law("chinchilla"), flat, bootstrap=1000, checks=False)
     low, high = found.interval.coefficients["A"]
     assert found.se["A"] < found.coefficients["A"] * np.log(high / low)
+
+
+def test_the_summary_says_why_there_are_no_intervals(flat: pd.DataFrame) -> None:
+    none = fit(law("chinchilla"), flat, bootstrap=0)
+    assert "intervals: not asked for (--bootstrap 0)" in none.summary()
+    assert to_json(none)["interval"]["basis"] == "not asked for (--bootstrap 0)"
+    few = flat.assign(trunk_id=np.arange(len(flat)) % 3)
+    three = fit(law("chinchilla"), few, bootstrap=100, checks=False)
+    assert np.isnan([each.low for each in three.interval.coefficients.values()]).all()
+    assert "intervals: none of a coefficient from 3 clusters" in three.summary()
+    assert "and 3 are needed" in three.reason and " 3 and " not in three.reason.partition(",")[2]
+
+
+def test_amplitudes_that_are_open_are_named_with_what_leaves_them_open() -> None:
+    """Seven runs for five coefficients: B spans fifteen decades, and beta and E less."""
+    rows = pd.DataFrame(
+        [
+            (1e07, 1e09, 4.6321),
+            (3e07, 1e09, 4.0647),
+            (1e08, 1e09, 3.6807),
+            (1e07, 4e09, 4.2066),
+            (3e07, 4e09, 3.6983),
+            (1e08, 4e09, 3.3042),
+            (3e08, 1e10, 2.8779),
+        ],
+        columns=["params", "tokens", "loss"],
+    )
+    found = fit(law("chinchilla"), rows, bootstrap=400, checks=False)
+    assert found.status is Status.WEAKLY_IDENTIFIED
+    named = {*re.findall(r"\w+", found.reason.partition("leave ")[2].partition(" open")[0])}
+    ends = found.interval.coefficients
+    assert "E" in named
+    assert named & {"A", "B"} == {k for k in ("A", "B") if ends[k].high > 20 * ends[k].low}
+    assert "B" in named

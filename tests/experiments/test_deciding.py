@@ -230,7 +230,7 @@ def test_predict_says_what_it_assumes_and_takes_unique_tokens(monkeypatch, capsy
     for unique in ("20B", "300B", "2B"):
         assert scaling(monkeypatch, *run, "--unique-tokens", unique) == 0
         said.append(capsys.readouterr().out)
-        assert "Assumed as in the published runs: text, tokenizer and recipe" in said[-1]
+        assert "Assumed to be as in the published runs: text, tokenizer and recipe" in said[-1]
     fresh, more, few = (re.search(r"loss (\S+),", each).group(1) for each in said)
     assert fresh == more < few
     assert "no token repeats" in said[1]
