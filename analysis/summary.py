@@ -77,7 +77,7 @@ def basis_of(fit: Estimate) -> str:
     settled = (*fit.fixed, *fit.at_bound)
     bounds = [fit.interval.coefficients[n] for n in fit.law.coefficients if n not in settled]
     if fit.interval.method == "none" or (bounds and all(math.isnan(each.low) for each in bounds)):
-        return f"none of a coefficient from {clusters}"
+        return f"none of any coefficient ({clusters}; the reason is below)"
     return f"{fit.interval.method} over {clusters}"
 
 

@@ -336,7 +336,7 @@ def test_the_summary_says_why_there_are_no_intervals(flat: pd.DataFrame) -> None
     few = flat.assign(trunk_id=np.arange(len(flat)) % 3)
     three = fit(law("chinchilla"), few, bootstrap=100, checks=False)
     assert np.isnan([each.low for each in three.interval.coefficients.values()]).all()
-    assert "intervals: none of a coefficient from 3 clusters" in three.summary()
+    assert "intervals: none of any coefficient (3 clusters;" in three.summary()
     assert "and 3 are needed" in three.reason and " 3 and " not in three.reason.partition(",")[2]
 
 
