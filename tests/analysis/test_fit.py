@@ -296,7 +296,7 @@ def test_the_json_has_the_agreed_keys(noisy: Fit, tmp_path: Path) -> None:
     saved = json.loads((tmp_path / "chinchilla.json").read_text())
     assert {"law", "coefficients", "se", "interval", "objective", "n", "status", "reason",
             "warnings", "data", "draws"} <= set(saved)  # fmt: skip
-    assert set(saved["interval"]) == {"level", "method", "coefficients"}
+    assert set(saved["interval"]) == {"level", "method", "basis", "coefficients"}
     assert (tmp_path / saved["draws"]).is_file()
 
 
