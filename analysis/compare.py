@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.derived import values_over_draws
 from analysis.expression import Array
-from analysis.fit import Status, fit
+from analysis.fit import Fit, Status, fit
 from analysis.forecast import predict
 from analysis.laws import Law
 from analysis.newton import Mask
@@ -85,12 +85,16 @@ class Comparison:
     """The laws at each cut, and how far the runs tell their errors apart."""
 
     cuts: tuple[Cut, ...]
+    shared: tuple[float, ...]  # FLOPs of the cuts at which the laws are compared
     level: float  # of all intervals
-    least: str  # the law of least error, among those scored at every cut
+    least: str  # the law of least error, among those compared
     error: float  # its mean over the later runs, each counted once
     rivals: tuple[Rival, ...]  # the others, by their error; none where one law was scored
-    clusters: int  # of later runs
-    warnings: tuple[str, ...] = ()  # of the table's columns, and of intervals that are too narrow
+    sizes: Mapping[str, int]  # how many coefficients each law compared has
+    later: int  # runs above a shared cut
+    clusters: int  # of them
+    # Of the table's columns, of cuts and laws left out, and of intervals that are too narrow.
+    warnings: tuple[str, ...] = ()
 
     @property
     def best(self) -> str | None:
@@ -102,11 +106,14 @@ class Comparison:
         """Which law forecasts best, by how much, and what that rests on, in words."""
         if not self.rivals:
             return (
-                f"{self.least} alone was scored at every cut ({self.error:.2%} on average): "
-                "nothing to compare it with. Name other laws with --laws."
+                f"{self.least} alone was scored ({self.error:.2%} on average): nothing to compare "
+                "it with. Name other laws with --laws."
             )
         others = ", ".join(f"{each.law} {each.error:.2%}" for each in self.rivals)
-        said = f"Least error above the cuts: {self.least}, {self.error:.2%} on average ({others})."
+        said = (
+            f"Least error above the cuts, each run counted once: {self.least}, {self.error:.2%} "
+            f"on average ({others})."
+        )
         rests = f"from {counted(self.clusters, 'independent later run')}"
         unclear = [each for each in self.rivals if not each.separated]
         if not unclear:
@@ -116,18 +123,29 @@ class Comparison:
         names = " and ".join(each.law for each in unclear)
         differences = ". ".join(each.sentence(self.level) for each in unclear)
         return (
-            f"{said} But these runs cannot separate it from {names}. {differences}, {rests}. Take "
-            "the law with fewer coefficients, or train larger runs and compare again."
+            f"{said} But these runs cannot separate it from {names}. {differences}, {rests}. "
+            f"{self._simplest([self.least, *(each.law for each in unclear)])}rain larger runs and "
+            "compare again."
         )
+
+    def _simplest(self, names: Sequence[str]) -> str:
+        """Which of laws that the runs do not separate to take, before other advice."""
+        fewest = min(self.sizes[name] for name in names)
+        simplest = [name for name in names if self.sizes[name] == fewest]
+        if len(simplest) == len(names):
+            return "They have equally many coefficients: t"
+        return f"Take {' or '.join(simplest)}, with the fewest coefficients, or t"
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as plain values at full precision."""
         return {
             "cuts": [asdict(cut) for cut in self.cuts],
+            "cuts_compared": list(self.shared),
             "best": self.best,
             "least": {"law": self.least, "mean_abs_rel_error": self.error},
             "rivals": [asdict(each) for each in self.rivals],
             "level": self.level,
+            "later_runs": self.later,
             "clusters": self.clusters,
             "warnings": list(self.warnings),
         }
@@ -174,37 +192,44 @@ def compare(
                 f"cut {flops:g} FLOPs has all {len(rows)} rows on one side; they span "
                 f"{compute.min():.3g} to {compute.max():.3g}."
             )
-    times = np.sum([compute > flops for flops in cuts], axis=0)  # that a row is scored
-    later = times > 0
-    share = 1 / (np.maximum(times, 1) * later.sum())
     settings = {"objective": objective, "delta": delta, "bootstrap": bootstrap,
                 "level": level, "seed": seed, "checks": False}  # fmt: skip
-    tried = [[_try(law, rows, compute <= c, share, settings) for law in laws] for c in cuts]
+    tried = [[_try(law, rows, compute <= c, settings) for law in laws] for c in cuts]
     scored = tuple(
         Cut(float(flops), tuple(each.score for each in at))
         for flops, at in zip(cuts, tried, strict=True)
     )
+    chosen, shared = _comparable(scored)
+    tried = [tried[i] for i in shared]
+    times = np.sum([compute > cuts[i] for i in shared], axis=0)  # that a row is scored
+    later = times > 0
+    share = 1 / (np.maximum(times, 1) * later.sum())  # of a row's error at one cut in the mean
     clusters = clusters_of(rows)[later]
-    errors = {
-        k: np.nansum([at[k].errors for at in tried], axis=0)[later] / times[later]
-        for k in _complete(scored)
-    }
+    errors = {k: np.nansum([at[k].errors for at in tried], axis=0)[later] / times[later]
+              for k in chosen}  # fmt: skip
+    drawn = {k: [at[k].drawn(share) for at in tried] for k in chosen}
     least, *others = sorted(errors, key=lambda k: float(errors[k].mean()))
     rivals = []
     for k in others:
         more = errors[k] - errors[least]
-        of_fits = _of_fits([(at[k].drawn, at[least].drawn) for at in tried])
+        of_fits = _of_fits(list(zip(drawn[k], drawn[least], strict=True)))
         span = _interval(more, clusters, of_fits, level)
         rivals.append(Rival(laws[k].name, float(errors[k].mean()), float(more.mean()), span))
     return Comparison(
         cuts=scored,
+        shared=tuple(scored[i].flops for i in shared),
         level=level,
         least=laws[least].name,
         error=float(errors[least].mean()),
         rivals=tuple(rivals),
+        sizes={laws[k].name: len(laws[k].coefficients) for k in chosen},
+        later=int(later.sum()),
         clusters=len(np.unique(clusters)),
-        warnings=(*seen.cautions, *selection.warnings, *_too_narrow(scored, level)),
-    )
+        warnings=(
+            *seen.cautions, *selection.warnings, *_left_out(scored, chosen, shared),
+            *_too_narrow(scored, level),
+        ),
+    )  # fmt: skip
 
 
 def _cuts(compute: Array) -> list[float]:
@@ -224,22 +249,37 @@ class _Tried(NamedTuple):
 
     score: Score
     errors: Array  # at each row above; NaN at the others
-    drawn: Array  # what this cut adds to the mean over later runs, (draws,), by the fit's draws
+    found: Fit | None  # None: no fit that says anything
+    later: pd.DataFrame  # the rows above
+
+    def drawn(self, share: Array) -> Array:
+        """What this cut adds to the mean over later runs, by the fit's draws, (draws,).
+
+        `share` is what each row's error at one cut counts in that mean.
+        """
+        if self.found is None or not len(self.found.draws):
+            return np.empty(0)
+        law, weight = self.found.law, share[~np.isnan(self.errors)]
+        observed = self.later[law.target].to_numpy(dtype=float)
+        at = {name: _column(self.later, name) for name in law.features}
+
+        def error(coefficients: Mapping[str, Array]) -> Array:
+            off = np.abs(law.predict(coefficients, at) / observed - 1)
+            return np.asarray(off @ weight)[:, None]
+
+        return values_over_draws(self.found, error)[:, 0]
 
 
-def _try(
-    law: Law, rows: pd.DataFrame, below: Mask, share: Array, settings: dict[str, Any]
-) -> _Tried:
-    """`share` is what a row's error at one cut counts in the mean over later runs."""
+def _try(law: Law, rows: pd.DataFrame, below: Mask, settings: dict[str, Any]) -> _Tried:
     seen, later = rows[below], rows[~below]
-    errors, none, nothing = np.full(len(rows), np.nan), np.empty(0), float("nan")
+    errors, nothing = np.full(len(rows), np.nan), float("nan")
     unfitted = Score(law.name, len(seen), len(later), nothing, nothing, nothing, "")
     try:
         found = fit(law, seen, **settings)
     except Refusal as refusal:
-        return _Tried(replace(unfitted, reason=str(refusal)), errors, none)
+        return _Tried(replace(unfitted, reason=str(refusal)), errors, None, later)
     if found.status is Status.FAILED:
-        return _Tried(replace(unfitted, reason=found.reason), errors, none)
+        return _Tried(replace(unfitted, reason=found.reason), errors, None, later)
     observed = later[law.target].to_numpy(dtype=float)
     predicted = predict(found, later)
     errors[~below] = np.abs(np.array([each.loss for each in predicted]) / observed - 1)
@@ -248,15 +288,7 @@ def _try(
         _held([each.interval for each in predicted], observed),
         _held([each.curve for each in predicted], observed), found.reason,
     )  # fmt: skip
-    if not len(found.draws):
-        return _Tried(score, errors, none)
-    at = {name: np.array([each.features[name] for each in predicted]) for name in law.features}
-
-    def error(coefficients: Mapping[str, Array]) -> Array:
-        off = np.abs(law.predict(coefficients, at) / observed - 1)
-        return np.asarray(off @ share[~below])[:, None]
-
-    return _Tried(score, errors, values_over_draws(found, error)[:, 0])
+    return _Tried(score, errors, found, later)
 
 
 def _held(spans: Sequence[Span | None], observed: Array) -> float:
@@ -264,15 +296,42 @@ def _held(spans: Sequence[Span | None], observed: Array) -> float:
     return float(np.mean(inside)) if inside else float("nan")
 
 
-def _complete(cuts: Sequence[Cut]) -> list[int]:
-    """The places of laws that were scored at every cut. Raises Refusal where none was."""
-    missing = np.any([[np.isnan(s.mean_abs_rel_error) for s in cut.laws] for cut in cuts], axis=0)
-    if np.all(missing):
-        failed = {s.law: (c, s) for c in reversed(cuts) for s in c.laws
-                  if np.isnan(s.mean_abs_rel_error)}  # fmt: skip
+def _comparable(cuts: Sequence[Cut]) -> tuple[list[int], list[int]]:
+    """The places of the laws to compare, and of the cuts at which each of them was scored.
+
+    A law joins, those scored at most cuts first, while a cut is left that all share. Raises
+    Refusal where no law was scored.
+    """
+    scored = np.array([[np.isfinite(s.mean_abs_rel_error) for s in cut.laws] for cut in cuts])
+    if not scored.any():
+        failed = {s.law: (cut, s) for cut in reversed(cuts) for s in cut.laws}
         why = [f"{name} up to {cut.flops:.3g}: {s.reason}" for name, (cut, s) in failed.items()]
-        raise Refusal("no law could be fitted at every cut. " + " ".join(why))
-    return [int(k) for k in np.flatnonzero(~np.asarray(missing))]
+        raise Refusal("no law could be fitted at any cut. " + " ".join(why))
+    laws, shared = [], np.ones(len(cuts), dtype=bool)
+    for k in np.argsort(-scored.sum(axis=0), kind="stable"):
+        if (shared & scored[:, k]).any():
+            laws.append(int(k))
+            shared &= scored[:, k]
+    return laws, [int(i) for i in np.flatnonzero(shared)]
+
+
+def _left_out(cuts: Sequence[Cut], laws: Sequence[int], shared: Sequence[int]) -> list[str]:
+    """The cuts and the laws that are not compared, and why."""
+    said = []
+    for i in sorted({*range(len(cuts))} - {*shared}):
+        why = [f"{s.law}: {s.reason}" for s in (cuts[i].laws[k] for k in sorted(laws))
+               if np.isnan(s.mean_abs_rel_error)]  # fmt: skip
+        said.append(
+            f"the laws are not compared at the cut of {cuts[i].flops:.3g} FLOPs, where not all "
+            f"could be scored ({'; '.join(why)})."
+        )
+    for k in sorted({*range(len(cuts[0].laws))} - {*laws}):
+        failed = next(cut for cut in cuts if np.isnan(cut.laws[k].mean_abs_rel_error))
+        said.append(
+            f"{failed.laws[k].law} is not compared: it was not scored at a cut that the others "
+            f"share (up to {failed.flops:.3g} FLOPs: {failed.laws[k].reason})."
+        )
+    return said
 
 
 def _of_fits(drawn: Sequence[tuple[Array, Array]]) -> float:

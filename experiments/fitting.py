@@ -238,6 +238,7 @@ def compare(
     """Say which law forecasts best: fit each below a compute cut, score it above.
 
     A lower objective on the rows that were fitted is no evidence; a forecast of larger runs is.
+    The last rows are the mean over the later runs, each counted once though several cuts score it.
     "Inside 90%" is the share of the later runs in the intervals that `scaling predict` gives them,
     beside it that in the intervals of the curve alone. A law is the best only where the difference
     of its error to that of every other is clear: an interval of that difference, from the later
@@ -280,6 +281,10 @@ def compare(
         ]
         for each in found.cuts
         for score in each.laws
+    ]
+    rows += [
+        ["each run once", name, "", str(found.later), f"{error:.2%}", "", "", ""]
+        for name, error in [(found.least, found.error), *((r.law, r.error) for r in found.rivals)]
     ]
     header = ["fitted up to", "law", "runs", "scored", "mean error", "inside 90%", "(curve)", "fit"]
     if to_json:

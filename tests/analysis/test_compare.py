@@ -79,7 +79,7 @@ def test_one_law_is_the_best_of_nothing(runs: pd.DataFrame) -> None:
     for laws in (LAWS[:1], [*LAWS[:1], *LAWS[:1]]):
         alone = compare(runs, laws, bootstrap=0)
         assert alone.best is None and alone.to_json()["best"] is None
-        assert alone.verdict.startswith("chinchilla alone was scored at every cut (0.")
+        assert alone.verdict.startswith("chinchilla alone was scored (0.")
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,8 @@ def test_two_laws_whose_difference_may_be_chance_are_not_separated_and_neither_i
     found = compare(rough, LAWS[:2], cuts=CUTS[:1], bootstrap=50)
     assert found.best is None and found.to_json()["best"] is None
     assert f"cannot separate it from {found.rivals[0].law}. The error of" in found.verdict
-    assert "train larger runs and compare again" in found.verdict
+    fewest = "Take kaplan_nd, with the fewest coefficients, or train larger runs"
+    assert f"{fewest} and compare again" in found.verdict
 
 
 def test_later_runs_that_share_a_trunk_say_less_about_a_difference(
@@ -158,9 +159,38 @@ def test_what_cannot_be_compared_is_refused(runs: pd.DataFrame) -> None:
         compare(runs, LAWS, cuts=[1e30])
     with pytest.raises(Refusal, match="nothing is left to score"):
         compare(runs.assign(tokens=1e20 / runs["params"]), LAWS)
-    with pytest.raises(Refusal, match=r"at every cut\. chinchilla up to 1e\+18: .*needs at least"):
+    with pytest.raises(Refusal, match=r"at any cut\. chinchilla up to 1e\+18: .*needs at least"):
         compare(runs, LAWS[:1], cuts=[1e18])
     with pytest.raises(Refusal, match="different columns"):
         compare(runs, [law("chinchilla"), law("steplaw_lr")])
     with pytest.raises(Refusal, match="at least one law"):
         compare(runs, [])
+
+
+def test_laws_are_compared_at_the_cuts_that_they_share_and_the_others_are_named(
+    runs: pd.DataFrame, compared: Comparison
+) -> None:
+    compute = 6 * runs["params"] * runs["tokens"]
+    low = float(compute.nsmallest(4).iloc[-1])  # four runs: too few for five coefficients
+    found = compare(runs, LAWS[:2], cuts=[low, *CUTS], bootstrap=50)
+    assert found.shared == compared.shared
+    assert (found.rivals, found.error) == (compared.rivals, compared.error)
+    [said] = [each for each in found.warnings if "not compared at the cut" in each]
+    assert f"{low:.3g} FLOPs" in said and "(chinchilla: " in said and "needs at least" in said
+    assert found.to_json()["cuts_compared"] == CUTS
+
+
+def test_a_law_that_shares_no_cut_is_named_and_the_others_are_compared(runs: pd.DataFrame) -> None:
+    few = runs.sort_values("params").head(12)
+    found = compare(few, [law("bnsl_3"), *LAWS[1:]], cuts=[5.5e19], bootstrap=0)
+    assert {found.least, found.rivals[0].law} == {"kaplan_nd", "kaplan_n"}
+    assert any("bnsl_3 is not compared" in e and "needs at least" in e for e in found.warnings)
+
+
+def test_laws_of_equally_many_coefficients_are_not_told_apart_by_their_number(
+    runs: pd.DataFrame,
+) -> None:
+    rough = runs.assign(loss=runs["loss"] * np.exp(np.random.default_rng(1).normal(0, 0.1, 48)))
+    found = compare(rough, [*LAWS[2:], law("kaplan_d")], cuts=CUTS[:1], bootstrap=0)
+    assert found.best is None
+    assert "They have equally many coefficients: train larger runs and" in found.verdict
