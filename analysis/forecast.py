@@ -33,6 +33,9 @@ from scaling.store.records import Refusal
 # Draws of the fit without its largest run, and rows × draws that take no longer than the fit.
 DRAWS, FEWEST_DRAWS, MOST_WORK = 200, 25, 20_000_000
 CHECKED = 2.4  # decades beyond the data; few runs of benchmarks/forecasts.py lie farther
+# Nats/token of guessing at random with the largest vocabulary behind a published law, GPT-NeoX's
+# 50,432 tokens (Porian et al. 2024, arXiv:2406.19146).
+CHANCE = float(np.log(50_432))
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def forecast_warnings(
     source: Fit | Published, rows: pd.DataFrame, predictions: Sequence[Prediction]
 ) -> list[str]:
     """What to know before using `predictions` of `rows`: what is said against the source first."""
-    said = source_warnings(source)
+    said = [*source_warnings(source), *_above_chance(source, predictions)]
     if {"unique_tokens", "tokens"} <= {*source.law.features} & {*rows.columns}:
         more = int((rows["unique_tokens"] > rows["tokens"]).sum())
         if more:
@@ -189,6 +192,18 @@ def forecast_warnings(
         losses = [each.loss for each in predictions]
         said += floor_warnings(source, losses, source.interval.level)
     return said
+
+
+def _above_chance(source: Fit | Published, predictions: Sequence[Prediction]) -> list[str]:
+    """A published law where it gives a larger loss than guessing at random does."""
+    most = max((each.loss for each in predictions), default=0.0)
+    if isinstance(source, Fit) or source.law.target != "loss" or most <= CHANCE:
+        return []
+    return [
+        f"A loss of {_number('loss', most)} nats/token is above {CHANCE:.1f}, which guessing at "
+        "random costs with the largest vocabulary of the published runs: the law is of far larger "
+        "runs and does not hold here. Fit runs of your own near this size."
+    ]
 
 
 def _far(decades: float) -> str:

@@ -61,7 +61,7 @@ def judge(
         return Verdict(
             Status.AT_BOUND,
             f"{names} ended at the edge of what the law allows; these rows do not determine "
-            f"{'it' if len(bound) == 1 else 'them'}: use {_without(law, bound)}, or more scale",
+            f"{'it' if len(bound) == 1 else 'them'}: {_instead(law, rows, bound)}",
         )
     if design.open:
         return Verdict(Status.WEAKLY_IDENTIFIED, _open(law, rows, design.open))
@@ -103,11 +103,17 @@ def interpolates(found: Estimate) -> bool:
     return points(law, found.table) <= len(law.coefficients) - len(found.fixed)
 
 
-def _without(law: Law, bound: tuple[str, ...]) -> str:
+def _instead(law: Law, rows: pd.DataFrame, bound: tuple[str, ...]) -> str:
+    """What to do about coefficients at their bounds."""
+    hold = f"hold {listed(bound)} at a value known from other runs (fixed)"
+    if "unique_tokens" in law.features and (rows["unique_tokens"] < rows["tokens"]).any():
+        return f"{hold}, or train with more repetition; a simpler law knows nothing of repetition"
     simple = LAWS.get(law.within)
     if simple is not None and not set(bound) & set(simple.coefficients):
-        return f"{law.within}, which is {law.name} without"
-    return "a law without"
+        without = [name for name in law.coefficients if name not in simple.coefficients]
+        use = f"use {law.within}, which is {law.name} without {listed(without)}"
+        return f"{use}, {hold}, or train over a wider range"
+    return f"{hold}, use a law without {listed(bound)}, or train over a wider range"
 
 
 def _open(law: Law, rows: pd.DataFrame, names: tuple[str, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import textwrap
@@ -21,8 +22,9 @@ from scaling.store.records import Refusal, write_json
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.caution import Source
     from analysis.laws import Law
-    from analysis.simulation import Key, Noise, Simulation, Summary
+    from analysis.simulation import Key, Measured, Noise, Simulation, Summary
     from experiments.planning import Planned
 
 LOG_SECONDS = 10.0  # between lines of progress
@@ -67,9 +69,11 @@ def simulate(
             counted as that law counts it.
         fit_law: The law that is fitted, if another than the truth's: how wrong would it be?
         flops: Budgets to forecast; by default the power of ten above the largest run.
-        noise: Standard deviation of log loss between branches of one trunk. By default that of
+        noise: Standard deviation of log loss between branches of one trunk. By default that of the
+            replicate seeds of the fit that is the truth; without any, that of
             results/reference/isoflop, tiny models: .0043; runs at lower losses differ less.
-        seed_noise: The same between trunks, shared by their branches; .0066 by default.
+        seed_noise: The same between trunks, shared by their branches; of results/reference/isoflop
+            .0066.
         noise_from: Take both from the replicate seeds of this results folder or run table.
         run_table: How the table of --noise-from is read.
         noise_power: Let both fall as this power of the loss, from the plan's largest loss down;
@@ -90,9 +94,10 @@ def simulate(
 
     truth = law_source(law)
     column = params_column(truth)
-    deviations = _noise(noise, seed_noise, noise_from, run_table, noise_power, column)
+    deviations = _noise(truth, noise, seed_noise, noise_from, run_table, noise_power, column)
     planned = plan_file(study)
     design = design_of(planned, column)
+    doubts = _above_chance(truth, design, planned.plan.corpus.vocab_size)
     largest = 6 * float((design["params"] * design["tokens"]).max())
     found = simulated(
         truth,
@@ -106,7 +111,7 @@ def simulate(
         by=by,
         watch=_progress,
     )
-    plan = _plan_json(planned, design, column, largest)
+    plan = {**_plan_json(planned, design, column, largest), "warnings": doubts}
     drawn: tuple[Path, ...] = ()
     try:
         if to_json:
@@ -117,6 +122,8 @@ def simulate(
 
             drawn = save(simulated_studies(found), plot.with_suffix(""))
     finally:  # where a disk is full, what was computed is shown at least
+        for doubt in doubts:
+            say(textwrap.fill(f"Warning: {doubt}", 100, subsequent_indent="  ") + "\n")
         say(_text(plan, found, law, deviations.said))
     for path in drawn:
         say(str(path))
@@ -131,13 +138,33 @@ class _Noise(NamedTuple):
     said: str  # where it is from
 
 
+def _above_chance(truth: Source, design: pd.DataFrame, vocabulary: int) -> list[str]:
+    """A warning where the law gives runs a larger loss than guessing at random does."""
+    from analysis.units import counted
+
+    features = {name: design[name].to_numpy(dtype=float) for name in truth.law.features}
+    losses, chance = truth.predict(features), math.log(vocabulary)
+    if not (count := int((losses > chance).sum())):
+        return []
+    return [
+        f"the law gives {count} of {counted(len(design), 'run')} a loss above {chance:.2f} "
+        f"nats/token, up to {losses.max():.2f}: to guess at random among the {vocabulary} tokens "
+        f"of this study costs {chance:.2f}. The law is of other runs, and what follows does not "
+        "hold for this plan. Simulate by a fit to runs like these (--law FIT)."
+    ]
+
+
 def _noise(
-    own: float | None, shared: float | None, runs: Path | None, run_table: TableOptions,
-    power: float, column: str,
+    truth: Source, own: float | None, shared: float | None, runs: Path | None,
+    run_table: TableOptions, power: float, column: str,
 ) -> _Noise:  # fmt: skip
+    from analysis.fit import Fit
     from analysis.runs.table import CORE, usable
     from analysis.simulation import REFERENCE, Noise, noise_of
 
+    if runs is None and own is None and shared is None and isinstance(truth, Fit):
+        with contextlib.suppress(Refusal):  # no run of the fit was repeated
+            return _measured(noise_of(truth.table, power), "the fit's own runs")
     if runs is None:
         given = own is not None or shared is not None
         source = "as given" if given else "as between the tiny models of results/reference/isoflop"
@@ -153,9 +180,12 @@ def _noise(
     table = usable(run_table.read(runs, CORE)).rows
     if column in table:
         table = table.assign(params=table[column])
-    measured = noise_of(table, power)
-    split = "" if measured.pairs else ", divided as in results/reference/isoflop"
-    return _Noise(measured.noise, f"from {measured.replicates} replicates of {runs}{split}")
+    return _measured(noise_of(table, power), str(runs))
+
+
+def _measured(found: Measured, runs: str) -> _Noise:
+    split = "" if found.pairs else ", divided as in results/reference/isoflop"
+    return _Noise(found.noise, f"from {found.replicates} replicates of {runs}{split}")
 
 
 def design_of(planned: Planned, column: str) -> pd.DataFrame:

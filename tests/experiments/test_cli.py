@@ -121,6 +121,8 @@ def test_compare_prefers_the_law_that_made_the_runs(runs_csv, monkeypatch, capsy
     assert scaling(monkeypatch, "compare", runs_csv, *both) == 0
     found = json.loads(out.read_text())
     assert found["best"] == "chinchilla"
+    means = re.findall(r"each run once +(\w+) +(\d+) ", capsys.readouterr().out)
+    assert means == [(law, str(found["later_runs"])) for law in ("chinchilla", "kaplan_nd")]
     for cut in found["cuts"]:
         assert cut["laws"][0]["mean_abs_rel_error"] < 1e-4
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 from pathlib import Path
 
@@ -93,3 +95,29 @@ def test_what_takes_long_says_how_long_after_the_first_study(
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "1/6 studies simulated, 25 s left"
     assert len(lines) == 2  # then every ten seconds
+
+
+def test_a_fit_that_is_the_truth_brings_the_noise_of_its_own_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pilot = Path("results/reference/quickstart/fits/chinchilla.json")
+    words = ["experiments/quickstart.toml", "--law", pilot, "--repeats", 1]
+    assert scaling(monkeypatch, *words) == 0
+    printed = capsys.readouterr().out
+    assert "from 44 replicates of the fit's own runs" in " ".join(printed.split())
+    [line] = [each for each in printed.splitlines() if each.startswith("Noise of log loss")]
+    shared, own = (float(each) for each in re.findall(r"([\d.]+)% of", line))
+    # Its runs scatter by 1.1% (`lack_of_fit.replicate_sd`), those of the default by .8%.
+    assert math.hypot(shared, own) == pytest.approx(1.1, abs=0.1)
+    assert "Warning" not in printed
+
+
+def test_a_law_that_gives_losses_above_those_of_guessing_is_said_to_be_of_other_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["experiments/quickstart.toml", "--law", PUBLISHED, "--repeats", 1]
+    assert scaling(monkeypatch, *words, "--json", tmp_path / "told.json") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Warning: the law gives 55 of 55 runs a loss above 5.55 nats/token" in printed
+    [said] = json.loads((tmp_path / "told.json").read_text())["plan"]["warnings"]
+    assert "among the 256 tokens" in said
