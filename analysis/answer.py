@@ -20,6 +20,7 @@ from analysis.caution import (
     distance,
     distance_warnings,
     floor_warnings,
+    level_of,
     lost_warnings,
     range_warnings,
     refuse_failed,
@@ -120,11 +121,11 @@ def answer(
     source: Source,
     ask: Ask,
     *,
-    level: float = 0.9,
+    level: float | None = None,
     build: Callable[[float], Shape | None] | None = None,
     by: By = "law",
 ) -> Recommendation:
-    """The run that meets `ask` (see `solve`), with a `level` interval and warnings.
+    """The run that meets `ask` (see `solve`), with a `level` interval (the fit's) and warnings.
 
     `build` maps N to the nearest buildable shape, attached as it comes. `by` "runs" says that the
     N and D asked are the runs' own best: nothing then costs less by the law. Raises Refusal for a
@@ -132,8 +133,7 @@ def answer(
     question the law has no answer to (a loss below its floor).
     """
     law = law_for(source, ask)
-    if not 0 < level < 1:
-        raise Refusal(f"level = {level} is not between 0 and 1. Give e.g. 0.9.")
+    level = level_of(source, level)
     _refuse_below_data(source, ask)
     best = solve(law, source.coefficients, ask)
     if not bool(best.interior):

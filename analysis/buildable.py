@@ -92,7 +92,7 @@ def choices(
 
 
 def answer_exactly(
-    source: Source, smooth: Recommendation, found: Sequence[Choice], *, level: float = 0.9
+    source: Source, smooth: Recommendation, found: Sequence[Choice], *, level: float | None = None
 ) -> Recommendation:
     """The best of the choices for a budget counted exactly: its N, the tokens C/c and the loss.
 

@@ -34,11 +34,22 @@ Alone: TypeAlias = Literal["law", "runs"]
 By: TypeAlias = Alone | Literal["both"]
 
 FEW = 5.0  # independent residuals: Student's interval of so many is a quarter wider than a normal
+LEVEL = 0.9  # of what has no fit
 FEW_DRAWS = 100  # fewer give no stable 5% and 95% points
 OUTSIDE = 0.3  # decades by which N or D may lie further out than the compute does
 # × the valley's residuals, of runs left out of either. Errors of a law's form as large as the runs'
 # own scatter leave √2 times it; from twice on they are the larger part.
 MISFITS = 2.0
+
+
+def level_of(source: Source, asked: float | None) -> float:
+    """The level of an answer's intervals: what is asked, else the fit's own. Raises Refusal for
+    none between 0 and 1."""
+    own = source.interval.level if isinstance(source, Fit) else LEVEL
+    level = own if asked is None else asked
+    if not 0 < level < 1:
+        raise Refusal(f"level = {level} is not between 0 and 1. Give e.g. 0.9.")
+    return level
 
 
 def refuse_failed(source: Source) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from statistics import NormalDist
 
 from analysis.answer import Chosen, Interval, NoOptimum, Recommendation, Shape, answer
-from analysis.caution import Alone, By, Source, valley_warnings
+from analysis.caution import Alone, By, Source, level_of, valley_warnings
 from analysis.fit import Fit, Status
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN
 from analysis.solve import Ask
@@ -74,7 +74,7 @@ def decide(
     asks: Sequence[Ask],
     *,
     by: Alone | None = None,
-    level: float = 0.9,
+    level: float | None = None,
     build: Callable[[float], Shape | None] | None = None,
     chosen: Chosen | None = None,
 ) -> list[Recommendation]:
@@ -83,6 +83,7 @@ def decide(
     By the runs, or by both, the loss is what the law gives at their N*. Raises Refusal as `answer`
     and `choose` do, and for `by` runs of another question.
     """
+    level = level_of(source, level)
     if chosen is None:
         # A fit's valley takes a second, and nothing but a budget needs it.
         needless = isinstance(source, Fit) and by != "runs" and not any(map(_divides, asks))

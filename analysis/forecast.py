@@ -13,6 +13,7 @@ from analysis.caution import (
     basis_warnings,
     distance,
     floor_warnings,
+    level_of,
     range_warnings,
     refuse_failed,
     repeat_warnings,
@@ -87,9 +88,12 @@ class Prediction:
         }
 
 
-def predict(source: Fit | Published, rows: pd.DataFrame) -> list[Prediction]:
+def predict(
+    source: Fit | Published, rows: pd.DataFrame, *, level: float | None = None
+) -> list[Prediction]:
     """The loss at every row of `rows`, which needs the law's columns (`flops` is 6·N·D).
 
+    Intervals are at `level`, by default the fit's, as `answer` gives them.
     Of more `unique_tokens` than tokens, the tokens are used: none of them repeats. Raises Refusal
     for a fit that failed, naming a column that is missing, and `unique_tokens` that are not
     positive. There is no interval beyond runs through whose means the law passes.
@@ -104,12 +108,12 @@ def predict(source: Fit | Published, rows: pd.DataFrame) -> list[Prediction]:
         rows = rows.assign(unique_tokens=_used(rows))
     features = {name: rows[name].to_numpy(dtype=float) for name in source.law.features}
     losses = np.atleast_1d(source.predict(features))
-    level: float | None = None
+    asked, level = level_of(source, level), None
     runs: Sequence[Span | None] = [None] * len(rows)
     curves: Sequence[Span | None] = [None] * len(rows)
     beyond: list[float | None] = [None] * len(rows)
     if isinstance(source, Fit) and len(source.draws):
-        level = source.interval.level
+        level = asked
         to, back = scale_of(source)
         low, high = interval_over_draws(
             source, lambda c: to(source.law.predict(c, features)), level

@@ -57,16 +57,16 @@ def recommend(
     flops: Sequence[float],
     *,
     by: Alone | None = None,
-    level: float = 0.9,
+    level: float | None = None,
     build: Callable[[float], Shape | None] | None = None,
 ) -> list[Recommendation]:
     """The compute-optimal N*, D* and loss for each budget in `flops`, in the order given.
 
     `by` the law's optimum (closed form for the Chinchilla law, Hoffmann et al. 2022, eq. 4, and
     its like, numeric for other laws of params and tokens) or the valley of the runs' own losses;
-    by default as `decide` chooses. `level` is the interval's; `build` maps N* to the nearest
-    buildable shape, attached as it comes. Raises Refusal for a failed fit,
-    a law without both features, and a budget that is not positive and finite, lies below every
+    by default as `decide` chooses. `level` is the interval's, by default the fit's; `build` maps
+    N* to the nearest buildable shape, attached as it comes. Raises Refusal for a failed fit, a law
+    without both features, and a budget that is not positive and finite, lies below every
     run of the fit, or has no optimum.
     """
     if len(flops) == 0:

@@ -46,6 +46,7 @@ def predict(
     unique_tokens: Number = None,
     run_table: Options = AS_NAMED,
     observed: float | None = None,
+    level: float | None = None,
     to_json: JsonFile = None,
 ) -> None:
     """Predict the loss of runs: one by --params and --tokens, or every row of a table.
@@ -73,6 +74,7 @@ def predict(
         run_table: How --table is read; N, by default, from the column the law was fitted to.
         observed: The loss that a single predicted run came to, in the unit of the fit (nats per
             token, byte or character: bits times ln 2 = 0.6931): did it fall inside?
+        level: Of the intervals; by default that of the fit.
         to_json: Write the predictions to this file too.
     """
     import pandas as pd
@@ -102,7 +104,7 @@ def predict(
         rows = rows.assign(unique_tokens=unique)
         if "unique_tokens" not in law.law.features:
             law = replace(law, law=limit(law.law, unique))
-    predictions = predicted(law, rows)
+    predictions = predicted(law, rows, level=level)
     warnings = [*forecast_warnings(law, rows, predictions), *_other_count(law, rows)]
     if to_json:
         written = [each.to_json() for each in predictions]
@@ -204,7 +206,7 @@ def recommend(
     count: int = 1,
     mfu: float | None = None,
     dtype: str = "bf16",
-    level: float = 0.9,
+    level: float | None = None,
     plot: Path | None = None,
     to_json: JsonFile = None,
 ) -> None:
@@ -246,7 +248,7 @@ def recommend(
         count: Of devices.
         mfu: Share of the device's peak that training reaches: measured, there is no default.
         dtype: Number format of the peak.
-        level: Of the intervals.
+        level: Of the intervals; by default that of the fit.
         plot: Draw the loss, N* and D*, and tokens per parameter against compute, and the map of the
             loss, into this folder, with the runs recommended marked.
         to_json: Write the recommendations to this file too.

@@ -13,6 +13,7 @@ import pytest
 
 from analysis.fit import fit, save_fit
 from analysis.laws import LAWS
+from analysis.published import published
 from experiments.__main__ import main
 
 RUN = {"params": 1e9, "tokens": 2e10, "flops": 1.2e20, "unique_tokens": 1e10}
@@ -45,6 +46,23 @@ def saved(name: str, folder: Path) -> Path:
 
 def options(names) -> list[str]:
     return [w for n in names for w in (f"--{n.replace('_', '-')}", f"{RUN[n]:g}")]
+
+
+def test_intervals_are_at_the_level_of_the_fit_unless_another_is_asked(
+    monkeypatch, capsys, tmp_path
+) -> None:
+    grid = np.meshgrid(np.geomspace(1e7, 1e9, 4), np.geomspace(1e9, 1e11, 4))
+    table = pd.DataFrame({"params": grid[0].ravel(), "tokens": grid[1].ravel()})
+    noise = np.random.default_rng(0).normal(0, 0.003, 16)
+    table["loss"] = published("besiroglu-2024").predict(table) * np.exp(noise)
+    path = tmp_path / "half.json"
+    save_fit(fit(LAWS["chinchilla"], table, bootstrap=100, level=0.5, checks=False), path)
+    at = ["--params", "1e9", "--tokens", "1e11"]
+    for asked, said in (([], "50%"), (["--level", "0.8"], "80%")):
+        assert scaling(monkeypatch, "predict", path, *at, *asked) == 0
+        assert f"{said} forecast" in capsys.readouterr().out
+        assert scaling(monkeypatch, "recommend", path, "--flops", "1e21", *asked) == 0
+        assert f"[{said} intervals]" in capsys.readouterr().out
 
 
 @pytest.mark.slow
