@@ -13,9 +13,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from analysis.expression import Array
 from analysis.identifiability import condition_number, refuse_line
-from analysis.laws import LAWS, law
+from analysis.laws import LAWS, Law, law
+from analysis.model import Data, to_theta
+from analysis.published import published
+from analysis.runs.rows import listed
+from analysis.support import FEWEST, MANY, support
+from analysis.uncertainty import clusters_of
 from analysis.units import human, scientific, value_of
 from models.decoder.presets import PRESETS
 from scaling.planning.plan import Draft, Plan, draft
@@ -269,3 +276,38 @@ def _written(values: tuple[float, ...]) -> str:
         return f"'{text}'" if value < 1e15 else text
 
     return ", ".join(map(written, values))
+
+
+def few_trunks(of: Law, coefficients: Mapping[str, float], runs: pd.DataFrame) -> list[str]:
+    """Which coefficients would rest on few of the trunks of planned runs (`analysis.support`).
+
+    `runs` has the law's features, and `trunk_id`.
+    """
+    ones = np.ones(len(runs))
+    letters = {n: runs[s.column].to_numpy(float) for n, s in of.symbols.items() if s.feature}
+    trunks = clusters_of(runs)
+    carried = support(
+        of, Data(letters, ones), to_theta(of, coefficients), trunks, ones,
+        np.zeros(len(of.coefficients), dtype=bool),
+    )  # fmt: skip
+    resting = {name: basis.clusters for name, basis in carried.coefficients(of).items()}
+    few = {name: count for name, count in resting.items() if count < MANY}
+    if not few:
+        return []
+    none = [name for name, count in few.items() if count < FEWEST]
+    without = f", and {listed(none)} would have no interval (fewer than {FEWEST})" * bool(none)
+    return [
+        f"{listed([*few])} would rest on {listed([f'{count:.2g}' for count in few.values()])} of "
+        f"{trunks.max() + 1} trunks in effect, where intervals of fewer than {MANY} are wide"
+        f"{without}. Let more trunks reach the largest tokens and sizes, or train each cell with "
+        "more seeds."
+    ]
+
+
+def typical(params: Array, tokens: Array) -> dict[str, float]:
+    """A Chinchilla law whose three terms are equal at the centre of a design, with Besiroglu's
+    exponents, as `condition_number` takes it."""
+    alpha, beta = (published("besiroglu-2024").coefficients[name] for name in ("alpha", "beta"))
+    amplitudes = (np.exp(e * np.log(x).mean()) for e, x in ((alpha, params), (beta, tokens)))
+    a, b = map(float, amplitudes)
+    return {"E": 1.0, "A": a, "alpha": alpha, "B": b, "beta": beta}

@@ -6,7 +6,11 @@ import math
 import os
 from collections.abc import Iterator
 
+import pandas as pd
+
+from analysis.laws import law
 from analysis.units import bytes_text, human
+from experiments.design import few_trunks, typical
 from experiments.planning import Planned
 from models.sizes import Rung
 from scaling.data.holdout import Judged
@@ -45,6 +49,7 @@ def doubts(planned: Planned) -> list[str]:
     """A sentence or two for each thing to doubt."""
     return [
         *_narrow(planned.plan),
+        *_thin(planned.plan),
         *(said for each in planned.judged for said in _few(planned, each)),
     ]
 
@@ -66,6 +71,17 @@ def _narrow(plan: Plan) -> Iterator[str]:
         "Take a smaller vocabulary, a tied head or larger sizes, or fit with `scaling fit "
         f"RUNS --params-column params_{plan.study.grid.params_convention}`."
     )
+
+
+def _thin(plan: Plan) -> list[str]:
+    """Coefficients of the Chinchilla law that few trunks would carry; of no other law are
+    coefficients known before its runs."""
+    if plan.study.law != "chinchilla" or plan.study.sweep:
+        return []
+    rows = [(float(run.params.total), float(run.tokens), run.trunk_id) for run in plan.points]
+    runs = pd.DataFrame(rows, columns=["params", "tokens", "trunk_id"])
+    usual = typical(runs["params"].to_numpy(), runs["tokens"].to_numpy())
+    return few_trunks(law(plan.study.law), usual, runs)
 
 
 def _embedded(rung: Rung) -> float:

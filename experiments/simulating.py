@@ -90,6 +90,7 @@ def simulate(
     from analysis.simulation import params_column
     from analysis.simulation import simulate as simulated
     from analysis.simulation import to_json as as_json
+    from experiments.design import few_trunks
     from experiments.planning import plan_file
 
     truth = law_source(law)
@@ -97,7 +98,6 @@ def simulate(
     deviations = _noise(truth, noise, seed_noise, noise_from, run_table, noise_power, column)
     planned = plan_file(study)
     design = design_of(planned, column)
-    doubts = _above_chance(truth, design, planned.plan.corpus.vocab_size)
     largest = 6 * float((design["params"] * design["tokens"]).max())
     found = simulated(
         truth,
@@ -111,6 +111,9 @@ def simulate(
         by=by,
         watch=_progress,
     )
+    doubts = _above_chance(truth, design, planned.plan.corpus.vocab_size)
+    if fit_law in (None, truth.law.name):
+        doubts += few_trunks(truth.law, truth.coefficients, design)
     plan = {**_plan_json(planned, design, column, largest), "warnings": doubts}
     drawn: tuple[Path, ...] = ()
     try:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from analysis.laws import law
 from experiments import preparing
-from experiments.design import MAX_CONDITION
+from experiments.design import MAX_CONDITION, few_trunks, typical
 from experiments.doubts import doubts, too_large
 from experiments.plan_text import Shown, plan_text
 from experiments.planning import Planned, plan_file, plan_study
@@ -284,3 +286,15 @@ def test_memory_that_a_machine_lacks_is_said_where_jax_finds_no_accelerator(
     monkeypatch.setattr("os.sysconf", lambda name: 1000)
     said = list(too_large(plan_study(mine()).plan))
     assert [each.startswith("a worker needs") for each in said] == [True] * warns
+
+
+def test_a_plan_names_the_coefficients_that_few_trunks_would_carry() -> None:
+    quickstart = plan_file(Path("experiments/quickstart.toml"))
+    assert not any("would rest on" in each for each in doubts(quickstart))
+    runs = pd.read_csv("tests/analysis/two_long_trunks.csv")
+    runs = runs.assign(params=runs["params_total"].astype(float))
+    n, d = (runs[name].to_numpy(float) for name in ("params", "tokens"))
+    [said] = few_trunks(law("chinchilla"), typical(n, d), runs)
+    # Two of its twelve trunks reach more than one number of tokens.
+    assert "alpha, B and beta would rest on 2, 5.5, 5.6, 1.9 and 1.8 of 12 trunks in effect" in said
+    assert "E, B and beta would have no interval (fewer than 3)" in said
