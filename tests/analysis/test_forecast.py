@@ -258,11 +258,3 @@ def test_nor_has_a_recommendation_an_interval_there():
     source = fit(law("chinchilla"), pd.concat([five, more], ignore_index=True), bootstrap=100,
                  cluster="none", checks=False)  # fmt: skip
     assert answer(source, Ask(flops=1e21)).interval is None
-
-
-def test_a_published_law_warns_where_guessing_at_random_costs_less() -> None:
-    source = published("besiroglu-2024")
-    for params, tokens, warned in ((67.7e3, 1e6, True), (1e9, 2e10, False)):
-        rows = pd.DataFrame({"params": [params], "tokens": [tokens]})
-        said = forecast_warnings(source, rows, predict(source, rows))
-        assert any("guessing at random" in each for each in said) is warned

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from analysis.answer import answer
+from analysis.fit import Status, fit
 from analysis.forecast import forecast_warnings, predict
 from analysis.laws import law
 from analysis.limited import limit
 from analysis.published import published
 from analysis.recommend import to_text
+from analysis.runs.table import read_runs
 from analysis.solve import Ask, solve
 from analysis.units import human
 from scaling.store.records import Refusal
@@ -112,3 +115,11 @@ def test_the_table_gives_epochs_and_their_worth():
     assert "9.04" in text
     assert "59%" in text
     assert "half a fresh one's worth after 11.7 epochs, a tenth after 36.4" in text
+
+
+def test_a_law_of_repetition_at_a_bound_is_not_swapped_for_one_without() -> None:
+    runs = read_runs(Path(__file__).parents[2] / "results" / "reference" / "repeat" / "runs.csv")
+    found = fit(law("data_constrained"), runs, bootstrap=0, checks=False)
+    assert found.status is Status.AT_BOUND
+    assert "hold R_N at a value known from other runs (fixed)" in found.reason
+    assert "use chinchilla" not in found.reason

@@ -121,3 +121,10 @@ def test_unique_tokens_that_moved_the_answer_stand_beside_it(monkeypatch, capsys
     asked = options(["params", "tokens", "unique_tokens"])
     assert scaling(monkeypatch, "predict", saved("chinchilla", tmp_path), *asked) == 0
     assert "params 1B, tokens 20B, unique_tokens 10B: loss" in capsys.readouterr().out
+
+
+def test_a_published_law_warns_where_guessing_at_random_costs_less(monkeypatch, capsys) -> None:
+    for params, tokens, warned in (("67.7k", "1M", True), ("1B", "20B", False)):
+        at = ["--params", params, "--tokens", tokens]
+        assert scaling(monkeypatch, "predict", "published:besiroglu-2024", *at) == 0
+        assert ("guessing at random" in capsys.readouterr().out) is warned
