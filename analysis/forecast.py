@@ -194,7 +194,7 @@ def forecast_warnings(
     said += range_warnings(source, columns)
     if predictions:
         losses = [each.loss for each in predictions]
-        said += floor_warnings(source, losses, source.interval.level)
+        said += floor_warnings(source, losses, predictions[0].level or source.interval.level)
     return said
 
 
