@@ -18,6 +18,7 @@ from analysis.caution import Alone, By, Source, level_of, valley_warnings
 from analysis.fit import Fit, Status
 from analysis.optimum import FLOPS_PER_PARAM_TOKEN
 from analysis.solve import Ask
+from analysis.support import FEWEST
 from analysis.units import Span, human
 from analysis.valley import DRAWS, Valley, valley
 from scaling.store.records import Refusal
@@ -57,6 +58,12 @@ def choose(source: Source, by: Alone | None = None, draws: int = DRAWS) -> Chose
 
 def _evidence(found: Valley) -> str:
     """What the choice rests on."""
+    if not found.compared:
+        return (
+            f"the runs are of fewer than {FEWEST} clusters, too few to leave one out and compare "
+            "law and runs: the runs answer, as they do where the law is no better; train more "
+            "trunks to compare them"
+        )
     share, error = found.law_misfit / found.misfit, found.misfit_se / found.misfit
     said = (
         f"the law leaves {share:.2f} × the residuals of a plain valley near the optimum, at runs "

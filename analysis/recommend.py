@@ -137,13 +137,14 @@ def _decided(each: Recommendation) -> dict[str, Any]:
     """Who answered, why, how the law weighs against the runs, the mean |residual| of log loss near
     the optimum of both (at runs left out of them), and how far the runs' minima rest on priors."""
     found = None if each.chosen is None else each.chosen.valley
+    compared = found if found is not None and found.compared else None
     weight = {"law": 1.0, "runs": 0.0}.get(each.by, each.chosen.law_weight if each.chosen else 0.0)
     return {
         "by": each.by,
         "reason": "" if each.chosen is None else each.chosen.reason,
         "law_weight": weight,
-        "law_misfit": None if found is None else found.law_misfit,
-        "misfit": None if found is None else found.misfit,
+        "law_misfit": None if compared is None else compared.law_misfit,
+        "misfit": None if compared is None else compared.misfit,
         "priors": [] if found is None else [_prior(each, prior) for prior in found.leanings],
     }
 

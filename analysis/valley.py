@@ -40,6 +40,7 @@ from analysis.parabola import (
 )
 from analysis.runs.settings import settings
 from analysis.runs.table import labels, variants
+from analysis.support import FEWEST
 from analysis.uncertainty import Index, clusters_of, resamples
 from analysis.units import Span, scientific
 from scaling.store.records import Refusal
@@ -91,6 +92,7 @@ class Valley:
     slope: float  # a in N* ∝ C^a
     curvature: float  # k: the loss at N is exp(k·ln²(N/N*)) times the least
     runs: int  # near it
+    # NaN, all three, where too few clusters of runs are there to leave one out.
     misfit: float  # mean |residual| of log loss near it, of runs left out of its own search
     law_misfit: float  # and of the fit's law, of runs left out of its own fit
     top: float  # ln C of the largest run
@@ -110,8 +112,13 @@ class Valley:
         return min(self.below, self.above) < ONE_SIDE
 
     @property
+    def compared(self) -> bool:
+        """Whether there were runs enough to leave some out of law and valley."""
+        return not math.isnan(self.law_misfit)
+
+    @property
     def law_weight(self) -> float:
-        """Of the law's ln N* against the runs' own, from 0 to 1."""
+        """Of the law's ln N* against the runs' own, from 0 to 1: 0 where nothing compares them."""
         least = self.law_misfit + self.misfit_se  # what the law has over the runs is sure
         if not least < RUNS_ALONE * self.misfit:
             return 0.0
@@ -186,9 +193,7 @@ def valley(fit: Fit, draws: int = DRAWS) -> Valley:
         )
     share = found.near[0] / found.near[0].sum()
     below, above = (float(share[side].sum()) for side in (found.off[0] < 0, found.off[0] > 0))
-    groups = groups_of(table, fit.settings.seed)
-    law = np.abs(law_residuals(fit, table, _features(fit, table), groups))
-    own = np.abs(_left_out(runs, found, groups))
+    misfits = _misfits(fit, table, runs, found, share)
     drawn, count = _draws(runs, found, clusters_of(table), draws, fit.settings.seed)
     lost = count - len(drawn)
     return Valley(
@@ -198,9 +203,9 @@ def valley(fit: Fit, draws: int = DRAWS) -> Valley:
         curvature=float(found.curvature[0]),
         runs=int(near.sum()),
         top=top,
-        misfit=float(share @ own),
-        law_misfit=float(share @ law),
-        misfit_se=_error(share * (law - own), groups),
+        misfit=misfits.own,
+        law_misfit=misfits.law,
+        misfit_se=misfits.error,
         draws=drawn,
         lost=lost,
         below=below,
@@ -293,6 +298,23 @@ def _runs(table: pd.DataFrame, target: str) -> Runs:
     return Runs(np.log(n), np.log(6 * n * d), np.log(loss))
 
 
+class _Misfits(NamedTuple):
+    own: float
+    law: float
+    error: float  # of law - own
+
+
+def _misfits(fit: Fit, table: pd.DataFrame, runs: Runs, found: Found, share: Array) -> _Misfits:
+    """Of the valley and of the law, at runs left out of either; NaN for fewer than FEWEST groups:
+    what is fitted without one of two runs is no fit."""
+    groups = groups_of(table, fit.settings.seed)
+    if int(groups.max()) + 1 < FEWEST:
+        return _Misfits(math.nan, math.nan, math.nan)
+    law = np.abs(law_residuals(fit, table, _features(fit, table), groups))
+    own = np.abs(_left_out(runs, found, groups))
+    return _Misfits(float(share @ own), float(share @ law), _error(share * (law - own), groups))
+
+
 def _left_out(runs: Runs, found: Found, groups: Index) -> Array:
     """The residual of each run from the valley found without its group."""
     weight = without_each(groups)
@@ -303,7 +325,7 @@ def _left_out(runs: Runs, found: Found, groups: Index) -> Array:
 def _error(terms: Array, groups: Index) -> float:
     """The standard error of a sum of which each group of terms is one independent draw."""
     sums = np.bincount(groups, weights=terms)
-    return float(np.sqrt(len(sums)) * sums.std(ddof=1)) if len(sums) > 1 else math.inf
+    return float(np.sqrt(len(sums)) * sums.std(ddof=1))
 
 
 def _leanings(runs: Runs, found: Found) -> tuple[Leaning, ...]:

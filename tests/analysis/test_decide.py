@@ -267,3 +267,18 @@ def test_what_intervals_cover_is_said_of_whoever_answers(bent):
     assert "[90% intervals] from 100 draws" in said("law", 1.5)
     resamples = len(choose(bent).valley.draws)
     assert f"N* and D* from {resamples} resamples of the runs" in said("runs", 1.5)
+
+
+@pytest.mark.parametrize("clusters", [1, 2])
+def test_too_few_clusters_compare_nothing_and_the_runs_answer(bent, clusters):
+    table = bent.table[["params", "tokens", "loss"]]
+    few = fit(CHINCHILLA, table.assign(trunk_id=np.arange(len(table)) % clusters), bootstrap=50,
+              checks=False)  # fmt: skip
+    chosen = choose(few)
+    assert chosen.by == "runs" and chosen.law_weight == 0
+    assert chosen.reason.startswith("the runs are of fewer than 3 clusters, too few to leave one")
+    [best] = decide(few, [ASK], chosen=chosen)
+    assert best.interval is None
+    [entry] = to_json(few, [best])["recommendations"]
+    assert entry["decided"]["law_misfit"] is entry["decided"]["misfit"] is None
+    assert not any("misfits" in each or "inf" in each for each in best.warnings)
