@@ -103,6 +103,12 @@ def _few_draws(source: Fit) -> list[str]:
     count = len(source.draws)
     if source.status is Status.WEAKLY_IDENTIFIED and count == 0:
         return []  # its reason says that no interval is to be had
+    clusters = source.data.clusters
+    if count == 0 and source.settings.bootstrap > 0 and clusters < FEWEST:
+        return [
+            f"No interval: the runs are of {counted(clusters, 'cluster')}, and {FEWEST} are "
+            "needed. Train more trunks, or seeds."
+        ]
     if count == 0:
         return ["No interval: the fit has no draws. Fit with --bootstrap 4000."]
     if count < FEW_DRAWS:

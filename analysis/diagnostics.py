@@ -140,7 +140,7 @@ def lack_of_fit(
                 independent=repeated.freedom,
             )
         )
-    return max(tests, key=lambda test: test.p_value)
+    return max(tests, key=lambda test: test.p_value, default=None)
 
 
 def _directions(columns: Array) -> Array:

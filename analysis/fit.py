@@ -282,8 +282,6 @@ def _coefficients(
 def _held(law: Law, spread: Uncertainty, fixed: Mapping[str, float]) -> Uncertainty:
     """Held coefficients at their values, to the last digit; of nothing else nothing is unsure."""
     exactly = {name: Bounds(value, value) for name, value in fixed.items()}
-    if spread.interval.method == "none":
-        return spread
     return replace(
         spread,
         interval=replace(spread.interval, coefficients={**spread.interval.coefficients, **exactly}),

@@ -106,6 +106,12 @@ def from_json(
             f"{source} has jackknife intervals of an earlier version, which were too narrow where "
             "several runs share a point. Fit again."
         )
+    if "effective_clusters" not in value and not draws.empty:
+        raise Refusal(
+            f"{source} has intervals of an earlier version, which resampled whole clusters and did "
+            "not count how many carry a coefficient: what is computed from its draws today would "
+            "have other intervals than its coefficients. Fit again."
+        )
     return kind(
         law=law,
         coefficients=_allowed(law, value["coefficients"], source),

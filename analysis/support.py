@@ -35,7 +35,8 @@ LARGE = 200.0  # degrees of freedom from which Student's t is the normal to 1%
 class Basis(NamedTuple):
     """What a quantity rests on."""
 
-    clusters: float  # their effective number; infinite for what is known beforehand
+    clusters: float  # as good as so many alike; infinite for what is known beforehand
+    own: float  # effective number of those there are: fewer where a prior carries a part
     scale: float  # by which draws of a clustered bootstrap are too narrow; NaN: they say nothing
     freedom: float  # degrees of freedom of their variance
 
@@ -56,23 +57,24 @@ class Support:
     def of(self, direction: Array) -> Basis:
         """Of the quantity with this gradient by θ, the law's coefficients on the fitting scale."""
         if not direction[self.free].any():
-            return Basis(np.inf, 1.0, np.inf)
+            return Basis(np.inf, np.inf, 1.0, np.inf)
         weight = np.linalg.pinv(self.root.T) @ direction[self.free]
         toward = self.shares @ weight  # (clusters, p)
         each = toward @ weight  # a cluster's part of the variance
         whole = float(weight @ weight)
         own = float(np.sum(each**2))
         if own <= NOTHING**2 * whole**2:
-            return Basis(np.inf, 1.0, np.inf)  # priors alone
+            return Basis(np.inf, np.inf, 1.0, np.inf)  # priors alone
         # The draws' own variance is a quadratic form M of the errors, M = diag(each) − toward·
         # towardᵀ: residuals are what the fit left of them. Its mean is tr M, its variance 2·tr M².
         crossed = toward.T @ toward
         seen = float(each.sum() - np.trace(crossed))
         square = own - 2 * float(each @ np.sum(toward**2, axis=1)) + float(np.sum(crossed**2))
+        clusters, rows = whole**2 / own, float(each.sum()) ** 2 / own
         if not seen > NOTHING * whole or not square > 0:
-            return Basis(whole**2 / own, float("nan"), 0.0)
+            return Basis(clusters, rows, float("nan"), 0.0)
         drawn = seen + max(whole - float(each.sum()), 0.0)  # and the priors'
-        return Basis(whole**2 / own, float(np.sqrt(whole / drawn)), max(drawn**2 / square, 1.0))
+        return Basis(clusters, rows, float(np.sqrt(whole / drawn)), max(drawn**2 / square, 1.0))
 
     def coefficients(self, law: Law) -> dict[str, Basis]:
         """Of each coefficient of the law, by name."""

@@ -26,8 +26,8 @@ from analysis.newton import Mask
 from analysis.runs.rows import listed
 from analysis.runs.trajectories import COLUMN
 from analysis.search import descend
-from analysis.support import FEWEST, MANY, Basis, Support, stretched
-from analysis.units import against
+from analysis.support import FEWEST, MANY, NOTHING, Basis, Support, stretched
+from analysis.units import against, counted
 
 FEW_ROWS = 100  # below, intervals are wide (benchmarks/coverage.py)
 _CHUNK = 2**21  # elements of resampled weights held at once
@@ -113,13 +113,17 @@ def uncertainty(
     """
     count = int(clusters.max()) + 1
     bases = support.coefficients(law)
-    if draws == 0 or count < FEWEST:
-        return _none(law, level, count, draws, bases)
+    if draws == 0:
+        return _none(law, level, bases, "")
+    if count < FEWEST and not fixed.all():
+        return _none(law, level, bases, _too_few(law, clusters, support.free))
     refits = _refits(problem, point, weights, clusters, fixed, draws, np.random.default_rng(seed))
     table = _table(law, problem, refits.end[refits.usable])
     table = table[np.isfinite(table.to_numpy()).all(axis=1)].reset_index(drop=True)
     if table.empty:
-        return _none(law, level, count, 0, bases)
+        names = listed([n for n, free in zip(law.coefficients, support.free, strict=True) if free])
+        lost = f"{names} have no interval: no refit of resampled runs gave a number. Check the runs"
+        return _none(law, level, bases, lost)
     estimate = _table(law, problem, point[None])
     spread = pd.DataFrame(
         {name: _spread(law, name, table[name].to_numpy(), float(estimate[name].iloc[0]), basis)
@@ -185,7 +189,7 @@ def _se(values: Array, basis: Basis) -> float:
 
 
 def _counted(bases: Mapping[str, Basis]) -> dict[str, float]:
-    return {name: basis.clusters for name, basis in bases.items() if np.isfinite(basis.clusters)}
+    return {name: basis.own for name, basis in bases.items() if np.isfinite(basis.own)}
 
 
 def _unsettled(refits: _Refits, draws: int) -> Iterator[str]:
@@ -218,15 +222,31 @@ def _short(law: Law, clusters: Index, bases: Mapping[str, Basis]) -> str:
     )
 
 
+def _too_few(law: Law, clusters: Index, free: Mask) -> str:
+    """Why no coefficient has an interval where there are fewer than FEWEST clusters in all."""
+    names = [name for name, each in zip(law.coefficients, free, strict=True) if each]
+    count = int(clusters.max()) + 1
+    have = "have" if len(names) > 1 else "has"
+    unit = "run" if count == len(clusters) else "cluster"
+    return (
+        f"{listed(names)} {have} no interval: the rows are of {counted(count, unit)}, and {FEWEST} "
+        f"are needed. Train {_more(law, names, clusters)}"
+    )
+
+
+def _unit(clusters: Index) -> str:
+    return "runs" if int(clusters.max()) + 1 == len(clusters) else "clusters of runs"
+
+
 def _small(law: Law, clusters: Index, bases: Mapping[str, Basis]) -> Iterator[str]:
     """What rests on few clusters, or all on few rows."""
     names = [name for name, basis in bases.items() if basis.enough and basis.clusters < MANY]
     if names:
         their = "their intervals are" if len(names) > 1 else "its interval is"
         yield (
-            f"{listed(names)} {_rest(names, clusters, bases)}: {their} wide, by Student's t, and "
-            f"held {HELD} at a nominal .90 (benchmarks/coverage.py). For narrower ones "
-            f"train {_more(law, names, clusters)}"
+            f"{listed(names)} {_rest(names, clusters, bases)}; {MANY} are wanted: {their} wide, by "
+            f"Student's t, and held {HELD} at a nominal .90 (benchmarks/coverage.py). For narrower "
+            f"ones train {_more(law, names, clusters)}"
         )
     elif all(basis.enough for basis in bases.values()) and len(clusters) < FEW_ROWS:
         yield (
@@ -236,10 +256,15 @@ def _small(law: Law, clusters: Index, bases: Mapping[str, Basis]) -> Iterator[st
 
 
 def _rest(names: Sequence[str], clusters: Index, bases: Mapping[str, Basis]) -> str:
+    """By how many runs, alike in what they tell, the names would be as well known."""
     count = int(clusters.max()) + 1
-    each = listed([against(bases[name].clusters, FEWEST) for name in names])
-    unit = "runs" if count == len(clusters) else "clusters of runs"
-    return f"rest{'s' * (len(names) == 1)} on {each} of the {count} {unit} in effect"
+    each = listed([against(bases[name].own, FEWEST, MANY) for name in names])
+    leans = any(bases[name].own < (1 - NOTHING) * bases[name].clusters for name in names)
+    beside = ", and on a prior" if leans else ""
+    return (
+        f"rest{'s' * (len(names) == 1)} on {_unit(clusters)} that count as {each} of the "
+        f"{count}{beside}"
+    )
 
 
 def _more(law: Law, names: Sequence[str], clusters: Index) -> str:
@@ -308,15 +333,7 @@ def _table(law: Law, problem: Model, points: Array) -> pd.DataFrame:
     return pd.DataFrame(coefficients_at(law, problem, points))
 
 
-def _none(
-    law: Law, level: float, count: int, draws: int, bases: Mapping[str, Basis]
-) -> Uncertainty:
-    warnings: tuple[str, ...] = ()
-    if draws:
-        warnings = (
-            f"{count} cluster{'s' if count != 1 else ''}: no interval can be computed; "
-            f"train {FEWEST} or more trunks",
-        )
+def _none(law: Law, level: float, bases: Mapping[str, Basis], short: str) -> Uncertainty:
     missing = float("nan")
     empty = pd.DataFrame({name: np.empty(0) for name in law.coefficients})
     return Uncertainty(
@@ -325,5 +342,6 @@ def _none(
         empty,
         empty,
         _counted(bases),
-        warnings,
+        (short,) * bool(short),
+        short,
     )

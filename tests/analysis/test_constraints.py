@@ -195,6 +195,20 @@ def test_a_fit_of_before_with_intervals_of_a_jackknife_is_refused(
         load_fit(tmp_path / "fit.json")
 
 
+def test_a_fit_of_before_with_draws_and_no_clusters_behind_each_coefficient_is_refused(
+    runs: pd.DataFrame, tmp_path: Path
+) -> None:
+    fitted = fit(law("chinchilla"), runs, bootstrap=50, checks=False)
+    value = to_json(fitted)
+    del value["effective_clusters"]
+    path = tmp_path / "fit.json"
+    save(value, {"draws": fitted.draws, "rows": runs}, path)
+    with pytest.raises(Refusal, match=r"intervals of an earlier version, .* Fit again"):
+        load_fit(path)
+    save(value, {"draws": fitted.draws.head(0), "rows": runs}, path)  # the estimate alone
+    assert load_fit(path).coefficients == fitted.coefficients
+
+
 def test_a_fit_of_before_whose_weights_are_not_in_its_file_is_refused(
     runs: pd.DataFrame, tmp_path: Path
 ) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import t as student
 
 from analysis.constraints import Prior
+from analysis.fit import fit
 from analysis.identifiability import jacobian
 from analysis.laws import law
 from analysis.model import Data, to_theta
@@ -40,7 +42,7 @@ def of_mean(counts: list[int], weights: np.ndarray | None = None):
 
 def test_of_a_mean_of_equal_clusters_all_count_and_one_degree_of_freedom_is_spent():
     basis = of_mean([4] * 8)
-    assert tuple(basis) == pytest.approx((8, np.sqrt(8 / 7), 7))
+    assert tuple(basis) == pytest.approx((8, 8, np.sqrt(8 / 7), 7))
 
 
 def test_clusters_of_unlike_size_count_as_by_their_shares():
@@ -63,6 +65,7 @@ def test_it_agrees_with_the_matrices_written_out():
         each, whole = (parts**2).sum(axis=1), float(inverse[j] @ inverse[j])
         expected = (
             whole**2 / (each**2).sum(),
+            each.sum() ** 2 / (each**2).sum(),
             np.sqrt(whole / np.trace(form)),
             np.trace(form) ** 2 / (form**2).sum(),
         )
@@ -100,10 +103,24 @@ def test_a_strong_prior_is_as_good_as_many_clusters_and_a_weak_one_changes_nothi
     assert behind(1e-4) > 100
 
 
+def test_no_more_clusters_count_than_there_are_where_a_prior_carries_a_part():
+    data, clusters = chinchilla(), np.arange(60) % 6
+    for sd in (1e-3, 0.01, 0.1):
+        prior = {"alpha": Prior(TRUTH["alpha"], sd)}
+        made = support(CHINCHILLA, data, THETA, clusters, np.ones(60), NONE, prior)
+        for basis in made.coefficients(CHINCHILLA).values():
+            assert basis.own <= 6 + 1e-9 and basis.own <= basis.clusters * (1 + 1e-9)
+    table = pd.DataFrame({"params": data.features["N"], "tokens": data.features["D"],
+                          "loss": data.observed, "trunk_id": clusters})  # fmt: skip
+    found = fit(CHINCHILLA, table, prior={"alpha": Prior(0.35, 0.02)}, bootstrap=20, checks=False)
+    assert max(found.clusters.values()) <= 6
+    assert any("alpha" in w and ", and on a prior; 12 are" in w for w in found.warnings)
+
+
 def test_what_the_rows_were_not_to_tell_rests_on_none_of_them():
     known = np.array([True, False, False, False, False])
     made = support(CHINCHILLA, chinchilla(), THETA, np.arange(60) % 6, np.ones(60), known)
-    assert tuple(made.coefficients(CHINCHILLA)["E"]) == (np.inf, 1.0, np.inf)
+    assert tuple(made.coefficients(CHINCHILLA)["E"]) == (np.inf, np.inf, 1.0, np.inf)
 
 
 def test_clusters_that_a_fit_passes_through_say_nothing_of_its_error():
