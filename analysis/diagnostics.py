@@ -85,7 +85,7 @@ def lack_of_fit(
     residual: Array, slopes: Array, weights: Array, cell: Index, cluster: Index
 ) -> LackOfFit | None:
     """The F test of log residuals, rows of one `cell` being replicates and rows of one `cluster`
-    sharing noise; None without replicates that differ, or without spare points.
+    sharing noise; None without replicates that differ, spare points, or a point of two clusters.
 
     `slopes` are those of log predictions by the free coefficients (n, p), `weights` inverse
     variances. Both mean squares have Satterthwaite's degrees of freedom (1946, Biometrics Bulletin

@@ -123,6 +123,13 @@ def test_lack_of_fit_is_found_where_there_is_some_and_only_there() -> None:
     assert wrong.p_value < 1e-6
 
 
+def test_replicates_that_share_all_their_noise_test_nothing() -> None:
+    noise = 0.01 * np.random.default_rng(0).normal(size=24)
+    pair = np.repeat(np.arange(12), 2)  # each point twice, by one trunk
+    slopes = np.stack([np.ones(24), np.log1p(pair)], axis=1)
+    assert lack_of_fit(noise, slopes, np.ones(24), pair, pair) is None
+
+
 def test_branches_of_a_trunk_are_no_independent_repeats() -> None:
     """Five branches a trunk, one trunk at each of eight sizes and a second at three of them; a
     trunk has .7 of the noise, as in the reference study."""
