@@ -84,7 +84,14 @@ def source_warnings(source: Source) -> list[str]:
             "The fit is at a bound of its coefficients, and its answers rest on that bound. "
             f"Reason: {source.reason}."
         )
-    return [*said, *_lack_of_fit(source), *_few_draws(source), *_exact(source), *_scatter(source)]
+    return [
+        *said,
+        *_lack_of_fit(source),
+        *_few_draws(source),
+        *_exact(source),
+        *_scatter(source),
+        *_weighted(source),
+    ]
 
 
 def _lack_of_fit(source: Fit) -> list[str]:
@@ -96,6 +103,18 @@ def _lack_of_fit(source: Fit) -> list[str]:
         f"The law misses the runs by {test.residual_sd:.1%} of the loss where repeated runs differ "
         f"by {test.replicate_sd:.1%} (p = {p}): its form is wrong somewhere among "
         "them, and no interval covers that."
+    ]
+
+
+def _weighted(source: Fit) -> list[str]:
+    """Of which runs the scatter is that an interval of one run's loss takes."""
+    column = source.settings.weights
+    if column is None or column not in source.table or source.table[column].nunique() == 1:
+        return []
+    return [
+        f"The runs are weighted by {column}, and the interval of a run's loss takes them to "
+        "scatter alike: it is too wide for a run as exact as those of large weight, and too "
+        "narrow for one of small weight. For such an interval, fit runs of like weight alone."
     ]
 
 

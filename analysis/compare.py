@@ -23,8 +23,8 @@ from analysis.laws import Law
 from analysis.newton import Mask
 from analysis.runs.examine import examine
 from analysis.runs.table import name_of, standardise, usable
-from analysis.scatter import quantile
 from analysis.support import FEWEST
+from analysis.trend import student
 from analysis.uncertainty import Index, clusters_of
 from analysis.units import Span, counted
 from scaling.store.records import Refusal
@@ -363,7 +363,7 @@ def _interval(values: Array, clusters: Index, of_fits: float, level: float) -> S
     if count < FEWEST or not np.isfinite(of_fits):
         return None
     error = np.hypot(np.sqrt(count / (count - 1) * np.sum(sums**2)), of_fits)
-    reach = quantile(count - 1, level) * float(error)
+    reach = student(count - 1, level) * float(error)
     return float(values.mean() - reach), float(values.mean() + reach)
 
 

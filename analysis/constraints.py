@@ -172,7 +172,9 @@ class Regularised:
         )
 
 
-def scatter(model: Model, point: Array, data: Data, weights: Array, objective: Objective) -> float:
+def residual_variance(
+    model: Model, point: Array, data: Data, weights: Array, objective: Objective
+) -> float:
     """The variance of a residual in the objective's own terms, mean of r·ρ′(r): a sum of
     squares gives the variance, absolute values δ times the mean deviation."""
     residual = model.residuals(point[None])

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.constraints import Fixed, Prior, Regularised, scatter
+from analysis.constraints import Fixed, Prior, Regularised, residual_variance
 from analysis.evaluator import model
 from analysis.expression import Array
 from analysis.identifiability import DEFICIENT, jacobian
@@ -267,7 +267,7 @@ def _sensitivity(
             start = other.enter(problem.leave(point[None]))
             end = descend(other, start, weights[None], held.mask, max_iterations=STEPS)
             if prior:
-                noise = scatter(other, end.theta[0], data, weights, changed)
+                noise = residual_variance(other, end.theta[0], data, weights, changed)
                 known = Regularised(law, other, prior, noise)
                 end = descend(known, start, weights[None], held.mask, max_iterations=STEPS)
             names.append(f"delta {goal.delta * factor:g}")
@@ -279,7 +279,7 @@ def _sensitivity(
         best = optimise(law, other_data, weights, goal, held.mask, held.theta)
         if prior:
             other = model(law, other_data, goal, centred=not held.mask.any())
-            noise = scatter(other, best.point, other_data, weights, goal)
+            noise = residual_variance(other, best.point, other_data, weights, goal)
             known = Regularised(law, other, prior, noise)
             best = optimise(law, other_data, weights, goal, held.mask, held.theta, known)
         names.append(f"N = {column}")

@@ -25,7 +25,7 @@ from analysis.constraints import (
     above,
     contradictions,
     fixed_of,
-    scatter,
+    residual_variance,
 )
 from analysis.diagnostics import diagnose
 from analysis.estimate import Estimate, FitData, Minimised, Settings, Status
@@ -172,7 +172,7 @@ def fit(
     best = optimise(law, data, weight, goal, held.mask, held.theta)
     problem = model(law, data, goal, centred=not held.mask.any())
     if prior:
-        noise = scatter(problem, best.point, data, weight, goal)
+        noise = residual_variance(problem, best.point, data, weight, goal)
         problem = Regularised(law, problem, prior, noise)
         best = optimise(law, data, weight, goal, held.mask, held.theta, problem)
     clusters = clusters_of(rows)

@@ -27,7 +27,8 @@ from analysis.limited import Limited
 from analysis.published import Published
 from analysis.runs.columns import TOKEN
 from analysis.runs.settings import NO_SPREAD, replicates
-from analysis.scatter import Scatter, quantile, run_spans, scale_of
+from analysis.scatter import Scatter, run_spans, scale_of
+from analysis.trend import student
 from analysis.units import Span, counted, decimal, human
 from scaling.store.records import Refusal
 
@@ -347,7 +348,7 @@ def leave_out_largest(fitted: Fit) -> LeftOut:
     [found] = predict(again, rows.loc[cell].iloc[:1])
     interval = found.interval
     if interval is not None and seeds is not None:  # no forecast is better than a seed's scatter
-        reach = quantile(seeds.freedom, level) * seeds.sd
+        reach = student(seeds.freedom, level) * seeds.sd
         interval = min(interval[0], found.loss - reach), max(interval[1], found.loss + reach)
     return LeftOut(at, observed, found.loss, level, interval, sd, "", fitted.law.target)
 

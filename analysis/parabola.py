@@ -50,7 +50,7 @@ class Runs(NamedTuple):
         return float(self.log_c.mean())
 
 
-class Prior(NamedTuple):
+class Priors(NamedTuple):
     """Of slope and curvature, normal; a row a search."""
 
     slope: Array
@@ -59,11 +59,11 @@ class Prior(NamedTuple):
     curvature_sd: Array
 
     @classmethod
-    def mean(cls, rows: int) -> Prior:
+    def mean(cls, rows: int) -> Priors:
         return cls(*(np.full(rows, x) for x in (SLOPE, CURVATURE, SLOPE_SD, CURVATURE_SD)))
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator, rows: int) -> Prior:
+    def drawn(cls, rng: np.random.Generator, rows: int) -> Priors:
         """Drawn anew for each search: what neither runs nor priors settle is open in them too."""
         slope, curvature = rng.standard_normal((2, rows))
         spread = math.sqrt(math.log1p((CURVATURE_SD / CURVATURE) ** 2))  # of ln k, never below 0
@@ -72,7 +72,7 @@ class Prior(NamedTuple):
         )
 
     @classmethod
-    def without_each(cls) -> Prior:
+    def without_each(cls) -> Priors:
         """Two rows: the first knows nothing of the slope, the second nothing of the curvature."""
         free = np.array([np.inf, 1.0])
         both = cls.mean(2)
@@ -120,7 +120,7 @@ class Found:
         return math.sqrt(max(float(variance), 0.0))
 
 
-def search(runs: Runs, weight: Array, prior: Prior, noise: Array | None = None) -> Found:
+def search(runs: Runs, weight: Array, prior: Priors, noise: Array | None = None) -> Found:
     """The fixed point of: runs near the valley make a quadratic, whose bottom is the valley.
 
     `weight` (rows, runs) is of the runs in each search; `noise` (rows,) is estimated where it is

@@ -19,6 +19,7 @@ from analysis.fit import Fit
 from analysis.laws import Law
 from analysis.limited import Limited
 from analysis.outliers import capped
+from analysis.trend import student
 from analysis.uncertainty import clusters_of
 from analysis.units import Span
 
@@ -42,7 +43,8 @@ def scatter_of(fit: Fit) -> Scatter | None:
     """The standard deviation of a new run about the fitted law; None without the fit's rows.
 
     Degrees of freedom by Satterthwaite (1946, doi:10.2307/3002019); n - p where no rows share a
-    cluster.
+    cluster. It is that of all rows alike: weights, which need not be inverse variances, do not
+    enter, and `caution.source_warnings` says so.
     """
     law = fit.law.fitted if isinstance(fit.law, Limited) else fit.law
     if {*law.features, law.target} - {*fit.table}:
@@ -133,13 +135,6 @@ def forecast_ends(
 ) -> tuple[Array, Array]:
     """Ends of the interval of a run's loss, from those of the curve's, on the scale of `scatter`;
     `decades` is how far outside the fit it lies."""
-    reach = quantile(scatter.freedom, level) * scatter.sd * (1 + GROWTH * decades)
+    reach = student(scatter.freedom, level) * scatter.sd * (1 + GROWTH * decades)
     below, above = np.maximum(middle - low, 0.0), np.maximum(high - middle, 0.0)
     return middle - np.hypot(below, reach), middle + np.hypot(above, reach)
-
-
-def quantile(freedom: float, level: float) -> float:
-    """Half the width, in standard deviations, of Student's central interval of that level."""
-    from scipy.special import stdtrit  # scipy.stats takes most of a second to import
-
-    return float(stdtrit(freedom, (1 + level) / 2))

@@ -34,7 +34,7 @@ from analysis.parabola import (
     SLOPE_SD,
     TERMS,
     Found,
-    Prior,
+    Priors,
     Runs,
     search,
 )
@@ -170,7 +170,7 @@ def valley(fit: Fit, draws: int = DRAWS) -> Valley:
     """
     table, warnings = _fresh(fit)
     runs = _runs(table, fit.law.target)
-    found = search(runs, np.ones((1, len(runs.log_n))), Prior.mean(1))
+    found = search(runs, np.ones((1, len(runs.log_n))), Priors.mean(1))
     near = found.near[0] > 0
     if near.sum() < FEWEST_RUNS:
         raise Refusal(
@@ -318,7 +318,7 @@ def _misfits(fit: Fit, table: pd.DataFrame, runs: Runs, found: Found, share: Arr
 def _left_out(runs: Runs, found: Found, groups: Index) -> Array:
     """The residual of each run from the valley found without its group."""
     weight = without_each(groups)
-    each = search(runs, weight, Prior.mean(len(weight)), np.repeat(found.noise, len(weight)))
+    each = search(runs, weight, Priors.mean(len(weight)), np.repeat(found.noise, len(weight)))
     return each.residual[groups, np.arange(len(groups))]
 
 
@@ -331,7 +331,7 @@ def _error(terms: Array, groups: Index) -> float:
 def _leanings(runs: Runs, found: Found) -> tuple[Leaning, ...]:
     """What the valley would be without each of its priors."""
     weight = np.ones((2, len(runs.log_n)))
-    each = search(runs, weight, Prior.without_each(), np.repeat(found.noise, 2))
+    each = search(runs, weight, Priors.without_each(), np.repeat(found.noise, 2))
     known = (
         ("exponent", SLOPE, SLOPE_SD, found.slope_sd, each.slope[0]),
         ("curvature", CURVATURE, CURVATURE_SD, found.curvature_sd, each.curvature[1]),
@@ -352,7 +352,7 @@ def _draws(runs: Runs, found: Found, clusters: Index, count: int, seed: int) -> 
     drawn = [np.empty((0, 2))]
     for weight in resamples(rng, clusters, count):
         rows = len(weight)
-        each = search(runs, weight, Prior.drawn(rng, rows), np.repeat(found.noise, rows))
+        each = search(runs, weight, Priors.drawn(rng, rows), np.repeat(found.noise, rows))
         seen = each.curvature > LEAST_CURVATURE  # resamples that lost a side show no valley
         drawn.append(np.stack([each.level, each.slope], axis=1)[seen])
     return np.concatenate(drawn), count

@@ -39,7 +39,8 @@ from analysis.expression import Array
 from analysis.fit import fit
 from analysis.forecast import predict
 from analysis.laws import law
-from analysis.scatter import GROWTH, quantile, scatter_of
+from analysis.scatter import GROWTH, scatter_of
+from analysis.trend import student
 from scaling.store.records import Refusal
 
 SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the runs lie at or below the cuts
@@ -60,7 +61,7 @@ def backtest(table: Table, share: float) -> Iterator[dict[str, Any]]:
         return
     scatter, later = scatter_of(source), table.runs[~below]
     assert scatter is not None
-    reach = quantile(scatter.freedom, LEVEL) * scatter.sd  # without growth
+    reach = student(scatter.freedom, LEVEL) * scatter.sd  # without growth
     for each, run, loss in zip(predict(source, later), later.index, later["loss"], strict=True):
         if each.curve is None or each.interval is None:
             print(f"{table.name}, {share:.0%}: {source.reason}", file=sys.stderr)

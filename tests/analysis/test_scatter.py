@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.caution import source_warnings
 from analysis.fit import Fit, fit
 from analysis.forecast import predict
 from analysis.laws import law
@@ -117,3 +118,18 @@ def test_of_the_fewest_runs_that_can_be_fitted_the_interval_holds_later_ones_ins
         spans = [each.interval for each in predict(source, later)]
         held += [s[0] <= y <= s[1] for s, y in zip(spans, later["loss"], strict=True)]
     assert 0.82 < np.mean(held) < 0.96
+
+
+def test_the_scatter_of_weighted_runs_is_that_of_all_alike_and_an_answer_says_so():
+    design = pd.concat([grid(4, 4)] * 3, ignore_index=True)
+    small = design["tokens"] < 1e10
+    error = np.random.default_rng(0).normal(size=len(design)) * np.where(small, 0.03, 0.003)
+    exact = TRUTH.predict({name: design[name].to_numpy() for name in ("params", "tokens")})
+    table = design.assign(loss=exact * np.exp(error), exactness=np.where(small, 1.0, 100.0))
+    found = fit(LAW, table, weights="exactness", bootstrap=0, checks=False)
+    # Which five of the 48 directions the coefficients take up moves it by a tenth.
+    assert scatter_of(found).sd == pytest.approx(np.sqrt(np.mean(error**2)), rel=0.15)
+    [said] = [each for each in source_warnings(found) if "weighted by exactness" in each]
+    assert "too narrow for one of small weight" in said
+    even = fit(LAW, table.assign(exactness=1.0), weights="exactness", bootstrap=0, checks=False)
+    assert not any("weighted" in each for each in source_warnings(even))
