@@ -80,14 +80,14 @@ def test_a_quantity_that_no_draw_has_is_infinite_and_of_one_known_beforehand_the
 @pytest.mark.slow
 def test_the_interval_of_the_loss_covers_the_truth_and_is_not_skewed_upwards():
     truth, hits, skew = float(log_loss(TRUTH)), 0, []
-    for seed in range(10):
+    for seed in range(30):
         source = fit(CHINCHILLA, study(seed), bootstrap=400, checks=False)
         low, high = (float(end[0]) for end in interval_over_draws(source, log_loss, 0.9))
         hits += low <= truth <= high
         centre = float(log_loss(source.coefficients))
         skew.append((high - centre) / (centre - low))
-    assert hits >= 7  # nominal 9
-    assert 0.6 < np.median(skew) < 1.6  # percentiles of a linear cloud of coefficients: 10
+    assert 22 <= hits <= 30  # nominal 27, of which three sd are 5; of 60 tables 55 did
+    assert 0.7 < np.median(skew) < 1.4  # percentiles of a linear cloud of coefficients: 10
 
 
 def test_an_infinite_draw_is_an_extreme_and_a_missing_one_is_left_out():
