@@ -50,8 +50,8 @@ from scaling.store.records import Refusal
 # other with the logarithm of that share. The share is taken a standard error too high, as Breiman
 # et al. 1984 take the simpler of two (section 3.4.3): a law that fits as well as the valley has an
 # N* farther off. Published sources do not tell where the ramp should begin and end: in four of five
-# all that were tried cost the same (benchmarks/decision_constants.py). They are a judgement:
-# the law has to be better at all (.9), and clearly so to answer alone (.5), which it does only where
+# all that were tried cost the same (benchmarks/decision_constants.py). These are a judgement: the
+# law has to be better at all (.9), and clearly so to answer alone (.5), which it does only where
 # noise is very small; at .7% of the loss a mean or the runs answer, also where the law holds.
 RUNS_ALONE, LAW_ALONE = 0.9, 0.5
 # With less than this share of the weight on one side of the valley, the prior curvature says how
