@@ -306,26 +306,29 @@ def test_intervals_hold_where_several_runs_share_a_point(
     small: int, large: int, noise: float
 ) -> None:
     # Scatter far beyond delta makes a median, of which leave-one-out has no variance: its
-    # jackknife held 4 and 5 of 80 at noise .1. Of 40 at .9, 31 to 40 are within three sd.
+    # jackknife held 4 and 5 of 80 at noise .1. Of 100 at .9, three sd of the count are 9 to
+    # either side.
     held = 0
-    for seed in range(40):
+    for seed in range(100):
         table = replicated(seed, small, large, noise)
         found = fit(law("kaplan_n"), table, bootstrap=300, checks=False).interval
         low, high = found.coefficients["alpha_N"]
         held += low <= KAPLAN["alpha_N"] <= high
-    assert held >= 31
+    assert 81 <= held <= 99
 
 
+@pytest.mark.slow
 def test_the_error_of_a_median_is_that_of_its_distribution() -> None:
     # alpha is the difference of two medians of five over ln 1000, whose sd is .536 of one run's.
-    # Leave-one-out gave a fifteenth of it; the mean over four tables is within two fifths.
+    # Leave-one-out gave a fifteenth of it. Over 100 tables the mean has an error of .04, and random
+    # weights of five are 1.1 times too wide.
     noise = 0.1
     expected = 0.536 * np.sqrt(2) * noise / np.log(1000)
     se = [
         fit(law("kaplan_n"), replicated(seed, 5, 5, noise), bootstrap=100, checks=False).se
-        for seed in range(4)
+        for seed in range(100)
     ]
-    assert np.mean([each["alpha_N"] for each in se]) == pytest.approx(expected, rel=0.4)
+    assert np.mean([each["alpha_N"] for each in se]) == pytest.approx(expected, rel=0.2)
 
 
 def test_what_only_a_prior_knows_is_as_uncertain_as_the_prior(
