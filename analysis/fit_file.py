@@ -39,6 +39,7 @@ from scaling.store.records import (
 COUNTS = ("params", "tokens", "unique_tokens")
 GROUPS = ("trunk_id", "budget_flops", "variant")  # columns that say which rows belong together
 PARTS = ("draws", "rows")
+TRIES = 3  # at the parts of a fit that stays the same
 DIGITS = 12  # of a part's SHA-256 in its name; all 64 are in the JSON
 
 
@@ -238,13 +239,15 @@ class _Saved(NamedTuple):
 
 def _saved(path: Path) -> _Saved:
     """Raises Refusal unless they are there and are as they were written."""
-    value = _value(path)
+    value, unchanged = _value(path), 0
     while True:
         try:
             return _Saved(value, *(_part(path, value, part) for part in PARTS))
         except Refusal:
             before, value = value, _value(path)
-            if value == before:  # and not another fit, whose parts these were not
+            # Not another fit, whose parts these were not; nor the same one, written anew meanwhile.
+            unchanged = unchanged + 1 if value == before else 0
+            if unchanged == TRIES:
                 raise
 
 
