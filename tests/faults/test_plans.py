@@ -43,6 +43,7 @@ def test_a_launch_that_adds_a_budget_while_another_trains(
     edited.assert_whole(truth)
 
 
+@pytest.mark.slow
 def test_a_launch_that_drops_a_budget_while_another_trains(
     make: Make, undisturbed: Any, tmp_path: Path, survived: Survived
 ) -> None:

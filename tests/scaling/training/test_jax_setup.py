@@ -79,6 +79,7 @@ def trained(cache: Path, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_training_in_a_hostile_environment_has_the_same_bits(tmp_path: Path) -> None:
     assert {name.lower() for name in HOSTILE} == set(SETTINGS)
     expected = trained(tmp_path / "clean")

@@ -192,6 +192,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_calls_of_any_lengths_end_with_the_same_bits_with_the_flags_of_a_worker() -> None:
     # A scan of one step does not: the compiler takes the loop away, and rounds otherwise.
     code = LENGTHS.format(folder=str(Path(__file__).parent))
@@ -237,6 +238,7 @@ def test_the_same_numbers_are_dropped_however_a_step_is_carried_out(
     assert_same(state, dropping[0])
 
 
+@pytest.mark.slow
 def test_what_is_dropped_depends_on_the_seed_and_the_step_alone() -> None:
     programs = [
         make_program("decoder", DROPPING, OPTIMIZER, seed, Layout(8), make_mesh())
