@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from scaling.training.jax_setup import SETTINGS
 
 HOSTILE = {
