@@ -240,7 +240,7 @@ def compare(
     A lower objective on the rows that were fitted is no evidence; a forecast of larger runs is.
     The last rows are the mean over the later runs, each counted once though several cuts score it.
     "Inside 90%" is the share of the later runs in the intervals that `scaling predict` gives them,
-    beside it that in the intervals of the curve alone. A law is the best only where the difference
+    next to it that in the intervals of the curve alone. A law is the best only where the difference
     of its error to that of every other is clear: an interval of that difference, from the later
     runs, each counted once and those off one trunk together, then lies above 0.
 

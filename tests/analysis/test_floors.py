@@ -1,4 +1,4 @@
-"""A floor may be nothing: it is judged by what it is, whatever its name, and begins at 0."""
+"""A floor may be 0: it is judged by what it is, whatever its name, and begins at 0."""
 
 from __future__ import annotations
 
