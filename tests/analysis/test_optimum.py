@@ -94,7 +94,7 @@ def test_equal_formulas_share_the_closed_form_whatever_their_name():
 
 
 def test_a_formula_in_another_order_is_the_same_law():
-    """Its closed form, its price of repeats and the laws beside it are the same; its text not."""
+    """Its closed form, price of repeats and rival laws are the same; its text is not."""
     c = published("chinchilla-2022").coefficients
     chinchilla = law("chinchilla")
     turned = Law("mine", N**-alpha * A + (B * (1 / D) ** beta + E), source="here")

@@ -50,13 +50,13 @@ def test_what_is_recommended_comes_back_from_the_plan_made_of_it() -> None:
 
 @pytest.mark.slow
 def test_intervals_hold_what_was_recommended_as_often_as_they_say() -> None:
-    # 44 trunks: with 22 the intervals are wider than they say, as their warning has it.
+    # 125 runs: with fewer than 100 the intervals are wider than they say, as their warning has it
+    # (by 31% for the loss of 50).
     # The law's: those of the runs' own minima also allow for errors of form, which there are none.
-    found = round_trip(200, seeds=[0, 1], by="law")
+    found = round_trip(200, seeds=[0, 1, 2, 3, 4], by="law")
     for name in QUANTITIES:
         told = found.summary(Key(name, FLOPS))
         assert told.coverage == pytest.approx(0.9, abs=0.06)
-        # What a study says of itself is what studies really do: 90% of a normal either way. With
-        # fewer than 100 rows intervals are wide, that of the loss by a third (1.31 in 200 studies).
+        # What a study says of itself is what studies really do: 90% of a normal either way.
         spread = told.spread[1] - told.spread[0]
-        assert 0.8 * spread < told.interval_width < 1.4 * spread
+        assert told.interval_width == pytest.approx(spread, rel=0.3)
