@@ -33,13 +33,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.constraints import Prior
-from analysis.derived import interval_over_draws
-from analysis.fit import fit
-from analysis.laws import law
-from analysis.published import published
-from analysis.support import MANY
-from analysis.uncertainty import FEW_ROWS, HALF
+from analysis.fitting.effective_clusters import MANY
+from analysis.fitting.fit import fit
+from analysis.fitting.functionals import interval_over_draws
+from analysis.fitting.warnings import FEW_ROWS, HALF
+from analysis.laws.catalogue import law
+from analysis.laws.published import published
+from analysis.solver.priors import Prior
 
 LEVEL = 0.9
 LOW, HIGH = 0.85, 0.95
@@ -231,9 +231,8 @@ def outcome(setting: Setting, draws: int, seed: int) -> Outcome:
     if setting.law == "chinchilla" and len(found.draws):
         low, high = interval_over_draws(found, allocation, LEVEL)
         held["allocation"] = bool(low[0] <= allocation(truth) <= high[0])
-    about = ("benchmarks/coverage.py", "no interval")
-    warned = tuple(w for w in (*found.warnings, found.reason) if any(each in w for each in about))
-    return Outcome(held, found.clusters, warned)
+    without = (found.reason,) * (found.interval.method == "none")
+    return Outcome(held, found.effective_clusters, found.interval.warnings or without)
 
 
 def allocation(c: Any) -> Any:

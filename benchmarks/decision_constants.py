@@ -34,13 +34,14 @@ import pandas as pd
 from decisions import DATA, SHARES, Curve, Table, compute, held_out, optimum, tables
 from scipy.optimize import minimize
 
-from analysis import parabola
-from analysis import valley as module
-from analysis.decide import Ask, choose, decide
-from analysis.expression import Array
-from analysis.fit import Fit, fit
-from analysis.laws import law
-from analysis.valley import Valley, valley
+from analysis.allocation import parabola
+from analysis.allocation import valley as module
+from analysis.allocation.valley import Valley, valley
+from analysis.array import Array
+from analysis.fitting.fit import Fit, fit
+from analysis.laws.catalogue import law
+from analysis.recommend.choose import choose
+from analysis.recommend.recommend import recommend
 from scaling.store.records import Refusal
 
 LEVEL = 0.9
@@ -155,7 +156,7 @@ def default_holds(every: Sequence[Case]) -> pd.Series:
     for case in every:
         chosen = choose(case.fit)
         for flops, known in case.budgets:
-            [each] = decide(case.fit, [Ask(flops=flops)], chosen=chosen, level=LEVEL)
+            [each] = recommend(case.fit, flops, chosen=chosen, level=LEVEL)
             if each.interval is not None:
                 low, high = each.interval.params
                 held = low <= math.exp(known.log_n[known.best]) <= high

@@ -36,17 +36,16 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
-from analysis.decide import choose, decide
-from analysis.expression import Array
-from analysis.fit import Fit, fit
-from analysis.frontiers import KAPLAN_2020
-from analysis.isoflop import optima
-from analysis.laws import law
-from analysis.optimum import compute_optimal
-from analysis.published import published
+from analysis.allocation.isoflop import optima
+from analysis.allocation.valley import valley
+from analysis.array import Array
+from analysis.fitting.fit import Fit, fit
+from analysis.laws.catalogue import law
+from analysis.laws.optimum import compute_optimal
+from analysis.laws.published import published
+from analysis.recommend.choose import choose
+from analysis.recommend.recommend import recommend
 from analysis.runs.table import usable
-from analysis.solve import Ask
-from analysis.valley import valley
 from scaling.store.records import Refusal
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -214,7 +213,7 @@ def by_default(runs: pd.DataFrame) -> Decision:
     chosen = choose(source, None, draws=0)
 
     def params(flops: float) -> float:
-        return decide(source, [Ask(flops=flops)], chosen=chosen)[0].params
+        return recommend(source, flops, chosen=chosen)[0].params
 
     return params
 
@@ -234,6 +233,11 @@ def by_mean(runs: pd.DataFrame) -> Decision:
     return lambda flops: math.exp(np.mean([math.log(one(flops)) for one in each]))
 
 
+def by_kaplan(runs: pd.DataFrame) -> Decision:
+    """Kaplan's printed N*(C), whatever the runs are."""
+    return lambda flops: float(published("kaplan-2020-params").predict({"flops": flops}))
+
+
 WAYS: Mapping[str, Way] = {
     "chinchilla fit": by_law("chinchilla"),
     "chinchilla_coupled fit": by_law("chinchilla_coupled"),
@@ -243,7 +247,7 @@ WAYS: Mapping[str, Way] = {
     "scaling recommend": by_default,
     "isoFLOP parabolas": by_parabolas,
     "20 tokens/param": lambda _: lambda flops: math.sqrt(flops / 120),
-    "Kaplan 2020": lambda _: lambda flops: float(KAPLAN_2020.params(flops)),
+    "Kaplan 2020": by_kaplan,
     "Hoffmann 2022": by_published("chinchilla-2022"),
     "Besiroglu 2024": by_published("besiroglu-2024"),
 }

@@ -35,7 +35,7 @@ step() {
     echo "--- $* (at $SECONDS s)"
     "$@" || { status=$?; echo "exit code $status: $*" >&2; }
 }
-scaling() { "$python" -P -m experiments "$@"; }
+scaling() { "$python" -P -m experiments.cli "$@"; }
 
 study=${STUDY:-experiments/gpu.toml}
 results=$out/$(sed -n 's/^name = "\(.*\)"/\1/p' "$study" | head -n 1)

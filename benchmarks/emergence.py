@@ -42,10 +42,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import expit
 
-from analysis.emergence.metrics import metric
-from analysis.emergence.series import Series
-from analysis.emergence.thresholds import Estimate
-from analysis.emergence.verdict import FEWEST_TO_COVER, analyse, break_level
+from analysis.emergence.inference.analyse import analyse
+from analysis.emergence.inference.verdict import FEWEST_TO_COVER, significance
+from analysis.emergence.response.estimate import Estimate
+from analysis.emergence.scores.metrics import metric
+from analysis.emergence.scores.series import Series
 
 LEVEL = 0.9
 LEAST_HELD = 0.85
@@ -169,18 +170,15 @@ def outcome(setting: Setting, seed: int) -> Outcome:
         held["width"] = holds(curve.width_decades, truth.width)
     return Outcome(
         curve.verdict,
-        curve.p_value is not None and curve.p_value <= break_level(setting.scales),
-        curve.p_rise <= SIGNIFICANT,
+        curve.p_sharp is not None and curve.p_sharp <= significance(setting.scales),
+        curve.p_trend <= SIGNIFICANT,
         held,
         seconds,
     )
 
 
 def holds(estimate: Estimate, truth: float) -> bool | None:
-    if estimate.interval is None:
-        return None
-    low, high = estimate.interval
-    return (low is None or low <= truth) and (high is None or truth <= high)
+    return None if estimate.interval is None else estimate.interval.holds(truth)
 
 
 def measure(setting: Setting, outcomes: list[Outcome]) -> dict[str, Any]:
@@ -247,7 +245,7 @@ def faults(pool: dict[str, Any]) -> list[str]:
 
 
 def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What is kept: a row a setting, the pools, and the numbers that the README quotes."""
+    """What is kept: a row a setting, the pools, and the numbers that docs/emergence.md quotes."""
     pools = {name: pool for by in POOLS for name, pool in pooled(rows, *by).items()}
     return {"rows": rows, "pools": pools, "ratios": ratios(rows, pools)}
 

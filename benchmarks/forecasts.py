@@ -8,7 +8,7 @@ coefficients' uncertainty alone, and that of `scaling predict`, whose scatter gr
 distance. A run above several cuts counts once (each time as one over their number), and sources
 count alike, however many tables and runs they have.
 
-The growth of the scatter (`analysis.scatter.GROWTH`) is set here. Of each later run the least
+The growth of the scatter (`forecast.scatter.GROWTH`) is set here. Of each later run the least
 growth is computed with which its interval holds it; the value is the one that 90% of the runs
 need at most. Coverage of a source is reported with the value that the other sources give. Exit
 status 1 where GROWTH is not that value rounded up to a tenth, or where the mean over sources, each
@@ -35,12 +35,12 @@ import numpy as np
 import pandas as pd
 from decisions import DATA, Table, compute, tables
 
-from analysis.expression import Array
-from analysis.fit import fit
-from analysis.forecast import predict
-from analysis.laws import law
-from analysis.scatter import GROWTH, scatter_of
-from analysis.trend import student
+from analysis.array import Array
+from analysis.fitting.fit import fit
+from analysis.forecast.predict import predictions
+from analysis.forecast.scatter import GROWTH, scatter_of
+from analysis.interval import student
+from analysis.laws.catalogue import law
 from scaling.store.records import Refusal
 
 SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the runs lie at or below the cuts
@@ -62,7 +62,7 @@ def backtest(table: Table, share: float) -> Iterator[dict[str, Any]]:
     scatter, later = scatter_of(source), table.runs[~below]
     assert scatter is not None
     reach = student(scatter.freedom, LEVEL) * scatter.sd  # without growth
-    for each, run, loss in zip(predict(source, later), later.index, later["loss"], strict=True):
+    for each, run, loss in zip(predictions(source, later), later.index, later["loss"], strict=True):
         if each.curve is None or each.interval is None:
             print(f"{table.name}, {share:.0%}: {source.reason}", file=sys.stderr)
             return

@@ -79,7 +79,7 @@ def _ratio(row: Row, percentile: str) -> str:
 
 def measured(study: Path, params: float, calls: int, rounds: int, folder: Path) -> list[Row]:
     """Of each way to train, the percentiles of a step's milliseconds over all rounds."""
-    from experiments.planning import plan_study
+    from experiments.cli.join.plan import plan_study
     from scaling.data.prepare import prepare
     from scaling.study import read_study
     from scaling.training.jax_setup import configure_jax

@@ -4,12 +4,13 @@
 
 Published scores are fitted up to a compute cut by `scaling emergence --cut`, and those above it
 are compared with the forecast, with the scores of the largest scale seen (persistence) and with a
-logistic by least squares whose slope is bounded. The priors of analysis/emergence/ability.py were
-chosen on the tables of obs-scaling; pythia was looked at meanwhile; opt-bloom was looked at only
-afterwards. Means, medians, the share of tasks won and the skill score 1 - CRPS / CRPS of the
-reference are given by group. Exit status 1 if less than 85% of the scores of a group lie inside
-nominal 90%, or if a group's mean CRPS is above that of persistence. Against the logistic there is
-no rule: on most tasks it is the better of the two, and the README says by how much.
+logistic by least squares whose slope is bounded. The priors of
+analysis/emergence/forecast/latent_ability.py were chosen on the tables of obs-scaling; pythia was
+looked at meanwhile; opt-bloom was looked at only afterwards. Means, medians, the share of tasks won
+and the skill score 1 - CRPS / CRPS of the reference are given by group. Exit status 1 if less than
+85% of the scores of a group lie inside nominal 90%, or if a group's mean CRPS is above that of
+persistence. Against the logistic there is no rule: on most tasks it is the better of the two, and
+docs/emergence.md says by how much.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ import numpy as np
 import pandas as pd
 from decisions import DATA
 
-from analysis.emergence.foresee import foresee
-from analysis.emergence.metrics import Metric
-from analysis.emergence.series import Series
+from analysis.emergence.forecast.forecast import forecast_scores
+from analysis.emergence.scores.metrics import Metric
+from analysis.emergence.scores.series import Series
 
 LOW = 0.85
 REFERENCES = "persistence", "plain_logistic"
@@ -119,7 +120,7 @@ def main() -> int:
     asked = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for group, series, cut in curves(asked.data):
-        found = foresee(series, cut)
+        found = forecast_scores(series, cut)
         row: dict[str, Any] = {"group": group, "task": series.task, "cut": cut, "fitted": found.n}
         for how in found.judged:
             name = how.method.replace(" ", "_")

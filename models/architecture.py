@@ -216,7 +216,7 @@ def architecture(name: str) -> Architecture:
     entry = declared(name)
     try:
         loaded = entry.load()
-    except Exception as error:  # whatever another package's import raises
+    except (Exception, SystemExit) as error:  # whatever another package's import raises
         raise ValueError(
             f"architecture = {name!r}: cannot load {entry.value}: {type(error).__name__}: {error}"
         ) from error

@@ -57,7 +57,8 @@ def devices(path: Path = SHIPPED) -> dict[str, Device]:
     try:
         entries = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"cannot read devices from {path}: {error}.") from error
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"cannot read devices from {path}: {why}. Give a TOML file.") from error
     found = {name: _device(name, entry, path) for name, entry in entries.items()}
     owners: dict[str, str] = {}
     for device in found.values():

@@ -13,7 +13,7 @@ from importlib.metadata import packages_distributions
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
-OURS = frozenset({"models", "scaling", "analysis", "experiments"})
+OURS = frozenset({"models", "scaling", "analysis", "experiments", "scaling_laws"})
 LIBRARIES = (
     *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")),
     *(Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")),

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from models.sizes import KINDS, Kind, Leaf
 
@@ -134,6 +136,42 @@ def on_own_sequences(f: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Arr
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Sequences split over data and fsdp, after `leading` unsplit dimensions."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, BATCH))
+
+
+def put(value: np.ndarray, sharding: Sharding) -> jax.Array:
+    """A numpy array laid out on devices; of several processes each has, and puts, the whole."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(value, sharding)
+    # Not device_put, which would have the processes compare what they have each time.
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def fetch(arrays: Any) -> Any:
+    """A tree of arrays as numpy's, whole: of several processes each gets all, and all call it."""
+    if all(array.is_fully_addressable for array in jax.tree.leaves(arrays)):
+        return jax.device_get(arrays)
+    return process_allgather(arrays, tiled=True)
+
+
+def put_rows(value: np.ndarray, sharding: Sharding, rows: int) -> jax.Array:
+    """An array of so many rows along its second axis, of which `value` has those of `own_rows`."""
+    own, shape = own_rows(sharding, rows), (len(value), rows, *value.shape[2:])
+
+    def part(index: Any) -> np.ndarray:
+        start, stop, _ = index[1].indices(rows)
+        return value[:, start - own.start : stop - own.start]
+
+    return jax.make_array_from_callback(shape, sharding, part)
+
+
+def own_rows(sharding: Sharding, rows: int) -> slice:
+    """Those of so many rows, along an array's second axis, that this process's devices hold.
+
+    From the first to the last of them, where they do not lie side by side.
+    """
+    parts = sharding.addressable_devices_indices_map((1, rows, 1)).values()
+    spans = [index[1].indices(rows) for index in parts if index is not None]
+    return slice(min(start for start, _, _ in spans), max(stop for _, stop, _ in spans))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

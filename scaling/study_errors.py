@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from models.architecture import DEFAULT, architecture
-from scaling.store.records import did_you_mean, nearest_names
+from scaling.store.records import did_you_mean, nearest_names, printable
 
+MAX_TEXT = 4096  # characters of a name or a text: as long as a path may be
 MAX_SHOWN = 100  # characters of a value that a message repeats
 KINDS = ("product", "ladder", "isoflop")
 
@@ -57,11 +58,20 @@ class Words:
     ignored: Set[str]  # fields of [model] that make a ladder, where presets name the shapes
 
 
-def lines_of(error: ValidationError, raw: Mapping[str, Any], words: Words) -> list[str]:
-    """One line a field of the table `raw`: section, field, value, what is allowed."""
+def lines_of(error: ValidationError, raw: Mapping[str, Any], words: Words, name: str) -> list[str]:
+    """One line a field of the file `name`, and those of an example that would do."""
+    said = []
+    for each in _by_field(error, raw, words):
+        first, *example = each.split("\n")
+        said += [f"{name}: {first}", *example]
+    return said
+
+
+def _by_field(error: ValidationError, raw: Mapping[str, Any], words: Words) -> list[str]:
+    """One text a field of the table `raw`: section, field, value, what is allowed."""
     lines: dict[str, str] = {}
     for mistake in error.errors():
-        place = [str(part) for part in mistake["loc"]]
+        place = [printable(str(part)) for part in mistake["loc"]]
         if not place:  # about sections together, which the message names
             return _said(mistake).splitlines()
         section = place[0]
@@ -74,6 +84,9 @@ def lines_of(error: ValidationError, raw: Mapping[str, Any], words: Words) -> li
         where = f"[{place[0]}] {place[1]}" if len(place) > 1 else place[0]
         if section == "model" and len(place) > 2:  # of a table in it
             section, where = ".".join(place[:-1]), f"[model] {'.'.join(place[1:])}"
+        elif section == "launch" and (len(place) > 2 or mistake["type"] == "value_error"):
+            section = ".".join(place[:2])  # of an engine's table in it
+            where = " ".join([f"[{section}]", *place[2:3]])
         elif mistake["type"] in _ABOUT_A_NAME and len(place) > 2:  # of one source of several
             section, where = place[1], f"{where}: {place[-1]}"
         if where not in lines:
@@ -129,8 +142,9 @@ def _line(where: str, section: str, place: list[str], mistake: Any, words: Words
         given = mistake["input"].get("kind") if isinstance(mistake["input"], dict) else None
         near = did_you_mean(given, KINDS) if isinstance(given, str) else ""
         return f"{where} = {_shown(given)}: give one of {', '.join(map(repr, KINDS))}.{near}"
-    if kind == "value_error" and len(place) == 1:
-        return f"[{where}] {_said(mistake)}."  # about fields of the section together
+    whole = ".".join(place)
+    if kind == "value_error" and (len(place) == 1 or section == whole):
+        return f"[{whole}] {_said(mistake)}."  # about fields of the section together
     if section == "model" and kind in _UNKNOWN and name in words.ignored:
         return f"{where} would change nothing: [grid] presets have their own shape. Remove it."
     if kind in _UNKNOWN and section in ("training", "hardware") and name in GONE:
@@ -173,3 +187,18 @@ def _shown(value: Any) -> str:
 
 _brief = reprlib.Repr()
 _brief.maxstring = _brief.maxother = _brief.maxlong = MAX_SHOWN
+
+
+def refuse_long_text(raw: dict[str, Any]) -> None:
+    """Raise ValueError for a name or a text that is longer than any could be meant."""
+    todo: list[Any] = [raw]
+    while todo:
+        match todo.pop():
+            case dict() as table:
+                todo += [*table.keys(), *table.values()]
+            case list() as array:
+                todo += array
+            case str(text) if len(text) > MAX_TEXT:
+                raise ValueError(
+                    f"a text of {len(text):,} characters, {text[:20]!r}…; {MAX_TEXT:,} are allowed"
+                )

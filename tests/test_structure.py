@@ -4,9 +4,13 @@ import ast
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from analysis import arguments
+from scaling import quantity
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("models", "scaling", "analysis", "experiments")
@@ -18,11 +22,26 @@ ALLOWED = {
     "experiments": set(PACKAGES),
 }
 
-# The rooms of scaling/, each of which imports only those before it.
-ROOMS = (
-    *("quantity", "fields", "hardware", "schedule", "store", "study_errors", "model_section"),
-    *("study", "data", "tasks", "spec", "planning", "training", "launch"),
-)
+# The rooms of a package in their order: each imports only itself and those before it.
+ROOMS = {
+    "scaling": (
+        *(
+            "quantity",
+            "fields",
+            "hardware",
+            "engines",
+            "schedule",
+            "store",
+            "study_errors",
+            "model_section",
+        ),
+        *("study", "data", "tasks", "spec", "planning", "training", "launch"),
+    ),
+    "analysis": (
+        *("array", "arguments", "plain", "interval", "text", "laws", "runs", "solver", "fitting"),
+        *("allocation", "schedules", "forecast", "recommend", "emergence", "design", "figures"),
+    ),
+}
 
 
 def imported(path: Path) -> set[str]:
@@ -60,14 +79,38 @@ def modules(*packages: str) -> dict[str, Path]:
     }
 
 
-def test_a_room_of_scaling_imports_only_rooms_before_it():
-    known = modules("scaling")
-    assert {name.split(".")[1] for name in known} == set(ROOMS)
+@pytest.mark.parametrize("package", ROOMS)
+def test_a_room_imports_only_rooms_before_it(package):
+    known, rooms = modules(package), ROOMS[package]
+    assert {name.split(".")[1] for name in known} == set(rooms)
     for name, path in known.items():
-        floor = ROOMS.index(name.split(".")[1])
         for other in imported(path) & set(known):
-            above = ROOMS.index(other.split(".")[1])
-            assert above <= floor, f"{name} imports {other}"
+            above = rooms.index(other.split(".")[1])
+            assert above <= rooms.index(name.split(".")[1]), f"{name} imports {other}"
+
+
+def test_both_halves_know_the_same_bounds_of_numbers():
+    assert (arguments.LEAST, arguments.MOST) == (quantity.LEAST, quantity.MOST)
+
+
+def test_the_tower_of_analysis_stays_low():
+    known = modules("analysis")
+    arrows = {name: imported(path) & set(known) for name, path in known.items()}
+
+    def levels(arrows: dict[str, set[str]]) -> int:
+        @cache
+        def of(name: str) -> int:
+            return 1 + max((of(other) for other in arrows[name]), default=0)
+
+        return max(map(of, arrows))
+
+    packages = {path.parent.name for path in (ROOT / "analysis").glob("*/__init__.py")}
+    between: dict[str, set[str]] = {name: set() for name in packages}
+    for name, others in arrows.items():
+        if (room := name.split(".")[1]) in packages:
+            between[room] |= {other.split(".")[1] for other in others} & packages - {room}
+    assert levels(between) <= 9
+    assert levels(arrows) <= 20  # files
 
 
 def test_no_module_is_part_of_an_import_cycle():
@@ -124,7 +167,7 @@ def test_analysis_commands_never_load_jax(arguments, tmp_path):
     code = (
         "import sys\n"
         f"sys.argv = ['scaling', *{arguments!r}]\n"
-        "from experiments.__main__ import main\n"
+        "from experiments.cli.__main__ import main\n"
         "assert main() == 0\n"
         "assert 'jax' not in sys.modules and 'flax' not in sys.modules\n"
     )

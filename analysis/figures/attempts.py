@@ -1,89 +1,86 @@
-"""Figures of several attempts: what k tries do, and what they cost beside a larger model."""
+"""Figures of several samples per question: what k of them do, at what price, and the threshold."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.emergence.attempts import FLOPS_PER_TOKEN, Tries
-from analysis.figures.style import DASHED, INK, OWN, Palette, figure, log_axis, set_caption
+from analysis.emergence.pass_at_k import FLOPS_PER_TOKEN, PassAtK
+from analysis.figures import style
+from analysis.figures.panels import short
 
 MOST_TASKS = 4  # rows of a figure
-BEYOND = 4.0  # times the attempts seen that a law is drawn
+BEYOND = 4.0  # times the samples seen that a law is drawn
 
 
-def attempts_panels(found: Sequence[Tries], label: str) -> Figure:
-    """A row a task: pass@k against k, against FLOPs at equal price, and the threshold against k.
+def solved(
+    found: PassAtK, ax: Axes | None = None, against: Literal["samples", "flops"] = "samples"
+) -> Axes:
+    """pass@k of each scale with its law, against k or, where the scale is parameters, against the
+    FLOPs of k samples; returns the axes."""
+    palette = style.Palette(found.solved["x"].to_numpy(), found.scale)
+    said = style.counted(f"{len(found.solved)} means over questions and runs")
+    with style.panel(ax, f"pass@k of {short(found.task)}", said) as axes:
+        for scale, rows in found.solved.groupby("x"):
+            x = float(str(scale))
+            colour, cost = palette(x), FLOPS_PER_TOKEN * x if against == "flops" else 1.0
+            axes.plot(cost * rows["k"], rows["value"], "o", color=colour, markersize=3.6)
+            if x in found.laws:
+                law = found.laws[x]
+                seen = np.geomspace(1, law.most, 40)
+                beyond = np.geomspace(law.most, BEYOND * law.most, 15)
+                axes.plot(cost * seen, law.at(seen), color=colour, linewidth=1.2)
+                axes.plot(cost * beyond, law.at(beyond), "--", color=colour, linewidth=1.2)
+        axes.set_ylabel("pass@k")
+        style.note(axes, "Lines: exp(-a·k^-b) of each scale, dashed beyond the samples seen.")
+        if against == "flops":
+            style.log_axis(axes.xaxis, "FLOPs per token, all samples", "flops")
+            style.note(axes, f"Price: {FLOPS_PER_TOKEN:g}·N·k FLOPs per token of the answer.")
+        else:
+            style.log_axis(axes.xaxis, "samples k", "count")
+            palette.key(axes)
+    return axes
 
-    `label` names the scale. The middle panel is there where the scale is parameters.
+
+def threshold_by_samples(found: PassAtK, ax: Axes | None = None) -> Axes:
+    """The threshold against k, with its interval; returns the axes."""
+    known = {k: each for k, each in found.thresholds.items() if each.value is not None}
+    scale = style.quantity(found.scale)
+    with style.panel(ax, f"Threshold of {short(found.task)} by samples") as axes:
+        style.log_axis(axes.xaxis, "samples k", "count")
+        axes.set_ylabel("threshold")
+        if not known:
+            axes.text(0.5, 0.5, "no threshold in range", transform=axes.transAxes, ha="center")
+            return axes
+        for k, each in known.items():
+            if each.interval is not None and np.isfinite(each.interval).all():
+                axes.plot([k, k], each.interval, color=style.OWN, linewidth=1.6, alpha=0.45)
+            axes.plot(k, each.value or 0.0, "o", color=style.INK, markersize=4)
+        style.log_axis(axes.yaxis, f"threshold, {scale.label}", scale.kind)
+        style.note(axes, "Bars: intervals of the threshold.")
+    return axes
+
+
+def attempts_panels(found: Sequence[PassAtK]) -> Figure:
+    """A row per task: pass@k against k, against FLOPs at equal price, and the threshold against k.
+
+    The middle panel is there where the scale is parameters.
     """
     priced = found[0].scale == "params"
-    wide = 3 if priced else 2
     shown = found[:MOST_TASKS]
-    with figure(4.0 * wide + 0.6, 3.3 * len(shown) + 0.6) as made:
-        grid = made.subplots(len(shown), wide, squeeze=False)
-        for row, each in zip(grid, shown, strict=True):
-            palette = Palette(each.solved["x"].to_numpy())
-            _by_attempts(row[0], each, palette)
-            row[0].set_title(each.task)
+    columns = 2 + priced
+    with style.figure(4.0 * columns + 0.6, 3.5 * len(shown) + 0.6) as made:
+        for row, each in zip(made.subplots(len(shown), columns, squeeze=False), shown, strict=True):
+            solved(each, row[0])
+            row[0].set_ylabel(f"{short(each.task, 30)}, pass@k")
             if priced:
-                _by_price(row[1], each, palette)
-            _threshold(row[-1], each, label)
-            palette.bar(made, [row[-1]], label)
+                solved(each, row[1], "flops")
+            threshold_by_samples(each, row[-1])
         left = len(found) - len(shown)
-        more = f" {left} more tasks are not drawn." if left else ""
-        price = f" {FLOPS_PER_TOKEN:g}·N·k FLOPs a token of the answer." if priced else ""
-        set_caption(
-            made,
-            "Points: pass@k, means over questions and runs. Lines: exp(-a·k^-b) of each scale, "
-            f"dashed beyond the attempts seen.{price} Bars: intervals of the threshold.{more}",
-        )
+        style.note(row[0], f"{left} more tasks are not drawn." if left else "")
+        style.finish(made, "What several samples per question do")
     return made
-
-
-def _by_attempts(axes: Axes, found: Tries, palette: Palette) -> None:
-    for x, rows in found.solved.groupby("x"):
-        colour = palette(float(str(x)))
-        axes.plot(rows["k"], rows["value"], "o", color=colour, markersize=3.6)
-        if float(str(x)) in found.laws:
-            _law(axes, found, float(str(x)), 1.0, palette)
-    log_axis(axes.xaxis, "attempts k", "count")
-    axes.set_ylabel("pass@k")
-
-
-def _by_price(axes: Axes, found: Tries, palette: Palette) -> None:
-    for x, rows in found.solved.groupby("x"):
-        params = float(str(x))
-        cost = FLOPS_PER_TOKEN * params
-        axes.plot(cost * rows["k"], rows["value"], "o", color=palette(params), markersize=3.6)
-        if params in found.laws:
-            _law(axes, found, params, cost, palette)
-    log_axis(axes.xaxis, "FLOPs a token, all attempts", "flops")
-    axes.set_ylabel("pass@k")
-
-
-def _law(axes: Axes, found: Tries, x: float, cost: float, palette: Palette) -> None:
-    """The law of one scale, against attempts times `cost`."""
-    law = found.laws[x]
-    seen, beyond = np.geomspace(1, law.most, 40), np.geomspace(law.most, BEYOND * law.most, 15)
-    axes.plot(cost * seen, law.at(seen), color=palette(x), linewidth=1.2)
-    axes.plot(cost * beyond, law.at(beyond), color=palette(x), linewidth=1.2, linestyle=DASHED)
-
-
-def _threshold(axes: Axes, found: Tries, label: str) -> None:
-    known = {k: each for k, each in found.thresholds.items() if each.value is not None}
-    log_axis(axes.xaxis, "attempts k", "count")
-    axes.set_ylabel("threshold")
-    if not known:
-        axes.text(0.5, 0.5, "no threshold in range", transform=axes.transAxes, ha="center")
-        return
-    for k, each in known.items():
-        low, high = each.interval or (None, None)
-        if low is not None and high is not None:
-            axes.plot([k, k], [low, high], color=OWN, linewidth=1.6, alpha=0.45)
-    axes.plot(list(known), [each.value or 0.0 for each in known.values()], "o", color=INK,
-              markersize=4)  # fmt: skip
-    log_axis(axes.yaxis, f"threshold, {label}", "count" if found.scale != "flops" else "flops")

@@ -1,4 +1,4 @@
-"""Axes that show the bulk of the points: one slip of the pen must not flatten all the others.
+"""Axes that show the bulk of the points: one mistyped number must not flatten all the others.
 
 What lies beyond is marked by an arrow at the edge, and counted in the caption.
 """
@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.units import Span
+from analysis.interval import Interval
 
 SHARE = 0.05  # of the points may lie beyond an axis, or one
 FLAT = 1 / 3  # of an axis: where all others would take less of it, points are left beyond
-FEWEST = 8  # points of which some can be called the bulk
+FEWEST = 8  # points, below which all of them set the axis
 
 
 def bulk(values: ArrayLike) -> NDArray[np.bool_]:
@@ -37,17 +37,17 @@ def bulk(values: ArrayLike) -> NDArray[np.bool_]:
     return kept
 
 
-def log_span(values: ArrayLike) -> Span:
+def log_span(values: ArrayLike) -> Interval:
     """The least and the largest of the bulk of positive values on a logarithmic axis."""
     known = np.asarray(values, dtype=np.float64)
     some = known[bulk(np.log(known))]
-    return float(some.min()), float(some.max())
+    return Interval(float(some.min()), float(some.max()))
 
 
 def mark_beyond(axes: Axes) -> str:
     """Draw an arrow at the edge for each scattered point outside the limits, which must be set.
 
-    Returns what a caption says of them, with a leading space; empty where there are none.
+    Returns what a caption says of them; "" where there are none.
     """
     (left, right), (low, high) = sorted(axes.get_xlim()), sorted(axes.get_ylim())
     count = 0
@@ -68,4 +68,4 @@ def mark_beyond(axes: Axes) -> str:
     if not count:
         return ""
     lie = "point lies" if count == 1 else "points lie"
-    return f" {count} {lie} beyond the axis (arrow{'s' * (count > 1)})."
+    return f"{count} {lie} beyond the axis (arrow{'s' * (count > 1)})."

@@ -5,45 +5,39 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from analysis.emergence.attempts import tries
-from analysis.emergence.curve import Curve
-from analysis.emergence.foresee import Forecast
-from analysis.emergence.metrics import attempts_of, usual
-from analysis.emergence.pairs import CAUTION, STRICT, Predicted, resolution
-from analysis.emergence.plane import plane
-from analysis.emergence.scores import read_scores
-from analysis.emergence.tidy import Ask
-from analysis.emergence.verdict import analyse
+from analysis.emergence.exact_match import STRICT, Predicted
+from analysis.emergence.forecast.forecast import Forecast
+from analysis.emergence.inference.analyse import Curve, analyse
+from analysis.emergence.pass_at_k import pass_at_k_by_task
+from analysis.emergence.response_surface import fit_response_surface
+from analysis.emergence.scores.metrics import canonical, samples_of
+from analysis.emergence.scores.query import ScoreQuery
+from analysis.emergence.scores.read import read_scores
+from analysis.emergence.scores.series import Series
+from analysis.figures import style
 from analysis.figures.attempts import attempts_panels
 from analysis.figures.panels import (
-    KINDS,
     MOST_PANELS,
+    draw_threshold,
     left_out,
     panels,
     scale_axis,
     score_axes,
     short,
 )
-from analysis.figures.score_forecast import forecast_panels
 from analysis.figures.score_map import score_map
-from analysis.figures.style import DASHED, FAINT, INK, OTHERS, OWN, figure, save, set_caption
 
-VISIBLE = 0.015  # of the axis: a line nearer to another is not told from it
-# Of groups, the eight with most scores; Okabe & Ito's colours, and marks for those who do not see
-# them. Others are grey.
-MARKS = (
-    (OWN, "o"), (OTHERS[0], "s"), (OTHERS[1], "^"), (OTHERS[2], "D"), (OTHERS[3], "v"),
-    ("#56B4E9", "P"), ("#882255", "X"), ("#44AA99", "<"),
-)  # fmt: skip
-SHADES = {"sharp": OTHERS[0], "smooth": OWN, "none": FAINT, "undetermined": OTHERS[3]}
+VISIBLE = 0.015  # of the axis: lines nearer to each other look like one
+MARKERS = "os^DvPX<"  # of groups, for those who do not see colours; others have a small dot
 
 
 def draw(
@@ -68,29 +62,29 @@ def draw(
 
     for task in dict.fromkeys(each.series.task for each in curves):
         same = [each for each in curves if each.series.task == task]
-        same = [each for each in same if attempts_of(each.series.metric.name) is None]
+        same = [each for each in same if samples_of(each.series.metric.name) is None]
         if len(same) > 1:
             matching = [each for each in predicted if each.task == task]
             add(f"pair-{_file_name(task)}", metric_pair(same, matching))
     for curve, rows in zip(curves, tables, strict=bool(tables)):
         metric = curve.series.metric
         guessing = metric.worst if curve.series.chance is None else curve.series.chance
-        over = plane(rows, guessing, metric.best) if metric.bounded else None
+        over = fit_response_surface(rows, guessing, metric.best) if metric.bounded else None
         if over is not None:
             label = curve.series.label
-            add(f"map-{_file_name(label)}", score_map(short(label, 60), metric.name, over))
-    several = tries(curves)
+            made = style.alone(score_map, short(label, 60), metric.name, over, size=(6.6, 4.9))
+            add(f"map-{_file_name(label)}", made)
+    several = pass_at_k_by_task(curves)
     if several:
-        label = KINDS.get(several[0].scale, ("loss", several[0].scale))[1]
-        add("attempts", attempts_panels(several, label))
+        add("attempts", attempts_panels(several))
     if forecasts:
         add("forecast", forecast_panels(forecasts))
-    return [path for name, made in figures.items() for path in save(made, folder / name)]
+    return [path for name, made in figures.items() for path in style.save(made, folder / name)]
 
 
 def draw_results(directory: Path, folder: Path) -> list[Path]:
     """Exact match of a results folder against N, drawn into `folder`."""
-    found = read_scores(directory, Ask("params", metrics=(STRICT,)))
+    found = read_scores(directory, ScoreQuery("params", metrics=(STRICT,)))
     curves = [analyse(each) for each in found.series]
     return draw(folder, curves, tables=found.tables)
 
@@ -102,26 +96,62 @@ def _file_name(label: str) -> str:
 # --- curves --------------------------------------------------------------------------------------
 
 
+def emergence_curve(curve: Curve, ax: Axes | None = None, *, groups: Sequence[str] = ()) -> Axes:
+    """Scores against scale, the fitted curve with its band, and the threshold with its interval;
+    returns the axes. Scores of each of `groups` have a colour, those of other groups the last."""
+    series, level = curve.series, f"{100 * curve.level:g}%"
+    colour = style.INK if groups else style.OWN
+    said = style.counted(f"{len(series.x)} scores")
+    with style.panel(ax, f"{short(series.label)}: {curve.verdict}", said) as axes:
+        _scores(axes, series, groups)
+        grid = np.geomspace(float(series.x.min()), float(series.x.max()), 160)
+        axes.fill_between(grid, *curve.band(grid), color=colour, alpha=0.2, linewidth=0)
+        axes.plot(grid, curve.predict(grid), color=colour, linewidth=1.7)
+        best = "the form that predicts left-out scales best"
+        style.note(axes, f"Curve: {best}, with the {level} band of its mean.")
+        scale_axis(axes, series)
+        score_axes([axes], [series])
+        _chance(axes, series)
+        found = curve.threshold
+        if found.value is None:
+            axes.text(0.03, 0.95, f"threshold {found.reason.partition(':')[0]}", color=style.FAINT,
+                      transform=axes.transAxes, fontsize=8, va="top", zorder=5,
+                      path_effects=[withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
+        else:
+            height = float(curve.predict(np.array([found.value]))[0])
+            draw_threshold(axes, found.value, found.interval, height)
+            style.note(
+                axes, f"Diamond: the threshold, half-way up the curve, with its {level} interval."
+            )
+    return axes
+
+
 def small_multiples(curves: Sequence[Curve], groups: str | None = None) -> Figure:
-    """A panel a curve: scores, the fitted curve with its band, the threshold with its interval.
+    """`emergence_curve` of each, a few in a row.
 
     `groups` is what the groups are called, if each is to have a colour.
     """
     shown = curves[:MOST_PANELS]
-    marks = _marks(shown) if groups else {}
-    with panels(len(shown)) as (made, grid):
+    named = _groups(shown) if groups else []
+    metrics = list(dict.fromkeys(each.series.metric.name for each in shown))
+    tasks = {each.series.task for each in shown}
+    # Tasks in rows and metrics in columns, where every task has every metric.
+    full = 1 < len(metrics) <= 4 and len(shown) == len(metrics) * len(tasks)
+    with panels(len(shown), len(metrics) if full else None) as (made, grid):
         for axes, curve in zip(grid, shown, strict=True):
-            _scores(axes, curve, marks)
-            _curve(axes, curve, INK if marks else SHADES[curve.verdict])
-            axes.set_title(f"{short(curve.series.task)}\n{curve.verdict}", fontsize=8.5)
+            emergence_curve(curve, axes, groups=named)
+            axes.set_title(f"{short(curve.series.task)}: {curve.verdict}")
         score_axes(grid, [each.series for each in shown])
-        parts = [
-            _lines(axes, curve, INK if marks else SHADES[curve.verdict])
-            for axes, curve in zip(grid, shown, strict=True)
-        ]
-        if marks:
-            _key(made, shown, marks, groups or "")
-        set_caption(made, _caption(shown, set().union(*parts)) + left_out(len(curves), "curves"))
+        if named:
+            made.legend(
+                *grid[0].get_legend_handles_labels(), title=groups, loc="outside right upper",
+                alignment="left",
+            )  # fmt: skip
+        verdicts = Counter(each.verdict for each in curves)
+        said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+        style.note(grid[0], left_out(len(curves), "curves"))
+        total = sum(len(each.series.x) for each in shown)
+        style.finish(made, f"Scores against scale: {said}", style.counted(f"{total} scores"))
     return made
 
 
@@ -130,130 +160,137 @@ def metric_pair(curves: Sequence[Curve], predicted: Sequence[Predicted] = ()) ->
 
     Exact match as a per-token metric predicts it is drawn on the panel of exact match.
     """
-    with figure(4.3 * len(curves) + 0.4, 4.1) as made:
+    with style.figure(4.3 * len(curves) + 0.4, 4.3) as made:
         row = list(made.subplots(1, len(curves), squeeze=False)[0])
         for axes, curve in zip(row, curves, strict=True):
-            _scores(axes, curve, {})
-            _curve(axes, curve, SHADES[curve.verdict])
+            emergence_curve(curve, axes)
             width = curve.width_decades.value
-            found = "" if width is None else f", 10-90% in {width:.2g} decades"
+            found = "" if width is None else f", 10–90% in {width:.2g} decades"
             axes.set_title(f"{curve.series.metric.name}: {curve.verdict}{found}")
-            for each in predicted:
-                if usual(curve.series.metric.name) == STRICT:
-                    axes.plot(each.x, each.predicted, "x", color=OTHERS[1], markersize=4.5,
-                              label=f"predicted from {each.source}")  # fmt: skip
-                    axes.legend(loc="upper left")
+            if canonical(curve.series.metric.name) == STRICT:
+                for each in predicted:
+                    axes.plot(each.x, each.predicted, "x", color=style.OTHERS[1], markersize=4.5)
+                    crosses = f"Crosses: predicted from means of {each.source}, so approximate."
+                    style.note(axes, crosses)
         score_axes(row, [each.series for each in curves])
-        parts = [
-            _lines(axes, curve, SHADES[curve.verdict])
-            for axes, curve in zip(row, curves, strict=True)
-        ]
-        made.suptitle(short(curves[0].series.task, 60), fontsize=10.5, x=0.012, ha="left")
-        crosses = f" Crosses: {CAUTION[0].lower()}{CAUTION[1:]}" if predicted else ""
-        set_caption(made, _caption(curves, set().union(*parts)) + crosses)
+        total = sum(len(each.series.x) for each in curves)
+        style.finish(made, short(curves[0].series.task, 60), style.counted(f"{total} scores"))
     return made
 
 
-Marks = dict[str, tuple[str, str]]  # colour and marker of a group
+def _groups(curves: Sequence[Curve]) -> list[str]:
+    """The groups with most scores, by name, and at last how many others there are, if any."""
+    every = [each.series.group for each in curves if each.series.group is not None]
+    count = Counter(str(group) for groups in every for group in groups)
+    others = len(count) - len(MARKERS)
+    named = sorted(group for group, _ in count.most_common(len(MARKERS)))
+    return named + ([f"{others} others"] if others > 0 else [])
 
 
-def _marks(curves: Sequence[Curve]) -> Marks:
-    """Colours of the groups with most scores; none if the curves have no groups."""
-    counted = Counter(
-        str(group)
-        for curve in curves
-        if curve.series.group is not None
-        for group in curve.series.group
-    )
-    named = sorted(group for group, _ in counted.most_common(len(MARKS)))
-    return dict(zip(named, MARKS, strict=False))
-
-
-def _key(made: Figure, curves: Sequence[Curve], marks: Marks, title: str) -> None:
-    handles = [
-        Line2D([], [], color=colour, marker=marker, markersize=4.5, linestyle="", label=group)
-        for group, (colour, marker) in marks.items()
-    ]
-    groups = {str(g) for c in curves if c.series.group is not None for g in c.series.group}
-    others = len(groups - set(marks))
-    if others:
-        handles.append(
-            Line2D([], [], color=FAINT, marker=".", linestyle="", label=f"{others} others")
-        )
-    made.legend(
-        handles=handles, title=title, loc="outside upper left", ncols=min(len(handles), 5),
-        alignment="left", title_fontsize=8.5,
+def _scores(axes: Axes, series: Series, groups: Sequence[str]) -> None:
+    """Each score a point, in the colour and marker of its group."""
+    point: dict[str, Any] = {"x": series.x, "y": series.value, "linewidth": 0, "zorder": 3}
+    if series.group is None or not groups:
+        sns.scatterplot(**point, color=style.INK, s=13, alpha=0.45, ax=axes)
+        return
+    own = np.where(np.isin(series.group, groups), series.group, groups[-1])
+    colours = [*style.QUALITATIVE, style.FAINT][: len(groups)]
+    sns.scatterplot(
+        **point, hue=own, hue_order=groups, palette=colours, style=own, style_order=groups,
+        markers=[*MARKERS, "."][: len(groups)], s=16, alpha=0.8, ax=axes,
     )  # fmt: skip
+    axes.legend().remove()  # small_multiples has one for all panels
 
 
-def _scores(axes: Axes, curve: Curve, marks: Marks) -> None:
-    """Each score a point, by group where groups have marks."""
-    series = curve.series
-    group = np.full(len(series.x), "") if series.group is None else series.group
-    plain = ~np.isin(group, list(marks))
-    colour, size = (FAINT, 2.8) if marks else (INK, 3.4)
-    axes.plot(series.x[plain], series.value[plain], "o", color=colour, markersize=size, alpha=0.55,
-              markeredgewidth=0, zorder=3)  # fmt: skip
-    for name, (colour, marker) in marks.items():
-        own = group == name
-        axes.plot(series.x[own], series.value[own], marker, color=colour, markersize=4,
-                  alpha=0.8, markeredgewidth=0, zorder=4)  # fmt: skip
+def _chance(axes: Axes, series: Series) -> None:
+    """The chance level, and one question above it where the two can be seen apart."""
+    if series.chance is None:
+        return
+    axes.axhline(series.chance, color=style.FAINT, linewidth=0.9)
+    style.note(axes, "Grey line: chance level.")
+    step = series.resolution
+    if step is None or not series.metric.bounded:
+        return
+    one = step * (series.metric.best - series.metric.worst)
+    low, high = axes.get_ylim()
+    if abs(one) > VISIBLE * (high - low):
+        axes.axhline(series.chance + one, color=style.FAINT, linewidth=0.9, linestyle=style.DOTTED)
+        style.note(axes, "Dotted: chance + 1/n, one question more.")
 
 
-def _curve(axes: Axes, curve: Curve, colour: str) -> None:
-    series = curve.series
-    grid = np.geomspace(float(series.x.min()), float(series.x.max()), 160)
-    low, high = curve.band(grid)
-    axes.fill_between(grid, low, high, color=colour, alpha=0.2, linewidth=0)
-    axes.plot(grid, curve.predict(grid), color=colour, linewidth=1.7)
-    scale_axis(axes, series)
+# --- forecasts -----------------------------------------------------------------------------------
 
 
-def _lines(axes: Axes, curve: Curve, colour: str) -> set[str]:
-    """Chance, one question above it, and the threshold; returns the names of those drawn."""
-    series, drawn = curve.series, set()
-    if series.chance is not None:
-        axes.axhline(series.chance, color=FAINT, linewidth=0.9)
-        drawn.add("chance")
-        step = resolution(series.n)
-        if step is not None and series.metric.bounded:
-            one = step * (series.metric.best - series.metric.worst)
-            low, high = axes.get_ylim()
-            if abs(one) > VISIBLE * (high - low):
-                axes.axhline(series.chance + one, color=FAINT, linewidth=0.9, linestyle=":")
-                drawn.add("question")
-    found = curve.threshold
-    if found.value is None:
-        axes.text(0.03, 0.95, f"threshold {found.reason.partition(':')[0]}", color=FAINT,
-                  transform=axes.transAxes, fontsize=8, va="top", zorder=5,
-                  path_effects=[withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
-        return drawn
-    left, right = sorted(axes.get_xlim())
-    if found.interval is not None:
-        ends = [at if end is None else end for end, at in zip(found.interval, (left, right),
-                                                              strict=True)]  # fmt: skip
-        axes.axvspan(*np.clip(ends, left, right), color=colour, alpha=0.12, linewidth=0)
-        drawn.add("interval")
-    if left <= found.value <= right:
-        axes.axvline(found.value, color=colour, linewidth=1.1, linestyle=DASHED)
-        drawn.add("threshold")
-    return drawn
+def score_forecast(each: Forecast, ax: Axes | None = None) -> Axes:
+    """Scores fitted and scores above the cutoff, the fit and the forecast; returns the axes."""
+    series, path, level = each.series, each.track, f"{100 * each.level:g}%"
+    above = series.to_t(series.x) > series.to_t(each.cutoff)
+    with style.panel(
+        ax, f"Forecast of {short(series.label)}", style.counted(f"{each.n} scores")
+    ) as axes:
+        axes.plot(series.x[~above], series.value[~above], "o", markerfacecolor="none",
+                  color=style.FAINT, markersize=3.6, markeredgewidth=0.8)  # fmt: skip
+        axes.plot(
+            series.x[above], series.value[above], "o", color=style.INK, markersize=3.6, zorder=4
+        )
+        t, cut = series.to_t(path.x), float(series.to_t(each.cutoff))
+        for part, alpha, line in (
+            (t <= cut + 1e-9, 0.1, "-"),
+            (t >= cut - 1e-9, 0.2, style.DASHED),
+        ):
+            axes.fill_between(path.x[part], path.low[part], path.high[part], color=style.OWN,
+                              alpha=alpha, linewidth=0)  # fmt: skip
+            axes.plot(
+                path.x[part], path.median[part], color=style.OWN, linewidth=1.6, linestyle=line
+            )
+        scale_axis(axes, series)
+        score_axes([axes], [series])
+        axes.axvline(each.cutoff, color=style.FAINT, linestyle=style.DOTTED, linewidth=1.0)
+        style.note(
+            axes,
+            "Hollow: scores fitted, up to the cutoff (dotted).",
+            "Filled: scores of larger models." if each.judged else "",
+            f"Blue: median and {level} interval of one new model, solid fitted, dashed forecast.",
+        )
+        at = _threshold(each)
+        if at is not None:
+            draw_threshold(axes, at, each.threshold.interval, each.half_way)
+            half_way = "half-way from chance to the best possible score"
+            style.note(axes, f"Diamond: the forecast is {half_way}, with its {level} interval.")
+    return axes
 
 
-def _caption(curves: Sequence[Curve], drawn: set[str]) -> str:
-    """What the panels show, and nothing that none of them does."""
-    first = curves[0]
-    counted = sum(len(each.series.x) for each in curves)
-    said = [
-        f"{counted} scores, a point each. Curve: the form that predicts left-out scales best, with "
-        f"its {100 * first.level:g}% band."
-    ]
-    if "threshold" in drawn:
-        said.append("Dashed: threshold, half-way from the curve's lowest to its highest level.")
-    if "interval" in drawn:
-        said.append(f"Shaded: its {100 * first.level:g}% interval.")
-    if "chance" in drawn:
-        said.append("Grey line: chance level.")
-    if "question" in drawn:
-        said.append("Dotted: chance and one question more.")
-    return " ".join(said)
+def forecast_panels(forecasts: Sequence[Forecast]) -> Figure:
+    """`score_forecast` of each, a few in a row."""
+    shown = forecasts[:MOST_PANELS]
+    with panels(len(shown)) as (made, grid):
+        for axes, each in zip(grid, shown, strict=True):
+            score_forecast(each, axes)
+            axes.set_title(short(each.series.task))
+        score_axes(grid, [each.series for each in shown])
+        risen = [each for each in shown if _threshold(each) is not None and each.reached]
+        off = [each for each in shown if each.missed]
+        style.note(
+            grid[-1],
+            _about(risen, "A score of half-way has been seen already"),
+            _about(off, "Doubtful: the forecast misses the score at the largest scale fitted"),
+            left_out(len(forecasts), "forecasts"),
+        )
+        total = sum(each.n for each in shown)
+        style.finish(
+            made, "Scores forecast beyond the cutoff", style.counted(f"{total} scores fitted")
+        )
+    return made
+
+
+def _threshold(each: Forecast) -> float | None:
+    """Where the forecast passes half-way, if that lies between the cutoff and the last scale."""
+    at, to_t = each.threshold_ahead, each.series.to_t
+    return at if at is not None and to_t(at) <= to_t(each.track.x).max() else None
+
+
+def _about(some: Sequence[Forecast], what: str) -> str:
+    """A sentence of some forecasts by their tasks; empty for none."""
+    if not some:
+        return ""
+    return f"{what} ({', '.join(short(each.series.task, 24) for each in some)})."

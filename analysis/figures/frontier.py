@@ -1,169 +1,167 @@
-"""N* and D* against compute: what a source recommends, beside the published laws."""
+"""Against compute: N*, D* and their ratio with the published laws, and the loss to expect."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from analysis.figures.answers import (
+from analysis.array import Array
+from analysis.figures import style
+from analysis.figures.bulk import mark_beyond
+from analysis.figures.fitted import doubts, draw_floor
+from analysis.figures.named import name_points
+from analysis.figures.recommended import (
     COLOURS,
-    Answers,
     Quantity,
+    Recommended,
     draw_asked,
     draw_ways,
-    drawn_at,
     limits,
-    of_runs,
 )
-from analysis.figures.doubts import doubts
-from analysis.figures.style import (
-    FAINT,
-    OTHERS,
-    figure,
-    figure_of,
-    legend_above,
-    log_axis,
-    panel,
-    place_landmarks,
-    set_caption,
-)
-from analysis.frontiers import KAPLAN_2020
-from analysis.landmarks import Landmark
-from analysis.optimum import compute_optimal
-from analysis.published import published
+from analysis.laws.optimum import compute_optimal
+from analysis.laws.published import published
+from analysis.recommend.landmarks import Landmark
+from analysis.recommend.recommendation import Recommendation
+from analysis.recommend.summary import CELLS
+from analysis.text import decimal, human, scientific, with_interval
 
-PUBLISHED = ("Hoffmann et al. 2022", KAPLAN_2020.name)
 RULE_OF_THUMB = 20.0  # what Hoffmann et al. 2022, table A3, comes to by approaches 1 and 2
+HOFFMANN, KAPLAN = "Hoffmann et al. 2022", "Kaplan et al. 2020"
+NEAR = 0.35  # of the panel's height: how far below all else the floor may lie and be drawn
 
-_VALUES: Mapping[Quantity, Callable[[Any, Any], Any]] = {
-    "params": lambda params, tokens: params,
-    "tokens": lambda params, tokens: tokens,
-    "tokens_per_param": lambda params, tokens: tokens / params,
+LABELS: Mapping[Quantity, str] = {
+    "params": "compute-optimal parameters N*",
+    "tokens": "compute-optimal tokens D*",
+    "tokens_per_param": "tokens per parameter D*/N*",
 }
 
 
-def frontier(found: Answers, *, landmarks: Sequence[Landmark] = ()) -> Figure:
-    """Compute-optimal N* and D* against C = 6ND, the runs as points and `landmarks` by their
-    active N; beside them the laws of Kaplan et al. 2020 and Hoffmann et al. 2022 as published."""
-    known = _within(found, landmarks)
-    with figure(10.0, 5.4, f"Compute-optimal N* and D*: {found.name}") as made:
+def loss_by_compute(found: Recommended, ax: Axes | None = None) -> Axes:
+    """Loss against C = 6ND: the runs as points, the loss of the recommended run at each budget as
+    a line, and the forecast interval of that run's loss as a band; returns the axes.
+
+    Each recommended run asked for is a star with its interval, and its numbers are in the caption.
+    """
+    last = (found.asked or found.along)[-1]
+    title = f"{found.name}: loss {CELLS['loss'](last)} at {last.question}"
+    with style.panel(ax, title, found.counted, doubts(found.source)) as axes:
+        style.log_axis(axes.xaxis, style.COMPUTE, "flops")
+        style.log_axis(axes.yaxis, f"loss, {found.loss_unit}", "loss")
+        axes.set_xlim(style.with_room(found.flops, 0.02))
+        axes.set_ylim(limits(found, "loss"))
+        draw_ways(axes, found, "flops", "loss", found.ways)
+        draw_asked(axes, found, "loss")
+        draw_floor(axes, found.source, NEAR)
+        lines = style.entries(axes)
+        if found.runs.empty:
+            style.legend(axes, lines)
+        else:
+            palette = style.Palette(found.runs["params"])
+            style.points(
+                axes, found.runs["flops"], found.runs["loss"], found.runs["params"], palette
+            )
+            palette.key(axes, lines)
+        style.note(axes, *map(_numbers, found.asked), mark_beyond(axes))
+    return axes
+
+
+def frontier(
+    found: Recommended,
+    y: Quantity = "params",
+    ax: Axes | None = None,
+    *,
+    landmarks: Sequence[Landmark] = (),
+) -> Axes:
+    """What is recommended against C = 6ND, N*, D* or D*/N* (`y`); returns the axes.
+
+    Runs are points, `landmarks` diamonds at their active N. Thin lines are the laws of Kaplan et
+    al. 2020 and Hoffmann et al. 2022, solid only where runs of theirs are known.
+    """
+    known = found.models(landmarks)
+    with style.panel(ax, _title(found, y), found.counted, doubts(found.source)) as axes:
+        style.log_axis(axes.xaxis, style.COMPUTE, "flops")
+        style.log_axis(axes.yaxis, LABELS[y], "count")
+        axes.set_xlim(style.with_room(found.flops, 0.02))
+        placed = [(e.name, e.flops, _value(y, e.params_active, e.tokens)) for e in known]
+        # Published laws and the rule do not set the limits: they may lie far off.
+        axes.set_ylim(limits(found, y, [value for _, _, value in placed]))
+        draw_ways(axes, found, "flops", y, tuple(dict.fromkeys([*found.ways, *COLOURS])))
+        if not found.runs.empty:
+            axes.plot(
+                found.runs["flops"], found.runs[y], "o", color=style.FAINT, markersize=3.2,
+                markeredgewidth=0, zorder=2, label="runs",
+            )  # fmt: skip
+        _published(axes, found, y)
+        if y == "tokens_per_param":
+            axes.axhline(
+                RULE_OF_THUMB, color=style.FAINT, linewidth=0.9, linestyle=style.DOTTED, zorder=1,
+                label=f"{RULE_OF_THUMB:g} tokens per parameter",
+            )  # fmt: skip
+        draw_asked(axes, found, y)
+        style.legend(axes)
+        name_points(axes, placed, found.places("flops", y))
+        style.note(axes, "Diamonds: published models, by active parameters." if known else "")
+    return axes
+
+
+def frontier_figure(found: Recommended, *, landmarks: Sequence[Landmark] = ()) -> Figure:
+    """N* and D* against C side by side, under one legend."""
+    with style.figure(*style.PAIR) as made:
         left, right = made.subplots(1, 2)
-        _panel(left, found, "params", "compute-optimal parameters N*", known)
-        _panel(right, found, "tokens", "compute-optimal tokens D*", known)
-        drawn = _handles(left)
-        legend_above(left, [each for each in drawn if _name(each) not in PUBLISHED], columns=3)
-        legend_above(right, [each for each in drawn if _name(each) in PUBLISHED])
-        set_caption(made, _caption(found, known))
-        _name_models(made, {"params": left, "tokens": right}, found, known)
+        frontier(found, "params", left, landmarks=landmarks)
+        frontier(found, "tokens", right, landmarks=landmarks)
+        style.shared_legend([left, right])
+        style.finish(made)
     return made
 
 
-def tokens_per_param(
-    found: Answers, *, landmarks: Sequence[Landmark] = (), ax: Axes | None = None
-) -> Figure:
-    """D*/N* against C = 6ND: `frontier`'s two answers as one, the ratio people quote."""
-    known = _within(found, landmarks)
-    with panel(ax, 7.5, 5.4, f"Tokens per parameter: {found.name}") as axes:
-        axes.axhline(
-            RULE_OF_THUMB, color=FAINT, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1,
-            label=f"{RULE_OF_THUMB:g} tokens per parameter",
-        )  # fmt: skip
-        _panel(axes, found, "tokens_per_param", "tokens per parameter D*/N*", known)
-        legend_above(axes, _handles(axes), columns=3)
-        if ax is None:
-            set_caption(figure_of(axes), _caption(found, known))
-        _name_models(figure_of(axes), {"tokens_per_param": axes}, found, known)
-    return figure_of(axes)
+def _numbers(each: Recommendation) -> str:
+    """The answer as `recommend` prints it."""
+    params, tokens, loss = (CELLS[name](each) for name in ("params N*", "tokens D*", "loss"))
+    return f"{each.question}: N* {params}, D* {tokens}, loss {loss}."
 
 
-def _within(found: Answers, landmarks: Sequence[Landmark]) -> list[Landmark]:
-    """Models like those that the law is of, at the budgets drawn."""
-    low, high = found.flops
-    return [e for e in landmarks if e.decoder and e.flops is not None and low <= e.flops <= high]
+def _title(found: Recommended, y: Quantity) -> str:
+    """The last answer asked for, or that at the largest run, or budget of a published law."""
+    inside = [each for each in found.along if each.flops <= found.seen.high * 1.001]
+    at = (found.asked or inside or found.along)[-1]
+    if y == "tokens_per_param":
+        said = f"D*/N* = {with_interval(human, at.tokens_per_param, at.span(y))}"
+    else:
+        exponent = with_interval(decimal, at.params_exponent, at.span("params_exponent"))
+        said = f"{style.POWER}, a = {exponent}"
+    return f"{found.name}: {said} at {scientific(at.flops)} FLOPs"
 
 
-def _panel(
-    axes: Axes, found: Answers, name: Quantity, label: str, known: Sequence[Landmark]
-) -> None:
-    draw_ways(axes, found, name, tuple(dict.fromkeys([*found.ways, *COLOURS])))
-    _published(axes, found, name)
-    if not found.runs.empty:
-        axes.plot(
-            found.compute, of_runs(found.runs, name), "o", color=FAINT, markersize=3.2,
-            markeredgewidth=0, zorder=2, label="runs",
-        )  # fmt: skip
-    draw_asked(axes, found, name)
-    log_axis(axes.xaxis, "training compute C = 6ND, FLOPs", "flops")
-    log_axis(axes.yaxis, label, "count")
-    axes.set_xlim(found.across)
-    # The published laws and the rule do not set the limits: far from their data they lie far off.
-    axes.set_ylim(limits(found, name, [y for _, _, y in _placed(known, name)]))
-
-
-def _placed(known: Sequence[Landmark], name: Quantity) -> list[tuple[str, float, float]]:
-    return [
-        (each.name, each.flops, float(_VALUES[name](each.params_active, each.tokens)))
-        for each in known
-        if each.flops is not None
-    ]
-
-
-def _name_models(
-    made: Figure, panels: Mapping[Quantity, Axes], found: Answers, known: Sequence[Landmark]
-) -> None:
-    if known:
-        made.draw_without_rendering()  # names are set by the panels' final sizes
-    for name, axes in panels.items():
-        place_landmarks(axes, _placed(known, name), drawn_at(found, "flops", name))
-
-
-def _name(each: Artist) -> str:
-    return str(each.get_label())
-
-
-def _handles(axes: Axes) -> list[Artist]:
-    """What a legend names: all but lines that do not enter the panel, whose limits must be set."""
-    return [each for each in axes.get_legend_handles_labels()[0] if _enters(each, axes)]
-
-
-def _enters(each: Artist, axes: Axes) -> bool:
-    if not isinstance(each, Line2D):
-        return True
-    path = each.get_path().transformed(each.get_transform())
-    return bool(path.intersects_bbox(axes.bbox, filled=False))
-
-
-def _published(axes: Axes, found: Answers, name: Quantity) -> None:
-    """Thin, since most of what is drawn of them lies outside their own data."""
-    grid, value = np.geomspace(*found.flops, 40), _VALUES[name]
+def _published(axes: Axes, found: Recommended, y: Quantity) -> None:
+    """Thin lines; those that do not enter the panel are in no legend."""
     hoffmann = published("chinchilla-2022")
-    style: dict[str, Any] = {"linewidth": 1.0, "zorder": 2}
+    kaplan = [published(f"kaplan-2020-{each}") for each in ("params", "tokens")]
+    budgets = hoffmann.measured["flops"]
+    ends = [end for end in budgets if found.flops.holds(end)]
+    grid = np.unique([*np.geomspace(*found.flops, 40), *ends])
+    style.note(
+        axes,
+        f"Thin: published laws; Kaplan's N is {kaplan[0].params_convention}, Hoffmann's all "
+        "parameters.",
+    )
     if found.source is not hoffmann:
         best = [compute_optimal(hoffmann.law, hoffmann.coefficients, float(c)) for c in grid]
-        at = [float(value(each.params, each.tokens)) for each in best]
-        axes.plot(grid, at, color=OTHERS[1], label=PUBLISHED[0], **style)
-    at = value(KAPLAN_2020.params(grid), KAPLAN_2020.tokens(grid))
-    axes.plot(grid, at, color=OTHERS[2], label=PUBLISHED[1], **style)
+        at = np.array([_value(y, each.params, each.tokens) for each in best])
+        _thin(axes, grid, at, style.OTHERS[1], HOFFMANN)
+        inside = (grid >= budgets.low) & (grid <= budgets.high)
+        axes.plot(grid[inside], at[inside], color=style.OTHERS[1], linewidth=1.0, zorder=2)
+    best_of_kaplan = _value(y, *(each.predict({"flops": grid}) for each in kaplan))
+    _thin(axes, grid, best_of_kaplan, style.OTHERS[2], KAPLAN)
 
 
-def _caption(found: Answers, known: Sequence[Landmark]) -> str:
-    said = [found.counted]
-    if found.seen is not None:
-        said.append("Thick: solid within the compute of the runs, dashed beyond.")
-    if found.level is not None:
-        said.append(f"Band: {found.level:.0%} interval of the size and tokens recommended.")
-    if found.asked:
-        said.append("Star: the run recommended, with its interval.")
-    said.append(
-        "Thin: laws as published, beyond their data too; Kaplan's N is "
-        f"{KAPLAN_2020.params_convention}, Hoffmann's is all parameters."
-    )
-    if known:
-        said.append("Diamonds: published models, by active parameters.")
-    return " ".join(said) + doubts(found.source)
+def _value(y: Quantity, params: Any, tokens: Any) -> Any:
+    return {"params": params, "tokens": tokens, "tokens_per_param": tokens / params}[y]
+
+
+def _thin(axes: Axes, x: Array, y: Array, colour: str, label: str) -> None:
+    axes.plot(x, y, color=colour, linestyle=style.DASHED, linewidth=1.0, zorder=2, label=label)

@@ -1,4 +1,4 @@
-"""Which rows are ends of completed runs, by the words that trackers and schedulers use."""
+"""Which rows are the end of a completed run, by the words that trackers and schedulers use."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from analysis.runs.columns import candidates, each
-from analysis.runs.limits import shown
-from analysis.runs.numbers import text_of
+from analysis.array import Index
+from analysis.runs.columns.names import candidates
+from analysis.runs.columns.numbers import text_of
+from analysis.runs.columns.units import word_set
+from analysis.runs.messages import shown
 
-LEFT_OUT = "left_out"  # the column that says why a row with a bad cell is set aside
-COMPLETED = each("completed complete done finished ok success successful succeeded true")
+LEFT_OUT = "left_out"  # the column with the reason why a row with a bad cell is left out
+COMPLETED = word_set("completed complete done finished ok success successful succeeded true")
 # Run states of W&B (docs.wandb.ai/models/runs/run-states), RunStatus of MLflow (mlflow.entities),
-# job states of Slurm (slurm.schedmd.com/squeue.html), TrialState of Optuna (optuna.trial), and what
-# people write themselves.
-OTHERS = each(
+# job states of Slurm (slurm.schedmd.com/squeue.html), TrialState of Optuna (optuna.trial), and
+# what people write themselves.
+OTHERS = word_set(
     """aborted boot_fail canceled cancelled completing configuring crashed deadline diverged error
     fail failed failure false incomplete interrupted killed nan node_fail oom out_of_memory paused
     pending planned preempted preempting pruned queued requeue_fed requeue_hold requeued resizing
     resv_del_hold revoked running scheduled signaling skipped special_exit stage_out started
     stopped suspended timeout unfinished waiting"""
 )
-_CODE = re.compile(r"-?[0-9]{1,10}")  # what a process ended with
+_CODE = re.compile(r"-?[0-9]{1,10}")  # the exit code of a process
 REMEDY = "If such runs came to their end, name their status with --completed."
-WORDS = "completed"  # of a table's attrs: the user's own words for a completed run
+COMPLETED_ATTR = "completed"  # attrs of a table: the user's own words for a completed run
 
 
 def column(table: pd.DataFrame) -> str | None:
-    """The column that says how each run ended: `status`, or the only one that may be it."""
+    """The column that says how each run ended: `status`, or the only one that can be it."""
     if "status" in table:
         return "status"
     found = candidates("status", [str(name) for name in table.columns])
@@ -39,16 +40,15 @@ def column(table: pd.DataFrame) -> str | None:
         return None
     words = {_word(text) for text in _distinct(table[found[0]]).cells}
     known = bool(words & (COMPLETED | OTHERS | _own_words(table)))
-    if not found[0].lower().endswith("state"):
-        known = known or any(_CODE.fullmatch(word) for word in words)
-    return found[0] if known else None  # a `state` may be something else, and 35 one of them
+    # A number may be an exit code; in a `state` it may be anything.
+    coded = not found[0].lower().endswith("state") and any(map(_CODE.fullmatch, words))
+    return found[0] if known or coded else None
 
 
 def reasons(table: pd.DataFrame) -> pd.Series:
-    """Why each row belongs to no law; "" for one that does, or of which nothing is said."""
+    """Why each row is not the end of a completed run; "" for one that is or may be."""
     reason = pd.Series("", index=table.index, dtype=object)
-    name = column(table)
-    if name is not None:
+    if (name := column(table)) is not None:
         codes, cells = _distinct(table[name])
         known = COMPLETED | _own_words(table)
         why = [_reason(name, cell, known) for cell in cells]
@@ -63,7 +63,7 @@ def reasons(table: pd.DataFrame) -> pd.Series:
 
 
 class _Distinct(NamedTuple):
-    codes: NDArray[np.intp]  # of each row's cell in `cells`; -1 where it is empty
+    codes: Index  # of each row's cell in `cells`; -1 where it is empty
     cells: list[str]
 
 
@@ -76,7 +76,7 @@ def _distinct(cells: pd.Series) -> _Distinct:
 
 
 def _own_words(table: pd.DataFrame) -> frozenset[str]:
-    return frozenset(_word(text) for text in table.attrs.get(WORDS, ()))
+    return frozenset(_word(text) for text in table.attrs.get(COMPLETED_ATTR, ()))
 
 
 def _reason(name: str, text: str, completed: frozenset[str]) -> str:
@@ -94,7 +94,7 @@ def _reason(name: str, text: str, completed: frozenset[str]) -> str:
 
 
 def _word(text: str) -> str:
-    """In lower case and without detail: CANCELLED by 1000 is cancelled, Node fail node_fail."""
+    """In lower case, without details: CANCELLED by 1000 is cancelled, Node fail is node_fail."""
     short = re.sub(r"\s+by\s.*|\s*\(.*|\+$", "", text.strip().lower(), flags=re.DOTALL)
     if _CODE.fullmatch(whole := short.removesuffix(".0")):  # an empty cell makes the others floats
         return whole

@@ -192,7 +192,9 @@ def _check(
         raise ValueError(f"temperature = {temperature} must be finite, and 0 (greedy) or above")
     slots = np.shape(prompts_BxP)[1]
     longest = slots
-    if not isinstance(lengths_B, jax.core.Tracer):
+    traced = isinstance(lengths_B, jax.core.Tracer)
+    # Of several processes none has all lengths.
+    if not traced and getattr(lengths_B, "is_fully_addressable", True):
         lengths = np.asarray(lengths_B)
         if lengths.min() < 1 or lengths.max() > slots:
             raise ValueError(

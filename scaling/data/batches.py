@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
+from typing import Protocol
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from scaling.store.records import Refusal
 
@@ -105,6 +105,16 @@ def _key(seed: int, purpose: int = 0, source: int = 0) -> int:
     return purpose << 56 | source << 32 | seed
 
 
+class Tokens(Protocol):
+    """A stream of tokens."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, starts: np.ndarray, width: int) -> np.ndarray:
+        """The `width` tokens from each of `starts` on: int32, shape (len(starts), width)."""
+
+
+ALL = slice(None)  # rows of a batch
 _TURNS, _CAP = 1, 2  # purposes; 0 is the order of a source's sequences
 
 
@@ -116,7 +126,7 @@ class Batches:
     not depend on its seed, so that what a smaller cap shows is part of what a larger one does.
     """
 
-    streams: tuple[np.ndarray, ...]  # one a source
+    streams: tuple[Tokens, ...]  # one a source
     per_block: tuple[int, ...]  # sequences of each in a block
     sequence_length: int
     batch_sequences: int
@@ -132,17 +142,23 @@ class Batches:
         """The batch of `step` (from 0): int32, shape (batch_sequences, sequence_length + 1)."""
         return self.span(step, 1)[0]
 
-    def span(self, first: int, count: int) -> np.ndarray:
-        """The batches of `count` steps from `first`: int32, shape (count, B, T + 1)."""
+    def span(self, first: int, count: int, rows: slice = ALL) -> np.ndarray:
+        """The batches of `count` steps from `first`: int32, shape (count, B, T + 1).
+
+        Or these `rows` of each; of other rows nothing is read.
+        """
         B, T = self.batch_sequences, self.sequence_length
-        source, visit = self.turns(first * B + np.arange(count * B))
-        found = np.empty((count * B, T + 1), np.int32)
+        slots = (first + np.arange(count))[:, None] * B + np.arange(B)[rows]
+        source, visit = self.turns(slots.ravel())
+        if len(self.streams) == 1:
+            found = self.streams[0].rows(self._sequence(0, visit) * T, T + 1)
+            return found.reshape(*slots.shape, T + 1)
+        found = np.empty((slots.size, T + 1), np.int32)
         for number, stream in enumerate(self.streams):
             mine = source == number
             start = self._sequence(number, visit[mine]) * T
-            # Row by row, with no place of every token: 6 bytes a token of memory and not 14.
-            found[mine] = sliding_window_view(stream, T + 1)[start]
-        return found.reshape(count, B, T + 1)
+            found[mine] = stream.rows(start, T + 1)
+        return found.reshape(*slots.shape, T + 1)
 
     def turns(self, slot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of each sequence of the run: which source it is from, and which visit there it is."""

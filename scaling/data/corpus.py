@@ -14,9 +14,19 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from scaling.data.batches import Batches, visible_sequences
-from scaling.store.records import RUN_ID, Refusal, read_json
+from scaling.data.chunks import CheckedFile, checked_file, chunks_of
+from scaling.data.streams import Documents, Segments, Stream, whole
+from scaling.store.checksums import CHECKSUMS, Damaged, verify
+from scaling.store.records import RUN_ID, Refusal, check_seal, read_json
 
 UNREAD = "unread-"  # the same, where the sizes are the most that the files can hold
+PLACE = "place.json"  # in the folder of a corpus of token files: which index of theirs is read
+# What to do about token files that are not what was indexed.
+RESTORE = (
+    "Restore it, and give `scaling run STUDY --retry failed`; or leave it as it is now: then "
+    "`scaling run STUDY` plans other runs, which train anew."
+)
+MAKE = "Start the study with `scaling run` on a machine that has its text and this cache"
 DECLARED = "declared-"  # what the fingerprint of a corpus begins with that nobody has read
 
 
@@ -47,6 +57,9 @@ class CorpusInfo:
     tokenizer: str = "bytes"  # as the study names it
     end_token: int = 0
     mixture: tuple[Share, ...] = ()  # of several sources
+    repeated_documents: int | None = None  # exact copies of others, dropped or not; null: unknown
+    repeated_size: int | None = None  # their bytes; tokens of a .bin
+    other_names: int = 0  # of its files and their folders, that were passed over
 
     @property
     def declared(self) -> bool:
@@ -137,24 +150,72 @@ class Corpus:
         """The corpora of its sources; of a single source, itself."""
         if not self.info.mixture:
             return (self,)
-        return tuple(load(share.fingerprint, self.folder.parent) for share in self.info.mixture)
+        parts = tuple(_named(share.fingerprint, self.folder.parent) for share in self.info.mixture)
+        for part in parts:
+            if part.info.mixture:
+                raise Refusal(f"{self.folder} is a mixture of a mixture. Delete it.")
+        return parts
 
     @cached_property
-    def train(self) -> np.ndarray:
-        """The training stream of a single source, shape (train_tokens,)."""
-        return self._stream("train.bin")
+    def index(self) -> Path | None:
+        """The folder of its index, where it is token files that lie elsewhere."""
+        note = self.folder / PLACE
+        if not note.exists():
+            return None
+        name = str(read_json(note)["index"])
+        if not RUN_ID.fullmatch(name):
+            raise Refusal(f"{note} names no index. Delete {self.folder}: it is made again.")
+        return self.folder / name
 
     @cached_property
-    def holdout(self) -> list[np.ndarray]:
-        """The held-out documents of a single source, one array each."""
-        stream = self._stream("holdout.bin")
-        ends = np.flatnonzero(stream == self.info.end_token) + 1
-        return np.split(stream, ends[:-1])
+    def files(self) -> tuple[CheckedFile, ...]:
+        """The files that hold its tokens; of a mixture, none."""
+        if self.info.mixture:
+            return ()
+        if self.index is None:
+            return (self._own("train.bin"), self._own("holdout.bin"))
+        found, row = [], 0
+        for file in read_json(self.index / "files.json")["files"]:
+            path, dtype, offset = Path(file["path"]), file["dtype"], file["offset"]
+            noted = self.index / "digests"
+            found.append(checked_file(path, dtype, offset, file["tokens"], noted, row, RESTORE))
+            row += chunks_of(file["bytes"])
+        return tuple(found)
 
-    def _stream(self, name: str) -> np.ndarray:
+    @cached_property
+    def train(self) -> Stream:
+        """The training stream of a single source, of `train_tokens` tokens."""
+        if self.index is None:
+            return self._stream(self.files[:1], whole(self.files[0].tokens))
+        return self._stream(self.files, _segments(self.index, "train"))
+
+    @cached_property
+    def holdout(self) -> Documents:
+        """The held-out documents of a single source."""
+        if self.index is None:
+            stream = self._stream(self.files[1:], whole(self.files[1].tokens))
+            self.files[1].check_all()  # which windows there are follows from every end token
+            ends = np.flatnonzero(self.files[1].array() == self.info.end_token) + 1
+            return Documents(stream, np.concatenate([[0], ends]))
+        segments = _segments(self.index, "holdout")
+        return Documents(self._stream(self.files, segments), segments.first)
+
+    def _stream(self, files: tuple[CheckedFile, ...], segments: Segments) -> Stream:
+        return Stream(files, segments, self.info.end_token, self._dtype)
+
+    @property
+    def _dtype(self) -> np.dtype[np.generic]:
         # The smallest type that holds the vocabulary.
-        dtype = np.min_scalar_type(self.info.vocab_size - 1)
-        return np.memmap(self.folder / name, dtype=dtype, mode="r")
+        return np.min_scalar_type(self.info.vocab_size - 1)
+
+    def _own(self, name: str) -> CheckedFile:
+        """A file of this folder that is nothing but tokens."""
+        path, noted = self.folder / name, self.folder / f"{name}.digests"
+        tokens = path.stat().st_size // self._dtype.itemsize
+        remedy = f"Delete {self.folder}: it is made again from its text."
+        # Of a corpus that an earlier version made, there are no digests of chunks.
+        digests = noted if noted.exists() else None
+        return checked_file(path, self._dtype.str, 0, tokens, digests, 0, remedy)
 
     def batches(
         self,
@@ -172,17 +233,46 @@ class Corpus:
 
 def load(fingerprint: str, cache: Path) -> Corpus:
     """The corpus that `prepare` made in `cache`. Raises Refusal if it is not there or damaged."""
-    folder = cache / fingerprint
-    remedy = "Start the study with `scaling run` on a machine that has its text and this cache"
+    corpus = _named(fingerprint, cache)
+    folder = corpus.folder
+    try:
+        for part in corpus.parts:
+            if len(part.train) != part.info.train_tokens:
+                raise Refusal(f"{folder} is not whole. Delete it. {MAKE}.")
+            for file in part.files:
+                file.look()
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise Refusal(f"{folder} is not whole. Delete it. {MAKE}.") from error
+    return corpus
+
+
+def _named(fingerprint: str, cache: Path) -> Corpus:
+    """The corpus of that name, of which nothing but what it says of itself is looked at."""
+    folder, note = cache / fingerprint, cache / fingerprint / "info.json"
     if not RUN_ID.fullmatch(fingerprint):  # a name out of a run's record, and part of a path
         raise Refusal(f"corpus {fingerprint[:40]!r} is none: its name has 12 hexadecimal digits.")
-    if not (folder / "info.json").exists():
-        raise Refusal(f"corpus {fingerprint} is not in {cache}. {remedy}.")
+    if not note.exists():
+        raise Refusal(f"corpus {fingerprint} is not in {cache}. {MAKE}.")
+    value = read_json(note)
     try:
-        info = TypeAdapter(CorpusInfo).validate_python(read_json(folder / "info.json"))
-    except (TypeError, ValueError) as error:
-        raise Refusal(f"{folder / 'info.json'} describes no corpus. Delete {folder}.") from error
-    corpus = Corpus(folder, info)
-    if any(len(part.train) != part.info.train_tokens for part in corpus.parts):
-        raise Refusal(f"{folder} is not whole. Delete it. {remedy}.")
-    return corpus
+        check_seal(value)
+        info = TypeAdapter(CorpusInfo).validate_python(value)
+        if info.fingerprint != fingerprint:
+            raise ValueError("it is another's")
+        if "sha256" not in value and (folder / CHECKSUMS).exists():  # of an earlier version
+            noted = read_json(folder / CHECKSUMS)["files"]
+            verify(f"corpus {folder}", {note.name: note}, {note.name: noted[note.name]})
+    except Damaged as error:
+        raise Refusal(f"{error}. Delete {folder}. {MAKE}.") from error
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise Refusal(f"{note} describes no corpus. Delete {folder}. {MAKE}.") from error
+    return Corpus(folder, info)
+
+
+def _segments(index: Path, name: str) -> Segments:
+    """The segments of a stream, memory-mapped."""
+    first, place, inserted = (
+        np.memmap(index / f"{name}.{column}", dtype, "r").view(np.ndarray)
+        for column, dtype in (("first", "<i8"), ("place", "<i8"), ("inserted", bool))
+    )
+    return Segments(first, place, inserted)

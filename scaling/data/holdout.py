@@ -10,6 +10,8 @@ import numpy as np
 from scaling.data.corpus import Corpus
 from scaling.store.records import Refusal
 
+MOST_READ = 1 << 28  # tokens of a corpus that are read to say more about what is refused
+
 
 @dataclass(frozen=True)
 class HoldoutWindows:
@@ -35,7 +37,7 @@ class Judged:
 def judged(corpus: Corpus, sequence_length: int, tokens: int) -> Judged:
     """What `holdout_windows` takes of a corpus. Raises Refusal as it does."""
     windows = holdout_windows(corpus, sequence_length, tokens)
-    lengths = np.concatenate([[len(d) for d in part.holdout] for part in corpus.parts])
+    lengths = np.concatenate([part.holdout.lengths for part in corpus.parts])
     n, per_token = windows.tokens[:, 1:].size, corpus.info.bytes_per_token
     return Judged(
         sequence_length=sequence_length,
@@ -81,35 +83,40 @@ def holdout_windows(corpus: Corpus, sequence_length: int, tokens: int) -> Holdou
 
 def _places(corpus: Corpus, sequence_length: int, tokens: int) -> np.ndarray:
     """(document, first token) of windows, about as many as `tokens` or one a document."""
-    places = []
     share = min(1.0, tokens / corpus.info.holdout_tokens)
-    for number, document in enumerate(corpus.holdout):
-        n = (len(document) - 1) // sequence_length
-        if n:
-            kept = np.unique(np.linspace(0, n - 1, max(1, round(n * share))).astype(int))
-            places.append(np.stack([np.full(len(kept), number), kept * sequence_length], axis=1))
-    if not places:
+    windows = (corpus.holdout.lengths - 1) // sequence_length  # that each document has
+    if not windows.any():
         raise Refusal(_too_short(corpus, sequence_length))
-    return np.concatenate(places)
+    kept = np.maximum(1, np.rint(windows * share).astype(np.int64))
+    # Of most documents the first alone, and then there may be millions.
+    single = np.flatnonzero((windows > 0) & (kept == 1))
+    places = [np.stack([single, np.zeros_like(single)], axis=1)]
+    for number in np.flatnonzero((windows > 0) & (kept > 1)).tolist():
+        chosen = np.unique(np.linspace(0, windows[number] - 1, kept[number]).astype(int))
+        document = np.full(len(chosen), number)
+        places.append(np.stack([document, chosen * sequence_length], axis=1))
+    found = np.concatenate(places)
+    return found[np.argsort(found[:, 0], kind="stable")]
 
 
 def _too_short(corpus: Corpus, sequence_length: int) -> str:
-    longest = max(map(len, corpus.holdout))
+    longest = int(corpus.holdout.lengths.max())
     fits = 1 << max(1, (longest - 1).bit_length() - 1)  # a power of two, with the token after it
     said = (
         f"[data] sequence_length = {sequence_length}: every held-out document of "
         f"{corpus.info.source!r} is shorter, the longest of {longest:,} tokens. "
     )
     said += f"Give sequence_length = {fits}" if longest > 2 else "Give longer texts"
-    longer = _longer(corpus, sequence_length)
-    if longer:
-        said += f", or hold out more: {longer:,} of the documents to train on are long enough"
+    if len(corpus.train) <= MOST_READ:
+        longer = _longer(corpus, sequence_length)
+        if longer:
+            said += f", or hold out more: {longer:,} of the documents to train on are long enough"
     return f"{said}."
 
 
 def _longer(corpus: Corpus, sequence_length: int) -> int:
     """How many documents to train on are longer than a sequence."""
-    ends = np.flatnonzero(corpus.train == corpus.info.end_token)
+    ends = np.flatnonzero(corpus.train[:] == corpus.info.end_token)
     return int((np.diff(ends, prepend=-1) > sequence_length).sum())
 
 
@@ -118,9 +125,8 @@ def _thinned(places: np.ndarray, n: int) -> np.ndarray:
 
 
 def _windows(corpus: Corpus, sequence_length: int, places: np.ndarray) -> HoldoutWindows:
-    documents = corpus.holdout
-    tokens = [documents[number][first : first + sequence_length + 1] for number, first in places]
-    return HoldoutWindows(np.stack(tokens).astype(np.int32), places[:, 0])
+    number, first = places.T
+    return HoldoutWindows(corpus.holdout.rows(number, first, sequence_length + 1), number)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tomllib
 import zipfile
 import zlib
@@ -213,6 +214,8 @@ def _line(path: str, text: bytes) -> bytes:
 def _read(source: str, path: Path) -> tuple[Package, ...]:
     where = f"[data] source = {source!r}"
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe or device may be endless
+            raise ValueError("it is no file")
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
         given = TypeAdapter(PackageList).validate_json(json.dumps(raw, default=str))
     except OSError as error:

@@ -7,35 +7,47 @@ once to write the tokens. Nothing as large as a source is held in memory, but fo
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from scaling.data.batches import proportions
-from scaling.data.corpus import DECLARED, UNREAD, Corpus, CorpusInfo, Share, load
+from scaling.data.columns import Column
+from scaling.data.corpus import DECLARED, PLACE, UNREAD, Corpus, CorpusInfo, Share, load
 from scaling.data.documents import Document
-from scaling.data.progress import Watch, counted, unwatched
+from scaling.data.encoding import CORPUS, encode
+from scaling.data.in_place import TokenIndex, place, read_tokens
+from scaling.data.making import Making, making
+from scaling.data.processes import Processes
+from scaling.data.progress import Count, Watch, unwatched
+from scaling.data.reading import Divided, Reading, ranges, read_first
 from scaling.data.remembered import Memory, memory
 from scaling.data.sources import HUB, Source, most_tokens, open_sources, sections_of
-from scaling.data.split import Index, held_out, index, verified
+from scaling.data.split import held_out, refuse_excess
 from scaling.data.tokenizer import Tokenizer, make_tokenizer, vocabulary
-from scaling.data.verified import note_checksums
-from scaling.store.records import Refusal, fingerprint, write_json
+from scaling.data.verified import note_checksums, settled
+from scaling.store.failpoint import failpoint
+from scaling.store.paths import cache_refused
+from scaling.store.records import Refusal, fingerprint, sealed, write_json
 from scaling.study import DataSection
 
 # Raised when the cached files change their meaning, or other documents are read from a source.
 FORMAT = 2
 UNREAD_TOKENS = float(1 << 60)  # more than a run could be asked to train on
+ALONE = Processes(1)  # all in this process
 MAX_SHORTFALL = 0.01  # of declared tokens; as much as a count in two digits can be off
 
 
-def prepare(section: DataSection, cache: Path, watch: Watch = unwatched) -> Corpus:
+def prepare(
+    section: DataSection,
+    cache: Path,
+    watch: Watch = unwatched,
+    processes: Processes = ALONE,
+) -> Corpus:
     """The tokenised corpus of a study, made in `cache` on first use; `watch` is told how far it is.
 
     Files that have not changed since are not read again. A cache folder's name is a hash of
@@ -48,7 +60,14 @@ def prepare(section: DataSection, cache: Path, watch: Watch = unwatched) -> Corp
     known = _memory(section, sources, cache)
     corpus = known.recall() if known else None
     if corpus is None:
-        corpus = _read(section, sources, cache, watch)
+        sources = [each.here(cache, watch) if each.here else each for each in sources]
+        made_of = (known.files, known.stamps) if known else ()
+        with making(cache, _key(section, known), watch, *made_of) as made:
+            try:
+                corpus = _read(section, sources, made, watch, processes)
+            except BaseException:
+                processes.stop()  # before the folder that they write to is deleted, or another's
+                raise
         if known:
             known.keep(corpus)
     return corpus
@@ -69,40 +88,63 @@ def remembered(section: DataSection, cache: Path) -> Corpus | None:
 def _memory(section: DataSection, sources: list[Source], cache: Path) -> Memory | None:
     """What the cache may know of the files that a study reads; null where they are not ours."""
     files: list[Path] = []
+    objects: list[Any] = []
     for source in sources:
         if source.files is None:
             return None
         files += source.files
+        objects += [] if source.objects is None else source.objects.identity()
     if (tokenizer := Path(section.tokenizer)).is_file():
         files.append(tokenizer)
-    return memory(section, tuple(files), FORMAT, cache)
+    return memory(section, tuple(files), FORMAT, cache, objects)
 
 
-def _read(section: DataSection, sources: list[Source], cache: Path, watch: Watch) -> Corpus:
+def _key(section: DataSection, known: Memory | None) -> str | None:
+    """What a corpus is made of, for whoever goes on with it; null if its files may have changed."""
+    if known is None or not settled(known.stamps, known.seen_ns):
+        return None
+    return fingerprint({"format": FORMAT, "section": asdict(section), "folder": str(Path.cwd())})
+
+
+def _read(
+    section: DataSection,
+    sources: list[Source],
+    made: Making,
+    watch: Watch,
+    processes: Processes,
+) -> Corpus:
     """The corpus of a study, whose sources are read."""
+    fraction, cache = section.holdout_fraction, made.cache
     shares = proportions([each.weight for each in sections_of(section)])
-    indices = _indices(sources, section.holdout_fraction, watch)
-    held = held_out(indices, section.holdout_fraction)
+    if sources[0].tokens:
+        every = read_tokens(sources, section, made, processes, watch)
+    else:
+        every = read_first(sources, fraction, section.drop_duplicates, made, processes, watch)
+    _refuse_same([each.reading for each in every])
+    held = held_out([each.index for each in every], fraction)
     for source, out in zip(sources, held, strict=True):
         if out.all() or not out.any():
             raise Refusal(
-                f"[data] holdout_fraction = {section.holdout_fraction} of {len(out)} documents of "
+                f"[data] holdout_fraction = {fraction} of {len(out)} documents of "
                 f"{source.name!r} leaves nothing to train on or nothing to hold out. "
                 "Give more text."
             )
+    for each, out in zip(every, held, strict=True):
+        own = out if len(every) == 1 else each.index.drawn(fraction)
+        refuse_excess(each.reading.source.name, each.index, own, fraction)
 
     def training() -> Iterator[Document]:
-        for source, known, out in zip(sources, indices, held, strict=True):
-            documents = known.pieces(verified(source.read(), known.digest))
-            kept = zip(documents, _padded(out), strict=False)
-            yield from (document for document, is_out in kept if not is_out)
+        for each, out in zip(every, held, strict=True):
+            for known, (first, last) in zip(each.known(), ranges(each.ends), strict=True):
+                kept = zip(known.pieces(iter), out[first:last].tolist(), strict=True)
+                yield from (document for document, is_out in kept if not is_out)
 
-    content = [section.holdout_fraction, *sorted(each.digest for each in indices)]
-    of = sum(int(each.sizes[~out].sum()) for each, out in zip(indices, held, strict=True))
+    content = [fraction, *sorted(each.reading.digest for each in every)]
+    of = sum(int(each.index.sizes[~out].sum()) for each, out in zip(every, held, strict=True))
     tokenizer = make_tokenizer(section, training, of, content, cache, watch)
     parts = [
-        _part(section, cache, tokenizer, watch, *each)
-        for each in zip(sources, indices, held, strict=True)
+        _part(section, made, tokenizer, processes, watch, *each)
+        for each in zip(every, held, strict=True)
     ]
     corpus = parts[0] if len(parts) == 1 else _mixture(parts, shares, cache)
     if section.train_tokens and corpus.info.train_tokens < section.train_tokens * (
@@ -175,39 +217,33 @@ def _of_size(
     )
 
 
-def _indices(sources: list[Source], fraction: float, watch: Watch) -> list[Index]:
-    """The index of each source. Raises Refusal for one that is empty, or the same as another."""
-
-    def watched(source: Source) -> Callable[[], Iterator[Document]]:
-        return lambda: counted(source.read(), f"reading {source.name}", None, watch)
-
-    found = index([watched(source) for source in sources], fraction)
+def _refuse_same(readings: Sequence[Reading]) -> None:
+    """Raises Refusal for a source that is empty, or the same as another."""
     first: dict[str, str] = {}  # the source of each content
-    for source, known in zip(sources, found, strict=True):
-        if not len(known.sizes):
+    for reading in readings:
+        name = reading.source.name
+        if not reading.documents.rows:
+            raise Refusal(f"[data] source = {name!r} holds no text. Give files that are not empty.")
+        if reading.digest in first:
             raise Refusal(
-                f"[data] source = {source.name!r} holds no text. Give files that are not empty."
-            )
-        if known.digest in first:
-            raise Refusal(
-                f"[data] sources: {first[known.digest]!r} and {source.name!r} hold the same text, "
+                f"[data] sources: {first[reading.digest]!r} and {name!r} hold the same text, "
                 "which would count as unique twice. Remove one, and give the other the weight of "
                 "both."
             )
-        first[known.digest] = source.name
-    return found
+        first[reading.digest] = name
 
 
 def _part(
     section: DataSection,
-    cache: Path,
+    made: Making,
     tokenizer: Tokenizer,
+    processes: Processes,
     watch: Watch,
-    source: Source,
-    known: Index,
+    divided: Divided,
     held: np.ndarray,
 ) -> Corpus:
     """The corpus of one source."""
+    known, reading, cache = divided.index, divided.reading, made.cache
     identity = {
         "format": FORMAT,
         "content": known.digest,
@@ -220,74 +256,77 @@ def _part(
     if len(others):  # texts that are held out because another source holds them out
         identity["also_held_out"] = hashlib.sha256(np.sort(others).tobytes()).hexdigest()
     key = fingerprint(identity)
-    if not (cache / key / "info.json").exists():
-        info = CorpusInfo(
-            fingerprint=key,
-            source=source.name,
-            vocab_size=tokenizer.vocab_size,
-            train_documents=int((~held).sum()),
-            train_tokens=0,
-            holdout_documents=int(held.sum()),
-            holdout_tokens=0,
-            holdout_bytes=None if source.tokens else int(known.sizes[held].sum()),
-            tokenizer=section.tokenizer,
-            end_token=tokenizer.end,
-        )
-        documents = known.pieces(verified(source.read(), known.digest))
-        doing, of = f"tokenising {source.name}", int(known.sizes.sum())
-        _publish(cache / key, tokenizer, counted(documents, doing, of, watch), held, info)
+    size = int(known.sizes.sum())
+    info = CorpusInfo(
+        fingerprint=key,
+        source=reading.source.name,
+        vocab_size=tokenizer.vocab_size,
+        train_documents=int((~held).sum()),
+        train_tokens=0,
+        holdout_documents=int(held.sum()),
+        holdout_tokens=0,
+        holdout_bytes=None if reading.source.tokens else int(known.sizes[held].sum()),
+        tokenizer=section.tokenizer,
+        end_token=tokenizer.end,
+        repeated_documents=reading.repeated,
+        repeated_size=reading.repeated_size,
+        other_names=reading.source.again,
+    )
+    # A corpus of tokens that an earlier version copied stays as it is.
+    is_made = (cache / key / "info.json").exists() and not (cache / key / PLACE).exists()
+    if isinstance(known, TokenIndex) and not is_made:
+        place(cache / key, known, held, info, made)
+    elif not is_made:
+        count = Count(f"tokenising {reading.source.name}", size, watch)
+        try:
+            _make(made, divided, held, tokenizer, processes, count, info)
+        except OSError as error:
+            raise cache_refused(cache / key, error) from error
     # The cache knows content alone; the same text may since have come from elsewhere.
     found = load(key, cache)
-    return Corpus(found.folder, replace(found.info, source=source.name))
+    seen = ("source", "repeated_documents", "repeated_size", "other_names")
+    return Corpus(found.folder, replace(found.info, **{name: getattr(info, name) for name in seen}))
 
 
-def _publish(
-    folder: Path,
-    tokenizer: Tokenizer,
-    documents: Iterator[Document],
+def _make(
+    made: Making,
+    divided: Divided,
     held: np.ndarray,
+    tokenizer: Tokenizer,
+    processes: Processes,
+    count: Count,
     info: CorpusInfo,
 ) -> None:
-    """Write a cache folder beside its place and rename it, so that it is whole or absent."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making."))
-    except OSError as error:
-        raise Refusal(f"cannot write the token cache {folder}: {error.strerror}.") from error
-    try:
-        tokens = [0, 0]  # to train on, held out
-        with (
-            (temporary / "train.bin").open("wb") as train,
-            (temporary / "holdout.bin").open("wb") as holdout,
-        ):
-            for encoded, is_out in zip(tokenizer.encode(documents), _padded(held), strict=False):
-                (holdout if is_out else train).write(encoded.data)
-                tokens[is_out] += len(encoded)
-            for file in (train, holdout):
-                file.flush()
-                os.fsync(file.fileno())
-        if tokenizer.file is not None:
-            (temporary / "tokenizer.json").write_bytes(tokenizer.file)
-        done = replace(info, train_tokens=tokens[0], holdout_tokens=tokens[1])
-        write_json(temporary / "info.json", asdict(done))
-        note_checksums(temporary)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not (folder / "info.json").exists():  # else another process was first: same bytes
-                raise
-    except OSError as error:
-        raise Refusal(
-            f"cannot write the token cache {folder}: {error.strerror}. Free space, or set "
-            "SCALING_CACHE to another folder."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """Write the corpus of one source into the cache."""
+    published = made.cache / info.fingerprint
+    # What is done of it is of use to whoever divides the source into the same parts.
+    parts = hashlib.sha256(divided.ends.tobytes()).hexdigest()[:12]
+    folder = made.folder / f"{info.fingerprint}-{parts}"
+    if (published / "info.json").exists():  # by the process that had the folder
+        return
+    sides = Column(bool, made.file)
+    sides.add(held)
+    tokens = [0, 0]  # to train on, held out
+    for encoded in encode(divided, sides, tokenizer, folder, processes, count):
+        for side, these in enumerate(encoded.sides):
+            tokens[side] += these.tokens
+    done = replace(info, train_tokens=tokens[0], holdout_tokens=tokens[1])
+    write_json(folder / CORPUS / "info.json", sealed(asdict(done)))
+    note_checksums(folder / CORPUS)
+    failpoint("corpus-made")
+    _publish(folder / CORPUS, published)
 
 
-def _padded(held: np.ndarray) -> Iterator[bool]:
-    """Whether each piece is held out; beyond the last, whatever, since it is refused."""
-    return chain(map(bool, held), repeat(False))
+def _publish(made: Path, folder: Path) -> None:
+    """Rename a corpus that is made to where it is found, whole or absent."""
+    try:
+        made.rename(folder)
+    except OSError:
+        if (folder / "info.json").exists():  # another process was first: same bytes
+            return
+        # What is left of one that lost its note is of no use, and stood in the way for ever.
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
 
 
 def _mixture(parts: list[Corpus], per_block: tuple[int, ...], cache: Path) -> Corpus:
@@ -318,8 +357,9 @@ def _mixture(parts: list[Corpus], per_block: tuple[int, ...], cache: Path) -> Co
         holdout_tokens=sum(info.holdout_tokens for info in infos),
         holdout_bytes=None if None in sizes else sum(size or 0 for size in sizes),
         mixture=shares,
+        other_names=sum(info.other_names for info in infos),
     )
-    write_json(cache / key / "info.json", asdict(info))
+    write_json(cache / key / "info.json", sealed(asdict(info)))
     return Corpus(cache / key, info)
 
 

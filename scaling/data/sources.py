@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-import codecs
-import glob
-import gzip
 import hashlib
-import io
-import json
 import lzma
 import math
-import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 from scaling.data import hub, packages, tokens
-from scaling.data.documents import Document, SourceMissing, utf8
+from scaling.data.buckets import Objects, fetched
+from scaling.data.buckets import listed as listed_there
+from scaling.data.documents import Document, SourceMissing
+from scaling.data.finding import Identity, Listing, each_once, identity, listed
+from scaling.data.progress import Watch
+from scaling.data.shards import (
+    JSON_LINES,
+    PACKED,
+    PARQUET,
+    TOKENS,
+    Part,
+    divided,
+    part_of,
+    read,
+    refuse_others,
+    spans_of,
+    together,
+)
+from scaling.data.tokens import TokenFile, token_files
+from scaling.store.objects import is_address
 from scaling.store.records import Refusal, read_json
 from scaling.study import DataSection, SourceSection
 from scaling.study_errors import source_missing
 
 CORPORA = Path(__file__).with_name("corpora")
 HUB = "hf:"  # what the name of a Hugging Face data set begins with
-JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-CHUNK = 1 << 20  # bytes looked at once
 
 
 @dataclass(frozen=True)
@@ -36,13 +46,37 @@ class Source:
     name: str
     read: Callable[[], Iterator[Document]]
     files: tuple[Path, ...] | None  # all that is read; null where another library sees to that
-    tokens: bool = False  # they are tokens already
+    tokens: tuple[TokenFile, ...] = ()  # its files, where they are tokens already
+    field: str | None = None  # what shards have their text in; null for what is no shards
+    again: int = 0  # names that were passed over, since they lead to files that are read
+    objects: Objects | None = None  # in object storage; null for what is here
+    here: Callable[[Path, Watch], Source] | None = None  # once `objects` are fetched to a cache
+
+    @property
+    def is_tokens(self) -> bool:
+        """Whether its files are tokens already, here or in object storage."""
+        if self.objects is None:
+            return bool(self.tokens)
+        return all(each.key.endswith(TOKENS) for each in self.objects.stats)
+
+    @property
+    def parts(self) -> Iterator[Part]:
+        """The source in parts, whose documents one after another are its own.
+
+        Raises Refusal as reading does. Nothing is read but the footers of Parquet files.
+        """
+        if self.field is None or self.files is None:
+            yield Part(self.read)
+            return
+        field = self.field
+        for spans in together(span for file in self.files for span in spans_of(file, field)):
+            yield part_of(spans, field)
 
 
 def sections_of(section: DataSection) -> tuple[SourceSection, ...]:
     """The sources of a study, of which `source` alone is one. Raises Refusal for both or none."""
     if missing := source_missing(vars(section)):
-        raise Refusal("\n".join(missing))
+        raise Refusal(missing)
     if section.source is None:
         return section.sources
     return (SourceSection(source=section.source, weight=1.0),)
@@ -55,19 +89,38 @@ def open_sources(section: DataSection) -> list[Source]:
     fit the kind of file.
     """
     found = [_open(each, section) for each in sections_of(section)]
-    if len({source.tokens for source in found}) > 1:
+    _refuse_in_two(found)
+    if len({source.is_tokens for source in found}) > 1:
         raise Refusal(
             "[data] sources mixes text and .bin files of tokens. Tokenise the text into a .bin "
             "too, or give text alone."
         )
-    if found[0].tokens:
-        tokens.check(section)
+    if found[0].is_tokens:
+        tokens.check(section, ())
     elif section.token_dtype is not None:
         raise Refusal(
             f"[data] token_dtype = {section.token_dtype!r} is for .bin files of tokens; "
             f"{found[0].name!r} is text. Remove it."
         )
     return found
+
+
+def _refuse_in_two(sources: Sequence[Source]) -> None:
+    """Raises Refusal for a file that is of two sources: its text would count as unique twice.
+
+    Another field of it is another text. Packages are of as many lists as name them.
+    """
+    first: dict[tuple[Identity, str], Source] = {}
+    files = [each for each in sources if not each.name.startswith(packages.PACKAGES)]
+    for source in files if len(files) > 1 else ():
+        for file in source.files or ():
+            field = (source.field or "") if file.name.endswith((*JSON_LINES, *PARQUET)) else ""
+            other = first.setdefault((identity(file), field), source)
+            if other.name != source.name:
+                raise Refusal(
+                    f"[data] sources: {file} is of both {other.name!r} and {source.name!r}, and "
+                    "its text would count as unique twice. Narrow one of them."
+                )
 
 
 def what_is_missing(section: DataSection) -> str:
@@ -103,17 +156,19 @@ def _most_tokens(each: SourceSection, section: DataSection) -> int | None:
         size, documents = sum(sizes), len(sizes)
     else:
         try:
-            files = _open(each, section).files or ()
+            opened = _open(each, section)
+            files = opened.files or ()
             size, documents = sum(file.stat().st_size for file in files), len(files)
+            if opened.tokens:
+                size, documents = tokens.most_tokens(opened.tokens), 0
         except (Refusal, OSError):  # said where it is read
             return None
-        if any(file.suffix in (".gz", ".zst") for file in files):
+        if any(file.name.endswith((*PACKED, *PARQUET)) for file in files):
             return None
-    width = {"uint16": 2, "uint32": 4}.get(section.token_dtype or "", 1)
     # A token ends each file, and each piece of a large document; all but the last piece are at
     # least about an eighth of the smallest source's held-out share (`split.cut`).
     ends = documents + len(sections_of(section)) * math.ceil(16 / section.holdout_fraction)
-    return size // width + ends if size else None
+    return size + ends if size else None
 
 
 def _open(each: SourceSection, section: DataSection) -> Source:
@@ -127,35 +182,60 @@ def _open(each: SourceSection, section: DataSection) -> Source:
             each.split or section.split,
             field,
         )
-        return Source(name, lambda: (part for text in rows() for part in _divided(text)), None)
+        return Source(name, lambda: (part for text in rows() for part in divided(text)), None)
     if name.startswith(packages.PACKAGES):
         found = packages.find(name)
         return Source(
             name,
-            lambda: (part for text in found.documents() for part in _divided(text)),
+            lambda: (part for text in found.documents() for part in divided(text)),
             found.files,
         )
-    # Path.glob takes no absolute patterns.
-    files = [Path(file) for file in glob.glob(name, recursive=True)]  # noqa: PTH207
-    paths = sorted(path for path in files if path.is_file())
-    if not paths:
+    if is_address(name):
+        objects = listed_there(name)
+
+        def here(cache: Path, watch: Watch) -> Source:
+            return _of_files(name, fetched(name, objects, cache, watch), field, section)
+
+        return Source(name, _not_here, (), objects=objects, here=here)
+    listing = _files(name)
+    return replace(_of_files(name, listing.paths, field, section), again=listing.again)
+
+
+def _files(name: str) -> Listing:
+    """The files of a folder or a glob, in the order of their names, each once.
+
+    Raises SourceMissing where there is none, Refusal for what is no file, or none of a folder's.
+    """
+    found = listed(name)
+    if (folder := Path(name)).is_dir():
+        refuse_others(name, [str(path.relative_to(folder)) for path in found.paths])
+    if not found.paths:
         raise SourceMissing(
             f"[data] source = {name!r} names no file. Give 'sotu', a file of text, JSON lines or "
             "tokens (.bin), a glob such as 'corpus/**/*.txt', 'packages:LIST' or 'hf:NAME'."
         )
-    ready = {path.name.endswith(".bin") for path in paths}
+    return each_once(name, found)
+
+
+def _of_files(name: str, paths: list[Path], field: str, section: DataSection) -> Source:
+    ready = {path.name.endswith(TOKENS) for path in paths}
     if len(ready) > 1:
         raise Refusal(
             f"[data] source = {name!r} matches .bin files of tokens and others. Narrow it."
         )
     if ready == {True}:
-        return Source(name, partial(tokens.documents, paths, section), tuple(paths), tokens=True)
-    return Source(name, partial(_texts, paths, field), tuple(paths))
+        given = token_files(paths, section)
+        every = tuple(path for file in given for path in (file.path, file.index) if path)
+        return Source(name, partial(tokens.documents, given, section), every, tokens=given)
+
+    def texts() -> Iterator[bytes]:
+        return read((span for path in paths for span in spans_of(path, field)), field)
+
+    return Source(name, texts, tuple(paths), field=field)
 
 
-def _texts(paths: list[Path], field: str) -> Iterator[bytes]:
-    for path in paths:
-        yield from _json_lines(path, field) if path.name.endswith(JSON_LINES) else _text(path)
+def _not_here() -> Iterator[Document]:
+    raise AssertionError("it is fetched before it is read")
 
 
 def _sotu() -> Iterator[bytes]:
@@ -168,75 +248,3 @@ def _sotu() -> Iterator[bytes]:
             f"Reinstall, or rebuild it with `{manifest['rebuild']}`."
         )
     yield from lzma.decompress(packed).split(b"\0")
-
-
-def _divided(raw: bytes) -> Iterator[bytes]:
-    """The texts between NUL bytes, those of white space alone left out."""
-    start = 0
-    while start >= 0:
-        end = raw.find(b"\0", start)
-        part = raw[start:] if end < 0 else raw[start:end]
-        if part and not part.isspace():
-            yield part
-        start = end + 1 or -1
-
-
-def _text(path: Path) -> Iterator[bytes]:
-    """A text file: one document, unless NUL bytes divide it into several."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise Refusal(f"[data] source: cannot read {path}: {error.strerror}.") from error
-    start = 0
-    while start < len(raw):  # in chunks, since a str can take four times the bytes
-        chunk = raw[start : start + CHUNK]
-        try:
-            start += codecs.utf_8_decode(chunk, "strict", start + CHUNK >= len(raw))[1]
-        except UnicodeDecodeError as error:
-            raise Refusal(
-                f"[data] source: {path} is not UTF-8 text (byte {start + error.start}). "
-                "Convert it first."
-            ) from error
-    yield from _divided(raw)
-
-
-def _json_lines(path: Path, field: str) -> Iterator[bytes]:
-    """The texts of a file of one JSON object a line, compressed or not; empty lines are passed."""
-    number = 0
-    try:
-        with _decompressed(path) as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.isspace():
-                    yield from _divided(_text_of(line, field, f"{path}, line {number}"))
-    # A truncated file; zlib's error and gzip's EOFError are no OSErrors.
-    except (OSError, EOFError, zlib.error) as error:
-        raise Refusal(
-            f"[data] source: cannot read {path} beyond line {number}: {error}. Copy it again."
-        ) from error
-
-
-def _decompressed(path: Path) -> IO[bytes] | gzip.GzipFile:
-    if path.suffix == ".gz":
-        return gzip.open(path)
-    if path.suffix == ".zst":
-        import pyarrow as pa
-
-        stream = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
-        return io.BufferedReader(stream, CHUNK)
-    return path.open("rb")
-
-
-def _text_of(line: bytes, field: str, where: str) -> bytes:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(
-            f"[data] source: {where} is not valid JSON ({error}). Correct or remove it."
-        ) from error
-    if not isinstance(row, dict) or field not in row:
-        has = f"has {', '.join(map(repr, row))}" if isinstance(row, dict) else "is no object"
-        raise Refusal(
-            f"[data] text_field = {field!r}: {where} {has or 'is empty'}. "
-            "Name the field that holds the text."
-        )
-    return utf8(row[field], field, where)

@@ -6,16 +6,18 @@ its content, and its size.
 
 from __future__ import annotations
 
-import hashlib
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from scaling.data.documents import Document, raw
+from scaling.data.documents import ROWS, Document, key_of
 from scaling.store.records import Refusal
 
+_BINS = 1 << 16  # of lots: of a billion documents, each has some fifteen thousand
+LEAST = 256  # bytes or tokens of a held-out share, below which …
+MOST_CRUMBS = 100_000  # … so many pieces are more than a corpus of any use is cut into
+MOST_TIMES = 3  # of the share asked for; pieces that differ come to twice it at most
 _BREAKS = (b"\n\n", b"\n", b" ")  # where a large document is best cut, best first
 
 
@@ -36,79 +38,93 @@ class Index:
         held out. Adding a document can shift the cut but never the order, so documents move to
         one side only.
         """
-        order = np.argsort(self.lots, kind="stable")
-        held = np.cumsum(self.sizes[order])
-        last = np.searchsorted(held, fraction * held[-1])
-        return float(self.lots[order[last]])
+        weights = np.zeros(_BINS, np.int64)
+        for start in range(0, len(self.lots), ROWS):
+            sizes = self.sizes[start : start + ROWS]
+            # Sums in float64 are exact below 2^53.
+            weights += np.bincount(self._bins(start), sizes, _BINS).astype(np.int64)
+        held = np.cumsum(weights)
+        target = fraction * int(held[-1])
+        last = int(np.searchsorted(held, target))
+        rows = np.concatenate(
+            [
+                start + np.flatnonzero(self._bins(start) == last)
+                for start in range(0, len(self.lots), ROWS)
+            ]
+        )
+        rows = rows[np.argsort(self.lots[rows], kind="stable")]
+        held_in_bin = held[last] - weights[last] + np.cumsum(self.sizes[rows])
+        return float(self.lots[rows[np.searchsorted(held_in_bin, target)]])
 
-    def pieces(self, documents: Iterable[Document]) -> Iterator[Document]:
-        """The documents as they were indexed, large ones in pieces."""
-        return pieces(documents, self.longest, self.shared)
+    def drawn(self, fraction: float) -> np.ndarray:
+        """Whether each piece is held out, whatever other sources hold out."""
+        drawn: np.ndarray = np.asarray(self.lots) <= self.threshold(fraction)
+        return drawn
+
+    def _bins(self, start: int) -> np.ndarray:
+        """Of some lots, the parts of [0, 1] in which they lie, so that one part alone is sorted."""
+        lots = np.asarray(self.lots[start : start + ROWS])
+        return np.minimum((lots * _BINS).astype(np.int64), _BINS - 1)
 
 
-def index(reads: Sequence[Callable[[], Iterator[Document]]], fraction: float) -> list[Index]:
-    """The index of each source; a source is read twice if one of its documents must be cut.
+def refuse_crumbs(name: str, whole: Index, fraction: float) -> None:
+    """Raises Refusal for a held-out share so small that documents would be cut to crumbs."""
+    if whole.longest >= LEAST:
+        return
+    cut = int(whole.sizes[whole.sizes > whole.longest].sum())
+    if 4 * cut > MOST_CRUMBS * max(1.0, whole.longest):
+        raise Refusal(
+            f"[data] holdout_fraction = {fraction:g} of {name!r} is {whole.longest:.3g} of "
+            f"{int(whole.sizes.sum()):,} bytes or tokens, too little to hold out a piece of. Give "
+            "more."
+        )
 
-    A document larger than the held-out share could neither be held out nor left in without
-    upsetting it, and a single file could not be split at all. One that several sources hold is
-    cut alike in all of them, as the smallest of them needs: otherwise it could be held out whole
-    in one, and be trained on in pieces in another.
+
+def refuse_excess(name: str, index: Index, out: np.ndarray, fraction: float) -> None:
+    """Raises Refusal where far more is held out than was asked for: equal texts go together."""
+    held, size = int(index.sizes[out].sum()), int(index.sizes.sum())
+    if held > MOST_TIMES * fraction * size:
+        raise Refusal(
+            f"[data] holdout_fraction = {fraction:g} would hold out {held / size:.0%} of {name!r}, "
+            f"{held:,} of {size:,} bytes or tokens: one text is there again and again, and equal "
+            "texts stay together. Remove its repeats (drop_duplicates = true removes those that "
+            "are whole documents), or give more text."
+        )
+
+
+def shared_cuts(whole: Index, wholes: Sequence[Index]) -> dict[float, float]:
+    """The size beyond which to cut documents that sources of a smaller `longest` hold too.
+
+    One that several sources hold is cut alike in all of them, as the smallest of them needs:
+    otherwise it could be held out whole in one, and be trained on in pieces in another.
     """
-    wholes = []
-    for read in reads:
-        digest = hashlib.sha256()
-        lots, sizes = _lots(digested(read(), digest))
-        wholes.append(Index(digest.hexdigest(), fraction * int(sizes.sum()), {}, lots, sizes))
-    return [
-        _cut_index(replace(whole, shared=_shared(whole, wholes)), read)
-        for whole, read in zip(wholes, reads, strict=True)
-    ]
-
-
-def _shared(whole: Index, wholes: list[Index]) -> dict[float, float]:
-    """The size beyond which to cut documents that sources of a smaller `longest` hold too."""
     shared: dict[float, float] = {}
     for other in sorted(wholes, key=lambda each: -each.longest):  # the smallest has the last word
         if other.longest < whole.longest:
             large = whole.lots[whole.sizes > other.longest]
-            found = large[np.isin(large, other.lots)].tolist()
-            shared |= dict.fromkeys(found, other.longest)
+            found = np.zeros(len(large), bool)
+            for start in range(0, len(other.lots), ROWS):
+                found |= np.isin(large, other.lots[start : start + ROWS])
+            shared |= dict.fromkeys(large[found].tolist(), other.longest)
     return shared
 
 
-def _cut_index(whole: Index, read: Callable[[], Iterator[Document]]) -> Index:
-    if not whole.shared and whole.sizes.max(initial=0) <= whole.longest:
-        return whole
-    lots, sizes = _lots(whole.pieces(read()))
-    return replace(whole, lots=lots, sizes=sizes)
-
-
-def held_out(indices: list[Index], fraction: float) -> list[np.ndarray]:
+def held_out(indices: Sequence[Index], fraction: float) -> list[np.ndarray]:
     """For each source, whether each piece is held out: `fraction` of its size.
 
     The split is fixed by the data, never by the run. Equal texts go to the same side, whichever
     source they are from: what one holds out, no other trains on.
     """
-    held = [index.lots <= index.threshold(fraction) for index in indices]
-    everywhere = np.concatenate([i.lots[out] for i, out in zip(indices, held, strict=True)])
-    return [out | np.isin(i.lots, everywhere) for i, out in zip(indices, held, strict=True)]
-
-
-def digested(documents: Iterable[Document], digest: hashlib._Hash) -> Iterator[Document]:
-    """The documents, each counted into `digest` as it passes."""
-    for document in documents:
-        content = raw(document)
-        digest.update(len(content).to_bytes(8))
-        digest.update(content)
-        yield document
-
-
-def verified(documents: Iterable[Document], expected: str) -> Iterator[Document]:
-    """The documents. Raises Refusal after the last unless they are those of a digest."""
-    digest = hashlib.sha256()
-    yield from digested(documents, digest)
-    if digest.hexdigest() != expected:
-        raise Refusal("[data] source changed while it was read. Run again when it is complete.")
+    held = [index.drawn(fraction) for index in indices]
+    if len(indices) > 1:
+        drawn = [index.lots[out] for index, out in zip(indices, held, strict=True)]
+        everywhere = np.unique(np.concatenate(drawn))
+        for index, out in zip(indices, held, strict=True):
+            for start in range(0, len(out), ROWS):
+                lots = index.lots[start : start + ROWS]
+                near = np.searchsorted(everywhere, lots).clip(max=len(everywhere) - 1)
+                out[start : start + ROWS] |= everywhere[near] == lots
+    return held
 
 
 def pieces(
@@ -154,14 +170,4 @@ def _unless_blank(piece: Document) -> Iterator[Document]:
 
 
 def _lot(document: Document) -> float:
-    lot = hashlib.sha256(b"holdout")
-    lot.update(raw(document))
-    return int.from_bytes(lot.digest()[:8]) / 2**64
-
-
-def _lots(documents: Iterable[Document]) -> tuple[np.ndarray, np.ndarray]:
-    lots, sizes = array("d"), array("q")
-    for document in documents:
-        lots.append(_lot(document))
-        sizes.append(len(document))
-    return np.array(lots), np.array(sizes)
+    return int.from_bytes(key_of(document)[:8]) / 2**64

@@ -6,10 +6,12 @@ corpus's fingerprint.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,10 +23,11 @@ from scaling.data.documents import Document
 from scaling.data.progress import Step, Watch, counted, unwatched
 from scaling.data.split import cut
 from scaling.quantity import parse_count
-from scaling.store.records import Refusal, fingerprint, write_bytes
+from scaling.store.records import Refusal, fingerprint, read_json, read_sealed, sealed, write_json
 from scaling.study import DataSection
 
 BYTE_VOCAB = 256  # the byte tokeniser; NUL, which text does not contain, ends a document
+MAX_BYTES = 256 << 20  # of a tokenizer.json; the largest published have 40 MB
 MAX_VOCAB = 10**9  # a thousand times the largest in use
 END_OF_TEXT = "<|endoftext|>"
 # What published tokenisers call it: GPT-2 and Pythia, Llama 1 and 2, Llama 3, Gemma.
@@ -46,6 +49,10 @@ class Tokenizer(Protocol):
         """The token that ends a document."""
 
     @property
+    def end_text(self) -> str | None:
+        """The text of that token, if it has one."""
+
+    @property
     def identity(self) -> Any:
         """What of it determines the tokens, as plain values."""
 
@@ -63,6 +70,7 @@ class Bytes:
 
     vocab_size: int = BYTE_VOCAB
     end: int = 0
+    end_text: None = None
     identity: str = "bytes"
     file: None = None
 
@@ -78,6 +86,7 @@ class Ready:
 
     vocab_size: int
     end: int
+    end_text: None = None
     file: None = None
 
     @property
@@ -95,16 +104,20 @@ class Json:
     """A tokenizer.json, without what it adds, cuts off or fills up around a text."""
 
     def __init__(self, file: bytes, end_token: str | None, name: str) -> None:
-        try:
+        with _by_library(f"[data] tokenizer = {name!r} is not a tokenizer.json"):
             self._tokenizer = plain_tokenizer(file.decode())
-        except Exception as error:  # the library raises nothing narrower
+        self.file, self._name = file, name
+        self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
+        if not 0 < self.vocab_size < MAX_VOCAB:
             raise Refusal(
-                f"[data] tokenizer = {name!r} is not a tokenizer.json ({error}). Give one that "
-                "the tokenizers library can read."
-            ) from error
-        self.file = file
-        self.vocab_size = max(self._tokenizer.get_vocab().values()) + 1
+                f"[data] tokenizer = {name!r} has token ids below {self.vocab_size:,}. Give one "
+                f"of some tokens, and of fewer than {MAX_VOCAB:,}."
+            )
         self.end = self._end(end_token, name)
+
+    @property
+    def end_text(self) -> str:
+        return str(self._tokenizer.id_to_token(self.end))
 
     def _end(self, given: str | None, name: str) -> int:
         names = END_TOKENS if given is None else (given,)
@@ -126,10 +139,26 @@ class Json:
         dtype = np.min_scalar_type(self.vocab_size - 1)
         for batch in _batches(documents):
             texts = [text for parts in batch for text in parts]
-            encoded = iter(self._tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+            with _by_library(f"[data] tokenizer = {self._name!r} cannot encode the text"):
+                every = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            encoded = iter(every)
             for parts in batch:
                 ids = [np.array(next(encoded).ids, dtype) for _ in parts]
                 yield np.concatenate([*ids, np.array([self.end], dtype)])
+
+
+@contextmanager
+def _by_library(fault: str) -> Iterator[None]:
+    """Turns what the tokenizers library raises, which is nothing narrow, into a Refusal."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # where Rust panics it is not even an Exception
+        raise Refusal(
+            f"{fault} ({error}). Give one that the tokenizers library can read, with a token for "
+            "every text."
+        ) from error
 
 
 def plain_tokenizer(content: str) -> Any:
@@ -157,7 +186,7 @@ def make_tokenizer(
     cannot be read or made.
     """
     refuse_vocab_size(section)
-    if section.token_dtype is not None:
+    if tokens.are_named(section):
         assert section.vocab_size is not None and isinstance(section.end_token, int)
         return Ready(section.vocab_size, section.end_token)
     name = section.tokenizer
@@ -173,21 +202,56 @@ def make_tokenizer(
         return _given(section)
     key = fingerprint({"bpe": vocab_size, "content": content})
     file = cache / "tokenizers" / f"{key}.json"
-    if not file.exists():
+    made = _read_bpe(file)
+    if made is None:
 
         def watched() -> Iterator[Document]:
             yield from counted(training(), f"counting words for {name}", size, watch)
             watch(Step(f"learning the {vocab_size:,} tokens of {name}", 0, None))
 
-        write_bytes(file, train_bpe(watched(), vocab_size))
-    return Json(file.read_bytes(), END_OF_TEXT, name)
+        made = train_bpe(watched(), vocab_size)
+        write_json(file, sealed({"tokenizer": made.decode()}))
+    return Json(made, END_OF_TEXT, name)
+
+
+def _read_bpe(file: Path) -> bytes | None:
+    """The tokeniser in a file of the cache; null if it is not as it was written.
+
+    That of an earlier version, which has no seal, is taken as it is: another one would make
+    another corpus, and so other runs.
+    """
+    with suppress(Refusal, KeyError, TypeError):
+        if "model" in read_json(file):
+            return file.read_bytes()
+        return str(read_sealed(file)["tokenizer"]).encode()
+    return None
+
+
+TOKENIZER = "tokenizer.json"  # in the folder of a corpus
+
+
+def tokenizer_plain(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+    """What another process must know of it, as values of JSON; its file lies in `folder`."""
+    assert not isinstance(tokenizer, Ready)  # which is read in place
+    file = None if tokenizer.file is None else str(folder / TOKENIZER)
+    return {"file": file, "end_token": tokenizer.end_text}
+
+
+def tokenizer_from(plain: Mapping[str, Any]) -> Tokenizer:
+    """The tokeniser that another process wrote as plain values."""
+    return Bytes() if plain["file"] is None else _read_json(plain["file"], plain["end_token"])
+
+
+@functools.lru_cache(1)
+def _read_json(file: str, end_token: str) -> Json:
+    return Json(Path(file).read_bytes(), end_token, file)
 
 
 def vocabulary(section: DataSection) -> int:
     """The size of the vocabulary, from the study alone. Raises Refusal where it does not say."""
     refuse_vocab_size(section)
-    if section.token_dtype is not None:
-        tokens.check(section)
+    if tokens.are_named(section):
+        tokens.check(section, ())
     if section.vocab_size is not None:
         return section.vocab_size
     if section.tokenizer == "bytes":
@@ -197,7 +261,7 @@ def vocabulary(section: DataSection) -> int:
 
 def refuse_vocab_size(section: DataSection) -> None:
     """Raises Refusal for a vocab_size that the tokeniser contradicts."""
-    if section.vocab_size is None or section.token_dtype is not None:
+    if section.vocab_size is None or tokens.are_named(section):
         return
     own = BYTE_VOCAB if section.tokenizer == "bytes" else bpe_size(section)
     if own is None and Path(section.tokenizer).exists():
@@ -230,7 +294,7 @@ def _given(section: DataSection) -> Json:
             f"[data] end_token = {end}: give the text of the token, such as '{END_OF_TEXT}'."
         )
     try:
-        file = Path(name).read_bytes()
+        file = _content(Path(name))
     except (OSError, ValueError) as error:  # ValueError: NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise Refusal(
@@ -238,6 +302,16 @@ def _given(section: DataSection) -> Json:
             "'bpe:4096' or the path of a tokenizer.json."
         ) from error
     return Json(file, end, name)
+
+
+def _content(path: Path) -> bytes:
+    """What a file of some size holds. Raises OSError or ValueError where it is none."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # a pipe or device may be endless
+        raise ValueError("no file")
+    if found.st_size > MAX_BYTES:
+        raise ValueError(f"{found.st_size:,} bytes; {MAX_BYTES:,} are allowed")
+    return path.read_bytes()
 
 
 def train_bpe(documents: Iterable[Document], vocab_size: int) -> bytes:

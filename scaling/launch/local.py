@@ -44,11 +44,15 @@ class Local:
         worker.log = log
         return worker
 
+    def placed(self, worker: Worker) -> bool:
+        """Always: a process begins at once."""
+        return True
+
     def alive(self, worker: Worker) -> bool:
         """Whether it still runs, or is only frozen. Of what it died is added to its log."""
         code = worker.poll()
         if code is not None and code < 0 and worker.log is not None:
-            _add(worker.log, f"{worker} ended by signal {-code} (out of memory sends 9)\n")
+            add_to_log(worker.log, f"{worker} ended by signal {-code} (out of memory sends 9)\n")
             worker.log = None
         return code is None
 
@@ -63,7 +67,8 @@ class Local:
         worker.wait()
 
 
-def _add(log: Path, text: str) -> None:
+def add_to_log(log: Path, text: str) -> None:
+    """Add lines to a worker's log, if it can be written."""
     file = _open(log)
     with suppress(OSError):
         os.write(file, text.encode())

@@ -8,36 +8,48 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from scaling.data.corpus import load
+from scaling.data.verified import digest_of
 from scaling.launch.source import source_digest
 from scaling.planning.plan import Plan, plan_table
 from scaling.spec import RunSpec, planned_run
-from scaling.store.claims import refuse_links
 from scaling.store.failpoint import failpoint
-from scaling.store.holding import changing, holding
-from scaling.store.manifest import Manifest, PlannedRun, read_manifest, write_manifest
-from scaling.store.ready import make_ready, run_folder, unfinished
-from scaling.store.records import Refusal, write_bytes, write_table
-from scaling.store.run_record import Status, read_run
+from scaling.store.manifest import PLAN, Manifest, PlannedRun
+from scaling.store.paths import cache_folder
+from scaling.store.records import Refusal, table_bytes
+from scaling.store.results import Results, results_at, unfinished
+from scaling.store.run_record import Status
 from scaling.store.sealed import OtherFormat
+from scaling.store.table import RUN_TABLE
 
 
-def manifest_of(results: Path, plan: Plan, study_toml: bytes) -> Manifest:
-    """The plan of a study as this folder's manifest. Only reads."""
-    specs = (_as_long_as_trained(run_folder(results, spec.run_id), spec) for spec in plan.runs)
+def manifest_of(place: Path | Results, plan: Plan, study_toml: bytes) -> Manifest:
+    """The plan of a study as the manifest of these results. Only reads."""
+    results = results_at(place)
+    specs = (_as_long_as_trained(results, spec) for spec in plan.runs)
     return Manifest.made(
         study=plan.study.name,
         study_sha256=hashlib.sha256(study_toml).hexdigest(),
         source_sha256=source_digest({spec.architecture for spec in plan.runs}),
+        corpora=_digests(plan),
         runs=[planned_run(spec, plan.corpus) for spec in specs],
     )
 
 
-def _as_long_as_trained(folder: Path, spec: RunSpec) -> RunSpec:
+def _digests(plan: Plan) -> dict[str, str]:
+    """The digest of the tokens that the runs are to read, by the corpus's name."""
+    with suppress(Refusal):  # it is not in the cache, of which a launch says more
+        found = digest_of(load(plan.corpus.fingerprint, cache_folder() / "corpora"))
+        return {plan.corpus.fingerprint: found} if found else {}
+    return {}
+
+
+def _as_long_as_trained(results: Results, spec: RunSpec) -> RunSpec:
     """A trunk that ended longer than it is asked for stays so: its row says what it has."""
-    if spec.run_kind == "trunk" and (folder / "run.json").exists():
+    if spec.run_kind == "trunk":
         with suppress(Refusal):
-            record = read_run(folder)
-            if record.ended and record.steps > spec.schedule.steps:
+            record = results.record(spec.run_id)
+            if record is not None and record.ended and record.steps > spec.schedule.steps:
                 return replace(spec, schedule=replace(spec.schedule, steps=record.steps))
     return spec
 
@@ -52,7 +64,7 @@ class Prepared:
 
 @contextmanager
 def prepared(
-    results: Path, plan: Plan, study_toml: bytes, retry: Collection[Status] = ()
+    place: Path | Results, plan: Plan, study_toml: bytes, retry: Collection[Status] = ()
 ) -> Iterator[Prepared]:
     """Write the study, the plan and every new run, and hold the folder as long as it is trained in.
 
@@ -60,66 +72,100 @@ def prepared(
     from its last checkpoint. Raises OtherFormat for a folder of a newer or older version, and
     Refusal where others train another plan in it than this one, or one that this one adds to.
     """
-    _plan_before(results)  # refused before anything is touched
+    results = results_at(place)
+    results.look()
+    plan_before(results)  # refused before anything is touched
     manifest = manifest_of(results, plan, study_toml)
-    for run in unfinished(results, manifest, retry):
-        refuse_links(run_folder(results, run.run_id))
+    results.refuse_unusable(unfinished(results, manifest, retry))
     with ExitStack() as life:
-        with changing(results):
+        with results.changing():
             # Not before: of two that wait to begin, neither is training yet.
-            hold = life.enter_context(holding(results))
-            before = _plan_before(results)
-            if before is not None and not hold.is_alone():
-                _refuse_beside(results, before, manifest)
-            write_bytes(results / "study.toml", study_toml)
+            hold = life.enter_context(results.holding())
+            before = plan_before(results)
+            clash = "" if before is None else _beside(results, before, manifest)
+            if clash and not hold.is_alone():
+                raise Refusal(clash)
+            _refuse_foreign(results, study_toml)
+            _refuse_other_tokens(results, before, manifest)
+            results.write("study.toml", study_toml)
             failpoint("study-written")
-            write_table(results / "plan.csv", plan_table(plan))
+            results.write("plan.csv", table_bytes("plan.csv", plan_table(plan)))
             failpoint("plan-written")
-            write_manifest(results, manifest)
+            results.write(PLAN, manifest.as_file())
             failpoint("manifest-written")
         waiting = unfinished(results, manifest, retry)
         for run in waiting:
-            make_ready(results, manifest, run)
+            results.make_ready(manifest, run)
             failpoint("planned")
         yield Prepared(waiting, _notes(before, manifest))
 
 
 def prepare(
-    results: Path, plan: Plan, study_toml: bytes, retry: Collection[Status] = ()
+    results: Path | Results, plan: Plan, study_toml: bytes, retry: Collection[Status] = ()
 ) -> list[PlannedRun]:
     """As `prepared`, for whoever trains in this very process; returns the runs still to train."""
     with prepared(results, plan, study_toml, retry) as ready:
         return ready.todo
 
 
-def _plan_before(results: Path) -> Manifest | None:
+def plan_before(results: Results) -> Manifest | None:
     """The plan of a folder as it is; null where there is none, or one that is damaged.
 
-    Raises OtherFormat for a folder of a newer or older version.
+    Raises OtherFormat for results of a newer or older version.
     """
     try:
-        return read_manifest(results)
+        return results.manifest()
     except OtherFormat:
         raise
     except Refusal:
         return None
 
 
-def _refuse_beside(results: Path, present: Manifest, wanted: Manifest) -> None:
-    """Raise Refusal unless a plan may take the place of one that others are training."""
+def _beside(results: Results, present: Manifest, wanted: Manifest) -> str:
+    """Why a plan may not take the place of one that others are training; empty if it may."""
     if wanted.source_sha256 != present.source_sha256:
-        raise Refusal(
+        return (
             f"{results} is being trained by source {present.source_sha256[:12]} of this program, "
             f"and this is source {wanted.source_sha256[:12]}. Stop the others, or wait until "
             "they have ended; then give the command again."
         )
     if not wanted.extends(present):
-        raise Refusal(
+        return (
             f"{results} is being trained for study {present.study_sha256[:12]}, and this is study "
             f"{wanted.study_sha256[:12]}, which leaves runs of that one out. Keep all its runs "
             f"and only add to them, or stop the others first; {results}/study.toml is the study "
             "that they train."
         )
+    return ""
+
+
+def _refuse_other_tokens(results: Results, before: Manifest | None, wanted: Manifest) -> None:
+    """Raise Refusal where a corpus of the same name now has other tokens than the runs there read.
+
+    It was made again, say by another version of `tokenizers`.
+    """
+    for name, digest in wanted.corpora.items():
+        read = digest if before is None else before.corpora.get(name, digest)
+        if read != digest:
+            raise Refusal(
+                f"corpus {name} in {cache_folder()} has tokens of digest {digest[:12]}, and the "
+                f"runs in {results} read those of {read[:12]}. Bring back that folder of the "
+                "cache, or train anew in another folder with --results."
+            )
+
+
+def _refuse_foreign(results: Results, study_toml: bytes) -> None:
+    """Raise Refusal where files lie in the place of ours, and nothing shows that they are ours."""
+    if results.read(PLAN) is not None or results.run_ids():
+        return
+    tables = (RUN_TABLE, "scores.parquet")  # of which a launch that was killed before leaves none
+    killed = results.read("study.toml") == study_toml
+    for name in tables if killed else ("study.toml", "plan.csv", *tables):
+        if results.read(name) is not None:
+            raise Refusal(
+                f"{results}/{name} is there without a plan or a run that made it, and would be "
+                "replaced. Move it away, or name another folder with --results."
+            )
 
 
 def _notes(before: Manifest | None, now: Manifest) -> tuple[str, ...]:

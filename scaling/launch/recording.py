@@ -20,11 +20,13 @@ from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from uuid import uuid4
 
 from scaling.launch.slots import Host
 from scaling.planning.deriving import layout_of
 from scaling.spec import RunSpec, config_of
 from scaling.store.records import Refusal, fingerprint
+from scaling.store.results import Results, results_at
 from scaling.training.autotuning import programs_of
 from scaling.training.flags import Slot, worker_environment
 
@@ -33,7 +35,11 @@ Environment = Callable[[Slot], Mapping[str, str]]
 
 
 def environment_for(
-    results: Path, runs: Iterable[RunSpec], host: Host, slot: Slot, say: Callable[[str], None]
+    place: Path | Results,
+    runs: Iterable[RunSpec],
+    host: Host,
+    slot: Slot,
+    say: Callable[[str], None],
 ) -> Environment:
     """What environment the workers of these runs start in, by slot; `slot` is one of theirs.
 
@@ -50,18 +56,22 @@ def environment_for(
         raise Refusal(
             "[hardware] deterministic = true: of a TPU that cannot be promised. Leave it out."
         )
-    file = _recorded(results, runs, host, slot, say)
+    file = None
+    if slot.alone:
+        with results_at(place).shared_files(FOLDER) as folder:
+            file = _recorded(folder, runs, host, slot, say)
+    else:  # one process cannot compile what several run
+        say("of several processes no algorithms are recorded: XLA takes the first, a slower one")
     return partial(worker_environment, algorithms="deterministic", file=file)
 
 
 def _recorded(
-    results: Path, runs: Sequence[RunSpec], host: Host, slot: Slot, say: Callable[[str], None]
+    folder: Path, runs: Sequence[RunSpec], host: Host, slot: Slot, say: Callable[[str], None]
 ) -> Path | None:
     """The file of the fastest algorithms; null where XLA writes none, and then takes the first."""
     programs = programs_of(runs)
     devices = len(slot.devices or host.devices)
     kind = re.sub(r"\W+", "-", f"{devices}-{host.kind}-jaxlib-{version('jaxlib')}")
-    folder = results / FOLDER
     # What is compiled is a run as it is laid out, which depends on the memory that a worker has.
     target = host.target(devices, slot.sharing)
     layouts = {name: asdict(layout_of(run, target)) for name, run in programs.items()}
@@ -69,9 +79,9 @@ def _recorded(
     if file.exists():
         return file
     say(f"recording the algorithms of {len(programs)} programs, for deterministic = true")
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     earlier = sorted(folder.glob(f"{kind}-*.textproto"), key=lambda path: path.stat().st_mtime)
-    mine = folder / f".{os.getpid()}.textproto"
+    mine = folder / f".{uuid4().hex}.textproto"  # as process ids are not, of containers
     if earlier:
         shutil.copyfile(earlier[-1], mine)
     try:

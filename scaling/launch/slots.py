@@ -19,6 +19,7 @@ from scaling.store.records import Refusal
 from scaling.training.autotuning import programs_of
 from scaling.training.flags import VISIBLE, Slot, worker_environment
 
+MOST_AT_ONCE = 10_000  # workers or devices of a host; each is an object, and soon a process
 ASK = """
 import jax
 d = jax.devices()
@@ -76,8 +77,10 @@ def this_host() -> Host:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         asked = os.environ.get("JAX_PLATFORMS")
         wanted = f" JAX_PLATFORMS = {asked!r}:" if asked else ""
+        # What an assertion of jax's own says is no more than its name.
+        reason = said[-1] if " " in said[-1] else "there is none of that kind"
         raise Refusal(
-            f"jax finds no device here:{wanted} {said[-1]}. Look at what "
+            f"jax finds no device here:{wanted} {reason.rstrip('.')}. Look at what "
             f"`{Path(sys.executable).name} -c 'import jax; jax.devices()'` prints. "
             "JAX_PLATFORMS=cpu trains without one."
         )
@@ -94,6 +97,14 @@ def this_host() -> Host:
     return Host(found, kind, tuple(names), memory)
 
 
+def refuse_count(option: str, value: int | None) -> None:
+    """Raise Refusal for a number of processes or devices of which there cannot be so many."""
+    if value is not None and value < 1:
+        raise Refusal(f"{option} {value}: give at least 1.")
+    if value is not None and value > MOST_AT_ONCE:
+        raise Refusal(f"{option} {value}: give at most {MOST_AT_ONCE:,}.")
+
+
 def slots_of(
     host: Host,
     workers: int | None = None,
@@ -108,8 +119,7 @@ def slots_of(
     given = {"--workers": workers, "--devices-per-run": devices_per_run}
     given["--runs-per-device"] = runs_per_device
     for option, value in given.items():
-        if value is not None and value < 1:
-            raise Refusal(f"{option} {value}: give at least 1.")
+        refuse_count(option, value)
     if host.platform == "cpu":
         for option in ("--devices-per-run", "--runs-per-device"):
             if given[option] is not None:

@@ -1,6 +1,7 @@
 """A worker of this installation, started by the path of this file: `python -P start.py RESULTS …`.
 
-`--record` compiles the runs that stdin names instead (scaling/training/autotuning.py).
+`--record` compiles the runs that stdin names instead (scaling/training/autotuning.py), `--prepare`
+reads and tokenises what stdin names (scaling/data/serving.py).
 
 A working directory or a PYTHONPATH that holds `models.py` or another of our packages' names would
 come before us, so ours are imported first. Everything else is found as always.
@@ -30,6 +31,10 @@ if __name__ == "__main__":
         from scaling.training.autotuning import compile_specifications
 
         sys.exit(compile_specifications(sys.stdin.read()))
+    if sys.argv[1] == "--prepare":
+        from scaling.data.serving import main as prepare
+
+        sys.exit(prepare())
     from scaling.launch.worker import main
 
     sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+# Exit codes of a worker that may not train here, and of one that was asked to stop (EX_TEMPFAIL):
+# start me again.
+REFUSED, REQUEUE = 2, 75
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 

@@ -1,13 +1,15 @@
-"""One process that trains the runs of a results folder, one after the other, until all have ended.
+"""One process that trains the runs of a plan, one after the other, until all have ended.
 
 Every launcher starts this and nothing else, by scaling/launch/start.py; `scaling worker` is the
 same. It takes a run that nobody has (scaling/launch/queue.py), trains it, takes the next. Where
 nothing is free but runs of others are unfinished it waits: they may leave one behind. Exit codes:
-0 nothing failed, 1 a run failed or diverged, 2 it may not train here, 75 it was told to stop.
+0 nothing failed, 1 a run failed or diverged, 2 it may not or cannot train here, 75 it was told to
+stop.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -15,58 +17,69 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from models.devices import expected_platform
+from scaling.data.chunks import CorpusChanged
 from scaling.data.corpus import load
-from scaling.data.verified import check
-from scaling.launch.output import Unbroken, log_tail
-from scaling.launch.queue import ORDERS, Order, Queue, branch_points
+from scaling.data.verified import check, digest_of
+from scaling.launch.hosts import led, together
+from scaling.launch.output import Printable, Unbroken, log_tail
+from scaling.launch.queue import ORDERS, Order, Queue
 from scaling.launch.source import source_digest
-from scaling.launch.stops import stops_noted
+from scaling.launch.stops import REFUSED, REQUEUE, stops_noted
 from scaling.spec import RunSpec, read_spec
-from scaling.store.attempt import Attempt, attempt, last_checkpoint, settle
-from scaling.store.claims import Beginning, Claim, Owned, Replaced, deaths, replace
+from scaling.store.attempt import Attempt, attempt, branch_points, last_checkpoint, settle
+from scaling.store.claims import Beginning, Claim, Owned, Replaced, awake, deaths, replace
 from scaling.store.failpoint import failpoint
-from scaling.store.holding import holding
 from scaling.store.manifest import Manifest, PlannedRun
+from scaling.store.objects import Unreachable
 from scaling.store.paths import cache_folder
-from scaling.store.ready import make_ready
-from scaling.store.records import Refusal, write_json
+from scaling.store.records import Refusal, table_bytes, write_json
+from scaling.store.results import Results, has_ended, results_at
 from scaling.store.run_record import RunRecord, Status, read_run
 from scaling.store.steps import read_steps
+from scaling.store.table import publish_missing
 from scaling.training.flags import refuse_faulty_jax
+from scaling.training.processes import Place
 
 REPORT_SECONDS = 1.0  # how often progress.json is replaced
 WAIT_SECONDS = 0.5  # between looks where nothing is free
 WAIT_SHARE = 0.05  # of the time, where a look at a large grid takes longer
 MOST_DEATHS = 3  # of processes that trained a run and brought it no further; it has failed then
-REFUSED, REQUEUE = 2, 75  # the second is EX_TEMPFAIL: interrupted, start me again
 
 
 def work(
-    results: Path, order: Order, stopping: Callable[[], bool] = lambda: False, log: str = ""
+    place: str | Path | Results,
+    order: Order,
+    stopping: Callable[[], bool] = lambda: False,
+    log: str = "",
+    say: Callable[[str], None] = lambda line: None,
 ) -> int:
-    """Train runs of a results folder until all of its plan have ended; returns the exit code.
+    """Train runs of a results folder until every run of its plan has ended; returns the exit code.
 
+    `say` is told a line when a run begins and when it ends.
     Raises Refusal where this is not the program that the plan was made with, the folder's plan is
     missing, damaged or of another version, or jax is one that is not to be used here.
     """
     _refuse_faulty_jax()
+    results = results_at(place)
     queue = Queue(results, order)
-    loaded = _source(queue.current.manifest)
-    with holding(results):
-        _refuse_another_program(results, queue.current.manifest, loaded)
+    loaded = _source(results.manifest())
+    with results.working():
+        _refuse_another_program(results, loaded)
+        _refuse_other_corpora(results)
         while not stopping():
             began = time.monotonic()
             run = queue.next()
             if run is not None:
-                _refuse_another_program(results, queue.current.manifest, loaded)
-                _take(queue, run, stopping, log, loaded)
+                _refuse_another_program(results, loaded)
+                _take(queue, run, stopping, log, loaded, say)
             elif queue.left():
-                _wait(time.monotonic() - began, stopping)
+                _wait(max((time.monotonic() - began) / WAIT_SHARE, queue.pause()), stopping)
             else:
-                return _exit_code(queue)
+                return _exit_code(queue, say)
     return REQUEUE
 
 
@@ -85,31 +98,62 @@ def _refuse_faulty_jax() -> None:
 
 
 def _take(
-    queue: Queue, run: PlannedRun, stopping: Callable[[], bool], log: str, source: str
+    queue: Queue,
+    run: PlannedRun,
+    stopping: Callable[[], bool],
+    log: str,
+    source: str,
+    say: Callable[[str], None],
 ) -> None:
     """Train a run if it is still free, and give it up where not even a failure can be written."""
     try:
-        make_ready(queue.results, queue.current.manifest, run)
-        train_run(queue.folder(run), stopping, log, source)
+        at_hand = queue.results.at_hand(queue.results.manifest(), run, stopping, log)
+        with at_hand as (folder, to_stop):
+            say(f"run {run.run_id} begins, {len(queue.left())} are left with it")
+            status = train_run(folder, to_stop, log, source)
+            said = "stopped, to go on from its checkpoint" if status == "planned" else status
+            say(f"run {run.run_id}: {said}")
+        queue.lost = 0
+    except Unreachable:  # no run's fault: whoever starts this process again finds all as it was
+        raise
+    except (Owned, Replaced) as error:
+        queue.lost += 1
+        print(f"run {run.run_id}: {error}; it is left to that", file=sys.stderr)
     except (Refusal, OSError) as error:
         queue.given_up[run.run_id] = str(error)
         print(f"run {run.run_id} is given up: {error}", file=sys.stderr)
 
 
-def _wait(looked: float, stopping: Callable[[], bool]) -> None:
-    """Sleep until the next look, of which the last one took so many seconds."""
-    until = time.monotonic() + looked / WAIT_SHARE
+def _wait(seconds: float, stopping: Callable[[], bool]) -> None:
+    """Sleep until the next look."""
+    until = time.monotonic() + seconds
     while not stopping():
         time.sleep(WAIT_SECONDS)
+        awake()
         if time.monotonic() > until:
             return
 
 
-def _exit_code(queue: Queue) -> int:
-    """0 if every run of the plan completed, else 1."""
-    for run in queue.current.manifest.runs:
+def _exit_code(queue: Queue, say: Callable[[str], None]) -> int:
+    """0 if every run of the plan completed, 2 if some have no end and are given up here, else 1."""
+    runs = queue.results.manifest().runs
+    given_up = [
+        run for run in runs if run.run_id in queue.given_up and not has_ended(queue.results, run)
+    ]
+    if given_up:
+        reason = queue.given_up[given_up[0].run_id]
+        print(
+            f"scaling worker: error: {len(given_up)} of {len(runs)} runs are given up here, one "
+            f"because {reason.rstrip('.')}. Correct that and start a worker again, or start one "
+            "elsewhere.",
+            file=sys.stderr,
+        )
+        return REFUSED
+    say("every run of the plan has ended")
+    for run in runs:
         with suppress(Refusal):  # its record was damaged since it ended
-            if read_run(queue.folder(run)).status == "completed":
+            record = queue.results.record(run.run_id)
+            if record is not None and record.status == "completed":
                 continue
         return 1
     return 0
@@ -123,8 +167,9 @@ def _source(manifest: Manifest) -> str:
         raise Refusal(f"the program that the plan was made with is not here: {error}.") from error
 
 
-def _refuse_another_program(results: Path, manifest: Manifest, loaded: str) -> None:
+def _refuse_another_program(results: Results, loaded: str) -> None:
     """Raise Refusal unless the plan is of the program that this process is and the disk holds."""
+    manifest = results.manifest()
     planned = manifest.source_sha256
     for found, where in ((loaded, "this worker"), (_source(manifest), "what lies on disk now")):
         if found != planned:
@@ -132,6 +177,23 @@ def _refuse_another_program(results: Path, manifest: Manifest, loaded: str) -> N
                 f"{results}: its plan was made with source {planned[:12]} of the program, and "
                 f"{where} is source {found[:12]}. Give the same `scaling run` again: it plans and "
                 "trains with the program as it is now."
+            )
+
+
+def _refuse_other_corpora(results: Results) -> None:
+    """Raise Refusal where a corpus here holds other tokens than the one that was planned on.
+
+    Its name is of the text and of the tokenizer, whose version may be another here.
+    """
+    for name, planned in results.manifest().corpora.items():
+        found = ""
+        with suppress(Refusal):  # it is missing, which fails its runs with that reason
+            found = digest_of(load(name, cache_folder() / "corpora"))
+        if found and found != planned:
+            raise Refusal(
+                f"corpus {name} in {cache_folder()} has tokens of digest {found[:12]}, and the "
+                f"plan in {results} was made with {planned[:12]}. Bring here the folder "
+                f"corpora/{name} of the host that planned."
             )
 
 
@@ -185,6 +247,11 @@ def _train(mine: Attempt, stopping: Callable[[], bool], source: str | None) -> S
         return _train_from_files(mine, spec, run, stopping, source)
     except Replaced:
         raise
+    except CorpusChanged as error:
+        # Nothing is left for it to go on from, or for what would grow from it to begin with.
+        mine.forget()
+        mine.record("failed", reason=str(error))
+        return "failed"
     except Exception as error:  # whatever stops this run, the others go on
         mine.check()  # if it is another's by now, the error tells nothing about the run
         mine.record("failed", reason=_reason(error, folder).splitlines()[0])
@@ -225,7 +292,11 @@ def _train_from_files(
     corpus = load(spec.corpus, cache_folder() / "corpora")
     check(corpus)
     goes_on_from = run.provenance if mine.claim.step else ()
-    session = {"source_sha256": source, **provenance(spec, goes_on_from)}
+    session = {
+        "source_sha256": source,
+        "corpus_sha256": digest_of(corpus),
+        **provenance(spec, goes_on_from),
+    }
     mine.record("running", reason=None, provenance=[*run.provenance, session])
     failpoint("running")
     last_report = 0.0
@@ -238,18 +309,19 @@ def _train_from_files(
                 write_json(mine.folder / "progress.json", asdict(progress))
 
     try:
-        trained = train(
-            spec,
-            mine.folder,
-            corpus,
-            trunk=mine.run.parent / spec.trunk_id,
-            before_commit=mine.check,
-            report=report,
-            should_stop=stopping,
-        )
+        with led(mine):
+            trained = train(
+                spec,
+                mine.folder,
+                corpus,
+                trunk=mine.run.parent / spec.trunk_id,
+                before_commit=mine.check,
+                report=report,
+                should_stop=stopping,
+            )
     except Diverged as error:
         mine.check()
-        steps = read_steps(mine.folder).to_parquet(index=False)
+        steps = table_bytes("steps.parquet", read_steps(mine.folder))
         replace(mine.run, mine.claim, "steps.parquet", steps)
         mine.record("diverged", reason=str(error))
         return "diverged"
@@ -281,32 +353,52 @@ def _status(run: Path) -> Status | None:
     return read_run(run).status if (run / "run.json").exists() else None
 
 
-def worker_command(results: Path, order: Order, log: str = "", parent: int = 0) -> list[str]:
+def worker_command(
+    results: Path | Results,
+    order: Order,
+    log: str = "",
+    parent: int = 0,
+    place: Place | None = None,
+) -> list[str]:
     """What starts a worker of this installation, whatever the working directory.
 
     It prints to `log`, in the results' folder of logs, and stops when `parent` is no longer its
-    parent process; 0: when it is told to.
+    parent process; 0: when it is told to. With a `place` it is one of several processes.
     """
     # -P: neither that directory nor the one of the script is searched for modules.
     start = str(Path(__file__).with_name("start.py"))
-    return [sys.executable, "-P", start, str(results), order, log, str(parent)]
+    one_of = () if place is None else (json.dumps(asdict(place)),)
+    return [sys.executable, "-P", start, str(results), order, log, str(parent), *one_of]
 
 
 def main(arguments: list[str]) -> int:
     """As `worker_command` says; returns the exit code."""
-    results, asked_order, log, parent = arguments
+    results, asked_order, log, parent, *one_of = arguments
+    place = Place(**json.loads(one_of[0])) if one_of else None
     (order,) = (each for each in ORDERS if each == asked_order)
 
-    def orphaned() -> bool:
-        return parent != "0" and os.getppid() != int(parent)
+    def stopping() -> bool:
+        return asked.is_set() or (parent != "0" and os.getppid() != int(parent))
+
+    def lead(stopping: Callable[[], bool]) -> int:
+        if parent != "0":  # of a launch, which shows how far all are and writes the run table
+            return work(results, order, stopping, log)
+        code = work(results, order, stopping, log, say=partial(print, flush=True))
+        if code != REQUEUE:
+            publish_missing(results_at(results))
+        return code
 
     out, err = Unbroken(sys.stdout), Unbroken(sys.stderr)
-    with redirect_stdout(out), redirect_stderr(err), stops_noted() as asked:
+    with (
+        redirect_stdout(Printable(out)),
+        redirect_stderr(Printable(err)),
+        stops_noted() as asked,
+    ):
         try:
-            return work(Path(results), order, lambda: asked.is_set() or orphaned(), log)
+            return together(place, results, lambda: results_at(results).manifest(), stopping, lead)
         except Refusal as error:
             print(f"scaling worker: error: {error}", file=sys.stderr)
-            return REFUSED
+            return REQUEUE if isinstance(error, Unreachable) else REFUSED
         finally:
             out.flush()
             err.flush()

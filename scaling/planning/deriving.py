@@ -104,8 +104,7 @@ def better_batch(run: RunSpec, target: Target, layout: Layout) -> int | None:
 def smaller_microbatch(run: RunSpec, layout: Layout) -> int | None:
     """Tokens of each device in the next smaller microbatch; null where it is one sequence."""
     share = layout.sequences * layout.accumulate
-    smaller = (n for n in range(layout.sequences - 1, 0, -1) if share % n == 0)
-    found = next(smaller, None)
+    found = next((n for n in _divisors(share) if n < layout.sequences), None)
     return None if found is None else found * run.sequence_length
 
 
@@ -183,7 +182,13 @@ def _microbatches(run: RunSpec, target: Target, share: int) -> Iterator[int]:
     largest = min(_most_sequences(run, target), share)
     if (asked := run.hardware.microbatch_tokens) is not None:
         _refuse_indivisible(asked, run.sequence_length, share)
-    return (n for n in range(largest, 0, -1) if share % n == 0)
+    return (n for n in _divisors(share) if n <= largest)
+
+
+def _divisors(number: int) -> list[int]:
+    """The divisors of a number, which may have ten digits; the largest first."""
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)}, reverse=True)
 
 
 def _most_sequences(run: RunSpec, target: Target) -> int:
@@ -199,7 +204,7 @@ def _refuse_indivisible(asked: int, length: int, share: int) -> None:
     if asked >= share * length:  # all of it
         return
     nearest = min(
-        (n * length for n in range(1, share + 1) if share % n == 0),
+        (n * length for n in reversed(_divisors(share))),
         key=lambda tokens: abs(tokens - asked),
     )
     if asked == nearest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -33,25 +33,22 @@ def core_flops() -> float:
     return 2 * 256**3 / best
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What one worker needs."""
+def worker_seconds(flops: float) -> float | None:
+    """Seconds to train so many FLOPs on one core of this machine, roughly.
 
-    seconds: float | None  # null on accelerators, where nothing was measured
-    memory_bytes: float
+    Null on accelerators, where nothing was measured.
+    """
+    return None if has_accelerator() else flops / (CPU_EFFICIENCY * core_flops())
 
 
-def estimate(run: RunSpec, flops: float) -> Estimate:
-    """Seconds to train `flops` on one core of this machine, and the memory of the worker.
+def worker_memory(run: RunSpec) -> float:
+    """Bytes of a worker that trains a run on this machine, roughly.
 
-    Memory is that of a step on one device, and of the runtime itself. Both are rough. What a study
-    asks for that a CPU does not have is left out.
+    They are those of a step on one device, and of the runtime itself. What a study asks for that a
+    CPU does not have is left out.
     """
     here = run
     if native(run.hardware.attention).platform != "cpu":
         here = replace(run, hardware=replace(run.hardware, attention=None))
     runtime = 450e6  # resident size of a worker after import and compilation
-    return Estimate(
-        seconds=None if has_accelerator() else flops / (CPU_EFFICIENCY * core_flops()),
-        memory_bytes=step_memory(here, layout_of(here, Target("cpu"))).total + runtime,
-    )
+    return step_memory(here, layout_of(here, Target("cpu"))).total + runtime

@@ -12,14 +12,14 @@ import pandas as pd
 from models.architecture import Config
 from models.sizes import Rung
 from scaling.data.corpus import CorpusInfo
-from scaling.planning.estimate import Estimate, estimate
+from scaling.planning.estimate import worker_memory, worker_seconds
 from scaling.planning.grid import Cell, draft_cells
 from scaling.planning.limits import Size, refuse_beyond_corpus, refuse_warmups
 from scaling.planning.refusals import MOST, Refusals
 from scaling.planning.rounding import missed, refuse_rounding
 from scaling.planning.runs_of import base_of, trajectory
 from scaling.planning.sweep import Variant, variants
-from scaling.spec import RunSpec, run_columns, spent_flops
+from scaling.spec import RunSpec, one_of_each, run_columns, spent_flops
 from scaling.study import Study
 
 
@@ -201,9 +201,10 @@ def plan_table(plan: Plan) -> pd.DataFrame:
     with their reason in `refusal` and no run_id.
     """
     rungs = {rung.config: rung for rung in plan.rungs}
+    memory = {run.program: worker_memory(run) for run in one_of_each(plan.runs)}
     rows = []
     for run in plan.runs:
-        cost: Estimate = estimate(run, spent_flops(run))
+        seconds = worker_seconds(spent_flops(run))
         rows.append(
             {
                 "run_id": run.run_id,
@@ -214,8 +215,8 @@ def plan_table(plan: Plan) -> pd.DataFrame:
                 "params_error": rungs[run.model].error,
                 "own_steps": run.schedule.steps - run.first_step,
                 "flops_spent": spent_flops(run),
-                "hours": None if cost.seconds is None else cost.seconds / 3600,
-                "memory_bytes": cost.memory_bytes,
+                "hours": None if seconds is None else seconds / 3600,
+                "memory_bytes": memory[run.program],
                 "refusal": None,
             }
         )

@@ -23,11 +23,11 @@ class Refusals:
         try:
             yield
         except Refusal as error:
-            self.add(str(error))
+            self.add(*error.lines)
 
-    def add(self, text: str) -> None:
+    def add(self, *lines: str) -> None:
         """Keep what a Refusal says."""
-        self._lines |= dict.fromkeys(text.splitlines())
+        self._lines |= dict.fromkeys(lines)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._lines)
@@ -41,7 +41,7 @@ class Refusals:
             return
         lines = list(self._lines)
         more = [f"and {len(lines) - MOST:,} more."] if len(lines) > MOST else []
-        raise Refusal("\n".join([*lines[:MOST], *more]))
+        raise Refusal([*lines[:MOST], *more])
 
 
 def listed(names: Iterable[str], separator: str = ", ") -> str:

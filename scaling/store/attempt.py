@@ -85,7 +85,7 @@ class Attempt:
         except OSError as error:
             raise Refusal(f"cannot write {self.folder}: {error.strerror}. Free space.") from error
         failpoint("attempt-begun")
-        _remove_attempts(self.run, self.claim.generation - 1)
+        remove_attempts(self.run, self.claim.generation - 1)
 
     def record(self, status: str, **changes: Any) -> None:
         """Write a status, and whatever else is given, to run.json. Raises Replaced."""
@@ -106,6 +106,23 @@ class Attempt:
             raise Replaced("another attempt was published")
         failpoint("published")
         settle(self.run, self.claim)
+
+    def forget(self) -> None:
+        """Delete all that was trained and not published, by this attempt and those before it.
+
+        Raises Replaced.
+        """
+        self.check()
+        remove_attempts(self.run, self.claim.generation)
+        last = last_number(self.run / "published", 9) or 0
+        # A run that came from a bucket has what it goes on from in its own folder.
+        for checkpoint in whole_checkpoints(self.run / "checkpoints"):
+            if int(checkpoint.name.removesuffix(UNREADABLE)) > last:
+                shutil.rmtree(checkpoint, ignore_errors=True)
+        for name in ("steps", "evals"):
+            shutil.rmtree(self.run / name, ignore_errors=True)
+        for name in TABLES if not last else ():
+            (self.run / name).unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Delete what this attempt wrote."""
@@ -134,7 +151,7 @@ def settle(run: Path, claim: Claim) -> None:
     if published is None:
         return
     attempt = run / "attempts" / published["attempt"]
-    for checkpoint in sorted(_whole(attempt / "checkpoints"), reverse=True):
+    for checkpoint in sorted(whole_checkpoints(attempt / "checkpoints"), reverse=True):
         if checkpoint.suffix == UNREADABLE:  # the run's own is the same, damaged
             _move(run / "checkpoints" / checkpoint.stem, run / "checkpoints" / checkpoint.name)
         _move(checkpoint, run / "checkpoints" / checkpoint.name)
@@ -143,7 +160,7 @@ def settle(run: Path, claim: Claim) -> None:
         _move(attempt / name, run / name)
         failpoint("settled-table")
     shutil.rmtree(run / "steps", ignore_errors=True)  # of before there were attempts
-    _remove_attempts(run, int(published["attempt"].partition("-")[0]))
+    remove_attempts(run, int(published["attempt"].partition("-")[0]))
     failpoint("attempts-removed")
     record = read_run(run)
     if record.status != "completed" and record.steps <= published["steps"]:
@@ -216,6 +233,11 @@ def checkpoint_folders(run: Path) -> list[Path]:
     return [folder / "checkpoints" for folder in (*attempts, run)]
 
 
+def branch_points(run: Path) -> set[int]:
+    """The steps after which a run's state is on disk."""
+    return {step for each in checkpoint_folders(run) for step in checkpoint_steps(each)}
+
+
 def attempt_folder(run: Path, claim: Claim) -> Path:
     """Where the process with that claim works."""
     return run / "attempts" / claim.name
@@ -223,7 +245,7 @@ def attempt_folder(run: Path, claim: Claim) -> Path:
 
 def last_checkpoint(run: Path) -> int:
     """The last step that a run, or any attempt at it, has a checkpoint of; 0 without one."""
-    return max(max(checkpoint_steps(each), default=0) for each in checkpoint_folders(run))
+    return max(branch_points(run), default=0)
 
 
 def _furthest(run: Path) -> Path:
@@ -240,7 +262,7 @@ def _link_progress(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for name in ("steps", "checkpoints", "evals"):
         (target / name).mkdir()
-    for entry in _whole(source / "checkpoints"):
+    for entry in whole_checkpoints(source / "checkpoints"):
         _link(entry, target / "checkpoints" / entry.name)
     tables = [*source.glob("steps.parquet"), *source.glob("steps/[0-9]*.parquet")]
     tables += [*source.glob("evals.parquet"), *source.glob("evals/[0-9]*.parquet")]
@@ -248,7 +270,7 @@ def _link_progress(source: Path, target: Path) -> None:
         _link(rows, target / rows.relative_to(source))
 
 
-def _whole(checkpoints: Path) -> list[Path]:
+def whole_checkpoints(checkpoints: Path) -> list[Path]:
     """Finished checkpoints, and those set aside."""
     finished = [checkpoints / str(step) for step in checkpoint_steps(checkpoints)]
     return [*finished, *checkpoints.glob(f"*{UNREADABLE}")]
@@ -274,8 +296,8 @@ def _move(source: Path, target: Path) -> None:
             raise
 
 
-def _remove_attempts(run: Path, last: int) -> None:
-    """Delete the attempts up to a generation, never a later one's, which may be at work."""
+def remove_attempts(run: Path, last: int) -> None:
+    """Delete attempts up to a generation, never a later one's, which may be at work."""
     for entry in (run / "attempts").glob("*"):
         name = entry.name.removeprefix(".")
         if re.fullmatch(NAME, name) and int(name.partition("-")[0]) <= last:

@@ -32,18 +32,20 @@ from uuid import uuid4
 
 from scaling.store.exclusive import create, create_locked, last_number, make_link
 from scaling.store.failpoint import failpoint
-from scaling.store.records import Refusal, read_json
+from scaling.store.leftovers import sweep
+from scaling.store.records import Refusal, read_bytes, read_json
 
 BEAT_SECONDS = 2.0
 LOOK_SECONDS = 0.1  # until an owner that is asked to stop has said so
 # Thirty beats, and as long as a network file system may show old attributes (acregmax of nfs(5)).
 STALE_SECONDS = 60.0
-# An observer that slept itself (Ctrl-Z, a suspended machine) has not seen an owner miss its beats.
-LONGEST_LOOK = 10.0
+# Longer than this between two of its moments an observer slept itself (Ctrl-Z, a suspended machine)
+# and has not seen an owner miss its beats.
+LONGEST_MOMENT = 10.0
 
-_RELEASED = b"released"
-_STOPPING = b"stopping"  # ends a beat of an owner that was asked to stop
-NAME = r"[0-9]{6}-[0-9a-f]{12}"  # of an attempt's folder: generation and token
+RELEASED = b"released"
+STOPPING = b"stopping"  # ends a beat of an owner that was asked to stop
+NAME = r"[0-9]{6,}-[0-9a-f]{12}"  # of an attempt's folder: generation and token
 
 
 # Folders of a run, in which files are written and deleted.
@@ -98,12 +100,20 @@ def newest(run: Path) -> Claim | None:
 
 def _read(run: Path, generation: int) -> Claim:
     try:
-        found = Claim(**{**read_json(_claim_file(run, generation)), "generation": generation})
+        return parsed(read_json(_claim_file(run, generation)), generation)
+    except Refusal:
+        return parsed(None, generation)
+
+
+def parsed(value: Any, generation: int) -> Claim:
+    """The claim of a generation that these plain values are.
+
+    One that is damaged is nobody's, held until it was still for long enough.
+    """
+    with suppress(TypeError):
+        found = Claim(**{**value, "generation": generation})
         if re.fullmatch(NAME, found.name) and isinstance(found.step, int | None):
             return found
-    except (Refusal, TypeError):
-        pass
-    # Damaged: held by somebody until it was still for long enough.
     return Claim(generation, "", "", "", 0, "")
 
 
@@ -131,15 +141,35 @@ def deaths(run: Path, mine: Claim) -> list[Claim]:
             break
         step = claim.step
         beat = _beat(run, claim)
-        in_order = beat == _RELEASED or beat.endswith(_STOPPING)
-        if not in_order and not frozen and (claim.host, claim.boot) == _here():
+        in_order = beat == RELEASED or beat.endswith(STOPPING)
+        if not in_order and not frozen and (claim.host, claim.boot) == this_machine():
             found.append(claim)
         frozen = False
     return found
 
 
+class Awake:
+    """The seconds for which this process was seen to run: a steady clock that stops with it.
+
+    Whoever waits asks it again and again meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._seconds, self._asked, self._lock = 0.0, time.monotonic(), threading.Lock()
+
+    def __call__(self) -> float:
+        with self._lock:
+            now = time.monotonic()
+            self._seconds += min(now - self._asked, LONGEST_MOMENT)
+            self._asked = now
+            return self._seconds
+
+
+awake = Awake()
+
+
 class Observer:
-    """Ends the claims of owners that stand still, on its own steady clock: wall clocks may jump."""
+    """Ends the claims of owners that stand still while it is awake; wall clocks may jump."""
 
     def __init__(self) -> None:
         self._seen: dict[Path, tuple[Claim, bytes]] = {}
@@ -151,15 +181,16 @@ class Observer:
         held = owner(run)
         if held is None:
             return None
-        seen, now = (held, _beat(run, held)), time.monotonic()
-        waited = min(now - self._looked.get(run, now), LONGEST_LOOK)
+        seen, now = (held, _beat(run, held)), awake()
+        waited = now - self._looked.get(run, now)
         self._looked[run] = now
         self._still[run] = self._still[run] + waited if self._seen.get(run) == seen else 0.0
         self._seen[run] = seen
         if self._still[run] < STALE_SECONDS:
             return held
         create(
-            _claim_file(run, held.generation + 1), asdict(_new(held.generation + 1, released=True))
+            _claim_file(run, held.generation + 1),
+            asdict(new_claim(held.generation + 1, released=True)),
         )
         return owner(run)
 
@@ -175,7 +206,7 @@ def claimed(run: Path, begins: Beginning | None = None) -> Iterator[Claim]:
     if latest is not None and _holds(run, latest):
         raise Owned(f"{latest} trains it")
     says = {} if begins is None else {"step": begins.step, "log": begins.log}
-    mine = _new(1 if latest is None else latest.generation + 1, **says)
+    mine = new_claim(1 if latest is None else latest.generation + 1, **says)
     door = _door(run, mine.name)
     try:
         door.mkdir(parents=True)
@@ -198,12 +229,14 @@ def claimed(run: Path, begins: Beginning | None = None) -> Iterator[Claim]:
         beats.start()
         try:
             _shut_out(run, mine.generation - 1)
+            for folder in (run, run / "claims"):
+                sweep(folder)
             yield mine
         finally:
             ended.set()
             beats.join()
             shutil.rmtree(door, ignore_errors=True)
-            _write_beat(run, mine, _RELEASED)
+            _write_beat(run, mine, RELEASED)
 
 
 def replace(run: Path, claim: Claim, name: str, data: bytes) -> None:
@@ -276,14 +309,15 @@ def refuse_links(run: Path) -> None:
         )
 
 
-def _new(generation: int, **says: Any) -> Claim:
+def new_claim(generation: int, **says: Any) -> Claim:
+    """A claim of this process, not written anywhere yet."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    return Claim(generation, uuid4().hex[:12], *_here(), os.getpid(), started, **says)
+    return Claim(generation, uuid4().hex[:12], *this_machine(), os.getpid(), started, **says)
 
 
 @cache
-def _here() -> tuple[str, str]:
-    """This host and its running kernel."""
+def this_machine() -> tuple[str, str]:
+    """This host, and its running kernel where the system names it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -292,9 +326,9 @@ def _here() -> tuple[str, str]:
 
 
 def _holds(run: Path, claim: Claim) -> bool:
-    if claim.released or _beat(run, claim) == _RELEASED:
+    if claim.released or _beat(run, claim) == RELEASED:
         return False
-    if (claim.host, claim.boot) != _here():
+    if (claim.host, claim.boot) != this_machine():
         return True
     try:  # a lock dies with its process
         with _claim_file(run, claim.generation).open("rb") as file:
@@ -312,13 +346,13 @@ def _beat_until(
         waited += LOOK_SECONDS
         if waited > BEAT_SECONDS or stopping() != stops:
             count, stops, waited = count + 1, stopping(), 0.0
-            _write_beat(run, claim, b"%d %s" % (count, _STOPPING if stops else b""))
+            _write_beat(run, claim, b"%d %s" % (count, STOPPING if stops else b""))
 
 
 def _write_beat(run: Path, claim: Claim, text: bytes) -> None:
     """In place, so that a full disk stops no heart."""
     with suppress(OSError):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         file = os.open(_beat_file(run, claim), flags, 0o666)
         try:
             os.pwrite(file, text.ljust(24), 0)
@@ -328,8 +362,8 @@ def _write_beat(run: Path, claim: Claim, text: bytes) -> None:
 
 def _beat(run: Path, claim: Claim) -> bytes:
     try:
-        return _beat_file(run, claim).read_bytes().strip()
-    except OSError:  # before the first
+        return read_bytes(_beat_file(run, claim)).strip()
+    except Refusal:  # before the first
         return b""
 
 

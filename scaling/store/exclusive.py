@@ -6,12 +6,17 @@ import fcntl
 import json
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
-from scaling.store.records import Refusal, write_json
+from scaling.store.records import Refusal, hold, json_bytes
+from scaling.store.waiting import wait_for_lock
+
+# Of a number in a file's name: one that chance or malice made far too high is counted on from.
+MOST_DIGITS = 18
 
 
 def create(path: Path, value: Any) -> bool:
@@ -27,32 +32,56 @@ def draft(path: Path, value: Any) -> bool:
 
     To wait for the disk takes most of the time in which a large grid is laid out.
     """
-    aside = path.with_name(f".{path.stem}.{uuid4().hex}")
+    file, aside = _aside(path, json.dumps(value, allow_nan=False).encode())
     try:
+        return _link(aside, path)
+    finally:
+        file.close()
+        aside.unlink(missing_ok=True)
+
+
+def create_locked(path: Path, value: Any) -> BinaryIO | None:
+    """The new JSON file `path`, open and locked; none if it is there already."""
+    file, aside = _aside(path, json_bytes(value))
+    made = False
+    try:
+        with _refusing(path):
+            os.fsync(file.fileno())
+        made = _link(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+        if not made:
+            file.close()
+    return file if made else None
+
+
+def _aside(path: Path, data: bytes) -> tuple[BinaryIO, Path]:
+    """A new file beside `path` that holds these bytes, open and locked."""
+    aside = path.with_name(f".{path.stem}.{uuid4().hex}")
+    with _refusing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(value, allow_nan=False))
+        file = aside.open("xb")
+        try:
+            hold(file)
+            file.write(data)
+            file.flush()
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            file.close()
+            raise
+        return file, aside
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Raise Refusal for what the system says about writing a file."""
+    try:
+        yield
     except OSError as error:
         raise Refusal(
             f"cannot write {path}: {error.strerror}. Free space or choose another folder with "
             "--results."
         ) from error
-    return _link(aside, path)
-
-
-def create_locked(path: Path, value: Any) -> BinaryIO | None:
-    """The new JSON file `path`, open and locked; none if it is there already."""
-    aside = path.with_name(f".{path.stem}.{uuid4().hex}")
-    write_json(aside, value)
-    file = aside.open("r+b")
-    made = False
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        made = _link(aside, path)
-    finally:
-        if not made:
-            file.close()
-    return file if made else None
 
 
 def _link(aside: Path, path: Path) -> bool:
@@ -64,8 +93,6 @@ def _link(aside: Path, path: Path) -> bool:
             f"cannot link {path}: {error.strerror}. Results need a file system with hard links: "
             "choose another folder with --results."
         ) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def make_link(aside: Path, path: Path) -> bool:
@@ -80,9 +107,21 @@ def make_link(aside: Path, path: Path) -> bool:
     return True
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Be the only process of this machine in a folder that asks for that."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        wait_for_lock(file, fcntl.LOCK_EX, folder)
+        yield
+    finally:
+        os.close(file)
+
+
 def last_number(folder: Path, digits: int) -> int | None:
-    """The highest of the numbers, of so many digits, that name JSON files of a folder."""
+    """The highest of the numbers, of so many digits or more, that name JSON files of a folder."""
     names = (file.stem for file in folder.glob("*.json"))
     return max(
-        (int(name) for name in names if re.fullmatch(rf"[0-9]{{{digits}}}", name)), default=None
+        (int(name) for name in names if re.fullmatch(rf"[0-9]{{{digits},{MOST_DIGITS}}}", name)),
+        default=None,
     )

@@ -6,20 +6,18 @@ Both die with their process.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from scaling.store.claims import owner
+from scaling.store.leftovers import sweep
 from scaling.store.records import Refusal
+from scaling.store.waiting import taken, wait_for_lock
 
-WAIT_SECONDS = 120.0  # for another to write plan or table; ten thousand runs take ten
-LOOK_SECONDS = 0.05
 SHARED, CHANGING = ".in-use.lock", ".changing.lock"
 
 
@@ -36,21 +34,21 @@ class Hold:
         Where the file system has no locks, whether nobody claims any run of it.
         """
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                return False
+            return taken(self.file, fcntl.LOCK_EX)
+        except OSError:
             return not any(map(owner, self.results.glob("runs/*")))
         finally:  # an attempt that failed may have lost the shared lock too: flock(2)
-            _share(self.file)
+            wait_for_lock(self.file, fcntl.LOCK_SH, self.results / SHARED)
 
 
 @contextmanager
 def holding(results: Path) -> Iterator[Hold]:
-    """Hold a results folder, beside others. Raises Refusal where its lock cannot be written."""
+    """Hold a results folder, beside others.
+
+    Raises Refusal where its lock cannot be written, or another process keeps it.
+    """
     with _opened(results / SHARED) as file:
-        _share(file)
+        wait_for_lock(file, fcntl.LOCK_SH, results / SHARED)
         yield Hold(results, file)
 
 
@@ -59,47 +57,23 @@ def changing(results: Path) -> Iterator[None]:
     """Be the only one that replaces the plan or the table of a results folder.
 
     Whoever reads first writes first, so that no table replaces one that saw more runs. Raises
-    Refusal where another process does so for longer than WAIT_SECONDS.
+    Refusal where another process does so for longer than the WAIT_SECONDS of waiting.py.
     """
     with _opened(results / CHANGING) as file:
-        until = time.monotonic() + WAIT_SECONDS
-        with suppress(OSError):  # a file system without locks: each writes what it saw
-            while not _taken(file):
-                if time.monotonic() > until:
-                    raise Refusal(
-                        f"{results}: another process has been writing its plan or run table for "
-                        f"{WAIT_SECONDS:g} s. If it stands still, end it; then give the command "
-                        "again."
-                    )
-                time.sleep(LOOK_SECONDS)
+        wait_for_lock(file, fcntl.LOCK_EX, results / CHANGING)
+        sweep(results)
         yield
 
 
-def _taken(file: int) -> bool:
-    """Whether a lock was free and is now this process's. Raises OSError where there are none."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return False
-        raise
-
-
-def _share(file: int) -> None:
-    with suppress(OSError):  # a file system without locks
-        fcntl.flock(file, fcntl.LOCK_SH)
-
-
 @contextmanager
-def _opened(lock: Path) -> Iterator[int]:
+def _opened(path: Path) -> Iterator[int]:
     """A lock's file, never through a link: it would be made elsewhere."""
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         raise Refusal(
-            f"cannot write {lock}: {error.strerror}. Free space, or choose another folder."
+            f"cannot write {path}: {error.strerror}. Free space, or choose another folder."
         ) from error
     try:
         yield file

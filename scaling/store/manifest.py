@@ -6,6 +6,7 @@ against, the run table its columns. It is sealed, and replaced whole.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ from scaling.store.run_record import (
 )
 from scaling.store.sealed import STRICT, OtherFormat, Sealed
 
+PLAN = "plan.json"
 MAX_BYTES = 512 << 20  # ten thousand runs take 30 MB
 # What the run table has of every run beside the columns that follow from its configuration.
 TABLE_COLUMNS = ("run_id", "trunk_id", "study", "run_kind", "status", *RESULT_COLUMNS)
@@ -59,6 +61,7 @@ class Manifest(Sealed):
     study: str
     study_sha256: str  # of the bytes of the study file
     source_sha256: str  # of the program that is to train it
+    corpora: Mapping[RunId, str] = Field(default_factory=dict)  # by name, digests of the tokens
     runs: tuple[PlannedRun, ...]
 
     @model_validator(mode="after")
@@ -100,10 +103,14 @@ class Manifest(Sealed):
             config=run.config,
         )
 
+    def as_file(self) -> bytes:
+        """What plan.json holds."""
+        return self.model_dump_json().encode() + b"\n"
+
 
 def write_manifest(results: Path, manifest: Manifest) -> None:
     """Replace the manifest of a results folder. Raises Refusal if it cannot be written."""
-    write_bytes(results / "plan.json", manifest.model_dump_json().encode() + b"\n")
+    write_bytes(results / PLAN, manifest.as_file())
 
 
 def read_manifest(results: Path) -> Manifest:
@@ -112,7 +119,7 @@ def read_manifest(results: Path) -> Manifest:
     Raises OtherFormat for a folder of a newer or older version, and Refusal where the manifest is
     missing or not as it was written.
     """
-    path = results / "plan.json"
+    path = results / PLAN
     if not path.exists():
         refuse_other_formats(results)
         raise Refusal(

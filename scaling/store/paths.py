@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
+from scaling.store.clouds import is_address
 from scaling.store.records import Refusal
-
-# A scheme as in RFC 3986, section 3.1, of two letters or more: one is a drive.
-_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://.*", re.DOTALL)
 
 
 def refuse_address(given_as: str, path: str) -> None:
     """Raise Refusal for an address in place of a path, naming where it was given."""
-    found = _ADDRESS.fullmatch(path)
-    if found is None:
+    if not is_address(path):
         return
     remedy = (
         "Give the path without file://"
-        if found["scheme"].lower() == "file"
-        else "Give a folder here, which may be a mounted one, and copy it there afterwards"
+        if path.lower().startswith("file:")
+        else "Give a path; `scaling sync` brings results here"
     )
-    raise Refusal(
-        f"{given_as} {path!r}: only files and folders of this machine can be read and written so "
-        f"far. {remedy}."
-    )
+    raise Refusal(f"{given_as} {path!r}: only a file or folder of this machine can be. {remedy}.")
 
 
 def cache_folder() -> Path:
     """Where tokenised corpora and compiled programs are kept between runs.
 
-    `SCALING_CACHE` if set, else ~/.cache/scaling-laws. Raises Refusal for an address.
+    `SCALING_CACHE` if set, else ~/.cache/scaling-laws. Raises Refusal for an address, and where
+    there is no home folder.
     """
-    refuse_address("SCALING_CACHE", os.environ.get("SCALING_CACHE", ""))
-    return Path(os.environ.get("SCALING_CACHE", "~/.cache/scaling-laws")).expanduser()
+    given = os.environ.get("SCALING_CACHE") or "~/.cache/scaling-laws"  # an empty one is none
+    refuse_address("SCALING_CACHE", given)
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:  # a container's user of no name
+        raise Refusal(
+            f"the cache {given}: there is no home folder (HOME is "
+            f"{os.environ.get('HOME', 'not set')}). Set SCALING_CACHE to a folder."
+        ) from None
+
+
+def cache_refused(path: Path, error: OSError) -> Refusal:
+    """The refusal of a cache that cannot be written, naming what sets where it is."""
+    home = os.environ.get("HOME", "not set")
+    of = "" if os.environ.get("SCALING_CACHE") else f", below HOME = {home}"
+    return Refusal(
+        f"cannot write the token cache {path}{of}: {error.strerror or error}. Free space, or set "
+        "SCALING_CACHE to a folder that can be written."
+    )

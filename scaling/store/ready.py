@@ -1,9 +1,8 @@
-"""Which runs of a plan still need training, and a run's folder made ready for it."""
+"""A run's folder, made ready for training."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,49 +19,13 @@ from scaling.store.exclusive import draft
 from scaling.store.failpoint import failpoint
 from scaling.store.manifest import Manifest, PlannedRun
 from scaling.store.records import Refusal
-from scaling.store.run_record import Status, damage, read_run
-from scaling.store.sealed import OtherFormat
+from scaling.store.run_record import damage, read_run
 from scaling.store.steps import merge_steps, read_steps
 
 
 def run_folder(results: Path, run_id: str) -> Path:
     """Where a run of a results folder lies."""
     return results / "runs" / run_id
-
-
-def unfinished(
-    results: Path, manifest: Manifest, retry: Collection[Status] = ()
-) -> list[PlannedRun]:
-    """The runs of a plan that still need training, in its order. Only reads.
-
-    Runs that failed or diverged need none, unless their status is among those to `retry`. Raises
-    OtherFormat where a run is of a newer or older version.
-    """
-    return [run for run in manifest.runs if not has_ended(results, run, retry)]
-
-
-def has_ended(results: Path, run: PlannedRun, retry: Collection[Status] = ()) -> bool:
-    """Whether a run needs no more work: it ended far enough, and is not to be retried.
-
-    One that was judged on other held-out windows, or asked other questions, is judged again.
-
-    One that completed and is damaged counts as failed where those are retried; one whose record
-    is damaged has not ended.
-    """
-    folder = run_folder(results, run.run_id)
-    if not (folder / "run.json").exists():
-        return False
-    try:
-        record = read_run(folder)
-    except OtherFormat:
-        raise
-    except Refusal:
-        return False
-    if "failed" in retry and damage(folder, record):
-        return False
-    if record.status == "completed" and not record.judged_as(run.config):
-        return False
-    return record.ended and record.status not in retry and record.steps >= run.steps
 
 
 def make_ready(results: Path, manifest: Manifest, run: PlannedRun) -> None:

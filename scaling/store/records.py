@@ -6,27 +6,59 @@ Everything is plain JSON or Parquet, and readable without jax.
 from __future__ import annotations
 
 import difflib
+import fcntl
 import hashlib
 import json
 import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import uuid4
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 RUN_ID = re.compile(r"[0-9a-f]{12}")  # a fingerprint, and so the name of a run
+LONGEST = 3000  # characters of a line of a refusal
 MOST_MEANT = 5  # names that a question lists; a word that begins more says too little
+MADE_BY = "scaling-laws"  # what a file of ours that has no name of its own says of itself
 FORMAT = 2  # of plan.json and of run.json; those of before had none
 MAX_JSON = 64 << 20  # bytes; a fit has thousands, a run of a thousand sessions a million
 
 
 class Refusal(Exception):
-    """Input we will not work with. The message names the field, the value and the remedy."""
+    """Input we will not work with. The message names the field, the value and the remedy.
+
+    A text is one line, and printable, whatever names it repeats; several are given as several. Give
+    `remedy` apart from the `cause` where somebody quotes the cause alone.
+    """
+
+    def __init__(self, cause: str | Sequence[str], remedy: str = "") -> None:
+        lines = [_cut(printable(each)) for each in ([cause] if isinstance(cause, str) else cause)]
+        self.cause, self.remedy = "\n".join(lines), printable(remedy)
+        self.lines = (*lines[:-1], f"{lines[-1]} {self.remedy}".rstrip())
+        super().__init__("\n".join(self.lines))
+
+
+def _cut(line: str) -> str:
+    """A line that names something of thousands of characters, without its middle."""
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 500]} … {line[-490:]}"
+
+
+def printable(text: str) -> str:
+    """`text` with what moves the cursor, colours, hides or reverses written out, such as \\x1b.
+
+    Names, reasons and logs come from files, and a terminal obeys what it is sent.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
 
 
 def nearest_names(given: str, known: Iterable[str]) -> list[str]:
@@ -57,6 +89,11 @@ def canonical_json(value: Any) -> str:
     (sets, objects, NaN, non-string keys), so that an identity can never depend on chance.
     """
     _check_stable(value)
+    return _canonical(value)
+
+
+def _canonical(value: Any) -> str:
+    """As `canonical_json`, of what came from JSON and is known to be stable."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -81,17 +118,18 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     """A record with the SHA-256 of all that it holds: `check_seal` finds a bit that changed."""
     value = _null_for_non_finite({**value, "sha256": None})
+    _check_stable(value)
     return {**value, "sha256": _seal(value)}
 
 
 def check_seal(value: Mapping[str, Any]) -> None:
-    """Raise ValueError if a record was sealed and holds something else now."""
+    """Raise ValueError if a record, as a JSON file holds it, was sealed and is another one now."""
     if value.get("sha256") is not None and _seal(value) != value["sha256"]:
         raise ValueError("it has changed since it was written")
 
 
 def _seal(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_json({**value, "sha256": None}).encode()).hexdigest()
+    return hashlib.sha256(_canonical({**value, "sha256": None}).encode()).hexdigest()
 
 
 # --- atomic files -----------------------------------------------------------------------------
@@ -105,22 +143,40 @@ def write_bytes(path: Path, data: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not mkstemp, whose files nobody else on a shared machine can read.
-        temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
+        with replacing(path) as file:
+            file.write(data)
+    except (OSError, ValueError) as error:  # ValueError: a path that names no file, such as "."
         raise Refusal(
-            f"cannot write {path}: {error.strerror or error}. Free space or choose another "
-            "folder; what was written before is intact."
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}. Free space or "
+            "choose another folder; what was written before is intact."
         ) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path`, which replaces it at the end. Raises OSError.
+
+    It is locked before anything is in it: one that holds something and is not, a killed writer left
+    (scaling/store/leftovers.py).
+    """
+    # Not mkstemp, whose files nobody else on a shared machine can read.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            hold(file)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def hold(file: BinaryIO) -> None:
+    """Hold a file as long as it is open, where its file system has locks."""
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -134,10 +190,34 @@ def json_bytes(value: Any) -> bytes:
 
 
 def read_json(path: Path, largest: int | None = None) -> Any:
-    """The value in a JSON file.
+    """The value in a JSON file. Raises Refusal as `read_bytes` does, and if it is not JSON."""
+    try:
+        return json.loads(read_bytes(path, largest))
+    except (ValueError, RecursionError) as error:
+        raise Refusal(f"{path} is not valid JSON ({error}). Restore it or delete it.") from error
 
-    Raises Refusal if it is missing, no file, larger than so many bytes (64 MiB if not given) or
-    not JSON.
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A sealed record in a JSON file, without its seal.
+
+    Raises Refusal as `read_json` does, and if it has no seal or is not as it was written.
+    """
+    value = read_json(path)
+    try:
+        check_seal(value)
+        if value.pop("sha256", None) is None:
+            raise ValueError("it has no sha256")
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise Refusal(
+            f"{path} is not as it was written ({error}). Restore it or delete it."
+        ) from error
+    return dict(value)
+
+
+def read_bytes(path: Path, largest: int | None = None) -> bytes:
+    """What a file of ours holds.
+
+    Raises Refusal if it is missing, no file, or larger than so many bytes (64 MiB if not given).
     """
     largest = MAX_JSON if largest is None else largest
     try:
@@ -146,11 +226,9 @@ def read_json(path: Path, largest: int | None = None) -> Any:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode) or found.st_size > largest:
                 raise Refusal(f"{path} is no file of ours. Restore it or delete it.")
-            return json.loads(file.read(largest))
+            return file.read(largest)
     except OSError as error:
         raise Refusal(f"cannot read {path}: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise Refusal(f"{path} is not valid JSON ({error}). Restore it or delete it.") from error
 
 
 def _unblocking(path: str, flags: int) -> int:
@@ -159,10 +237,36 @@ def _unblocking(path: str, flags: int) -> int:
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Atomically write a table as Parquet or CSV, by the ending of `path`."""
-    if path.suffix == ".csv":
-        write_bytes(path, table.to_csv(index=False).encode())
-    else:
-        write_bytes(path, table.to_parquet(index=False))
+    write_bytes(path, table_bytes(path.name, table))
+
+
+def table_bytes(name: str, table: pd.DataFrame) -> bytes:
+    """A table as Parquet or CSV, by the ending of its file's name."""
+    return table.to_csv(index=False).encode() if name.endswith(".csv") else _parquet(table)
+
+
+_MARK = b"scaling-laws table sha256 "  # begins the seal of a table
+_SHA256 = 64  # hex digits
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    """A table as Parquet with a seal: the SHA-256 of the other bytes, in front of the footer.
+
+    Whoever reads Parquet goes from its end to its columns, and never comes by. Metadata would be
+    handed on to tables that others make of this one.
+    """
+    data: bytes = table.to_parquet(index=False)
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    seal = _MARK + hashlib.sha256(data).hexdigest().encode()
+    return data[:footer] + seal + data[footer:]
+
+
+def check_table(data: bytes) -> None:
+    """Raise ValueError unless Parquet is as we wrote it; without a seal, it is another's."""
+    if (at := data.rfind(_MARK)) >= 0:
+        first, end = at + len(_MARK), at + len(_MARK) + _SHA256
+        if hashlib.sha256(data[:at] + data[end:]).hexdigest().encode() != data[first:end]:
+            raise ValueError("it has changed since it was written")
 
 
 UNREADABLE = ".unreadable"  # ends the name of what is damaged and set aside
@@ -189,10 +293,15 @@ def write_numbered(folder: Path, number: int, ending: str, data: bytes) -> None:
 
 
 def check_part(path: Path) -> None:
-    """Raise ValueError unless a part is as it was written; those of earlier versions pass."""
+    """Raise ValueError unless a table is as it was written, by its name or by its seal.
+
+    Those of earlier versions pass.
+    """
     _, _, digest = path.stem.partition("-")
-    if digest and hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGITS] != digest:
+    data = path.read_bytes()
+    if digest and hashlib.sha256(data).hexdigest()[:_DIGITS] != digest:
         raise ValueError("it has changed since it was written")
+    check_table(data)
 
 
 def _null_for_non_finite(value: Any) -> Any:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from scaling.store.checksums import Damaged, verify
 from scaling.store.records import RUN_ID, Refusal
-from scaling.store.sealed import STRICT, Sealed, damaged
+from scaling.store.sealed import Sealed, damaged
 
 RunKind = Literal["full", "trunk", "cooldown"]
 Status = Literal["planned", "running", "completed", "diverged", "failed"]
@@ -28,10 +29,11 @@ TABLES: tuple[str, ...] = get_args(Table)  # of a run that completed
 RunId = Annotated[str, Field(pattern=rf"^{RUN_ID.pattern}$")]
 
 
-class Checksum(BaseModel):
+@dataclass(frozen=True, slots=True)  # a large grid in a bucket has a million
+class Checksum:
     """What a file was when it was written."""
 
-    model_config = STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
 
     bytes: int
     sha256: str
@@ -113,9 +115,23 @@ def run_folders(results: Path) -> list[Path]:
                         f"{runs / entry.name} is a link to another place. Put the run's folder "
                         "itself there, or remove it."
                     )
-                if os.path.exists(os.path.join(entry.path, "run.json")):  # noqa: PTH110, PTH118
+                if has_record(entry.path):
                     found.append(entry.name)
     return [runs / name for name in sorted(found)]
+
+
+def has_record(run: str | Path) -> bool:
+    """Whether a run's folder holds a run.json, or may: one that cannot be entered is not left out.
+
+    Whoever reads the record then says why it cannot.
+    """
+    try:
+        os.stat(os.path.join(run, "run.json"))  # noqa: PTH116, PTH118
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def read_run(run: Path) -> RunRecord:
@@ -132,12 +148,12 @@ def read_run(run: Path) -> RunRecord:
 
 def damage(run: Path, record: RunRecord) -> dict[str, str]:
     """Of the tables of a run that completed, those that are not as they were published, and why."""
-    found = {}
-    if record.status == "completed":
-        tables = {name: run / name for name in TABLES}
-        for name, noted in (record.plain()["files"] or {}).items():
-            try:
-                verify(f"run {run.name}", tables, {name: noted})
-            except Damaged as error:
-                found[name] = f"{error}; scaling run STUDY --retry failed trains it again"
+    found: dict[str, str] = {}
+    if record.status != "completed":
+        return found
+    for name, noted in (record.files or {}).items():
+        try:
+            verify(f"run {run.name}", {name: run / name}, {name: asdict(noted)})
+        except Damaged as error:
+            found[name] = f"{error}; scaling run STUDY --retry failed trains it again"
     return found

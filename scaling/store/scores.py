@@ -15,7 +15,7 @@ import pandas as pd
 
 from scaling.store.manifest import PlannedRun
 from scaling.store.records import Refusal, check_part, write_part
-from scaling.store.run_record import read_run
+from scaling.store.results import Results
 
 COLUMNS = ("run", "step", "task", "metric", "value", "stderr", "n", "shots", "chance")
 HOLDOUT = "holdout"  # the task of held-out losses
@@ -84,7 +84,7 @@ RUN_COLUMNS = (
 )
 
 
-def score_table(results: Path, runs: Sequence[PlannedRun]) -> pd.DataFrame:
+def score_table(results: Results, runs: Sequence[PlannedRun]) -> pd.DataFrame:
     """Every answer of these completed runs as one long table, beside its run's columns.
 
     `tokens`, `flops_6nd` and `flops` are those of the evaluated step, not of the run's end;
@@ -94,8 +94,10 @@ def score_table(results: Path, runs: Sequence[PlannedRun]) -> pd.DataFrame:
     """
     tables = []
     for run in runs:
-        folder = results / "runs" / run.run_id
-        evals = read_evals(folder / "evals.parquet")
+        evals, record = (
+            read_evals(results.table(run.run_id, "evals.parquet")),
+            results.record(run.run_id),
+        )
         losses = evals[(evals["task"] == HOLDOUT) & (evals["metric"] == "loss")]
         of_run: dict[str, Any] = run.columns
         done = evals["step"] / run.steps
@@ -110,7 +112,7 @@ def score_table(results: Path, runs: Sequence[PlannedRun]) -> pd.DataFrame:
             "flops_6nd": of_run["flops_6nd"] * done,
             "flops": of_run["flops"] * done,
             "val_loss": evals["step"].map(losses.set_index("step")["value"]),
-            "loss_final": read_run(folder).loss,
+            "loss_final": None if record is None else record.loss,
         }
         table = evals.drop(columns="run").assign(**columns)
         tables.append(table[table["task"] != HOLDOUT])

@@ -19,7 +19,7 @@ from scaling.store.records import (
     Refusal,
     check_seal,
     json_bytes,
-    read_json,
+    read_bytes,
     sealed,
 )
 
@@ -60,11 +60,22 @@ class Sealed(BaseModel):
         Raises OtherFormat for one of a newer or older version, and Refusal where the file is
         missing or not as it was written.
         """
-        value = read_json(path, largest)
+        return cls.parsed(path, read_bytes(path, largest))
+
+    @classmethod
+    def parsed(cls, path: Path | str, data: bytes) -> Self:
+        """The record in this JSON text, found at a path or address.
+
+        Raises OtherFormat and Refusal as `read` does.
+        """
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise damaged(path, f"it is not valid JSON ({error})") from error
         _refuse_other_format(path, value)
         try:
             check_seal(value)
-            return cls.model_validate_json(json.dumps(value))
+            return cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
             where = ": ".join([*map(str, first["loc"][:3]), first["msg"]])
@@ -73,7 +84,7 @@ class Sealed(BaseModel):
             raise damaged(path, str(error)) from error
 
 
-def damaged(path: Path, wrong: str) -> Refusal:
+def damaged(path: Path | str, wrong: str) -> Refusal:
     """What to say of a record that is not as it was written."""
     return Refusal(
         f"{path} cannot be used: {wrong}. Restore it, or give `scaling run` the study again, "
@@ -81,7 +92,7 @@ def damaged(path: Path, wrong: str) -> Refusal:
     )
 
 
-def _refuse_other_format(path: Path, value: Any) -> None:
+def _refuse_other_format(path: Path | str, value: Any) -> None:
     """Raise OtherFormat if a record says that it is of another format."""
     if not isinstance(value, dict):
         return

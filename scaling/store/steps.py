@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,21 @@ def forget_steps_after(run: Path, step: int) -> None:
     table = read_steps(run)
     if len(table) and table["step"].max() > step:
         merge_steps(run, table[table["step"] <= step])
+
+
+def refuse_missing(rows: pd.DataFrame, first: int, last: int, evaluated: Collection[int]) -> None:
+    """Raise Refusal unless every step after `first` up to `last` has its row, once and in order,
+    and those that were `evaluated` their held-out loss.
+    """
+    logged, wanted = rows["step"].tolist(), list(range(first + 1, last + 1))
+    judged = rows["step"][rows["val_loss"].notna()]
+    lost = {*wanted}.difference(logged) or {*evaluated}.difference(judged)
+    if lost or logged != wanted:
+        which = f"{len(lost):,} of them, from {min(lost)} on, are gone" if lost else "not once each"
+        raise Refusal(
+            f"steps {first + 1} to {last} were logged, and {which}: files of this run were deleted "
+            "or added while it trained. Run the study with --retry failed: it trains them again."
+        )
 
 
 def merge_steps(run: Path, table: pd.DataFrame | None = None) -> None:

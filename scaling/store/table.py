@@ -10,21 +10,23 @@ import math
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from scaling.store.failpoint import failpoint
-from scaling.store.holding import changing
-from scaling.store.manifest import Manifest, PlannedRun, read_manifest
-from scaling.store.records import Refusal, write_table
-from scaling.store.run_record import RESULT_COLUMNS, RunRecord, damage, read_run, run_folders
+from scaling.store.manifest import Manifest, PlannedRun
+from scaling.store.records import Refusal, check_table, table_bytes
+from scaling.store.results import Results, results_at
+from scaling.store.run_record import RESULT_COLUMNS, RunRecord
 from scaling.store.scores import score_table
 
 # The status of a run that completed and has no loss here: it was judged on other held-out windows
 # than the plan asks for, and will be judged again.
 JUDGED_OTHERWISE = "judged otherwise"
+RUN_TABLE = "runs.parquet"
 MAX_COLUMNS = 1000  # of a run table; a run of ours has 50
 
 
@@ -41,34 +43,83 @@ class Collected:
 class Published:
     """The run table of a study as it is now."""
 
-    path: Path
+    path: str  # or its address
     table: pd.DataFrame
     orphans: tuple[str, ...]  # ended runs of the folder that the plan does not name
     damaged: dict[str, str]  # by run id: what is not as it was written
     sources: dict[str, int]  # how many of the runs which source of the program trained
 
 
-def publish_table(results: Path) -> Published:
+def publish_table(place: Path | Results) -> Published:
     """Collect the plan's finished runs into the run table, runs.parquet.
 
     Runs of an earlier version of the study stay in the folder and out of the table: other rates
     or another corpus make another law. Raises Refusal as `read_manifest` does, and where a table
     cannot be written.
     """
-    path = results / "runs.parquet"
-    with changing(results):
-        manifest = read_manifest(results)
-        collected = collect(results, manifest)
-        failpoint("table-collected")
-        write_table(path, collected.table)
-        failpoint("table-written")
-        if any(run.config.get("tasks") is not None for run in manifest.runs):
-            found = collected.table
-            whole = set(found["run_id"][found["status"] == "completed"])
-            scores = score_table(results, [run for run in manifest.runs if run.run_id in whole])
-            failpoint("scores-collected")
-            write_table(results / "scores.parquet", scores)
-            failpoint("scores-table-written")
+    results = results_at(place)
+    with results.changing():
+        return _published(results)
+
+
+def publish_missing(place: Path | Results) -> None:
+    """As `publish_table`, unless the table has every run of the plan as its record says it ended.
+
+    For workers that no launch waits for: of a thousand that end at once, one writes it. Raises
+    Refusal as `publish_table` does.
+    """
+    results = results_at(place)
+    # Of two tables written while this worker waited, the second was begun after its runs had ended.
+    for _ in range(2):
+        seen = results.read(RUN_TABLE)
+        if _has_all(results, seen):
+            return
+        with results.changing():
+            # Others have waited for this place too. Only this is asked while they wait.
+            if results.read(RUN_TABLE) == seen:
+                _published(results)
+                return
+
+
+def _has_all(results: Results, table: bytes | None) -> bool:
+    """Whether a run table, as the bytes of its file, has what the records of all runs say."""
+    if table is None:
+        return False
+    results.look()
+    try:
+        check_table(table)
+        columns = pd.read_parquet(BytesIO(table), columns=["run_id", "status", "loss"])
+    except (ValueError, OSError):  # damaged, or of no runs: those have no losses
+        return False
+    ids, statuses, losses = (columns[name].tolist() for name in columns)
+    held = dict(zip(ids, zip(statuses, losses, strict=True), strict=True))
+    for run in results.manifest().runs:
+        with suppress(Refusal):  # a damaged record has no row
+            record = results.record(run.run_id)
+            if record is None:
+                return False
+            status, loss = held.get(run.run_id, ("", math.nan))
+            if status != record.status or (record.loss is not None and loss != record.loss):
+                return False
+    return True
+
+
+def _published(results: Results) -> Published:
+    """The run table, written; called by whoever is alone in `changing`."""
+    results.look()
+    manifest = results.manifest()
+    collected = collect(results, manifest)
+    failpoint("table-collected")
+    path = results.write(RUN_TABLE, table_bytes(RUN_TABLE, collected.table))
+    failpoint("table-written")
+    if _has_scores(manifest):
+        found = collected.table
+        whole = set(found["run_id"][found["status"] == "completed"])
+        scores = score_table(results, [run for run in manifest.runs if run.run_id in whole])
+        failpoint("scores-collected")
+        results.write("scores.parquet", table_bytes("scores.parquet", scores))
+        failpoint("scores-table-written")
+    results.keep_read()
     return Published(
         path,
         collected.table,
@@ -78,7 +129,7 @@ def publish_table(results: Path) -> Published:
     )
 
 
-def collect(results: Path, manifest: Manifest) -> Collected:
+def collect(place: Path | Results, manifest: Manifest) -> Collected:
     """The run table of a plan's runs that ended, in the plan's order.
 
     Runs that failed or diverged keep their row, with their status and a null loss, and so do runs
@@ -86,19 +137,18 @@ def collect(results: Path, manifest: Manifest) -> Collected:
     Refusal for runs that disagree on what a column holds.
     """
     _refuse_mixed_columns(manifest)
+    results = results_at(place)
+    read = ["evals.parquet"] if _has_scores(manifest) else []
     rows: list[dict[str, Any]] = []
     damaged: dict[str, str] = {}
     sources: Counter[str] = Counter()
     for run in manifest.runs:
-        folder = results / "runs" / run.run_id
-        if not (folder / "run.json").exists():
-            continue
         try:
-            record = read_run(folder)
+            record = results.record(run.run_id)
         except Refusal as error:
             damaged[run.run_id] = str(error)
             continue
-        if not record.ended or record.steps < run.steps:
+        if record is None or not record.ended or record.steps < run.steps:
             continue
         if record.steps > run.steps:
             damaged[run.run_id] = (
@@ -106,7 +156,7 @@ def collect(results: Path, manifest: Manifest) -> Collected:
                 f"{run.steps}; the same scaling run writes the plan again"
             )
             continue
-        if found := damage(folder, record):
+        if found := results.damage(record, read):
             damaged[run.run_id] = "; ".join(found.values())
             record = record.changed(status="failed", result=None)
         status: str = record.status
@@ -132,30 +182,38 @@ def collect(results: Path, manifest: Manifest) -> Collected:
     return Collected(pd.DataFrame(rows) if rows else empty, damaged, dict(sources))
 
 
+def _has_scores(manifest: Manifest) -> bool:
+    return any(run.config.get("tasks") is not None for run in manifest.runs)
+
+
 def _sources(record: RunRecord) -> str:
     """Which sources of the program trained a run: the first digits of each, in order."""
     seen = [str(session.get("source_sha256") or "unknown")[:12] for session in record.provenance]
     return ", then ".join(dict.fromkeys(seen))
 
 
-def orphans(results: Path, manifest: Manifest) -> tuple[str, ...]:
+def orphans(place: Path | Results, manifest: Manifest) -> tuple[str, ...]:
     """The runs of a folder that ended and are none of the plan's."""
+    results = results_at(place)
     found = []
-    for folder in run_folders(results) if (results / "runs").is_dir() else ():
-        if folder.name not in manifest.by_id:
+    for run_id in results.run_ids():
+        if run_id not in manifest.by_id:
             with suppress(Refusal):
-                if read_run(folder).ended:
-                    found.append(folder.name)
+                record = results.record(run_id)
+                if record is not None and record.ended:
+                    found.append(run_id)
     return tuple(found)
 
 
 def _refuse_mixed_columns(manifest: Manifest) -> None:
     """Raise Refusal where one column would hold text and numbers, or there would be too many."""
     first: dict[str, PlannedRun] = {}
+    last: dict[str, type] = {}  # of the cells of a column, which mostly are of one
     for run in manifest.runs:
         for name, value in run.columns.items():
-            if value is None:
+            if value is None or type(value) is last.get(name):
                 continue
+            last[name] = type(value)
             other = first.setdefault(name, run)
             if _kind(value) is not _kind(other.columns[name]):
                 raise Refusal(

@@ -17,6 +17,7 @@ import numpy as np
 
 from models.decoder.generate import generate, log_likelihoods
 from models.decoder.model import Decoder
+from models.sharding import fetch
 from scaling.tasks.metrics import Answered, Score, chance_of, metrics_of, summarise
 from scaling.tasks.mix import TaskMix
 from scaling.tasks.questions import Question, every_question
@@ -240,7 +241,7 @@ def _asked_in_chunks(
 
 def _fetched(chunks: Sequence[_Chunk]) -> list[np.ndarray]:
     """The answers of all chunks, row by row."""
-    answers = zip(*jax.device_get([chunk.answers for chunk in chunks]), strict=True)
+    answers = zip(*fetch([chunk.answers for chunk in chunks]), strict=True)
     counts = [chunk.rows for chunk in chunks]
     return [
         np.concatenate([part[:count] for part, count in zip(parts, counts, strict=True)])

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scaling.data.batches import Batches
+from scaling.data.batches import ALL, Batches
 from scaling.data.corpus import Corpus
 from scaling.store.records import Refusal, check_part, fingerprint, write_numbered
 from scaling.tasks.mix import TaskMix
@@ -133,11 +133,11 @@ class MixedBatches:
         """The place of the first task window of `count` steps, and how many they have."""
         return first * self.sequences, count * self.sequences
 
-    def span(self, first: int, count: int) -> np.ndarray:
-        """The batches of `count` steps from `first`: int32, shape (count, B, T + 1)."""
+    def span(self, first: int, count: int, rows: slice = ALL) -> np.ndarray:
+        """The batches of `count` steps from `first`: int32, shape (count, B, T + 1), or `rows`."""
         text = self.text.span(first, count)
-        rows = self.windows.rows(*self.places(first, count))
-        return np.concatenate([text, rows.reshape(count, self.sequences, -1)], axis=1)
+        made = self.windows.rows(*self.places(first, count))
+        return np.concatenate([text, made.reshape(count, self.sequences, -1)], axis=1)[:, rows]
 
 
 def _code() -> str:

@@ -9,32 +9,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any, cast
 
-from scaling.spec import RunSpec, spec_of
+from scaling.spec import PROGRAM, RunSpec, one_of_each, plain, spec_of
 from scaling.store.records import fingerprint
 
 
 def programs_of(runs: Iterable[RunSpec]) -> dict[str, RunSpec]:
     """One run of each program among them, by the fingerprint of what a program is compiled from."""
-    return {fingerprint(_compiled_from(run)): run for run in runs}
+    return {fingerprint(_compiled_from(run)): run for run in one_of_each(runs)}
 
 
 def _compiled_from(run: RunSpec) -> dict[str, Any]:
-    """Everything of a run that its compiled step depends on, whatever it trains on.
-
-    Not its seed: it enters the initial values alone, and dropout's keys as constants.
-    """
-    return {
-        "architecture": run.architecture,
-        "model": asdict(run.model),
-        "optimizer": asdict(run.optimizer),
-        "dtype": run.dtype,
-        "sequence_length": run.sequence_length,
-        "batch_sequences": run.batch_sequences,
-        "hardware": asdict(run.hardware),
-    }
+    return {name: plain(getattr(run, name)) for name in PROGRAM}
 
 
 def compile_run(run: RunSpec) -> None:

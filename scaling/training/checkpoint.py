@@ -4,10 +4,14 @@ A checkpoint is made aside and gets its name, the step, by one rename after the 
 file is written beside the data, with the run that it is of; it loses the name by one rename before
 anything of it is deleted. So whatever moment a process is killed at, a folder that is named by a
 step is complete, and bits that changed since are found before they are read.
+
+Of several processes each writes what its devices hold, and process 0 the rest: it waits for all,
+and all wait until the checkpoint has its name.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 import sys
@@ -28,6 +32,7 @@ from scaling.store.failpoint import failpoint
 from scaling.store.records import UNREADABLE, Refusal, read_json, write_json
 from scaling.store.steps import STEP, checkpoint_steps
 from scaling.training.layouts import laid_out, names
+from scaling.training.processes import here
 
 # Of a run's checkpoints the last so many are kept, beside its branch points: the one before the
 # last is what a damaged last one falls back to.
@@ -35,8 +40,12 @@ KEEP_LAST = 2
 
 # A slow disk is no failure. Orbax would give a save 20 minutes, and other threads that make its
 # folders 5, by a wall clock that may jump (AsyncOptions.timeout_secs and coordination_timeout of
-# orbax-checkpoint 0.12.8): thirty years, and no other threads.
-_PATIENT = ocp.AsyncOptions(timeout_secs=10**9, create_directories_asynchronously=False)
+# orbax-checkpoint 0.12.8). A clock without a battery is set forward by fifty years, which Orbax may
+# count three times, and no wait may be longer than 292 (threading.TIMEOUT_MAX), of a clock that is
+# set back too: so 222 years, and no other threads.
+_PATIENT = ocp.AsyncOptions(timeout_secs=7 * 10**9, create_directories_asynchronously=False)
+
+_number = itertools.count()  # of the checkpoints that were begun
 
 # Orbax narrates every save; a grid of hundreds of runs has its own progress.
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -59,28 +68,37 @@ class Writing:
         `before_naming` is called in between, and may raise. Raises Refusal with the system's
         reason if it cannot be written; earlier ones stay.
         """
-        aside = _aside(self.target)
         try:
             with _refused(self.target):
                 self.checkpointer.close()
-                files = checksums.checksums(_files(aside))
-                noted = {"run_id": self.run_id, "step": int(self.target.name), "files": files}
-                write_json(aside / CHECKSUMS, noted)
-            failpoint("checkpoint-written")
-            before_naming()
-            with _refused(self.target):
-                if self.target.exists():
-                    _discard(self.target)
-                aside.rename(self.target)
+            here().lead("checkpoint", lambda: self._name(before_naming))
         except Exception:
-            _delete_begun(self.target)  # a full disk needs room for the reason
+            self._delete()  # a full disk needs room for the reason
             raise
+
+    def _name(self, before_naming: Callable[[], None]) -> None:
+        aside = _aside(self.target)
+        with _refused(self.target):
+            files = checksums.checksums(_files(aside))
+            noted = {"run_id": self.run_id, "step": int(self.target.name), "files": files}
+            write_json(aside / CHECKSUMS, noted)
+        failpoint("checkpoint-written")
+        before_naming()
+        with _refused(self.target):
+            if self.target.exists():
+                _discard(self.target)
+            aside.rename(self.target)
 
     def abandon(self) -> None:
         """Wait until nothing is written any more, and delete what was."""
         with suppress(Exception):  # of a checkpoint that nobody wants
             self.checkpointer.close()
-        _delete_begun(self.target)
+        self._delete()
+
+    def _delete(self) -> None:
+        if here().leads:
+            for begun in self.target.parent.glob(f"{_aside(self.target).name}*"):
+                shutil.rmtree(begun, ignore_errors=True)
 
 
 def begin(folder: Path, step: int, state: Any, run_id: str) -> Writing:
@@ -89,7 +107,13 @@ def begin(folder: Path, step: int, state: Any, run_id: str) -> Writing:
     Returns when it is copied. Raises Refusal as `Writing.finish` does.
     """
     target = folder / str(step)
-    checkpointer = ocp.StandardCheckpointer(async_options=_PATIENT)
+    checkpointer = ocp.StandardCheckpointer(
+        async_options=_PATIENT,
+        # Processes wait for each other by this name, which is to be another each time.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            barrier_sync_key_prefix=f"{folder.parent.name}-{next(_number)}"
+        ),
+    )
     try:
         # Arrays are copied before this returns (TransferPriority.SYNCHRONOUS). On a CPU the copy
         # is a view, and while there is one jax gives the memory to no step, donated or not.
@@ -104,12 +128,20 @@ def begin(folder: Path, step: int, state: Any, run_id: str) -> Writing:
 def restore(folder: Path, step: int, abstract: Any, run_id: str) -> Any:
     """The state of `step` of a run, laid out like `abstract` and on the devices that it names.
 
-    It may have been written on other devices, and with its layers laid out otherwise. Raises
-    Damaged if its files are not those that were written, or another run's; Refusal if they are and
-    still cannot be read.
+    Raises Damaged if its files are not those that were written, or another run's; Refusal if they
+    are and still cannot be read.
     """
     path = folder / str(step)
     verify(path, run_id)
+    return read(path, abstract)
+
+
+def read(path: Path, abstract: Any) -> Any:
+    """The state in a checkpoint that was verified, as `restore`. All processes call it.
+
+    It may have been written on other devices, by other processes and with its layers laid out
+    otherwise.
+    """
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             stored = checkpointer.metadata(path.absolute()).item_metadata.tree
@@ -173,11 +205,6 @@ def set_aside(folder: Path, step: int) -> Path:
 def _aside(target: Path) -> Path:
     """Where a checkpoint is made."""
     return target.with_name(f"{target.name}.saving")
-
-
-def _delete_begun(target: Path) -> None:
-    for begun in target.parent.glob(f"{_aside(target).name}*"):
-        shutil.rmtree(begun, ignore_errors=True)
 
 
 @contextmanager

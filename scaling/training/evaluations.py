@@ -58,11 +58,10 @@ class Evaluations:
         return summarise_holdout(losses, self.windows, self.bytes_per_token)
 
     def write_scores(self) -> None:
-        """Write the scores of the evaluations since the last time."""
+        """Write the scores of the evaluations since the last checkpoint."""
         for evaluated, scores in self.scores.items():
             write_scores(self.folder, evaluated, scores)
             failpoint("scores-written")
-        self.scores = {}
 
     def write_table(self) -> None:
         """Every evaluation of the run as one table. Raises Refusal if answers are lost."""

@@ -66,6 +66,7 @@ class Slot:
     # all that a process started here sees.
     devices: tuple[str, ...] | None = None
     sharing: int = 1  # workers that use the same devices at once
+    alone: bool = True  # whether its process is the whole worker, and not one of several
 
 
 def worker_environment(
@@ -122,7 +123,7 @@ def _gpu(slot: Slot) -> _Part:
         raise Refusal(
             f"{name} = {share!r} is no share of a device's memory: give e.g. 0.9."
         ) from None
-    several = slot.devices is not None and len(slot.devices) > 1
+    several = not slot.alone or (slot.devices is not None and len(slot.devices) > 1)
     return _Part(SEVERAL_FLAGS if several else (), variables)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -55,7 +56,15 @@ def configure_jax() -> None:
         if name in jax.config.values:  # other versions of JAX may lack one
             jax.config.update(name, value)
     folder = cache_folder() / "xla"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a cache that this user may only read
+        print(
+            f"cannot write {folder}: {error.strerror}; this process compiles its programs itself. "
+            "Set SCALING_CACHE to a folder that can be written, to keep them.",
+            file=sys.stderr,
+        )
+        return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from models.sharding import put
 from scaling.store.records import Refusal
 
 Name = tuple[str, ...]  # of an array: the keys on the way to it
@@ -40,7 +41,7 @@ def laid_out(stored: Mapping[Name, np.ndarray], wanted: Any) -> Any:
                 f"{has}: it is the state of another model"
             )
         # Of its own: memory that is shared with the stack could not be given up to the next step.
-        return jax.device_put(np.array(found), leaf.sharding)
+        return put(np.array(found), leaf.sharding)
 
     return jax.tree_util.tree_map_with_path(place, wanted)
 

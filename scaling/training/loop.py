@@ -2,6 +2,9 @@
 
 The loop does arithmetic on the absolute step and nothing else: batches, rates, evaluations and
 checkpoints are functions of it, so a run that was killed ends with the same bits.
+
+Several processes (scaling/training/processes.py) go through it together. Each makes the same
+decisions from the same numbers; files are read and written by the one that leads.
 """
 
 from __future__ import annotations
@@ -24,13 +27,21 @@ from scaling.data.holdout import HoldoutLoss
 from scaling.schedule import learning_rates
 from scaling.spec import RunSpec
 from scaling.store.failpoint import failpoint
-from scaling.store.steps import forget_steps_after, merge_steps, read_steps, write_segment
+from scaling.store.steps import (
+    forget_steps_after,
+    merge_steps,
+    read_steps,
+    refuse_missing,
+    write_segment,
+)
+from scaling.training.agreement import agreed
 from scaling.training.ahead import made_ahead
 from scaling.training.evaluations import Evaluation, Evaluations
 from scaling.training.inputs import batches_of, made_beside
+from scaling.training.processes import here
 from scaling.training.resume import own_checkpoint, trunk_checkpoint, whole_until
 from scaling.training.saver import Saver
-from scaling.training.step import Metrics, TrainState, program_of
+from scaling.training.step import Metrics, TrainState, mesh_of, program_of
 
 DIVERGENCE_WINDOW = 50  # steps whose mean loss may not exceed that of guessing, ln V
 
@@ -76,9 +87,12 @@ def train(
 
     Goes on from the last checkpoint; a cooldown starts from one of its trunk's run folder, which is
     only read. `before_commit` is called before anything is written, and may raise.
-    Without a `mesh`, it is laid out on all devices that this process sees.
+    Without a `mesh`, it is laid out on all devices that this process sees, and those of the
+    processes that it was joined with, which all call this; of these only one writes, and all stop
+    where any should.
     The same bits return on the same kind and number of devices.
-    Raises Diverged, Interrupted (after a checkpoint), Refusal (files, disk), or what jax raises;
+    Raises Diverged, Interrupted (after a checkpoint), Refusal (files, disk; Abandoned on processes
+    that do not lead), or what jax raises;
     of a device out of memory scaling/training/exhausted.py says what to try.
     """
     return _Loop(spec, folder, trunk, corpus, mesh, before_commit).run(report, should_stop)
@@ -125,7 +139,8 @@ class _Loop:
         self.before_commit = before_commit
         self.batches = batches_of(spec, corpus)
         self.program = program_of(spec, mesh)
-        device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+        self.mesh = mesh or mesh_of(self.program.layout)
+        device = self.mesh.devices.flat[0]
         peak = peak_flops(device.device_kind, spec.dtype) or math.nan
         self.peak_flops = peak * self.program.layout.devices  # FLOP/s of all; NaN: not known
         self.causal_flops_per_token = spec.causal_flops_per_token
@@ -133,6 +148,8 @@ class _Loop:
         self.saver = Saver(folder / "checkpoints", spec.run_id, spec.checkpoint_at, before_commit)
         self.holdout: HoldoutLoss | None = None  # of the last evaluation
         self.rows: list[dict[str, Any]] = []  # logged since the last segment
+        self.resumed = spec.first_step  # the step that this session goes on from
+        self.evaluated: set[int] = set()  # steps up to there with a held-out loss
         self.recent: list[float] = []  # losses of the divergence window
         # What the devices were asked for and nobody has looked at; never both.
         self.called: tuple[Call, Metrics] | None = None
@@ -142,10 +159,12 @@ class _Loop:
 
     def run(self, report: Callable[[Progress], None], should_stop: Callable[[], bool]) -> Trained:
         spec = self.spec
+        should_stop = agreed(should_stop, self.mesh)
         state, step = self._resume(should_stop)
         lengths = set[int]()  # of calls that are compiled
         self.clock = time.perf_counter()
-        with self.saver, self._calls(step, spec.schedule.steps) as calls:
+        noted = here().failures_noted(self.folder.name, but=(Diverged, Interrupted))
+        with self.saver, self._calls(step, spec.schedule.steps) as calls, noted:
             for call in calls:
                 if compiles := call.steps not in lengths:
                     self._catch_up()  # so that compiling slows down no call but in its own time
@@ -159,7 +178,7 @@ class _Loop:
                 step = call.end
                 ends, stop = step == spec.schedule.steps, should_stop()
                 due = ends or step in spec.checkpoint_at or self._every(step, spec.checkpoint_every)
-                evaluates = ends or self._every(step, spec.evaluate_every)
+                evaluates = self._evaluates(step)
                 if due or evaluates or stop:
                     self._catch_up()
                     self.pause = self._begin_pause(state, step, evaluates, due or stop)
@@ -172,12 +191,18 @@ class _Loop:
                     raise Interrupted(f"stopped at step {step} of {spec.schedule.steps}")
         if self.holdout is None:  # resumed after the last checkpoint: nothing was left to train
             self.holdout = self._judge_again(state.params, step)
+        here().lead("end", self._write_tables)
+        return Trained(self.holdout, float(np.mean(self.recent)))
+
+    def _write_tables(self) -> None:
         self.before_commit()
-        merge_steps(self.folder)
+        rows, last = read_steps(self.folder), self.spec.schedule.steps
+        evaluated = (step for step in range(self.resumed + 1, last) if self._evaluates(step))
+        refuse_missing(rows, self.spec.first_step, last, {last, *self.evaluated, *evaluated})
+        merge_steps(self.folder, rows)
         failpoint("steps-merged")
         self.evaluations.write_table()
         failpoint("evals-written")
-        return Trained(self.holdout, float(np.mean(self.recent)))
 
     def _begin_pause(self, state: TrainState, step: int, evaluates: bool, saves: bool) -> Pause:
         """All that needs the state, which the next call overwrites."""
@@ -209,15 +234,22 @@ class _Loop:
 
     def _judge_again(self, params: Any, step: int) -> HoldoutLoss:
         """The held-out loss of a run that is trained, written where its last step has none."""
-        steps = read_steps(self.folder)
-        last = steps["step"] == step
         holdout = self.evaluations.finish(self.evaluations.begin(params, step))
-        if steps.loc[last, "val_loss"].isna().any():
-            self.before_commit()
-            self.evaluations.write_scores()
-            steps.loc[last, ["val_loss", "val_loss_stderr"]] = holdout.loss, holdout.stderr
-            merge_steps(self.folder, steps)
+
+        def write() -> None:
+            steps = read_steps(self.folder)
+            last = steps["step"] == step
+            if steps.loc[last, "val_loss"].isna().any():
+                self.before_commit()
+                self.evaluations.write_scores()
+                steps.loc[last, ["val_loss", "val_loss_stderr"]] = holdout.loss, holdout.stderr
+                merge_steps(self.folder, steps)
+
+        here().lead("judged", write)
         return holdout
+
+    def _evaluates(self, step: int) -> bool:
+        return step == self.spec.schedule.steps or self._every(step, self.spec.evaluate_every)
 
     @staticmethod
     def _every(step: int, every: int) -> bool:
@@ -241,7 +273,8 @@ class _Loop:
 
     def _call(self, span: tuple[int, int]) -> Call:
         first, end = span
-        tokens = self.program.put_batches(self.batches.span(first, end - first))
+        batches = self.batches.span(first, end - first, self.program.own_rows)
+        tokens = self.program.put_batches(batches)
         rates = learning_rates(self.spec.schedule, first, end - first)
         return Call(first, end, tokens, self.program.put_rates(rates))
 
@@ -267,12 +300,20 @@ class _Loop:
         be read are trained again, from the checkpoint before them.
         """
         spec, folder = self.spec, self.folder
-        limit = min(spec.schedule.steps, whole_until(spec, folder))
+        limit = here().lead("whole", lambda: min(spec.schedule.steps, whole_until(spec, folder)))
         found = own_checkpoint(spec, folder, self.program.abstract, limit)
-        forget_steps_after(folder, found[1] if found else spec.first_step)
-        failpoint("resumed")
+
+        self.resumed = found[1] if found else spec.first_step
+
+        def last_losses() -> list[float]:
+            forget_steps_after(folder, self.resumed)
+            failpoint("resumed")
+            rows = read_steps(folder)
+            self.evaluated = set(rows["step"][rows["val_loss"].notna()])
+            return rows["loss"].tolist()[-DIVERGENCE_WINDOW:] if found else []
+
+        self.recent = here().lead("last losses", last_losses)
         if found:
-            self.recent = read_steps(folder)["loss"].tolist()[-DIVERGENCE_WINDOW:]
             return found
         if spec.run_kind == "cooldown":
             return self._branch_point(should_stop), spec.first_step
@@ -341,17 +382,23 @@ class _Loop:
                 )
 
     def _give_up(self, reason: str) -> None:
-        self.before_commit()
-        write_segment(self.folder, self.rows)
-        merge_steps(self.folder)
+        def write() -> None:
+            self.before_commit()
+            write_segment(self.folder, self.rows)
+            merge_steps(self.folder)
+
+        here().lead("given up", write)
         raise Diverged(reason)
 
     def _commit(self) -> None:
         """Rows first, then the checkpoint: a checkpoint never lacks the rows that led to it."""
+        here().lead("rows", self._write_rows)
+        self.rows, self.evaluations.scores = [], {}
+        self.saver.commit()
+
+    def _write_rows(self) -> None:
         self.before_commit()
         failpoint("commit")
         self.evaluations.write_scores()
         write_segment(self.folder, self.rows)
-        self.rows = []
         failpoint("segment-written")
-        self.saver.commit()

@@ -17,6 +17,7 @@ from scaling.planning.layout import Layout
 from scaling.spec import RunSpec
 from scaling.store.records import Refusal
 from scaling.training.flags import is_deterministic
+from scaling.training.processes import here
 
 # What of the environment may change roundings and is the user's to set, beside XLA_FLAGS. The rest
 # of JAX's is set by scaling/training/jax_setup.py.
@@ -60,6 +61,7 @@ def provenance(run: RunSpec, earlier: Sequence[Mapping[str, Any]] = ()) -> dict[
         "platform": device.platform,
         "device_kind": device.device_kind,
         "device_count": jax.device_count(),
+        "process_count": jax.process_count(),  # of one worker; `host` is that of the first
         "layout": asdict(layout),
         "deterministic": deterministic,
         "xla_flags": flags,
@@ -70,19 +72,21 @@ def provenance(run: RunSpec, earlier: Sequence[Mapping[str, Any]] = ()) -> dict[
 def _refuse_another_layout(
     run: RunSpec, layout: Layout, earlier: Sequence[Mapping[str, Any]], platform: str
 ) -> None:
-    kept = [each["layout"] for each in earlier if each.get("deterministic") and "layout" in each]
+    kept = [each for each in earlier if each.get("deterministic") and "layout" in each]
     if not kept:
         return
-    had, has = (_as_asked(each, run, platform) for each in (kept[-1], asdict(layout)))
+    had, has = (_as_asked(each, run, platform) for each in (kept[-1]["layout"], asdict(layout)))
+    # Sums between processes may be taken in another order than between devices of one.
+    had["processes"], has["processes"] = kept[-1].get("process_count", 1), here().count
     if not (differs := [name for name in has if had.get(name) != has[name]]):
         return
-    began, here = (
+    began, now = (
         " and ".join(f"{name} = {json.dumps(each.get(name))}" for name in differs)
         for each in (had, has)
     )
     raise Refusal(
         f"[hardware] deterministic = true: it was begun with {began} and would go on here with "
-        f"{here}, which changes its bits. Give each run the devices and the memory that it had, "
+        f"{now}, which changes its bits. Give each run the devices and the memory that it had, "
         f"or [hardware] {began}, and --retry failed; or leave deterministic out."
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.data.corpus import Corpus, load
+from scaling.data.verified import check
 from scaling.planning.deriving import evaluation_layout
 from scaling.spec import RunSpec, has_own_id, read_spec
 from scaling.store.paths import cache_folder
@@ -58,6 +59,7 @@ def finished(folder: Path) -> Finished:
         )
     configure_jax()
     corpus = load(spec.corpus, cache_folder() / "corpora")
+    check(corpus)  # its tokeniser too, which puts the questions
     layout = evaluation_layout(spec, target_here())
     mesh = mesh_of(layout)
     program = make_program(spec.architecture, spec.model, spec.optimizer, spec.seed, layout, mesh)

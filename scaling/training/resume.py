@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from scaling.spec import RunSpec
@@ -11,6 +12,7 @@ from scaling.store.records import UNREADABLE, Refusal
 from scaling.store.scores import scored_steps
 from scaling.store.steps import checkpoint_steps, read_step_file, read_steps
 from scaling.training import checkpoint
+from scaling.training.processes import here
 from scaling.training.step import TrainState
 
 
@@ -41,30 +43,44 @@ def own_checkpoint(
     """A run's last checkpoint up to step `limit`, and its step; those that are damaged are set
     aside. Raises Refusal for one that is whole and cannot be read."""
     folder = run / "checkpoints"
-    for step in reversed([step for step in checkpoint_steps(folder) if step <= limit]):
-        try:
-            return _restored(folder, step, abstract, spec.run_id), step
-        except checkpoint.Damaged as error:
-            print(f"{error}; set aside, trying the one before", file=sys.stderr)
-            checkpoint.set_aside(folder, step)
-    return None
+
+    def whole() -> int | None:
+        for step in reversed([step for step in checkpoint_steps(folder) if step <= limit]):
+            try:
+                checkpoint.verify(folder / str(step), spec.run_id)
+                return step
+            except checkpoint.Damaged as error:
+                print(f"{error}; set aside, trying the one before", file=sys.stderr)
+                checkpoint.set_aside(folder, step)
+        return None
+
+    step = here().lead("own checkpoint", whole)
+    return None if step is None else (checkpoint.read(folder / str(step), abstract), step)
 
 
 def trunk_checkpoint(
     spec: RunSpec, trunk: Path, abstract: TrainState, limit: int
 ) -> tuple[TrainState, int] | None:
     """The trunk's last readable one; the folder is another run's, so nothing is set aside."""
-    folders = checkpoint_folders(trunk)
-    found = [(step, folder) for folder in folders for step in checkpoint_steps(folder)]
-    for step, folder in sorted(found, key=lambda each: -each[0]):
-        if step <= limit:
-            try:
-                return _restored(folder, step, abstract, spec.trunk_id), step
-            except Refusal as error:
-                print(f"{error}; trying the one before", file=sys.stderr)
+
+    def whole() -> Iterator[str]:
+        folders = checkpoint_folders(trunk)
+        found = [(step, folder) for folder in folders for step in checkpoint_steps(folder)]
+        for step, folder in sorted(found, key=lambda each: -each[0]):
+            if step <= limit:
+                try:
+                    checkpoint.verify(folder / str(step), spec.trunk_id)
+                except Refusal as error:
+                    print(f"{error}; trying the one before", file=sys.stderr)
+                else:
+                    yield str(folder / str(step))
+
+    paths = whole()
+    while (path := here().lead("trunk checkpoint", lambda: next(paths, None))) is not None:
+        try:
+            return checkpoint.read(Path(path), abstract), int(Path(path).name)
+        except Refusal as error:
+            if here().count > 1:  # the others may have read it, and wait for this one
+                raise
+            print(f"{error}; trying the one before", file=sys.stderr)
     return None
-
-
-def _restored(folder: Path, step: int, abstract: TrainState, run_id: str) -> TrainState:
-    state: TrainState = checkpoint.restore(folder, step, abstract, run_id)
-    return state

@@ -15,6 +15,7 @@ from typing import Any
 
 from scaling.store.failpoint import failpoint
 from scaling.training import checkpoint
+from scaling.training.processes import here
 
 
 class Saver:
@@ -74,8 +75,11 @@ class Saver:
         self.committing = self.thread.submit(self._commit, step, writing)
 
     def look(self) -> None:
-        """Raise what went wrong with the last commit, if that is known by now."""
-        if self.committing is not None and self.committing.done():
+        """Raise what went wrong with the last commit, if that is known by now.
+
+        Several processes would know it at different steps: they wait for it, in `wait`.
+        """
+        if self.committing is not None and self.committing.done() and here().count == 1:
             self.wait()
 
     def wait(self) -> None:
@@ -87,6 +91,7 @@ class Saver:
     def _commit(self, step: int, writing: checkpoint.Writing) -> None:
         writing.finish(self.before_commit)
         failpoint("checkpoint-saved")
-        last = checkpoint.last_steps(self.folder, step)
-        checkpoint.keep(self.folder, {*last, *self.kept})
+        if here().leads:
+            last = checkpoint.last_steps(self.folder, step)
+            checkpoint.keep(self.folder, {*last, *self.kept})
         failpoint("checkpoints-kept")

@@ -27,6 +27,9 @@ from models.sharding import (
     batch_sharding,
     leaves_of,
     make_mesh,
+    own_rows,
+    put,
+    put_rows,
     replicated,
     shardings_of,
     sizes_by_kind,
@@ -67,7 +70,8 @@ class Program:
     evaluate: Callable[[Any, jax.Array], jax.Array]
     logits: Callable[[Any, jax.Array], jax.Array]  # (B, T, V) of tokens (B, T); not compiled
     model: Callable[[Any], nnx.Module]  # that has these parameters
-    put_batches: Callable[[np.ndarray], jax.Array]
+    put_batches: Callable[[np.ndarray], jax.Array]  # of each its `own_rows`
+    own_rows: slice  # of a batch: those that the devices of this process hold
     put_rates: Callable[[np.ndarray], jax.Array]
     put_windows: Callable[[np.ndarray], jax.Array]
     layout: Layout
@@ -235,6 +239,11 @@ def make_program(
         return state, jax.tree.map(lambda value: value[None], metrics)
 
     batches, windows = batch_sharding(mesh, leading=1), batch_sharding(mesh)
+    sequences = layout.microbatch_sequences * layout.accumulate
+    put_batches, own, seen = partial(put, sharding=batches), slice(0, sequences), windows
+    if jax.process_count() > 1:  # each makes its own part of a batch, and gets all losses
+        own, seen = own_rows(batches, sequences), everywhere
+        put_batches = partial(put_rows, sharding=batches, rows=sequences)
     return Program(
         # Born sharded: no device ever holds the whole state of a model that needs several.
         initial=jax.jit(initial, out_shardings=shardings),
@@ -246,10 +255,11 @@ def make_program(
         ),
         logits=logits,
         model=lambda params: nnx.merge(graph, params),
-        evaluate=jax.jit(losses, in_shardings=(shardings.params, windows), out_shardings=windows),
-        put_batches=lambda tokens: jax.device_put(tokens, batches),
-        put_rates=lambda rates: jax.device_put(rates, everywhere),
-        put_windows=lambda tokens: jax.device_put(tokens, windows),
+        evaluate=jax.jit(losses, in_shardings=(shardings.params, windows), out_shardings=seen),
+        put_batches=put_batches,
+        own_rows=own,
+        put_rates=partial(put, sharding=everywhere),
+        put_windows=partial(put, sharding=windows),
         layout=layout,
         abstract=jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 
 from models.devices import platform_named
 from scaling.planning.layout import Target
+from scaling.training.processes import here
 
 
 def target_here() -> Target:
-    """All devices that this process sees."""
-    return target_of(jax.devices()[0], jax.device_count())
+    """All devices that this process sees, and those of the processes that train with it."""
+    mine = target_of(jax.local_devices()[0], jax.device_count())
+    return mine if here().memory is None else replace(mine, memory=here().memory)
 
 
 def target_of(device: jax.Device, count: int) -> Target:

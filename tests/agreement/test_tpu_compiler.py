@@ -96,7 +96,9 @@ def test_the_largest_step_compiles_for_eight_v5e_and_fits_their_memory() -> None
 
 def test_a_plan_compiles_its_largest_step_and_says_what_it_needs(tmp_path: Path) -> None:
     path, study = tmp_path / "plan.json", "experiments/smoke.toml"
-    printed = said("-m", "experiments", "plan", study, "--compile", "tpu-v5e:1x1", "--json", path)
+    printed = said(
+        "-m", "experiments.cli", "plan", study, "--compile", "tpu-v5e:1x1", "--json", path
+    )
     assert "Compiled for tpu-v5e:1x1 in " in printed and "and fits" in printed
     found = json.loads(path.read_text())["compiled"]
     assert found["fits"] and 0 < found["needed"] < 16e9

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fit import Fit, fit
-from analysis.laws import law
-from analysis.published import Published
+from analysis.fitting.fit import Fit, fit
+from analysis.laws.catalogue import law
+from analysis.laws.published import Published
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

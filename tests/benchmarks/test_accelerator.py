@@ -128,6 +128,7 @@ def test_ratios_and_floors_are_of_the_rows(bench: ModuleType, tmp_path: Path) ->
     assert "12x768: modelled / peak memory: 0.143, within 15%: MISSED" in report.floors()
 
 
+@pytest.mark.slow
 def test_rows_are_measured_in_processes_of_their_own(bench: ModuleType, tmp_path: Path) -> None:
     report = bench.Report(None)
     made = bench.Bench(True, bench.Slot("cpu"), tmp_path, time.monotonic() + 300, report)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from analysis import uncertainty
+from analysis.fitting import warnings
 
 FILE = Path(__file__).resolve().parents[2] / "benchmarks/results/coverage.json"
 
@@ -28,9 +28,9 @@ def rows() -> list[dict[str, Any]]:
 
 def test_coverage_in_the_warnings_is_the_mean_of_the_rows_of_the_file(coverage, rows):
     assert coverage.quoted(rows) == {
-        "3 to 6 clusters": uncertainty.HELD_FEW,
-        "6 to 12 clusters": uncertainty.HELD,
-        "few rows": uncertainty.WIDE,
+        "3 to 6 clusters": warnings.HELD_BELOW_HALF,
+        "6 to 12 clusters": warnings.HELD_BELOW_MANY,
+        "few rows": warnings.HELD_FEW_ROWS,
     }
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of emergence found is within their limits, and is what the README says."""
+"""What the benchmarks of emergence found is within their limits, and is what the page says."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def test_every_pool_of_the_benchmark_keeps_its_limits_and_none_is_left_to_chance
     ]
 
 
-def test_the_table_of_forecasts_in_the_readme_is_the_benchmark_s() -> None:
+def test_the_table_of_forecasts_on_the_page_is_the_benchmark_s() -> None:
     groups = json.loads((KEPT / "scores_ahead.json").read_text())["groups"]
-    lines = (ROOT / "README.md").read_text().splitlines()
+    lines = (ROOT / "docs" / "emergence.md").read_text().splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("| larger models on"))
     rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines[first + 2 :][:6]]
 
@@ -45,12 +45,12 @@ def test_the_table_of_forecasts_in_the_readme_is_the_benchmark_s() -> None:
     assert rows == expected
 
 
-def test_the_readme_says_where_the_logistic_forecasts_better() -> None:
+def test_the_page_says_where_the_logistic_forecasts_better() -> None:
     kept = json.loads((KEPT / "scores_ahead.json").read_text())
     rows, groups = kept["rows"], kept["groups"]
     better = sum(row["plain_logistic_crps"] < row["auto_crps"] for row in rows)
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    assert f"the logistic is nearer on {better} of {len(rows)} tasks" in readme
+    page = " ".join((ROOT / "docs" / "emergence.md").read_text().split())
+    assert f"the logistic is nearer on {better} of {len(rows)} tasks" in page
     (mean, median), (mean_mmlu, median_mmlu) = (
         [-groups[name][f"skill {of}over plain_logistic"] for of in ("", "of medians ")]
         for name in ("benchmarks", "opt-bloom, mmlu")
@@ -58,4 +58,4 @@ def test_the_readme_says_where_the_logistic_forecasts_better() -> None:
     assert (
         f"CRPS is {mean:.0%} above its on the benchmarks (of medians {median:.0%}) and "
         f"{mean_mmlu:.0%} on MMLU's subjects ({median_mmlu:.0%})"
-    ) in readme
+    ) in page

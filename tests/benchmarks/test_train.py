@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import ModuleType
 
+import pytest
+
 from models.decoder.sizes import count_params
 
 Script = Callable[[str], ModuleType]
 
 
+@pytest.mark.slow
 def test_all_contenders_have_the_parameters_that_are_counted(script: Script) -> None:
     train = script("train")
     size = train.Size(1, 32, 256)

@@ -10,16 +10,23 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import TextIO
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import text as words
-from experiments.__main__ import MODULES
+from experiments import cli
+from experiments.cli import text as words
+from experiments.cli.__main__ import MODULES
 from scaling.planning.plan import Plan
 from scaling.spec import run_columns
+
+# Commands import late. A test that replaces a function would give it for good to a module that is
+# imported meanwhile, so all are imported before any test.
+for _module in walk_packages(cli.__path__, "experiments.cli."):
+    import_module(_module.name)
 
 _OPTION = r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*"
 
@@ -30,13 +37,11 @@ class Options:
     @staticmethod
     @functools.cache
     def of(command: str) -> set[str]:
-        from experiments.cli import app
+        from experiments.cli.app import app
 
-        for module in dict.fromkeys(MODULES.values()):
-            import_module(f"experiments.{module}")
         helped = io.StringIO()
         with contextlib.suppress(SystemExit), contextlib.redirect_stdout(helped):
-            app.cli(prog="scaling", args=[command, "--help"])
+            app.cli([command, "--help"])
         return set(re.findall(_OPTION, helped.getvalue())) | {"--help"}
 
     @staticmethod
@@ -56,6 +61,8 @@ class Options:
 
 @pytest.fixture(scope="session")
 def advised() -> Options:
+    for command in MODULES:  # before any test: one of them may break the help of a command
+        Options.of(command)
     return Options()
 
 

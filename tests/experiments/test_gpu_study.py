@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from experiments.__main__ import main
+from experiments.cli.__main__ import main
 from scaling.data.packages import PackageList
 from scaling.data.prepare import declared
 from scaling.planning.plan import Plan, make_plan

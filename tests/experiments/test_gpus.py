@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from experiments.__main__ import main
+from experiments.cli.__main__ import main
 from scaling.launch import launcher, recording, slots
 from scaling.launch.local import Local
+from scaling.launch.pool import Pool
 from scaling.launch.slots import Host
 from scaling.spec import RunSpec
 from scaling.training import flags
@@ -31,9 +32,9 @@ class Launched:
         monkeypatch.setattr(launcher, "launch", self)
         monkeypatch.delenv("XLA_FLAGS", raising=False)
 
-    def __call__(self, local: Local, results: Path, places: Sequence[Slot], *_: Any) -> list[str]:
-        self.environments = [dict(local.environment(slot)) for slot in places]
-        return []
+    def __call__(self, pool: Pool, *_: Any) -> None:
+        assert isinstance(pool.launcher, Local)
+        self.environments = [dict(pool.launcher.environment(each.slot)) for each in pool.slots]
 
 
 @pytest.fixture

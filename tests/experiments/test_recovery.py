@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.fit import fit
-from analysis.laws import law
-from analysis.published import published
-from analysis.recommend import recommend
-from experiments.planning import plan_study
+from analysis.fitting.fit import fit
+from analysis.laws.catalogue import law
+from analysis.laws.published import published
+from analysis.recommend.recommend import recommend
+from experiments.cli.join.plan import plan_study
 from models.decoder.sizes import count_params
 from scaling.planning.plan import plan_table
 from scaling.study import read_study
@@ -51,7 +51,7 @@ def test_with_seed_noise_the_truth_lies_inside_the_intervals(planned):
     (advice,), (best,) = recommend(fitted, [1e13]), recommend(truth, [1e13])
     low, high = advice.interval.params
     assert low < best.params < high
-    low, high = advice.interval.loss
+    low, high = advice.interval.curve_loss
     assert low < best.loss < high
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis.runs.table import read_runs
-from experiments.planning import plan_study
+from experiments.cli.join.plan import plan_study
 from scaling.planning.plan import Plan
 from scaling.study import read_study
 from scaling.tasks.arithmetic import UnorderedAddition

@@ -1,22 +1,19 @@
 """What the quickstart is for: its committed run table shows a real law."""
 
-import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fit import Status, fit
-from analysis.forecast import leave_out_largest, seed_scatter
-from analysis.laws import law
+from analysis.fitting.effective_clusters import MANY
+from analysis.fitting.fit import Status, fit
+from analysis.forecast.leave_out import leave_out_largest
+from analysis.forecast.scatter import seed_scatter
+from analysis.laws.catalogue import law
 from analysis.runs.table import read_runs
-from analysis.support import MANY
-from experiments.__main__ import main
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
 REFERENCE = ROOT / "results" / "reference" / "quickstart"
 
 
@@ -45,8 +42,8 @@ def test_the_grid_is_wide_enough(points):
 
 
 def test_every_coefficient_rests_on_twelve_trunks_or_more(fitted):
-    assert set(fitted.clusters) == set(fitted.coefficients)
-    assert min(fitted.clusters.values()) >= MANY
+    assert set(fitted.effective_clusters) == set(fitted.coefficients)
+    assert min(fitted.effective_clusters.values()) >= MANY
 
 
 @pytest.mark.parametrize(
@@ -80,33 +77,15 @@ def test_the_largest_run_is_forecast_from_the_smaller_ones(fitted):
 
 
 def test_the_saved_fit_is_the_fit_of_the_saved_table(fitted):
-    from analysis.fit import load_fit
+    from analysis.fitting.files import load_fit
 
     saved = load_fit(REFERENCE / "fits" / "chinchilla.json")
     assert saved.coefficients == pytest.approx(fitted.coefficients, rel=1e-6)
 
 
 def test_the_reference_runs_are_the_runs_that_the_study_plans(table, refuse_other_runs):
-    from experiments.planning import plan_study
+    from experiments.cli.join.plan import plan_study
     from scaling.study import read_study
 
     plan = plan_study(read_study(ROOT / "experiments" / "quickstart.toml")).plan
     refuse_other_runs(plan, table)
-
-
-def test_the_readme_shows_what_is_printed_of_these_runs(monkeypatch, capsys, tmp_path):
-    """Where it fails: print both commands' output anew and shorten it by whole lines (a paragraph
-    may be wrapped anew, and its first or last sentences left out)."""
-    path = tmp_path / "chinchilla.json"
-    fitting = ["fit", REFERENCE / "runs.csv", "--law", "chinchilla", "--out", path]
-    advising = ["recommend", path, "--flops", "1e13", "1e14", "1e15"]
-    for words in (fitting, advising):
-        monkeypatch.setattr(sys, "argv", ["scaling", *map(str, words)])
-        assert main() == 0
-    printed = capsys.readouterr().out
-    [block] = re.findall(r"```text\n(chinchilla on .*?)\n```", README.read_text(), re.DOTALL)
-    words, at = " ".join(printed.split()), 0
-    for line in filter(None, (" ".join(line.split()) for line in block.splitlines())):
-        found = words.find(line, at)
-        assert found >= 0, f"README shows {line!r}, which is not printed (there):\n{printed}"
-        at = found + len(line)

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.approaches import approaches
-from analysis.fit import Status, load_fit
-from analysis.published import published
+from analysis.allocation.approaches import approaches
+from analysis.fitting.files import load_fit
+from analysis.fitting.fit import Status
+from analysis.laws.published import published
 from analysis.runs.table import read_runs
-from experiments.planning import plan_study
+from experiments.cli.join.plan import plan_study
 from scaling.planning.plan import Plan
 from scaling.study import read_study
 
@@ -58,7 +59,7 @@ def test_the_parabola_agrees_with_the_law_and_akima_cannot_tell() -> None:
     assert exponent["1 envelope"] == pytest.approx(0.51, abs=0.01)
     assert exponent["2 Akima"] == pytest.approx(0.73, abs=0.01)
     assert "2 parabola agrees with the law" in found.sentence
-    assert "2 Akima cannot be told apart from the law" in found.sentence
+    assert "2 Akima cannot be separated from the law" in found.sentence
 
 
 # --- repeat -----------------------------------------------------------------------------------

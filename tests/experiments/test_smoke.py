@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.__main__ import main
+from experiments.cli.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "experiments" / "smoke.toml"
@@ -29,7 +29,15 @@ def scaling(monkeypatch, *arguments: object) -> int:
 def smoke(tmp_path_factory) -> Path:
     """The smoke study, interrupted once on its way and then run to its end."""
     results = tmp_path_factory.mktemp("results")
-    command = [sys.executable, "-m", "experiments", "run", str(SMOKE), "--results", str(results)]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.cli",
+        "run",
+        str(SMOKE),
+        "--results",
+        str(results),
+    ]
     log = results / "first.log"
     with log.open("wb") as file:
         first = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
@@ -73,10 +81,14 @@ def test_the_printed_table_is_the_run_table(smoke):
             assert f"{run.loss:.4f} ± {run.loss_stderr:.4f}" in printed
 
 
-def test_a_finished_study_trains_nothing_again(smoke, monkeypatch, capsys):
+def test_a_finished_study_trains_nothing_again(smoke, monkeypatch, capsys, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in smoke.glob("runs/*/*")}
-    assert scaling(monkeypatch, "run", SMOKE, "--results", smoke.parent) == 0
+    words = ("--results", smoke.parent, "--json", tmp_path / "run.json")
+    assert scaling(monkeypatch, "run", SMOKE, *words) == 0
     assert ", 0 to do" in capsys.readouterr().out
+    written = json.loads((tmp_path / "run.json").read_text())
+    assert written["table"] == str(smoke / "runs.parquet") and written["to_do"] == []
+    assert (written["runs"], written["statuses"]) == (18, {"completed": 18})
     assert {path: path.stat().st_mtime_ns for path in smoke.glob("runs/*/*")} == before
 
 
@@ -87,11 +99,12 @@ def test_status_counts_what_is_done(smoke, monkeypatch, capsys, tmp_path):
     assert [row["status"] for row in rows] == ["completed"] * 18
 
 
-def test_fit_and_plot_make_the_files_they_name(smoke, monkeypatch, capsys):
+def test_fit_and_plot_make_the_files_they_name(smoke, monkeypatch, capsys, tmp_path):
     assert scaling(monkeypatch, "fit", smoke, "--bootstrap", 200) == 0
     assert "Largest run" in capsys.readouterr().out
-    assert scaling(monkeypatch, "plot", smoke) == 0
+    assert scaling(monkeypatch, "plot", smoke, "--json", tmp_path / "plot.json") == 0
     named = [Path(line) for line in capsys.readouterr().out.split()]
+    assert json.loads((tmp_path / "plot.json").read_text())["figures"] == [str(p) for p in named]
     assert {path.name for path in named} >= {"loss.png", "frontier.png", "training.svg"}
     assert all(path.stat().st_size > 1000 for path in named)
 

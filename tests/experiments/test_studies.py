@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.__main__ import main
-from experiments.planning import plan_study
+from experiments.cli.__main__ import main
+from experiments.cli.join.plan import plan_study
 from models.decoder.config import ModelConfig
 from models.decoder.settings import DecoderSettings
 from scaling import study as studies
@@ -33,7 +33,7 @@ def test_every_study_that_ships_is_planned_and_listed(path: Path) -> None:
 
 
 def test_every_field_of_a_study_is_documented() -> None:
-    text = (FOLDER / "README.md").read_text()
+    text = (FOLDER.parent / "docs" / "studies.md").read_text()
     code = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     code += re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     code += re.findall(r"^## (.*)", text, re.MULTILINE)

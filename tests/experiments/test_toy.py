@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.__main__ import main
+from experiments.cli.__main__ import main
 
 STUDY = """
 name = "bags"
@@ -60,6 +60,7 @@ def scaling(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     return command
 
 
+@pytest.mark.slow
 def test_a_study_of_bags_ends_in_a_law(
     toy: str, scaling: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

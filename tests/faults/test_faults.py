@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import random
 import re
 import shutil
 import signal
@@ -39,7 +37,6 @@ pytestmark = [
 
 Survived = Callable[..., None]
 Make = Callable[..., Any]
-KILLS = int(os.environ.get("SCALING_FAULT_KILLS", "25"))
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,16 +99,22 @@ warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # no program runs 
 for name in sys.stdin:
     if (child := os.fork()) == 0:
         os.environ["SCALING_FAILPOINT"] = name.strip()
+        sys.stdout = open(os.devnull, "w")  # a worker that no launch watches says what it does
         os._exit(scaling.launch.worker.main([sys.argv[1], "cheapest-first", "", "0"]))
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
 def test_every_place_to_die_is_tried() -> None:
-    sources = "".join(file.read_text() for file in (ROOT / "scaling").rglob("*.py"))
-    every = [*OF_A_WORKER, *OF_A_LAUNCHER, *OF_A_WORKER_WITH_TASKS, *OF_A_LAUNCHER_WITH_TASKS]
-    tried = {name.partition(":")[0] for name in every}
-    assert set(re.findall(r'failpoint\("(.+?)"\)', sources)) == tried
+    """Here, or with the corpora and the buckets that have such places."""
+    sources, tests = (
+        "".join(file.read_text() for file in (ROOT / folder).rglob("*.py"))
+        for folder in ("scaling", "tests")
+    )
+    places = set(re.findall(r'failpoint\("(.+?)"\)', sources))
+    tried = set(re.findall(r'"([a-z-]+)(?::\d+)?(?:-[\w-]+)?"', tests))
+    assert len(places) > 40
+    assert places - tried == set()
 
 
 def test_killed_at_every_write_of_a_worker(grid: Any, undisturbed: Any, survived: Survived) -> None:
@@ -196,39 +199,6 @@ def test_a_damaged_file_of_answers(
         file.write_bytes(damage(data))
     assert set(grid.train()) == {"completed"}
     assert_answered(grid, answered)
-
-
-def test_killed_at_random_moments(
-    make: Make, undisturbed: Any, tmp_path: Path, survived: Survived
-) -> None:
-    """Everything at once, as by a power cut, or one process alone, as for want of memory."""
-    survived("SIGKILL at a random moment", KILLS)
-    draw = random.Random(0)
-    kills = 0
-    while kills < KILLS:
-        grid = make(tmp_path / str(kills))
-        for _ in range(5):
-            process = grid.launch("--retry", "failed")
-            everything = draw.random() < 0.5
-            try:
-                process.wait(draw.uniform(0, 0.6 * undisturbed.seconds))
-            except subprocess.TimeoutExpired:
-                kills += 1
-                if everything:
-                    os.killpg(process.pid, signal.SIGKILL)
-                else:
-                    victims = [process.pid, *children_of(process.pid)]
-                    os.kill(draw.choice(victims), signal.SIGKILL)
-            if grid.finish(process)[0] == 0:
-                break
-        code, said = grid.finish(grid.launch("--retry", "failed"))
-        assert code == 0, said
-        grid.assert_whole(undisturbed)
-        shutil.rmtree(grid.results)
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 # --- damaged files ----------------------------------------------------------------------------
@@ -390,10 +360,10 @@ def test_a_read_only_folder(
 def test_clocks_that_jump(
     grid: Any, undisturbed: Any, survived: Survived, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten years back and forth at every look, in the midst of a checkpoint too."""
-    survived("wall clock jumps ten years at every look")
+    """Fifty years back and forth at every look, in the midst of a checkpoint too."""
+    survived("wall clock jumps fifty years at every look")
     now, looks = time.time, itertools.count()
-    monkeypatch.setattr(time, "time", lambda: now() + 3e8 * (next(looks) % 2))
+    monkeypatch.setattr(time, "time", lambda: now() + 1.6e9 * (next(looks) % 2))
     assert set(grid.train()) == {"completed"}
     assert next(looks) > 1000
     grid.assert_whole(undisturbed)
@@ -518,6 +488,6 @@ def test_a_launch_that_reaches_its_time_limit(
 ) -> None:
     survived("--max-hours reached")
     code, said = grid.finish(grid.launch("--max-hours", "0.0005"))
-    assert code == 75 and "of 6 runs are left" in said
+    assert code == 75 and "of 6 runs are not finished" in said
     assert grid.finish(grid.launch())[0] == 0
     grid.assert_whole(undisturbed)

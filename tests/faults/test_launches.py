@@ -54,7 +54,15 @@ def test_a_terminal_that_is_closed_under_nohup(
     """It hangs up on everyone, and takes nothing that is printed any more."""
     survived("closed terminal, ignored SIGHUP")
     terminal, side = os.openpty()
-    command = [sys.executable, "-m", "experiments", "run", grid.study, "--results", grid.results]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.cli",
+        "run",
+        grid.study,
+        "--results",
+        grid.results,
+    ]
     process = subprocess.Popen(
         ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *map(str, command), "--workers", "2"],
         **{"cwd": ROOT, "stdin": side, "stdout": side, "stderr": side},

@@ -17,12 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from analysis.fit import Fit, fit, load_fit, save_fit
-from analysis.laws import law
+from analysis.fitting.files import load_fit, save_fit
+from analysis.fitting.fit import Fit, fit
+from analysis.laws.catalogue import law
 from analysis.runs.table import read_runs
-from experiments import training
-from experiments.grid_text import runs_text, status_text
-from experiments.training import looked_at
+from experiments.cli import status as status_command
+from experiments.cli.render.run import runs_text
+from experiments.cli.status import looked_at, status_text
 from scaling.store.checksums import checksums
 from scaling.store.manifest import Manifest, read_manifest, write_manifest
 from scaling.store.records import Refusal, read_json, sealed, write_json, write_table
@@ -241,7 +242,7 @@ def test_one_record_that_cannot_be_read_hides_no_other(
 ) -> None:
     folder = shutil.copytree(results, tmp_path / "results")
     (folder / "runs" / ("a" * 12) / "run.json").write_text("{")
-    training.status(folder)
+    status_command.status(folder)
     said = capsys.readouterr().out
     assert "1 completed" in said and "is not valid JSON" in said
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments.plan_text import Shown, plan_text
-from experiments.planning import Planned
+from experiments.cli.join.plan import Planned
+from experiments.cli.render.plan import Shown, plan_text
 from scaling.data.corpus import CorpusInfo
 from scaling.planning.plan import make_plan, plan_table
 from scaling.study import parse_study, read_study

@@ -21,15 +21,15 @@ from scaling.study import parse_study
 from scaling.training.loop import Interrupted, train
 from scaling.training.step import Metrics, make_program
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 TOY = Path(__file__).parents[1] / "models" / "toy.py"
 MIXER = {"architecture": "mixer", "n_layers": 2}
 
 
 @pytest.fixture
 def example() -> str:
-    """The module that the README shows."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    """The module that the page on extending shows."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (found,) = (block for block in blocks if "# my_models.py" in block)
     return found
 
@@ -46,7 +46,7 @@ def mixed(table: Callable[..., dict[str, Any]], corpus: Corpus) -> Callable[...,
     return make
 
 
-def test_the_model_of_the_readme_trains(
+def test_the_model_of_the_page_trains(
     declare: Callable[..., Path],
     example: str,
     mixed: Callable[[], Plan],

@@ -204,6 +204,12 @@ def test_a_specification_that_lacks_a_later_field_has_the_value_of_its_time(plan
     assert "dropout" not in config["model"]  # nothing is changed in what was read
 
 
+def test_a_run_of_before_that_asked_for_any_number_of_steps_a_call_is_read(plan: PlanOf) -> None:
+    made = plan()
+    run = dataclasses.replace(made.runs[0], hardware=Hardware(steps_per_call=1_000_000))
+    assert spec_of(planned_run(run, made.corpus).config) == run
+
+
 def test_a_grid_that_is_laid_out_otherwise_is_the_same_grid(plan: PlanOf) -> None:
     layouts: tuple[dict[str, Any], ...] = (
         {"steps_per_call": 3},

@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaling.data.sources import open_sources
+from scaling.engines import seconds_of
+from scaling.planning.plan import Plan
 from scaling.quantity import parse_quantity
 from scaling.store.records import Refusal
 from scaling.study import Study, parse_study, read_study
@@ -102,6 +104,10 @@ def test_what_is_no_positive_number_is_no_quantity(text: Any) -> None:
         ("model", "dialect", "bert", "'llama' or 'gpt2'"),
         ("data", "holdout_fraction", 1.0, "less than 1"),
         ("data", "holdout_fraction", float("nan"), ""),
+        ("data", "holdout_fraction", 1e-300, "greater than or equal to 0.000000001"),
+        ("hardware", "steps_per_call", 2**31 - 1, "is above 10000. Give fewer"),
+        ("evaluation", "every_tokens", 1e-300, "beyond 1e-30 to 1e"),
+        ("grid", "tokens", [1e34], "beyond 1e-30 to 1e"),
         ("data", "allow_repeats", "yes", "valid boolean"),
         ("training", "learning_rate", -0.1, "greater than 0"),
         ("training", "learning_rate", float("nan"), "finite"),
@@ -357,3 +363,68 @@ def test_a_message_repeats_no_more_of_a_value_than_shows_which(table: Table) -> 
         with pytest.raises(Refusal) as refused:
             parse_study(table(training={"weight_decay": value, "x" * 10**6: 1}), "")
         assert len(str(refused.value)) < 2000
+
+
+# --- [launch]: where workers run ---
+
+
+def test_where_workers_run_is_no_part_of_what_a_run_is(
+    table: Table, plan: Callable[..., Plan]
+) -> None:
+    launch = {"slurm": {"partition": "gpu", "time": 90, "setup": ["module load cuda"]}}
+    study = parse_study(table(launch=launch), "here")
+    assert (study.launch.slurm.time, study.launch.slurm.partition) == ("90", "gpu")
+    ids = [[run.run_id for run in plan(**each).runs] for each in ({}, {"launch": launch})]
+    assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize(
+    "time, seconds",
+    [
+        ("90", 5400),
+        ("1:30", 90),
+        ("04:00:00", 14_400),
+        ("2-0", 172_800),
+        ("1-12:30", 131_400),
+        ("1-00:00:01", 86_401),
+    ],
+)
+def test_a_time_limit_is_read_as_slurm_reads_it(time: str, seconds: int) -> None:
+    assert seconds_of(time) == seconds
+
+
+@pytest.mark.parametrize(
+    "launch, said",
+    [
+        ({"slrum": {}}, "[launch] slrum is not a known field. Did you mean slurm?"),
+        (
+            {"slurm": {"partitoin": "gpu"}},
+            "[launch.slurm] partitoin is not a known field. Did you mean partition?",
+        ),
+        (
+            {"slurm": {"time": "4h"}},
+            "[launch.slurm] time = '4h': is no time that Slurm reads; give",
+        ),
+        ({"slurm": {"time": "0"}}, "[launch.slurm] time = '0': is no limit to Slurm"),
+        ({"slurm": {"time": 1}}, "[launch.slurm] time = '1' leaves a worker no time before it"),
+        ({"slurm": {"workers": 0}}, "[launch.slurm] workers = 0: Input should be greater"),
+        (
+            {"slurm": {"requeue": "no"}},
+            "[launch.slurm] requeue = 'no': Input should be a valid bool",
+        ),
+        ({"slurm": {"mem": "32 GB"}}, "[launch.slurm] mem = '32 GB': "),
+        # Each would be more than one option, or a line of its own.
+        ({"slurm": {"partition": "a b"}}, "[launch.slurm] partition = 'a b': "),
+        ({"slurm": {"account": "a\n#SBATCH --x"}}, "[launch.slurm] account = "),
+        ({"slurm": {"qos": "-h"}}, "[launch.slurm] qos = '-h': "),
+        ({"slurm": {"setup": ["a\nb"]}}, "[launch.slurm] setup = 'a\\nb': "),
+        ({"slurm": 3}, "[launch] slurm = 3: Input should be an object."),
+    ],
+    ids=str,
+)
+def test_what_slurm_cannot_be_asked_is_refused_by_field(
+    table: Table, launch: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(Refusal) as refusal:
+        parse_study(table(launch=launch), "here")
+    assert str(refusal.value).startswith(f"here: {said}") and "\n" not in str(refusal.value)

@@ -11,7 +11,7 @@ import jax
 import pytest
 from flax import nnx
 
-from analysis.landmarks import landmarks
+from analysis.recommend.landmarks import landmarks
 from models.decoder.model import Decoder
 from models.decoder.presets import PRESETS, ROUNDING, preset
 from models.decoder.sizes import count_params

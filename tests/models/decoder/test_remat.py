@@ -60,6 +60,7 @@ def test_the_backward_pass_computes_again_what_is_not_kept(layers: Layers) -> No
     assert found["full"] == found["none"] + 3 * 8
 
 
+@pytest.mark.slow
 def test_the_less_is_kept_the_less_memory_a_step_takes() -> None:
     taken = []
     for remat in REMAT:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from scaling.data import chunks, sources, verified
 from scaling.data import prepare as preparing
-from scaling.data import sources, verified
 from scaling.data.corpus import Corpus, CorpusInfo, load
 from scaling.data.documents import SourceMissing
+from scaling.data.making import Making
 from scaling.data.prepare import declared, prepare
+from scaling.data.progress import unwatched
+from scaling.data.reading import read_first
 from scaling.data.sources import open_sources
-from scaling.data.split import held_out, index
-from scaling.data.tokenizer import Bytes
+from scaling.data.split import held_out
 from scaling.data.verified import check, check_afresh
 from scaling.store.records import Refusal, read_json
 from scaling.study import DataSection
@@ -37,13 +39,16 @@ def test_the_cache_holds_the_texts_with_a_nul_after_each(
     section: Section, corpus_source: str, tmp_path: Path
 ) -> None:
     corpus = prepare(section(corpus_source), tmp_path)
-    texts = list(open_sources(section(corpus_source))[0].read())
-    (held,) = held_out(index([lambda: iter(texts)], 0.2), 0.2)
+    (source,) = open_sources(section(corpus_source))
+    texts = list(source.read())
+    made = Making(tmp_path, None, unwatched)
+    (divided,) = read_first([source], 0.2, False, made, preparing.ALONE, unwatched)
+    (held,) = held_out([divided.index], 0.2)
     train, holdout = (
         [text for text, out in zip(texts, held, strict=True) if out == side]
         for side in (False, True)
     )
-    assert bytes(corpus.train) == b"".join(bytes(text) + b"\0" for text in train)
+    assert bytes(corpus.train[:]) == b"".join(bytes(text) + b"\0" for text in train)
     assert [bytes(text) for text in corpus.holdout] == [bytes(text) + b"\0" for text in holdout]
     assert corpus.info.train_tokens == len(corpus.train)
     assert corpus.info.holdout_tokens == sum(map(len, corpus.holdout))
@@ -96,6 +101,16 @@ def test_the_embedded_corpus_keeps_its_name_and_split(section: Section, cache: P
     assert info.bytes_per_token == 632118 / 632134
 
 
+def test_a_corpus_that_lost_its_note_is_made_again(section: Section, tmp_path: Path) -> None:
+    """Its folder stood in the way, and the advice was to free space."""
+    source = section(write(tmp_path / "text.txt", DOCUMENTS), 0.2)
+    made = prepare(source, tmp_path / "cache")
+    train = bytes(made.train[:])
+    (made.folder / "info.json").unlink()
+    again = prepare(source, tmp_path / "cache")
+    assert (again.info, bytes(again.train[:])) == (made.info, train)
+
+
 def test_processes_that_prepare_the_same_corpus_at_once_agree(tmp_path: Path) -> None:
     source = write(tmp_path / "text.txt", DOCUMENTS * 500)
     code = (
@@ -127,8 +142,10 @@ def test_a_lost_race_leaves_the_winners_corpus(
 ) -> None:
     won = prepare(section(corpus_source), tmp_path)
     before = (won.folder / "train.bin").stat().st_mtime_ns
-    held = np.array([False, True])
-    preparing._publish(won.folder, Bytes(), iter([b"late", b"too"]), held, won.info)
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late" / "train.bin").write_bytes(b"late")
+    preparing._publish(tmp_path / "late", won.folder)
+    shutil.rmtree(tmp_path / "late")
     assert (won.folder / "train.bin").stat().st_mtime_ns == before
     assert {each.name for each in tmp_path.iterdir()} <= {won.folder.name, "known"}
 
@@ -140,7 +157,7 @@ def test_a_corpus_is_loaded_by_its_fingerprint(corpus: Corpus) -> None:
     loaded = load(corpus.info.fingerprint, corpus.folder.parent)
     # The folder may have been made from the same text elsewhere, by another process of the tests.
     assert replace(loaded.info, source=corpus.info.source) == corpus.info
-    assert (loaded.train == corpus.train).all()
+    assert (loaded.train[:] == corpus.train[:]).all()
 
 
 def test_a_corpus_that_is_not_there_or_not_whole_is_refused(
@@ -175,7 +192,7 @@ def test_a_bit_that_flips_in_the_cache_is_found_before_it_is_trained_on(
 def test_a_corpus_that_was_hashed_is_not_read_again_until_it_changes(
     section: Section, corpus_source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verified, "RACY_NS", -(10**18))  # however new it is
+    monkeypatch.setattr(chunks, "RACY_NS", -(10**18))  # however new it is
     made = prepare(section(corpus_source), tmp_path)
     check_afresh(made)
     hashed: list[object] = []

@@ -64,7 +64,7 @@ def test_to_hold_out_more_is_advised_where_texts_are_long_enough(
     (tmp_path / "texts.txt").write_bytes(b"\0".join(texts))
     corpus = prepare(section(tmp_path / "texts.txt", 0.04), tmp_path / "cache")
     lengths = sorted(map(len, corpus.holdout))
-    longer = int((np.diff(np.flatnonzero(corpus.train == 0), prepend=-1) > lengths[-1]).sum())
+    longer = int((np.diff(np.flatnonzero(corpus.train[:] == 0), prepend=-1) > lengths[-1]).sum())
     with pytest.raises(Refusal, match=rf"or hold out more: {longer} of the documents"):
         holdout_windows(corpus, lengths[-1], 1000)
 

@@ -110,7 +110,7 @@ def test_a_text_in_both_sources_is_held_out_of_both(
     (folder / "lower.txt").write_bytes(lower + b"\0" + b"\0".join(upper.split(b"\0")[:30]))
     corpus = mixed(1, 1)
     held = {bytes(text) for part in corpus.parts for text in part.holdout}
-    trained = b"".join(bytes(part.train) for part in corpus.parts)
+    trained = b"".join(bytes(part.train[:]) for part in corpus.parts)
     assert held and not any(text in trained for text in held)
     alone = prepare(section(folder / "lower.txt"), folder / "cache")
     assert corpus.parts[1].info.fingerprint != alone.info.fingerprint
@@ -128,7 +128,7 @@ def test_what_is_cut_for_another_source_is_part_of_the_fingerprint(
     ]
     assert corpus.parts[0].info.fingerprint != alone[0]
     held = [bytes(text).strip(b"\0") for part in corpus.parts for text in part.holdout]
-    trained = b"".join(bytes(part.train) for part in corpus.parts)
+    trained = b"".join(bytes(part.train[:]) for part in corpus.parts)
     assert held and not any(text in trained for text in held)
 
 

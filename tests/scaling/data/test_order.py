@@ -19,16 +19,30 @@ def order(size: int, seed: int, epoch: int) -> list[int]:
     return permute(np.arange(size), size, seed, np.full(size, epoch)).tolist()
 
 
+class Positions:
+    """A stream whose tokens are their positions, from an offset on."""
+
+    def __init__(self, tokens: int, offset: int = 0) -> None:
+        self.tokens, self.offset = tokens, offset
+
+    def __len__(self) -> int:
+        return self.tokens
+
+    def rows(self, starts: np.ndarray, width: int) -> np.ndarray:
+        assert (starts >= 0).all() and (starts + width <= self.tokens).all()
+        return (self.offset + starts[:, None] + np.arange(width)).astype(np.int32)
+
+
 def batches(tokens: int, T: int, B: int, seed: int, cap: int | None = None) -> Batches:
     """Positions as tokens, so that a target says where it is from."""
-    return Batches((np.arange(tokens, dtype=np.uint32),), (1,), T, B, seed, cap)
+    return Batches((Positions(tokens),), (1,), T, B, seed, cap)
 
 
 def mixture(
     sizes: list[int], per_block: tuple[int, ...], T: int, cap: int | None = None
 ) -> Batches:
     """Positions as tokens, each source a million apart."""
-    streams = (np.arange(n, dtype=np.uint32) + 10**6 * i for i, n in enumerate(sizes))
+    streams = (Positions(n, 10**6 * i) for i, n in enumerate(sizes))
     return Batches(tuple(streams), per_block, T, 1, 0, cap)
 
 
@@ -83,6 +97,7 @@ def test_a_span_is_its_batches_stacked(first: int, count: int, seed: int) -> Non
     for each in (batches(1024, 7, 5, seed), mixture([500, 90], (3, 2), 7)):
         stacked = np.stack([each.at(step) for step in range(first, first + count)])
         assert (each.span(first, count) == stacked).all()
+        assert (each.span(first, count, slice(1, 3)) == stacked[:, 1:3]).all()
 
 
 def test_a_batch_is_a_function_of_the_step_alone() -> None:

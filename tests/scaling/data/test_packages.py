@@ -152,6 +152,14 @@ def test_a_package_listed_twice_is_refused(here: Path) -> None:
         find(named(here))
 
 
+def test_lists_may_share_a_package(section: Section, here: Path) -> None:
+    write_wheel(here / "wheels", FILES)
+    (here / "other.toml").write_text((here / "list.toml").read_text())
+    sources = [{"source": named(here), "weight": 1}]
+    sources += [{"source": f"packages:{here / 'other.toml'}", "weight": 1}]
+    assert len(open_sources(section(sources=sources))) == 2
+
+
 def test_no_more_tokens_are_planned_than_the_files_can_hold(section: Section, here: Path) -> None:
     write_wheel(here / "wheels", FILES)
     wanted = section(named(here))

@@ -144,8 +144,8 @@ def test_a_token_corpus_keeps_the_tokens_in_the_smallest_type(
     corpus = prepare(section(write(tmp_path / "t.bin", found, "<u4"), **given), tmp_path / "cache")
     assert corpus.train.dtype == dtype
     kept = [document.tolist() for document in corpus.holdout]
-    ends = np.flatnonzero(corpus.train == 999) + 1
-    kept += [document.tolist() for document in np.split(corpus.train, ends[:-1])]
+    ends = np.flatnonzero(corpus.train[:] == 999) + 1
+    kept += [document.tolist() for document in np.split(corpus.train[:], ends[:-1])]
     assert sorted(kept) == sorted([*document, 999] for document in found)
     assert corpus.info.vocab_size == vocab_size
     assert corpus.info.holdout_bytes is None and corpus.info.bytes_per_token is None
@@ -267,18 +267,8 @@ def test_without_the_library_the_extra_is_named(
         open_sources(section("hf:some/set"))
 
 
-@pytest.mark.parametrize("dtype", ["<u2", "<u4"])
-def test_a_foreign_header_is_named_and_not_read_as_tokens(
-    section: Section, tmp_path: Path, dtype: str
-) -> None:
-    header = np.zeros(256, "<i4")
-    header[:3] = 20240520, 1, 300
-    tokens = np.tile(np.arange(30), 10).astype("<u2")
-    (tmp_path / "shard.bin").write_bytes(header.tobytes() + tokens.tobytes())
-    given = {**BIN, "token_dtype": f"uint{8 * int(dtype[-1])}", "vocab_size": 60_000}
-    with pytest.raises(Refusal, match=r"the header of llm\.c and modded-nanogpt.* at position 0"):
-        prepare(section(tmp_path / "shard.bin", **given), tmp_path / "cache")
-    np.save(tmp_path / "array.npy", tokens)
+def test_a_foreign_header_is_named_and_not_read_as_tokens(section: Section, tmp_path: Path) -> None:
+    np.save(tmp_path / "array.npy", np.arange(300, dtype="<u2"))
     (tmp_path / "array.npy").rename(tmp_path / "array.bin")
-    with pytest.raises(Refusal, match=r"the header of numpy\.save"):
-        prepare(section(tmp_path / "array.bin", **given), tmp_path / "cache")
+    with pytest.raises(Refusal, match=r"the header of numpy\.save.* at position 0"):
+        prepare(section(tmp_path / "array.bin", **BIN), tmp_path / "cache")

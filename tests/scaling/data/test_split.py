@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling.data.documents import Document
-from scaling.data.split import held_out, index, pieces, verified
+from scaling.data.documents import Document, as_remembered, remembered
+from scaling.data.making import Making
+from scaling.data.prepare import ALONE
+from scaling.data.progress import unwatched
+from scaling.data.reading import read_first
+from scaling.data.sources import Source
+from scaling.data.split import Index, held_out, pieces, refuse_crumbs, refuse_excess
 from scaling.store.records import Refusal
 
 Documents = Sequence[Document]
@@ -20,13 +26,25 @@ DOCUMENTS: list[Document] = [
 ]
 
 
+def index(sources: Sequence[Documents], fraction: float) -> list[Index]:
+    """The index of each source as it is read first; nothing so small is written."""
+    named = [Source(str(number), own.__iter__, None) for number, own in enumerate(sources)]
+    made = Making(Path("/dev/null"), None, unwatched)
+    return [each.index for each in read_first(named, fraction, False, made, ALONE, unwatched)]
+
+
+def cut(known: Index, documents: Documents) -> list[Document]:
+    """The documents as they were indexed."""
+    return list(pieces(documents, known.longest, known.shared))
+
+
 def together(sources: Sequence[Documents], fraction: float) -> tuple[list[bytes], list[bytes]]:
     """(training, held-out) pieces of several sources."""
-    indices = index([own.__iter__ for own in sources], fraction)
+    indices = index(sources, fraction)
     train: list[bytes] = []
     holdout: list[bytes] = []
     for own, known, held in zip(sources, indices, held_out(indices, fraction), strict=True):
-        for piece, out in zip(known.pieces(own), held, strict=True):
+        for piece, out in zip(cut(known, own), held, strict=True):
             (holdout if out else train).append(bytes(piece))
     return train, holdout
 
@@ -88,18 +106,16 @@ def test_what_is_held_out_whole_is_trained_on_in_no_piece(seed: int) -> None:
 
 def test_documents_of_one_source_alone_are_cut_as_it_needs() -> None:
     few: list[Document] = [*DOCUMENTS[:5], b"word " * 5]
-    whole, small = index([DOCUMENTS.__iter__, few.__iter__], 0.1)
-    (alone,) = index([few.__iter__], 0.1)
+    whole, small = index([DOCUMENTS, few], 0.1)
+    (alone,) = index([few], 0.1)
     assert small.lots.tolist() == alone.lots.tolist() and not small.shared
-    assert list(whole.pieces(DOCUMENTS))[-55:] == DOCUMENTS[5:]
-    assert len(list(whole.pieces(DOCUMENTS))) > 60
+    assert cut(whole, DOCUMENTS)[-55:] == DOCUMENTS[5:]
+    assert len(cut(whole, DOCUMENTS)) > 60
 
 
 def test_tokens_are_held_out_alike_whatever_width_they_are_stored_in() -> None:
     documents = [np.arange(n, n + 30) for n in range(50)]
-    narrow, wide = index(
-        [[d.astype(kind) for d in documents].__iter__ for kind in ("<u2", "<u4")], 0.2
-    )
+    narrow, wide = index([[d.astype(kind) for d in documents] for kind in ("<u2", "<u4")], 0.2)
     assert narrow.digest == wide.digest
     assert narrow.lots.tolist() == wide.lots.tolist()
 
@@ -131,7 +147,38 @@ def test_tokens_are_cut_anywhere_and_lost_nowhere(size: int, longest: float) -> 
 
 
 def test_a_source_that_changes_while_it_is_read_is_refused() -> None:
-    (known,) = index([DOCUMENTS.__iter__], 0.2)
-    assert list(verified(DOCUMENTS, known.digest)) == DOCUMENTS
-    with pytest.raises(Refusal, match="changed while it was read"):
-        list(verified(DOCUMENTS[1:], known.digest))
+    (known,) = remembered(DOCUMENTS)
+    assert list(as_remembered(DOCUMENTS, known)) == DOCUMENTS
+    for others in (DOCUMENTS[1:], DOCUMENTS[:-1], [*DOCUMENTS, b"more"]):
+        with pytest.raises(Refusal, match="changed while it was read"):
+            list(as_remembered(others, known))
+
+
+# --- far more or less than was asked for ---
+
+
+def test_a_document_that_repeats_itself_is_not_held_out_whole() -> None:
+    (again,) = index([[b"the same words again, and again. " * 20_000]], 0.05)
+    (out,) = held_out([again], 0.05)
+    with pytest.raises(
+        Refusal, match=r"0\.05 would hold out 9[0-9]% of 'again', [0-9,]+ of 660,000"
+    ):
+        refuse_excess("again", again, out, 0.05)
+
+
+@given(st.lists(st.integers(50, 5000), min_size=20, max_size=60), st.sampled_from([0.05, 0.1, 0.3]))
+def test_documents_that_differ_are_never_held_out_in_excess(
+    sizes: list[int], fraction: float
+) -> None:
+    random = np.random.default_rng(len(sizes))
+    (found,) = index([[random.bytes(size).hex().encode() for size in sizes]], fraction)
+    (out,) = held_out([found], fraction)
+    refuse_excess("them", found, out, fraction)
+
+
+def test_a_share_of_some_bytes_cuts_nothing_to_crumbs() -> None:
+    with pytest.raises(Refusal, match=r"holdout_fraction = 1e-06 of .* is 0\.29 of 290,000 "):
+        index([[b"%d " % number * 1000 for number in range(100)]], 1e-6)
+    (small,) = index([[b"few words", b"and few more"]], 1e-3)
+    assert small.longest < 1
+    refuse_crumbs("small", small, 1e-3)  # a handful of crumbs is no harm

@@ -222,3 +222,35 @@ def test_a_named_end_token_is_taken(bpe: bytes) -> None:
 def test_the_hash_of_the_file_identifies_a_tokeniser(bpe: bytes) -> None:
     identity = Json(bpe, None, "t.json").identity
     assert identity == {"sha256": hashlib.sha256(bpe).hexdigest(), "end_token": 0}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"type": "WordLevel", "vocab": {"<|endoftext|>": 0}, "unk_token": "[UNK]"},
+        {"type": "Unigram", "vocab": [["<|endoftext|>", 0.0]], "unk_id": None},
+    ],
+)
+def test_a_text_that_a_tokeniser_has_no_token_for_is_refused(model: dict[str, Any]) -> None:
+    made = Json(
+        json.dumps({"version": "1.0", "added_tokens": [], "model": model}).encode(), None, "t"
+    )
+    with pytest.raises(Refusal, match=r"\[data\] tokenizer = 't' cannot encode the text \("):
+        list(made.encode(texts(1)))
+
+
+@pytest.mark.parametrize("vocab", [{}, {"<|endoftext|>": 4 * 10**9}])
+def test_a_tokeniser_of_no_tokens_or_of_billions_is_refused(vocab: dict[str, int]) -> None:
+    model = {"type": "BPE", "vocab": vocab, "merges": []}
+    with pytest.raises(Refusal, match="has token ids below"):
+        Json(json.dumps({"version": "1.0", "added_tokens": [], "model": model}).encode(), None, "t")
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe", "."])
+def test_a_tokeniser_that_is_no_file_is_not_read(
+    section: Section, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    with pytest.raises(Refusal, match=r"cannot read it \(no file\)"):
+        vocabulary(section("sotu", tokenizer=name))

@@ -9,13 +9,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.training import looked_at
+from experiments.cli.status import looked_at
 from scaling.launch.prepare import manifest_of, prepare
 from scaling.launch.worker import train_run
 from scaling.planning.plan import Plan
 from scaling.store import ready
 from scaling.store.manifest import write_manifest
-from scaling.store.ready import run_folder, unfinished
+from scaling.store.ready import run_folder
+from scaling.store.results import unfinished
 from scaling.store.steps import read_steps
 from scaling.store.table import JUDGED_OTHERWISE, collect, publish_table
 from scaling.training import loop
@@ -78,6 +79,7 @@ def test_runs_judged_on_other_windows_are_judged_again_and_never_mixed(
     assert unfinished(results, wanted) == []
 
 
+@pytest.mark.slow
 def test_what_a_half_trained_run_was_judged_on_its_way_is_not_mixed_with_other_windows(
     plan: PlanOf, tmp_path: Path
 ) -> None:

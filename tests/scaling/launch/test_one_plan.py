@@ -223,18 +223,6 @@ def test_nothing_of_the_first_version_is_touched(plan: PlanOf, tmp_path: Path) -
     assert files(tmp_path) == before
 
 
-def test_a_process_that_stands_still_while_it_writes_the_plan_is_not_waited_for_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("scaling.store.holding.WAIT_SECONDS", 0.2)
-    with (
-        changing(tmp_path),
-        pytest.raises(Refusal, match="another process has been writing"),
-        changing(tmp_path),
-    ):
-        pass
-
-
 def test_the_table_of_a_newer_folder_is_read_by_its_name_alone(
     plan: Callable[..., Plan], tmp_path: Path
 ) -> None:

@@ -44,6 +44,12 @@ def test_a_log_that_cannot_be_read_is_said(log: Path, tmp_path: Path) -> None:
     assert "is empty" in log_tail(tmp_path, "a.log")
 
 
+def test_a_log_whose_folder_is_gone_is_told_with_the_folder(tmp_path: Path) -> None:
+    assert (
+        log_tail(tmp_path / "gone", "a.log") == f"{tmp_path / 'gone'} is gone, and its log with it"
+    )
+
+
 def test_a_full_disk_under_a_log_stops_nothing() -> None:
     with Path("/dev/full").open("w", buffering=1) as full:
         stream = Unbroken(full)

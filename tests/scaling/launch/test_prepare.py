@@ -51,6 +51,31 @@ def test_the_study_and_every_run_of_its_plan_are_laid_out_trunks_before_branches
         assert read_run(folder).trunk_id in seen
 
 
+@pytest.mark.parametrize("name", ["runs.parquet", "scores.parquet"])
+def test_a_table_beside_the_very_study_is_kept(
+    plan: Callable[..., Plan], tmp_path: Path, name: str
+) -> None:
+    """As a colleague gives both away, without the runs. A killed launch leaves no table."""
+    (tmp_path / "study.toml").write_text("the study")
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(Refusal, match=rf"{name} is .*Move it away"):
+        prepare(tmp_path, plan(), b"the study")
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["study.toml", "plan.csv", "runs.parquet", "scores.parquet"])
+def test_a_file_of_the_users_in_the_place_of_ours_is_kept(
+    plan: Callable[..., Plan], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(Refusal, match=rf"{name} is .*Move it away, or name another folder"):
+        prepare(tmp_path, plan(), b"the study")
+    assert (tmp_path / name).read_text() == "mine" and not (tmp_path / "plan.json").exists()
+    (tmp_path / name).rename(tmp_path / "elsewhere")
+    for toml in (b"the study", b"the study, and more"):
+        prepare(tmp_path, plan(), toml)  # ours gives way to ours
+
+
 def test_labels_of_finished_runs_are_those_of_the_study_as_it_is_now(
     plan: Callable[..., Plan], tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from scaling.store import claims
 from scaling.store.attempt import attempt
 from scaling.store.checksums import CHECKSUMS
 from scaling.store.claims import claimed
+from scaling.store.folder import Folder
 from scaling.store.manifest import PlannedRun
 from scaling.store.ready import run_folder
 from scaling.store.records import write_json
@@ -39,13 +40,13 @@ def test_a_branch_is_free_once_its_branch_point_is_there(
     trunk, short, long = prepared(tmp_path, plan())
     queue = Queue(tmp_path, "cheapest-first")
     assert queue.next() == trunk
-    with claimed(queue.folder(trunk)):
+    with claimed(run_folder(tmp_path, trunk.run_id)):
         assert queue.next() is None
         checkpoint(tmp_path, trunk, long.first_step)
         assert queue.next() == long
         checkpoint(tmp_path, trunk, short.first_step)
         assert queue.next() == short
-        with claimed(queue.folder(short)):
+        with claimed(run_folder(tmp_path, short.run_id)):
             assert queue.next() == long
     assert queue.left() == [trunk, short, long]
 
@@ -101,7 +102,25 @@ def test_who_stands_still_for_long_has_no_run_any_more(
 ) -> None:
     trunk, *_ = prepared(tmp_path, plan())
     queue = Queue(tmp_path, "cheapest-first")
-    with claimed(queue.folder(trunk)):
+    with claimed(run_folder(tmp_path, trunk.run_id)):
         assert queue.next() is None
         monkeypatch.setattr(claims, "STALE_SECONDS", 0.0)
         assert queue.next() == trunk
+
+
+def test_pauses_after_looks_in_vain_grow_where_a_look_has_its_price(
+    plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunk, *_ = prepared(tmp_path, plan())
+    queue = Queue(tmp_path, "cheapest-first")
+    with claimed(run_folder(tmp_path, trunk.run_id)):
+        assert queue.next() is None
+        assert queue.pause() == 0
+        monkeypatch.setattr(Folder, "pause", 5.0)
+        for middle in (5, 10, 20, 40, 60, 60):
+            assert middle / 2 <= queue.pause() <= middle * 1.5
+            assert queue.next() is None
+    assert queue.next() == trunk
+    with claimed(run_folder(tmp_path, trunk.run_id)):
+        assert queue.next() is None
+        assert queue.pause() <= 7.5, "from the beginning again"

@@ -153,6 +153,7 @@ def test_nothing_is_recorded_for_those_who_did_not_ask_or_need_not(
     assert recorder.calls == [] and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_process_that_records_compiles_each_program_once(
     plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

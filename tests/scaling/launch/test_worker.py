@@ -21,7 +21,7 @@ from scaling.data.corpus import Corpus
 from scaling.launch import worker
 from scaling.launch.output import LOGS
 from scaling.launch.prepare import prepare
-from scaling.launch.stops import STOPS
+from scaling.launch.stops import REFUSED, STOPS
 from scaling.launch.worker import train_run, worker_command
 from scaling.planning.plan import Plan
 from scaling.spec import RunSpec
@@ -152,9 +152,9 @@ def test_a_run_that_was_killed_and_then_stopped_ends_with_the_same_bits(
 def test_a_full_disk_fails_the_run_and_loses_nothing(
     small: Plan, ready: Ready, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """Files may not grow beyond 12 kB: enough for records, too little for a checkpoint."""
+    """Files may not grow beyond 12 kB: enough for records, not for a checkpoint or the table."""
     folders = ready(tmp_path)
-    assert finish(start(tmp_path, limit=12_000)) == 1
+    assert finish(start(tmp_path, limit=12_000)) == worker.REFUSED
     run = read_json(folders[0] / "run.json")
     assert run["status"] == "failed"
     assert "cannot write checkpoint" in run["reason"] and "\n" not in run["reason"]
@@ -234,8 +234,12 @@ def test_a_run_whose_folder_cannot_be_written_is_given_up_with_its_branches(
 ) -> None:
     trunk, branch = ready(tmp_path)
     (trunk / "claims").write_text("no folder")
-    assert worker.work(tmp_path, "cheapest-first") == 1
-    assert f"run {trunk.name} is given up: cannot write" in capsys.readouterr().err
+    told: list[str] = []
+    assert worker.work(tmp_path, "cheapest-first", say=told.append) == REFUSED
+    said = capsys.readouterr().err
+    assert f"run {trunk.name} is given up: cannot write" in said
+    assert "2 of 2 runs are given up here, one because cannot write" in said
+    assert "every run of the plan has ended" not in told
     assert (status(trunk), status(branch)) == ("planned", "planned")
 
 
@@ -256,7 +260,10 @@ def test_a_run_whose_process_dies_three_times_where_it_began_has_failed(
     (tmp_path / LOGS / "a.log").write_text("no memory\n")
     for _ in range(worker.MOST_DEATHS):
         subprocess.run([sys.executable, "-c", DIE, str(trunk)])
-    assert worker.work(tmp_path, "cheapest-first") == 1
+    said: list[str] = []
+    assert worker.work(tmp_path, "cheapest-first", say=said.append) == 1
+    assert said[:2] == [f"run {trunk.name} begins, 2 are left with it", f"run {trunk.name}: failed"]
+    assert said[-1] == "every run of the plan has ended"
     reason = read_json(trunk / "run.json")["reason"]
     assert reason.startswith("it was begun 3 times from step 0 and its process died each time")
     assert reason.endswith("log: no memory")

@@ -14,6 +14,7 @@ import pytest
 
 from models.decoder.sizes import count_params
 from scaling.data.corpus import Corpus, CorpusInfo
+from scaling.planning import estimate
 from scaling.planning.plan import Plan, make_plan, plan_table
 from scaling.spec import RunSpec, planned_run, read_spec, run_columns, spec_of, spent_flops
 from scaling.store.manifest import Manifest, read_manifest, write_manifest
@@ -153,6 +154,20 @@ def test_cells_above_the_limit_are_left_out_and_listed(plan: PlanOf) -> None:
     assert {run.tokens for run in capped.points} == {1536}
     assert [(cell.tokens, cell.flops_6nd) for cell in capped.left_out] == [(3072.0, cost)]
     assert "max_run_flops" in capped.left_out[0].reason
+
+
+def test_a_size_is_laid_out_once_however_many_runs_it_has(
+    plan: PlanOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[RunSpec] = []
+    laid_out = estimate.layout_of
+    monkeypatch.setattr(
+        estimate, "layout_of", lambda run, target: asked.append(run) or laid_out(run, target)
+    )
+    made = plan(grid={"seeds": [0, 1, 2]})
+    memory = plan_table(made).set_index("run_id")["memory_bytes"]
+    assert len(asked) == len(made.rungs) < len(made.runs)
+    assert all(memory[run.run_id] == estimate.worker_memory(run) for run in made.runs)
 
 
 def test_the_table_has_a_row_a_run_and_its_costs_add_up(plan: PlanOf) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
+from analysis.runs.table import read_runs
+from scaling.store.folder import Folder
 from scaling.store.manifest import Manifest, read_manifest, write_manifest
 from scaling.store.records import Refusal, read_json, sealed, write_json
 from scaling.store.run_record import RunRecord, read_run
 from scaling.store.sealed import OtherFormat
-from scaling.store.table import Collected, collect, publish_table
+from scaling.store.table import Collected, collect, publish_missing, publish_table
 
 COLUMNS = {
     **{"seed": 0, "n_layers": 1, "d_model": 2, "params_total": 10, "params_non_embedding": 5},
@@ -280,3 +285,69 @@ def test_a_folder_of_another_version_is_refused_as_such(
     wrote(results)
     with pytest.raises(OtherFormat, match=words):
         read_manifest(results)
+
+
+# --- its seal ---
+
+
+def test_any_bit_that_flips_in_the_run_table_is_found(results: Path) -> None:
+    path = results / "runs.parquet"
+    publish_table(results)
+    written, wanted = path.read_bytes(), read_runs(path, require=())
+    assert len(pq.read_table(path)) == len(wanted)  # Parquet for others too
+    for damaged in flipped(written, 61):
+        path.write_bytes(damaged)
+        with suppress(Refusal):
+            pd.testing.assert_frame_equal(read_runs(path, require=()), wanted)
+
+
+def test_a_table_that_another_program_made_of_ours_is_the_users_own(results: Path) -> None:
+    publish_table(results)
+    table = pq.read_table(results / "runs.parquet")
+    pq.write_table(table.slice(0, 1), results / "mine.parquet")
+    assert len(read_runs(results / "mine.parquet", require=())) == 1
+    (results / "runs.parquet").write_bytes((results / "runs.parquet").read_bytes()[:-9] + b"?PAR1")
+    with pytest.raises(Refusal, match=r"runs\.parquet is not as this program wrote it"):
+        read_runs(results, require=())
+    publish_missing(results)  # it is written again
+    assert len(read_runs(results, require=())) == len(table)
+
+
+# --- written once, by workers that no launch waits for ---
+
+
+def test_a_table_is_written_once_by_workers_that_end_together(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, status in enumerate(STATUSES):  # those that had not ended have failed
+        if status in ("running", "planned"):
+            record(results, str(number) * 12, "failed")
+    written: list[str] = []
+    write = Folder.write
+
+    def noted(self: Folder, name: str, data: bytes) -> str:
+        written.append(name)
+        return write(self, name, data)
+
+    monkeypatch.setattr(Folder, "write", noted)
+    workers = [threading.Thread(target=publish_missing, args=[results]) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert written == ["runs.parquet"]
+
+    record(results, TRUNK, "completed", result={"loss": 2.25})  # trained again
+    publish_missing(results)
+    assert pd.read_parquet(results / "runs.parquet")["loss"][0] == 2.25
+    publish_missing(results)
+    assert written == ["runs.parquet"] * 2
+
+
+def test_a_table_that_is_damaged_or_unlike_its_runs_for_good_is_written_and_waited_for_no_more(
+    results: Path,
+) -> None:
+    (results / "runs.parquet").write_bytes(b"no table")
+    publish_missing(results)
+    assert len(pd.read_parquet(results / "runs.parquet")) == 3  # two have not ended
+    publish_missing(results)

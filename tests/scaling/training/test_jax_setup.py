@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
-from scaling.training.jax_setup import SETTINGS
+from scaling.training.jax_setup import SETTINGS, configure_jax
 
 HOSTILE = {
     "JAX_ENABLE_X64": "1",
@@ -87,3 +88,15 @@ def test_a_training_in_a_hostile_environment_has_the_same_bits(tmp_path: Path) -
     expected = trained(tmp_path / "clean")
     assert len(expected) > 30
     assert trained(tmp_path / "hostile", **HOSTILE) == expected
+
+
+def test_a_cache_that_cannot_be_written_only_keeps_no_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SCALING_CACHE", str(tmp_path / "file"))
+    kept = jax.config.jax_compilation_cache_dir
+    configure_jax()
+    said = capsys.readouterr().err
+    assert said.startswith(f"cannot write {tmp_path / 'file' / 'xla'}: Not a directory; ")
+    assert jax.config.jax_compilation_cache_dir == kept

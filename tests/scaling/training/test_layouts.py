@@ -148,6 +148,7 @@ def test_a_checkpoint_of_another_shape_is_refused_by_its_array(
         laid_out(short, scanned.abstract)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_of_the_same_shape_is_not_gone_on_from(
     plan: PlanOf, corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,7 +28,7 @@ from scaling.store.steps import checkpoint_steps, read_steps
 from scaling.training import checkpoint, step
 from scaling.training import loop as training
 from scaling.training.jax_setup import configure_jax
-from scaling.training.loop import Diverged, Interrupted, Trained, train
+from scaling.training.loop import Diverged, Interrupted, Progress, Trained, train
 from scaling.training.step import make_program
 
 CLOCK = ["tokens_per_s", "mfu", "mfu_causal"]
@@ -220,6 +220,7 @@ def test_a_cooldown_by_replay_equals_one_from_the_trunks_checkpoint(
     assert_same(branch, undisturbed[0], tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_with_dropout_ends_with_the_same_bits_too(
     plan: PlanOf, corpus: Corpus, tmp_path: Path
 ) -> None:
@@ -275,6 +276,30 @@ def test_a_bit_flipped_in_a_logged_loss_is_found_and_its_steps_trained_again(
     segment.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
     bring(trunk, tmp_path, corpus)
     assert segment.with_suffix(".unreadable").exists()
+    assert_same(trunk, undisturbed[0], tmp_path)
+
+
+@pytest.mark.parametrize("lost", [0, 1], ids=["the first segment", "one between"])
+def test_a_run_whose_rows_are_deleted_while_it_trains_has_no_end_and_trains_them_again(
+    runs: tuple[RunSpec, ...],
+    corpus: Corpus,
+    undisturbed: tuple[Path, list[Trained]],
+    tmp_path: Path,
+    lost: int,
+) -> None:
+    trunk = runs[0]
+    folder = tmp_path / trunk.run_id
+
+    def deleting(progress: Progress) -> None:
+        if progress.step == 36:  # of 40
+            sorted((folder / "steps").iterdir())[lost].unlink()
+
+    with pytest.raises(
+        Refusal, match=r"steps 1 to 40 were logged, and 8 of them, from .* are gone"
+    ):
+        bring(trunk, tmp_path, corpus, report=deleting)
+    assert not (folder / "steps.parquet").exists() and not (folder / "evals.parquet").exists()
+    assert bring(trunk, tmp_path, corpus) == undisturbed[1][0]
     assert_same(trunk, undisturbed[0], tmp_path)
 
 

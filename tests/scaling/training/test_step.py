@@ -86,7 +86,14 @@ def test_microbatches_add_up_to_the_batch(whole: Any, accumulate: int) -> None:
     assert_same(state, whole[0])
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize(
+    "remat",
+    [
+        "full",
+        pytest.param("none", marks=pytest.mark.slow),
+        pytest.param("dots", marks=pytest.mark.slow),
+    ],
+)
 def test_scanned_layers_train_to_the_same_parameters(whole: Any, remat: str) -> None:
     # Weight decay of .5 would show at once if it touched stacked scales or biases.
     state, losses = trained(layers="scanned", remat=remat)

@@ -1,0 +1,164 @@
+"""The multi-power law on given curves as a least-squares problem: residuals, starts, descent."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares, nnls
+
+from analysis.array import Array
+from analysis.schedules.annealing import Annealed, Terms, annealed, joined
+
+NAMES = ("L0", "A", "alpha", "B", "C", "beta", "gamma")
+AMPLITUDES = np.array([name in "ABC" for name in NAMES])  # vary by factors
+OPEN = 1e-13  # of JᵀJ at unit diagonal, smallest eigenvalue against largest, as in a fit
+STARTS = 8  # of the grid, refined
+# The grid of starts: exponents around the published ones (.43–.51, .58–.60, .63–.66), and C from an
+# effect within one step to one over the whole run.
+_ALPHAS, _BETAS, _GAMMAS, _SPEEDS = (0.2, 0.5, 1.0), (0.3, 0.6, 1.2), (0.3, 0.6, 1.0), 5
+ROUGH, FINE, _MOST = 1e-8, 1e-14, 500  # relative tolerances, and evaluations, of a descent
+_EDGE = 30.0  # e-folds of an amplitude in its natural unit: beyond, its term is 0 or all there is
+# L0, log A, alpha, log B, log C, beta, gamma; with a large exponent a power is 0 at once.
+_LOWER = np.array([0.0, -_EDGE, 1e-3, -_EDGE, -_EDGE, 1e-3, 0.0])
+_UPPER = np.array([np.inf, _EDGE, 5.0, _EDGE, _EDGE, 20.0, 3.0])
+
+
+class End(NamedTuple):
+    """Where a descent ended."""
+
+    point: Array
+    value: float
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Sum of Huber of log residuals over (L0, log A, alpha, log B·p, log C·p^−gamma, beta, gamma).
+
+    With the peak rate p as the unit of rates, B is in nats and C does not depend on gamma.
+    """
+
+    parts: Sequence[Terms]  # of each curve
+    known: Sequence[Array]  # losses of each curve
+    delta: float
+    unit: float  # of rates; 1 where C is held, which is then a coordinate itself
+    held: Mapping[str, float]
+
+    @cached_property
+    def free(self) -> NDArray[np.bool_]:
+        return np.array([name not in self.held for name in NAMES])
+
+    @cached_property
+    def terms(self) -> Terms:
+        every = joined(self.parts)
+        return every._replace(
+            drop=every.drop / self.unit, log_rate=every.log_rate - np.log(self.unit)
+        )
+
+    @cached_property
+    def observed(self) -> Array:
+        return np.concatenate(self.known)
+
+    def leave(self, point: Array) -> Array:
+        """The law's coefficients, in the order of NAMES."""
+        c = point.copy()
+        c[3] -= np.log(self.unit)
+        c[4] += point[6] * np.log(self.unit)
+        c[AMPLITUDES] = np.exp(c[AMPLITUDES])
+        return c
+
+    def predict(self, point: Array) -> Array:
+        """The loss of each row, (n,)."""
+        floor, a, alpha, b, c, beta, gamma = point
+        drops = annealed(self.terms, c, beta, gamma).value
+        return np.asarray(floor + np.exp(a) * self.terms.total**-alpha - np.exp(b) * drops)
+
+    def residuals(self, point: Array) -> Array:
+        # A trial point may predict a negative loss; its residual is then large, not NaN.
+        return np.log(np.maximum(self.predict(point), 1e-9) / self.observed)
+
+    def jacobian(self, point: Array) -> Array:
+        """Of the log residuals, (n, 7)."""
+        floor, a, alpha, b, c, beta, gamma = point
+        power = np.exp(a) * self.terms.total**-alpha
+        drops = Annealed(*(np.exp(b) * each for each in annealed(self.terms, c, beta, gamma)))
+        predicted = floor + power - drops.value
+        columns = [
+            np.ones(len(power)), power, -power * np.log(self.terms.total),
+            -drops.value, -drops.by_log_c, -drops.by_beta, -drops.by_gamma,
+        ]  # fmt: skip
+        return np.stack(columns, axis=1) / np.maximum(predicted, 1e-9)[:, None]
+
+    def starts(self) -> list[Array]:
+        """The best points of a grid over alpha, beta, gamma and C, with L0, A and B in closed
+        form."""
+        total, observed = self.terms.total, self.observed
+        powers = {alpha: total**-alpha / observed for alpha in _ALPHAS}
+        found = []
+        slowest, fastest = np.log(total.max()), self.terms.log_rate.max() + np.log(self.unit)
+        speeds = -np.linspace(fastest, slowest, _SPEEDS)
+        for c, beta, gamma in itertools.product(speeds, _BETAS, _GAMMAS):
+            drops = annealed(self.terms, c, beta, gamma).value / observed
+            for alpha in _ALPHAS:
+                matrix = np.stack([1 / observed, powers[alpha], -drops], axis=1)
+                (floor, a, b), misfit = nnls(matrix, np.ones(len(observed)))
+                point = np.array([floor, np.log(a + 1e-3), alpha, np.log(b + 1e-3), c, beta, gamma])
+                found.append((misfit, self.hold(point)))
+        found.sort(key=lambda pair: pair[0])
+        return [point for _, point in found[:STARTS]]
+
+    def hold(self, point: Array) -> Array:
+        """The point with the held coefficients at their values."""
+        for name, value in self.held.items():
+            point[NAMES.index(name)] = np.log(value) if name in "ABC" else value
+        if "B" in self.held:
+            point[3] += np.log(self.unit)
+        return point
+
+    def descend(self, start: Array, tolerance: float) -> End:
+        """The minimum below `start`, by trust-region least squares within bounds."""
+        free = self.free
+
+        def whole(part: Array) -> Array:
+            point = start.copy()
+            point[free] = part
+            return point
+
+        def residuals(part: Array) -> Array:
+            return self.residuals(whole(part))
+
+        def jacobian(part: Array) -> Array:
+            return self.jacobian(whole(part))[:, free]
+
+        end = least_squares(
+            residuals, start[free], jacobian,
+            bounds=(_LOWER[free], _UPPER[free]), x_scale="jac", loss="huber", f_scale=self.delta,
+            ftol=tolerance, xtol=tolerance, gtol=1e-15, max_nfev=_MOST,
+        )  # fmt: skip
+        return End(whole(end.x), float(end.cost), bool(end.status > 0))
+
+    def at_bound(self, point: Array) -> tuple[str, ...]:
+        """The coefficients at a bound."""
+        near = ((point < _LOWER + 1e-6) | (point > _UPPER - 1e-6)) & self.free
+        return tuple(np.array(NAMES)[near].tolist())
+
+    def open(self, point: Array) -> tuple[str, ...]:
+        """Coefficients that can change together and change no prediction at these rows."""
+        jacobian = self.jacobian(point)[:, self.free]
+        size = np.linalg.norm(jacobian, axis=0)
+        moves = size > 1e-13 * np.sqrt(len(jacobian))
+        scaled = jacobian / np.where(moves, size, np.inf)
+        values, vectors = np.linalg.eigh(scaled.T @ scaled)
+        flat = np.abs(vectors[:, values < OPEN * values.max(initial=0.0)]).max(axis=1, initial=0.0)
+        return tuple(np.array(NAMES)[self.free][flat > 0.05].tolist())
+
+    def of(self, curves: Iterable[int]) -> Problem:
+        """The same problem with these curves alone."""
+        kept = [(self.parts[i], self.known[i]) for i in curves]
+        return replace(self, parts=[part for part, _ in kept], known=[loss for _, loss in kept])
