@@ -33,6 +33,8 @@ def read_file(path: Path, most: int) -> bytes:
     Raises OSError; ValueError with the reason for a pipe, a device and a file of more than so many
     bytes.
     """
+    if "\0" in str(path):
+        raise ValueError("NUL in its name")
     with open(path, "rb", opener=_unblocking) as file:  # Path.open has no opener
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):

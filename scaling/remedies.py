@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 _SPACE = "Free space there"
 _FILES = "Close files, or raise the limit of open ones (`ulimit -n`)"
@@ -21,7 +22,12 @@ _REMEDIES = {
 _SHUT = (errno.EACCES, errno.EPERM)
 
 
-def remedy(error: BaseException, otherwise: str) -> str:
+def cannot_read(path: Path | str, error: OSError, otherwise: str = "") -> str:
+    """That a file cannot be read, why, and what helps; `otherwise` as `remedy` has it."""
+    return f"cannot read {path}: {error.strerror or error}. {remedy(error, otherwise)}".rstrip()
+
+
+def remedy(error: BaseException, otherwise: str = "") -> str:
     """What helps against an error, as sentences: `otherwise` where the file itself is at fault."""
     number = _number(error)
     if number in _SHUT:

@@ -26,7 +26,7 @@ from scaling.fields import Beta, Count, Fraction, Positive, Quantity, Seed, Shar
 from scaling.given import read_once
 from scaling.hardware import Hardware
 from scaling.model_section import ModelSection, model_words
-from scaling.remedies import remedy
+from scaling.remedies import cannot_read
 from scaling.store.records import Refusal, did_you_mean
 from scaling.study_errors import USUAL, Words, lines_of, refuse_long_text, respelt, source_missing
 
@@ -358,8 +358,8 @@ def study_bytes(path: Path) -> bytes:
         near = ""
         if isinstance(error, FileNotFoundError):
             near = did_you_mean(path.name, (each.name for each in path.parent.glob("*.toml")))
-        what = remedy(error, f"Give the path of a TOML file.{near}")
-        raise Refusal(f"cannot read study {path}: {error.strerror}. {what}") from error
+        otherwise = f"Give the path of a TOML file.{near}"
+        raise Refusal(cannot_read(f"study {path}", error, otherwise)) from error
     if len(content) > MAX_BYTES:
         raise Refusal(f"{path} is larger than {MAX_BYTES:,} bytes: a study file is short.")
     return content

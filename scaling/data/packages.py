@@ -130,7 +130,9 @@ class Found:
                 "package out of the list."
             ) from error
         except UNREADABLE as error:
-            raise Refusal(f"{where}: cannot read it ({error}). {_remedy([package])}") from error
+            raise Refusal(
+                f"{where}: cannot read it ({error}). {remedy(error, _remedy([package]))}"
+            ) from error
         if listed.hexdigest() != package.sha256:
             at = self.place.file if isinstance(self.place, Wheel) else "the environment"
             raise Refusal(
@@ -157,7 +159,8 @@ class PackageTexts:
         try:
             return [size for each in self.found for size in each.place.sizes()]
         except UNREADABLE as error:
-            raise Refusal(f"[data] source = {self.source!r}: {error}.") from error
+            said = f"{error}. {remedy(error)}".rstrip()
+            raise Refusal(f"[data] source = {self.source!r}: {said}") from error
 
     def documents(self) -> Iterator[bytes]:
         """The source files, in the order of the list and, of a package, of their paths.

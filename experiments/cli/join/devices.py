@@ -13,7 +13,7 @@ import tyro
 from experiments.cli.app import File, described
 from models.devices import SHIPPED, Device, devices, devices_in
 from scaling.given import read_once
-from scaling.remedies import remedy
+from scaling.remedies import cannot_read
 from scaling.store.records import Refusal, did_you_mean
 
 MAX_BYTES = 1 << 20  # of a file of devices; the one shipped has 5 kB
@@ -95,7 +95,6 @@ def _of_file(path: Path) -> Mapping[str, Device]:
             raise ValueError(f"{path} is larger than {MAX_BYTES:,} bytes. Give those you name.")
         return devices_in(content, path)
     except OSError as error:
-        what = remedy(error, "Give a TOML file.")
-        raise Refusal(f"--devices: cannot read {path}: {error.strerror}. {what}") from error
+        raise Refusal(f"--devices: {cannot_read(path, error, 'Give a TOML file.')}") from error
     except ValueError as error:
         raise Refusal(f"--devices: {error}") from error
