@@ -48,17 +48,22 @@ class Device:
     price_date: str
 
 
-def devices(path: Path = SHIPPED) -> dict[str, Device]:
-    """The devices of a TOML file like the one shipped, by name.
+def devices() -> dict[str, Device]:
+    """The devices that are shipped, by name."""
+    return devices_in(SHIPPED.read_bytes(), SHIPPED)
+
+
+def devices_in(toml: bytes, path: Path) -> dict[str, Device]:
+    """The devices in what a TOML file like the one shipped holds, by name.
 
     Raises ValueError naming device and field for a figure without a source, an unknown field, a
     number that is not positive, a kind that two devices have, or a `float32` without a peak.
     """
     try:
-        entries = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ValueError(f"cannot read devices from {path}: {why}. Give a TOML file.") from error
+        entries = tomllib.loads(toml.decode())
+    # Beside its own error, tomllib lets through those of integers of thousands of digits.
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid TOML: {error}. Give a TOML file.") from error
     found = {name: _device(name, entry, path) for name, entry in entries.items()}
     owners: dict[str, str] = {}
     for device in found.values():

@@ -23,8 +23,10 @@ from pydantic.dataclasses import dataclass
 from models.sizes import ParamsConvention
 from scaling.engines import LaunchSection, RaySection, SlurmSection
 from scaling.fields import Beta, Count, Fraction, Positive, Quantity, Seed, Share, Shots, Whole
+from scaling.given import read_once
 from scaling.hardware import Hardware
 from scaling.model_section import ModelSection, model_words
+from scaling.remedies import cannot_read
 from scaling.store.records import Refusal, did_you_mean
 from scaling.study_errors import USUAL, Words, lines_of, refuse_long_text, respelt, source_missing
 
@@ -351,15 +353,13 @@ def study_bytes(path: Path) -> bytes:
     Raises Refusal where it cannot be read, or is too large to be a study.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = read_once(path, MAX_BYTES)
     except OSError as error:
         near = ""
         if isinstance(error, FileNotFoundError):
             near = did_you_mean(path.name, (each.name for each in path.parent.glob("*.toml")))
-        raise Refusal(
-            f"cannot read study {path}: {error.strerror}. Give the path of a TOML file.{near}"
-        ) from error
+        otherwise = f"Give the path of a TOML file.{near}"
+        raise Refusal(cannot_read(f"study {path}", error, otherwise)) from error
     if len(content) > MAX_BYTES:
         raise Refusal(f"{path} is larger than {MAX_BYTES:,} bytes: a study file is short.")
     return content

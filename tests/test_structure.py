@@ -18,7 +18,9 @@ ALLOWED = {
     "models": {"models"},
     "scaling": {"models", "scaling"},
     # What a grid leaves on disk, and nothing of how it came there.
-    "analysis": {"analysis", "scaling.store.records", "scaling.store.steps"},
+    "analysis": {
+        *("analysis", "scaling.remedies", "scaling.store.records", "scaling.store.steps"),
+    },
     "experiments": set(PACKAGES),
 }
 
@@ -31,7 +33,9 @@ ROOMS = {
             "hardware",
             "engines",
             "schedule",
+            "remedies",
             "store",
+            "given",
             "study_errors",
             "model_section",
         ),

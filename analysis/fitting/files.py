@@ -29,6 +29,7 @@ from analysis.runs.files.limits import MAX_BYTES
 from analysis.runs.files.load import load
 from analysis.runs.messages import shown
 from analysis.runs.replicates import settings
+from scaling.remedies import cannot_read
 from scaling.store.records import (
     MAX_JSON,
     Refusal,
@@ -306,7 +307,7 @@ def _part(path: Path, value: Mapping[str, Any], part: str) -> pd.DataFrame:
         with found.open("rb") as file:
             digest = hashlib.sha256(file.read(MAX_BYTES + 1)).hexdigest()
     except OSError as error:
-        raise Refusal(f"cannot read {found}: {error.strerror or error}.") from error
+        raise Refusal(cannot_read(found, error)) from error
     if digest != value["digests"][part]:
         raise Refusal(f"{found} has changed since {path} was written. Restore it, or fit again.")
     return load(found)

@@ -80,6 +80,7 @@ def _run(command: str, words: Sequence[str]) -> int:
     from experiments.cli.addresses import addresses_read
     from experiments.cli.output import refuse_overwriting
     from experiments.cli.text import say, show_in_one_line
+    from scaling.remedies import remedy
     from scaling.store.records import Refusal, did_you_mean, printable
 
     if command == "--version":
@@ -113,7 +114,8 @@ def _run(command: str, words: Sequence[str]) -> int:
         # Errors that no module refuses: a folder without permission, a disk that went away.
         reason = error.strerror or str(error)
         named = f"{error.filename or 'a file that the system does not name'}: {reason}"
-        say(f"scaling {command}: error: {printable(named)}", sys.stderr)
+        said = printable(f"{named}. {remedy(error)}".removesuffix(". "))
+        say(f"scaling {command}: error: {said}", sys.stderr)
         return REFUSED
     except MemoryError as error:
         said = f"not enough memory ({error})" if str(error) else "not enough memory"

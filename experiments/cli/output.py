@@ -22,7 +22,6 @@ from scaling.store.records import (
     MADE_BY,
     Refusal,
     check_seal,
-    read_bytes,
     read_json,
     sealed,
     write_bytes,
@@ -97,7 +96,8 @@ def is_answer(path: Path) -> bool:
 
 def is_figure(path: Path) -> bool:
     """Whether a file was a figure of ours, PNG or SVG: each says so at its beginning."""
-    return MADE_BY.encode() in read_bytes(path)[:_HEAD]
+    with path.open("rb") as file:  # of another program's file, however large, no more is read
+        return MADE_BY.encode() in file.read(_HEAD)
 
 
 _HEAD = 4096  # bytes, in which a figure says what made it

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scaling.remedies import remedy
 from scaling.store.checksums import Damaged
 
 # Bytes. Of a disk, one random read takes about as long as hashing so many; 1 TB has 128 MB of
@@ -97,7 +98,7 @@ class CheckedFile:
             try:
                 mapped = np.memmap(self.path, self.dtype, "r", self.offset, (self.tokens,))
             except (OSError, ValueError) as error:
-                raise self._unusable(f"cannot be mapped: {error}") from error
+                raise self._unusable(f"cannot be mapped: {error}", error) from error
             self._mapped = mapped.view(np.ndarray)
         return self._mapped
 
@@ -128,7 +129,7 @@ class CheckedFile:
                             )
                         )
         except OSError as error:
-            raise self._unusable(f"cannot be read: {error.strerror}") from error
+            raise self._unusable(f"cannot be read: {error.strerror}", error) from error
         if not all(found):
             chunk = int(missing[found.index(False)])
             last = min(self.bytes, (chunk + 1) * CHUNK)
@@ -158,7 +159,7 @@ class CheckedFile:
         try:
             seen = stamp(self.path.stat())
         except OSError as error:
-            raise self._unusable(f"cannot be read: {error.strerror}") from error
+            raise self._unusable(f"cannot be read: {error.strerror}", error) from error
         if seen[2] != self.bytes:
             raise self._unusable(f"has {seen[2]} of {self.bytes} bytes")
         if seen != self._stamp or not self._settled:
@@ -166,8 +167,9 @@ class CheckedFile:
             self._mapped = None  # another file may have taken its name
             self._stamp, self._settled = seen, is_settled(seen, now)
 
-    def _unusable(self, how: str) -> Damaged:
-        return Damaged(f"[data] {self.path} {how}. {self._remedy}")
+    def _unusable(self, how: str, error: Exception | None = None) -> Damaged:
+        what = self._remedy if error is None else remedy(error, self._remedy)
+        return Damaged(f"[data] {self.path} {how}. {what}")
 
     def _is_good(self, file: int, chunk: int) -> bool:
         assert self._noted is not None

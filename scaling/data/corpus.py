@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from scaling.data.batches import Batches, visible_sequences
 from scaling.data.chunks import CheckedFile, checked_file, chunks_of
 from scaling.data.streams import Documents, Segments, Stream, whole
+from scaling.remedies import is_damage, remedy
 from scaling.store.checksums import CHECKSUMS, Damaged, verify
 from scaling.store.records import RUN_ID, Refusal, check_seal, read_json
 
@@ -242,7 +243,8 @@ def load(fingerprint: str, cache: Path) -> Corpus:
             for file in part.files:
                 file.look()
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise Refusal(f"{folder} is not whole. Delete it. {MAKE}.") from error
+        how = "is not whole" if is_damage(error) else f"cannot be read ({error})"
+        raise Refusal(f"{folder} {how}. {remedy(error, f'Delete it. {MAKE}.')}") from error
     return corpus
 
 
@@ -263,7 +265,8 @@ def _named(fingerprint: str, cache: Path) -> Corpus:
             noted = read_json(folder / CHECKSUMS)["files"]
             verify(f"corpus {folder}", {note.name: note}, {note.name: noted[note.name]})
     except Damaged as error:
-        raise Refusal(f"{error}. Delete {folder}. {MAKE}.") from error
+        what = remedy(error, f"Delete {folder}. {MAKE}.")
+        raise Refusal(f"{error}. {what}") from error
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise Refusal(f"{note} describes no corpus. Delete {folder}. {MAKE}.") from error
     return Corpus(folder, info)

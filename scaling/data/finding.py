@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from scaling.remedies import cannot_read
 from scaling.store.records import Refusal
 
 PSEUDO = ("/proc", "/sys")  # made up by the kernel as they are read, and endless
@@ -70,7 +71,7 @@ def _inside(folder: Path) -> Iterator[Path]:
     """All that is in a folder but folders, whose files are. Raises Refusal for one that is shut."""
 
     def shut(error: OSError) -> None:
-        raise Refusal(f"[data] source: cannot read {error.filename}: {error.strerror}.")
+        raise Refusal(f"[data] source: {cannot_read(error.filename, error)}")
 
     for parent, folders, files in os.walk(folder, onerror=shut):
         # A link to a folder is not entered, and so must be told of.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.data.documents import SourceMissing, utf8
+from scaling.remedies import remedy
 from scaling.store.records import Refusal
 
 
@@ -49,8 +50,8 @@ def _load(name: str, subset: str | None, split: str) -> Any:
         return datasets.load_dataset(name, subset, split=split)
     except (OSError, datasets.exceptions.DatasetNotFoundError) as error:
         raise SourceMissing(
-            f"[data] source = 'hf:{name}' cannot be had ({_first_line(error)}). Check the name and "
-            "the network, or give a local folder."
+            f"[data] source = 'hf:{name}' cannot be had ({_first_line(error)}). "
+            + remedy(error, "Check the name and the network, or give a local folder.")
         ) from error
     except (KeyError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise Refusal(

@@ -24,6 +24,7 @@ from scaling.data.making import Making
 from scaling.data.processes import Processes
 from scaling.data.progress import Count, Watch
 from scaling.data.tokens import TokenFile, read_open, refuse_beyond
+from scaling.remedies import cannot_read, is_damage
 from scaling.store.failpoint import failpoint
 from scaling.store.leftovers import sweep
 from scaling.store.paths import cache_refused
@@ -123,7 +124,7 @@ def stamps_of(file: TokenFile) -> list[tuple[int, ...]]:
     try:
         return [stamp(path.stat()) for path in paths]
     except OSError as error:
-        raise Refusal(f"[data] source: cannot read {file.path}: {error.strerror}.") from error
+        raise Refusal(f"[data] source: {cannot_read(file.path, error)}") from error
 
 
 def read_part(indexed: Indexed, number: int) -> Part:
@@ -133,6 +134,8 @@ def read_part(indexed: Indexed, number: int) -> Part:
         with np.load(path, allow_pickle=False) as found:
             return Part(**{name: found[name] for name in Part.__dataclass_fields__})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, OSError) and not is_damage(error):
+            raise Refusal(f"[data] source: {cannot_read(path, error)}") from error
         path.unlink(missing_ok=True)
         raise Refusal(
             f"[data] source: the cached index {path} cannot be read ({error}), and is deleted. Run "
@@ -181,7 +184,7 @@ class MakePart:
             with file.path.open("rb", buffering=0) as content:
                 found = _found(content.fileno(), file, self.number, self.ends)
         except OSError as error:
-            raise Refusal(f"[data] source: cannot read {file.path}: {error.strerror}.") from error
+            raise Refusal(f"[data] source: {cannot_read(file.path, error)}") from error
         try:
             with replacing(path) as content:
                 np.savez(content, allow_pickle=False, **vars(found))

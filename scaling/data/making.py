@@ -198,6 +198,6 @@ def saved(folder: Path) -> dict[str, Path]:
     for path in folder.glob("*-*.npy"):
         name, _, digest = path.stem.rpartition("-")
         with suppress(OSError):
-            if hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGITS] == digest:
+            if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGITS] == digest:
                 found[name] = path
     return found

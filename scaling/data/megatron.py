@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scaling.remedies import cannot_read
 from scaling.store.records import Refusal
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -66,7 +67,7 @@ def read_header(path: Path) -> IndexHeader:
             file.seek(HEADER.size + 12 * sequences - 8)
             (pointer,) = struct.unpack("<q", file.read(8))
     except OSError as error:
-        raise Refusal(f"[data] source: cannot read {path}: {error.strerror}.") from error
+        raise Refusal(f"[data] source: {cannot_read(path, error)}") from error
     width = np.dtype(DTYPES[code]).itemsize
     if pointer < 0 or pointer % width or length < 0:
         raise _refusal(path, f"has a last sequence of {length} tokens from byte {pointer} on")

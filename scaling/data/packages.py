@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 import tomllib
 import zipfile
 import zlib
@@ -30,12 +29,15 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
 from scaling.data.documents import SourceMissing
+from scaling.given import read_file
+from scaling.remedies import remedy
 from scaling.store.records import Refusal
 
 PACKAGES = "packages:"  # what a source begins with that is a list of packages
 FOLDER = "SCALING_PACKAGES"  # the environment variable that names the folder of wheels
 SUFFIX = ".py"
 # RuntimeError: a file that is encrypted, or compressed in a way that Python does not know.
+MAX_BYTES = 1 << 20  # of a list; a thousand packages take 150 kB
 UNREADABLE = (OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -128,7 +130,9 @@ class Found:
                 "package out of the list."
             ) from error
         except UNREADABLE as error:
-            raise Refusal(f"{where}: cannot read it ({error}). {_remedy([package])}") from error
+            raise Refusal(
+                f"{where}: cannot read it ({error}). {remedy(error, _remedy([package]))}"
+            ) from error
         if listed.hexdigest() != package.sha256:
             at = self.place.file if isinstance(self.place, Wheel) else "the environment"
             raise Refusal(
@@ -155,7 +159,8 @@ class PackageTexts:
         try:
             return [size for each in self.found for size in each.place.sizes()]
         except UNREADABLE as error:
-            raise Refusal(f"[data] source = {self.source!r}: {error}.") from error
+            said = f"{error}. {remedy(error)}".rstrip()
+            raise Refusal(f"[data] source = {self.source!r}: {said}") from error
 
     def documents(self) -> Iterator[bytes]:
         """The source files, in the order of the list and, of a package, of their paths.
@@ -214,15 +219,17 @@ def _line(path: str, text: bytes) -> bytes:
 def _read(source: str, path: Path) -> tuple[Package, ...]:
     where = f"[data] source = {source!r}"
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe or device may be endless
-            raise ValueError("it is no file")
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        given = TypeAdapter(PackageList).validate_json(json.dumps(raw, default=str))
+        content = read_file(path, MAX_BYTES)
     except OSError as error:
+        what = remedy(error, "Give the path of a TOML file of [[package]] tables.")
         raise SourceMissing(
-            f"{where}: cannot read the list {path} ({error.strerror}). Give the path of a TOML "
-            "file of [[package]] tables."
+            f"{where}: cannot read the list {path} ({error.strerror}). {what}"
         ) from error
+    except ValueError as error:  # a pipe, or NUL in its name
+        raise Refusal(f"{where}: cannot read the list {path} ({error}).") from error
+    try:
+        raw = tomllib.loads(content.decode())
+        given = TypeAdapter(PackageList).validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
         first = error.errors()[0]
         raise Refusal(

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from scaling.data.documents import Document, utf8
 from scaling.data.tokens import ENDINGS as TOKENS
+from scaling.remedies import cannot_read, is_damage
 from scaling.store.records import Refusal
 
 # `.json.gz` as C4 and Dolma name their JSON lines.
@@ -95,7 +96,7 @@ def spans_of(file: Path, field: str) -> Iterator[Span]:
     try:
         size = file.stat().st_size
     except OSError as error:
-        raise Refusal(f"[data] source: cannot read {file}: {error.strerror}.") from error
+        raise Refusal(f"[data] source: {cannot_read(file, error)}") from error
     if file.name.endswith(PARQUET):
         yield from _row_groups(file, field)
     elif file.name.endswith(JSON_LINES) and not file.name.endswith(PACKED):
@@ -144,7 +145,7 @@ def _most_text(file: Path) -> int:
     try:
         return max(UNDOUBTED, MOST_TIMES * file.stat().st_size)
     except OSError as error:
-        raise Refusal(f"[data] source: cannot read {file}: {error.strerror}.") from error
+        raise Refusal(f"[data] source: {cannot_read(file, error)}") from error
 
 
 def _blown_up(file: Path, size: int) -> Refusal:
@@ -171,7 +172,7 @@ def _text(path: Path) -> Iterator[bytes]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise Refusal(f"[data] source: cannot read {path}: {error.strerror}.") from error
+        raise Refusal(f"[data] source: {cannot_read(path, error)}") from error
     start = 0
     while start < len(raw):  # in chunks, since a str can take four times the bytes
         chunk = raw[start : start + CHUNK]
@@ -212,6 +213,8 @@ def _json_lines(path: Path, field: str, span: Span) -> Iterator[bytes]:
                     yield from divided(_text_of(line, field, path, span, number))
     # A truncated file; zlib's error and gzip's EOFError are no OSErrors.
     except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and not is_damage(error):
+            raise Refusal(f"[data] source: {cannot_read(path, error)}") from error
         raise Refusal(
             f"[data] source: cannot read {path} beyond line {_lines_before(span) + number}: "
             f"{error}. Copy it again."
@@ -349,6 +352,8 @@ def _damage(path: Path, at: str) -> Iterator[None]:
         yield
     # Of a damaged file pyarrow also raises errors of Python's own.
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        if isinstance(error, OSError) and not is_damage(error):
+            raise Refusal(f"[data] source: {cannot_read(path, error)}") from error
         said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
         raise Refusal(
             f"[data] source: cannot read {path}, {at}: {said}. It is no Parquet file, or was cut "

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,7 +21,9 @@ from scaling.data import tokens
 from scaling.data.documents import Document
 from scaling.data.progress import Step, Watch, counted, unwatched
 from scaling.data.split import cut
+from scaling.given import read_file
 from scaling.quantity import parse_count
+from scaling.remedies import remedy
 from scaling.store.records import Refusal, fingerprint, read_json, read_sealed, sealed, write_json
 from scaling.study import DataSection
 
@@ -294,24 +295,12 @@ def _given(section: DataSection) -> Json:
             f"[data] end_token = {end}: give the text of the token, such as '{END_OF_TEXT}'."
         )
     try:
-        file = _content(Path(name))
+        file = read_file(Path(name), MAX_BYTES)
     except (OSError, ValueError) as error:  # ValueError: NUL in the name
         reason = getattr(error, "strerror", None) or error
-        raise Refusal(
-            f"[data] tokenizer = {name!r}: cannot read it ({reason}). Give 'bytes', "
-            "'bpe:4096' or the path of a tokenizer.json."
-        ) from error
+        what = remedy(error, "Give 'bytes', 'bpe:4096' or the path of a tokenizer.json.")
+        raise Refusal(f"[data] tokenizer = {name!r}: cannot read it ({reason}). {what}") from error
     return Json(file, end, name)
-
-
-def _content(path: Path) -> bytes:
-    """What a file of some size holds. Raises OSError or ValueError where it is none."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):  # a pipe or device may be endless
-        raise ValueError("no file")
-    if found.st_size > MAX_BYTES:
-        raise ValueError(f"{found.st_size:,} bytes; {MAX_BYTES:,} are allowed")
-    return path.read_bytes()
 
 
 def train_bpe(documents: Iterable[Document], vocab_size: int) -> bytes:

@@ -19,6 +19,7 @@ import numpy as np
 
 from scaling.data import megatron
 from scaling.data.finding import listed
+from scaling.remedies import cannot_read, remedy
 from scaling.store.objects import is_address
 from scaling.store.records import Refusal
 from scaling.study import DataSection
@@ -153,7 +154,7 @@ def _headed(path: Path) -> TokenFile | None:
         with path.open("rb") as file:
             begins = file.read(HEADER_BYTES)
     except OSError as error:
-        raise Refusal(f"[data] source: cannot read {path}: {error.strerror}.") from error
+        raise Refusal(f"[data] source: {cannot_read(path, error)}") from error
     if not size:
         raise Refusal(f"[data] source: {path} is empty. Copy it again, or remove it.")
     if begins.startswith(NUMPY):
@@ -286,7 +287,8 @@ def mapped(file: TokenFile) -> np.ndarray:
     try:
         found = np.memmap(file.path, file.kind, "r", file.offset, (file.tokens,))
     except (OSError, ValueError) as error:
-        raise Refusal(f"[data] source: cannot read {file.path}: {error}.") from error
+        said = f"cannot read {file.path}: {error}. {remedy(error)}".rstrip()
+        raise Refusal(f"[data] source: {said}") from error
     return found.view(np.ndarray)
 
 

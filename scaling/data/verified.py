@@ -13,6 +13,7 @@ from pathlib import Path
 
 from scaling.data.chunks import Stamp, is_settled, stamp, write_digests
 from scaling.data.corpus import Corpus
+from scaling.remedies import is_damage, remedy
 from scaling.store.checksums import CHECKSUMS, Damaged, checksums, files_in, verify
 from scaling.store.records import Refusal, read_json, write_json
 
@@ -77,14 +78,17 @@ def _hash(corpus: Corpus) -> None:
             return
         verify(f"corpus {folder}", files, read_json(folder / CHECKSUMS)["files"])
     except (Refusal, KeyError, TypeError) as error:
-        _note(corpus).unlink(missing_ok=True)
-        raise Damaged(f"{error}. Delete {corpus.folder}: it is made again.") from error
+        if is_damage(error):
+            _note(corpus).unlink(missing_ok=True)
+        what = remedy(error, f"Delete {corpus.folder}: it is made again.")
+        raise Damaged(f"{str(error).rstrip('.')}. {what}") from error
     if sum(file.bytes for file in corpus.files) <= WHOLE:
         try:
             for file in corpus.files:
                 file.check_all()
-        except Damaged:
-            _note(corpus).unlink(missing_ok=True)
+        except Damaged as error:
+            if is_damage(error):
+                _note(corpus).unlink(missing_ok=True)
             raise
     if seen is not None and settled(seen, began):
         with suppress(Refusal):

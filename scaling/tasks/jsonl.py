@@ -11,6 +11,8 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
+from scaling.given import read_file
+from scaling.remedies import remedy
 from scaling.store.records import Refusal
 from scaling.tasks.draw import Draw
 from scaling.tasks.task import STRICT, Item, Task
@@ -61,16 +63,14 @@ def read_items(path: Path) -> tuple[tuple[Item, ...], str]:
     is too large or says nothing.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise Refusal(f"{path} is larger than {MAX_BYTES:,} bytes. Divide it.")
+        content = read_file(path, MAX_BYTES)
         text = content.decode("utf-8")
     except (OSError, ValueError) as error:  # ValueError: NUL in the path, or no UTF-8
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        if "\0" in str(path):
-            reason = "NUL in its name"
-        raise Refusal(f"cannot read tasks {path}: {reason}. Give a JSONL file.") from error
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, UnicodeDecodeError):
+            reason = "not UTF-8 text"
+        what = remedy(error, "Give a JSONL file.")
+        raise Refusal(f"cannot read tasks {path}: {reason}. {what}") from error
     items = tuple(
         _item(line, f"{path}, line {number}")
         for number, line in enumerate(text.split("\n"), start=1)

@@ -114,11 +114,10 @@ class MadeWindows:
             return np.fromfile(path, self.dtype).reshape(self.per_file, -1)
         except (OSError, ValueError) as error:
             print(f"{path}: {error}; it is made again", file=sys.stderr)
-            path.unlink(missing_ok=True)
             return self.make(number)
 
     def _path(self, number: int) -> Path | None:
-        return next(self.folder.glob(f"{number:09d}-*.bin"), None)
+        return next(filter(Path.is_file, self.folder.glob(f"{number:09d}-*.bin")), None)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def test_a_table_with_a_faulty_kind_is_refused(tmp_path: Path, text: str, words:
     path = tmp_path / "mine.toml"
     path.write_text(f'[mine]\npeak = {{ bf16 = 1e14 }}\nmemory = 1e11\nsource = "m"\n{text}\n')
     with pytest.raises(ValueError, match=words):
-        devices.devices(path)
+        devices.devices_in(path.read_bytes(), path)
 
 
 def test_a_kind_of_two_devices_is_refused(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_kind_of_two_devices_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(f"[one]\n{entry}\n[two]\n{entry}")
     with pytest.raises(ValueError, match="one and two both have the kind 'X'"):
-        devices.devices(path)
+        devices.devices_in(path.read_bytes(), path)
 
 
 @pytest.mark.parametrize(

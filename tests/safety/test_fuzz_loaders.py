@@ -27,12 +27,15 @@ from pydantic import TypeAdapter
 
 from analysis.emergence.scores.query import ScoreQuery
 from analysis.emergence.scores.read import read_scores
-from analysis.fitting.files import load_fit
+from analysis.fitting.files import law_in, load_fit
 from analysis.runs.table import read_runs
+from experiments.cli.join.devices import DeviceOptions
+from experiments.cli.output import is_answer, is_figure
 from scaling.data import prepare as preparing
 from scaling.data.sources import open_sources
 from scaling.data.tokenizer import vocabulary
-from scaling.store.records import Refusal, read_json
+from scaling.store.records import MADE_BY, Refusal, json_bytes, read_json, read_sealed, sealed
+from scaling.store.steps import STEP_COLUMNS, read_step_file
 from scaling.study import DataSection, data_section_of, read_study
 from scaling.tasks.jsonl import read_items
 
@@ -107,7 +110,15 @@ LOADERS: Mapping[str, Callable[[Path], object]] = {
     "tokenizer.json": tokenizer,
     "alone/tokenizer.json": lambda path: vocabulary(section(source="sotu", tokenizer=str(path))),
     "tasks.jsonl": read_items,
+    "devices.toml": lambda path: DeviceOptions(("h200",), devices=path).named(),
+    "scores.json": lambda path: read_scores(path, ScoreQuery("params")),
+    "join.csv": lambda path: read_scores(scores_beside(path), ScoreQuery("params", join=path)),
+    "figure.png": is_figure,
+    "answer.json": is_answer,
+    "law.json": law_in,
     "record.json": read_json,
+    "sealed.json": read_sealed,
+    "steps.parquet": read_step_file,
 }
 # Whose refusals may be several lines: one a field, or a column.
 SEVERAL = ("study.toml", "data.toml", *(name for name in LOADERS if name.startswith("runs")))
@@ -119,12 +130,29 @@ def _beside(index: Path) -> Path:
     return tokens
 
 
+def scores_beside(path: Path) -> Path:
+    scores = ROWS[["s"]].assign(task="t", metric="exact_match", value=[0.1, 0.5, 0.9])
+    scores.to_csv(path.with_name("scores.csv"), index=False)
+    return path.with_name("scores.csv")
+
+
 @cache
 def whole(name: str) -> bytes:
     """A file of that kind as it should be, if it is short to make."""
     lines = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in TEXTS)
     out = io.BytesIO()
     match name:
+        case "devices.toml":
+            return b'[h200]\npeak = { bf16 = 1e14 }\nmemory = 1e11\nsource = "m"\n'
+        case "steps.parquet":
+            rows = {name: [0.5, 0.25] for name in STEP_COLUMNS}
+            return pd.DataFrame({**rows, "step": [1, 2]}).to_parquet()
+        case "sealed.json" | "answer.json":
+            return json_bytes(sealed({"written_by": MADE_BY}))
+        case "scores.json":
+            return ROWS.assign(task="t", metric="exact_match", value=0.5).to_json().encode()
+        case "join.csv":
+            return ROWS.to_csv(index=False).encode()
         case "runs.csv" | "runs":
             return ROWS.to_csv(index=False).encode()
         case "runs.json":

@@ -118,6 +118,13 @@ def read(cells: pd.Series, mark: Mark | None = None) -> Numbers:
         raise Unreadable("holds true and false, not numbers")
     text = types.is_object_dtype(cells) or types.is_string_dtype(cells)
     text = text or isinstance(cells.dtype, pd.CategoricalDtype)
+    if isinstance(cells.dtype, pd.StringDtype) and not cells.is_unique:
+        # Each word once: a file of some kilobytes may hold one twenty million times.
+        place, different = pd.factorize(cells)  # -1 for a cell that is empty
+        once = read(pd.Series(different), mark)
+        numbers = np.append(once.numbers.to_numpy(), np.nan)[place]
+        suffixes = np.append(once.suffixed.to_numpy(), False)[place]
+        return Numbers(pd.Series(numbers, cells.index), pd.Series(suffixes, cells.index))
     real = types.is_numeric_dtype(cells) and not types.is_complex_dtype(cells)
     if not (real or text or isinstance(cells.dtype, pd.ArrowDtype)):
         raise Unreadable(f"holds {cells.dtype}, not numbers")
@@ -155,6 +162,8 @@ def _numberlike(table: pd.DataFrame) -> Iterator[pd.Series]:
     """Columns of text that begin with a number, as `_texts`."""
     for _, cells in table.items():
         if pd.api.types.is_object_dtype(cells) or pd.api.types.is_string_dtype(cells):
+            once = isinstance(cells.dtype, pd.StringDtype)
+            cells = pd.Series(cells.unique()) if once else cells
             texts = cells[cells.notna().to_numpy() & ~_are_numbers(cells)]
             first = [text_of(cell).strip().lower() for cell in texts.head(3)]
             if any(re.fullmatch(each, word) for each in _PATTERNS.values() for word in first):

@@ -19,6 +19,7 @@ from analysis.runs.files.json import load_objects, looks_like_json
 from analysis.runs.files.limits import MAX_BYTES, MAX_OBJECT_BYTES, refuse_heavy, refuse_huge
 from analysis.runs.files.parquet import load_parquet
 from analysis.runs.messages import shown
+from scaling.remedies import cannot_read
 from scaling.store.records import Refusal
 
 _KINDS = {
@@ -53,7 +54,7 @@ def load(path: Path) -> pd.DataFrame:
     except Refusal:
         raise
     except OSError as error:
-        raise Refusal(f"cannot read {path}: {error.strerror or error}.") from error
+        raise Refusal(cannot_read(path, error)) from error
     except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, csv.Error,
             MemoryError, RecursionError, zipfile.BadZipFile) as error:  # fmt: skip
         # pandas' and pyarrow's parse errors and UnicodeDecodeError are ValueErrors; pandas follows

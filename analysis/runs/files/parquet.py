@@ -47,7 +47,7 @@ def _refuse_unfolded(path: Path, file: IO[bytes]) -> None:
     # Lists hold many values a row.
     values = sum(chunk.num_values for chunk in chunks)
     if values > MAX_CELLS:
-        refuse_huge(path, values, 1)
+        refuse_huge(path, -(-values // found.num_columns), found.num_columns)
     stored = sum(chunk.total_uncompressed_size for chunk in chunks)
     refuse_heavy(path, stored, MAX_BYTES, KEEP)
     shared = {

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import tyro
 
 from experiments.cli.app import File, described
-from models.devices import SHIPPED, Device, devices
+from models.devices import SHIPPED, Device, devices, devices_in
+from scaling.given import read_once
+from scaling.remedies import cannot_read
 from scaling.store.records import Refusal, did_you_mean
 
+MAX_BYTES = 1 << 20  # of a file of devices; the one shipped has 5 kB
+NONE: Mapping[str, Device] = MappingProxyType({})
 Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="DEVICE …")]
 
 
@@ -61,20 +67,34 @@ class DeviceOptions:
             raise Refusal(
                 f"--measured {measured} is no file. Give one of benchmarks/accelerator.py --json."
             )
-        return [device_named(name, self.devices) for name in self.device]
+        own = {} if self.devices is None else _of_file(self.devices)
+        return [device_named(name, self.devices, own) for name in self.device]
 
 
 ON_NO_DEVICE = DeviceOptions()
 
 
-def device_named(name: str, own: Path | None = None) -> Device:
-    """The device of that name: of one's own file, else as shipped. Raises Refusal listing both."""
-    try:
-        known = devices() | ({} if own is None else devices(own))
-    except ValueError as error:
-        raise Refusal(f"--devices: {error}") from error
+def device_named(name: str, file: Path | None = None, own: Mapping[str, Device] = NONE) -> Device:
+    """The device of that name: of one's own, those in the file, else as shipped.
+
+    Raises Refusal listing all.
+    """
+    known = {**devices(), **own}
     if name not in known:
-        where = f"models/{SHIPPED.name}" + ("" if own is None else f" and {own}")
+        where = f"models/{SHIPPED.name}" + ("" if file is None else f" and {file}")
         near = did_you_mean(name, known)
         raise Refusal(f"--device: no device {name!r} in {where}.{near} Known: {', '.join(known)}.")
     return known[name]
+
+
+def _of_file(path: Path) -> Mapping[str, Device]:
+    """The devices of one's own file, a pipe too. Raises Refusal for a file that is none of them."""
+    try:
+        content = read_once(path, MAX_BYTES)
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"{path} is larger than {MAX_BYTES:,} bytes. Give those you name.")
+        return devices_in(content, path)
+    except OSError as error:
+        raise Refusal(f"--devices: {cannot_read(path, error, 'Give a TOML file.')}") from error
+    except ValueError as error:
+        raise Refusal(f"--devices: {error}") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from analysis.runs.columns import numbers as columns
 from analysis.runs.columns.numbers import Ambiguous, read
 from analysis.runs.table import read_runs
 from scaling.store.records import Refusal
@@ -86,3 +87,20 @@ def test_a_semicolon_beside_points_leaves_a_comma_unclear(tmp_path: Path) -> Non
     (tmp_path / "runs.csv").write_text("params;tokens;loss\n1,234;2e9;3.12\n")
     with pytest.raises(Refusal, match=r"may be 1234 or 1\.234"):
         read_runs(tmp_path / "runs.csv")
+
+
+def test_a_word_that_a_column_repeats_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of some kilobytes may hold one twenty million times."""
+    parsed: list[int] = []
+    known = columns._parsed
+
+    def counted(words: pd.Series, mark: columns.Mark) -> columns.Array:
+        parsed.append(len(words))
+        return known(words, mark)
+
+    monkeypatch.setattr(columns, "_parsed", counted)
+    cells = pd.Series(["x", "1,5", "", None, "2M"] * 1000, dtype="str")
+    found = read(cells, ",")
+    assert max(parsed) <= 4
+    assert found.numbers.dropna().unique().tolist() == [1.5, 2e6]
+    assert found.suffixed.sum() == 1000 and found.numbers.isna().sum() == 3000

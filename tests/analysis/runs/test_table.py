@@ -231,6 +231,7 @@ HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
     ),
     "a header of 200 megabytes": (lambda: "a" * (200 << 20), "field larger than field limit"),
     "a file of 257 MiB": (lambda: "params,tokens,loss\n" * (15 << 20), "has at most 256"),
+    "nineteen million rows": (lambda: "params\n" + "x\n" * 19_000_000, "5000000 rows"),
     "twenty million cells in ten thousand columns": (
         lambda: (
             ",".join(["params", "tokens", "loss", *(f"c{i}" for i in range(9_990))])

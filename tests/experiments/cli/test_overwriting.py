@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.style import save
 from experiments.cli.app import app
-from experiments.cli.output import Output, is_answer
+from experiments.cli.output import Output, is_answer, is_figure
 from scaling.store import leftovers, records
 from scaling.store.records import Refusal
 
@@ -105,6 +105,15 @@ def test_an_input_is_replaced_only_when_asked(
     assert json.loads((tmp_path / "runs.json").read_text()) == rows
     assert scaling(monkeypatch, *prediction, "--json", tmp_path / "runs.json", "--overwrite") == 0
     assert is_answer(tmp_path / "runs.json")
+
+
+def test_of_another_programs_figure_no_more_is_read_than_shows_its_maker(tmp_path: Path) -> None:
+    large = tmp_path / "large.png"
+    with large.open("wb") as file:
+        file.truncate(1 << 36)  # 64 GiB, of which the disk holds nothing
+    assert not is_figure(large)
+    with pytest.raises(Refusal, match=r"large.png exists, and was not written by this"):
+        Output().refuse("figure", large, is_figure)
 
 
 def test_figures_are_replaced_all_or_none(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_the_vocabulary_is_known_from_the_study_where_it_says(
         ({"tokenizer": "bpe:lots"}, "above 256"),
         ({"tokenizer": "bpe:0.3005k"}, "above 256"),
         ({"tokenizer": "bpe:50000"}, r"yields only \d+ tokens. Give 'bpe:\d+' or less"),
-        ({"tokenizer": "a\0b"}, "cannot read it .embedded null byte"),
+        ({"tokenizer": "a\0b"}, "cannot read it .NUL in its name"),
         ({"tokenizer": "away.json"}, "cannot read it .*'bytes', 'bpe:4096' or the path"),
         ({"tokenizer": "bad.json"}, "is not a tokenizer.json"),
         ({"tokenizer": "good.json", "end_token": "<nil>"}, "has no token '<nil>'"),
@@ -252,5 +252,5 @@ def test_a_tokeniser_that_is_no_file_is_not_read(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe")
-    with pytest.raises(Refusal, match=r"cannot read it \(no file\)"):
+    with pytest.raises(Refusal, match=r"cannot read it \((no regular file|Is a dir)"):
         vocabulary(section("sotu", tokenizer=name))
