@@ -33,9 +33,17 @@ from scaling.store.claims import (
 )
 from scaling.store.exclusive import last_number
 from scaling.store.failpoint import failpoint
-from scaling.store.records import UNREADABLE, Refusal, check_seal, json_bytes, read_json, sealed
+from scaling.store.records import (
+    FORMAT,
+    UNREADABLE,
+    Refusal,
+    check_seal,
+    json_bytes,
+    read_json,
+    sealed,
+)
 from scaling.store.run_record import TABLES, RunRecord, damage, read_run
-from scaling.store.sealed import OtherFormat
+from scaling.store.sealed import OtherFormat, refuse_other_format
 from scaling.store.steps import checkpoint_steps
 
 TAKEN_BACK = ".former"  # ends the name of a publication that was taken back
@@ -97,7 +105,7 @@ class Attempt:
         self.check()
         failpoint("publish")
         record = {
-            **{"attempt": self.claim.name, "steps": steps, "result": result},
+            **{"format": FORMAT, "attempt": self.claim.name, "steps": steps, "result": result},
             "files": checksums({name: self.folder / name for name in TABLES}),
         }
         name = f"published/{steps:09d}.json"
@@ -169,17 +177,27 @@ def settle(run: Path, claim: Claim) -> None:
     failpoint("settled-run")
 
 
+_PUBLICATION = {"format", "attempt", "steps", "result", "files", "sha256"}  # what a record holds
+
+
 def _published(run: Path) -> dict[str, Any] | None:
-    """The record of the longest publication; one that is damaged, or of nothing, is set aside."""
+    """The record of the longest publication; one that is damaged, or of nothing, is set aside.
+
+    Raises OtherFormat for one of a newer version.
+    """
     while (steps := last_number(run / "published", 9)) is not None:
         path = run / "published" / f"{steps:09d}.json"
-        with suppress(Refusal, KeyError, TypeError, ValueError, RecursionError):
+        try:
             found = read_json(path)
-            known = set(found) <= {"attempt", "steps", "result", "files", "sha256"}
-            if known and re.fullmatch(NAME, found["attempt"]) and isinstance(found["result"], dict):
-                check_seal(found)
-                if _is_there(run, found):
-                    return {**found, "steps": steps}
+            check_seal(found)
+            refuse_other_format(path, found)
+            whole = set(found) <= _PUBLICATION and isinstance(found["result"], dict)
+            if whole and re.fullmatch(NAME, found["attempt"]) and _is_there(run, found):
+                return {**found, "steps": steps}
+        except OtherFormat:
+            raise
+        except (Refusal, AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            pass
         _move(path, path.with_suffix(UNREADABLE))
     return None
 

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -338,7 +338,7 @@ class Bucket:
         """The claims before this one, so that deaths are counted as in a folder."""
         for generation in range(1, lease.claim.generation):
             claim = self.leases.claim(lease.name, generation)
-            create(folder / "claims" / f"{generation:06d}.json", asdict(claim))
+            create(folder / "claims" / f"{generation:06d}.json", claim.plain())
             beat = self.leases.beat(lease.name, generation).as_local()
             write_bytes(folder / "claims" / f"{generation:06d}.beat", beat)
 
@@ -401,4 +401,4 @@ def _tell_replaced(results: Path, lease: Lease) -> None:
     folder = run_folder(results, lease.name)
     other = lease.replaced or lease.claim
     following = (last_number(folder / "claims", 6) or 0) + 1
-    create(folder / "claims" / f"{following:06d}.json", {**asdict(other)})
+    create(folder / "claims" / f"{following:06d}.json", other.plain())

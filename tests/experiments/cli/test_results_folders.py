@@ -20,7 +20,7 @@ from scaling.store.folder import Folder
 from scaling.store.holding import holding
 from scaling.store.manifest import read_manifest
 from scaling.store.ready import run_folder
-from scaling.store.records import read_json, sealed, write_json
+from scaling.store.records import FORMAT, read_json, sealed, write_json
 from scaling.store.run_record import read_run
 
 
@@ -171,9 +171,9 @@ def test_a_finished_run_whose_record_is_gone_is_named_by_the_status(
 
 def newer(folder: Path) -> None:
     plan = folder / "plan.json"
-    write_json(plan, sealed({**read_json(plan), "format": 3, "note": "of tomorrow"}))
+    write_json(plan, sealed({**read_json(plan), "format": FORMAT + 1, "note": "of tomorrow"}))
     for path in folder.glob("runs/*/run.json"):
-        write_json(path, sealed({**read_json(path), "format": 3, "note": "of tomorrow"}))
+        write_json(path, sealed({**read_json(path), "format": FORMAT + 1, "note": "of tomorrow"}))
 
 
 def first(folder: Path) -> None:

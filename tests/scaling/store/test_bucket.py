@@ -33,8 +33,9 @@ from scaling.store.claims import Owned, Replaced, parsed
 from scaling.store.clouds import handles
 from scaling.store.manifest import Manifest, PlannedRun
 from scaling.store.objects import ObjectStore, open_store
-from scaling.store.records import Refusal, json_bytes
+from scaling.store.records import FORMAT, Refusal, json_bytes, sealed
 from scaling.store.results import results_at, unfinished
+from scaling.store.sealed import OtherFormat
 from scaling.store.table import publish_table
 from scaling.training.flags import worker_environment
 
@@ -201,6 +202,22 @@ def test_a_claim_that_is_damaged_holds_until_it_stood_still(
     assert observer.living_holder("a" * 12) is None
 
 
+def test_a_claim_of_a_newer_version_is_refused_with_its_address_and_older_ones_are_read(
+    memory: str,
+) -> None:
+    store, claim = open_store(memory), claims.new_claim(1)
+    of_tomorrow = sealed({**claim.plain(), "format": FORMAT + 1, "note": "of tomorrow"})
+    for name, record in (("b" * 12, asdict(claim)), ("a" * 12, of_tomorrow)):
+        store.create(f"claims/{name}/000001.json", json_bytes(record))
+        seen = bucket(memory).leases
+        seen.look()
+        if record is not of_tomorrow:
+            assert seen.newest(name) == claim
+    where = f"{memory}/claims/{'a' * 12}/000001.json"
+    with pytest.raises(OtherFormat, match=f"{where} is of format {FORMAT + 1}, which a newer"):
+        seen.living_holder("a" * 12)
+
+
 def test_what_many_owners_say_is_read_at_once_and_again_where_it_changed(memory: str) -> None:
     written = open_store(memory)
     names = [f"{number:012x}" for number in range(5)]
@@ -211,7 +228,7 @@ def test_what_many_owners_say_is_read_at_once_and_again_where_it_changed(memory:
 
     for name in names:
         claim = replace(claims.new_claim(1), host="of another machine")
-        written.write(leases.claim_key(name, 1), json_bytes(asdict(claim)))
+        written.write(leases.claim_key(name, 1), json_bytes(claim.plain()))
         say(name, 1)
     written.write(leases.claim_key("f" * 12, 1), b"of whom nobody asks")
     written.write(leases.beat_key("f" * 12, 1), b"")
@@ -265,9 +282,9 @@ def test_a_launch_that_died_does_not_stand_in_the_way(
 ) -> None:
     monkeypatch.setattr(claims, "STALE_SECONDS", 1.0)
     prepare(results_at(memory), small, b"one")
-    gone = parsed(None, 1)
+    gone = replace(parsed("", None, 1), token="f" * 12, host="h")
     key = "claims/present-0/000001.json"
-    open_store(memory).create(key, json_bytes({**asdict(gone), "token": "f" * 12, "host": "h"}))
+    open_store(memory).create(key, json_bytes(gone.plain()))
     prepare(results_at(memory), plan(grid={"seeds": [7]}), b"other")
     assert open_store(memory).read("study.toml") == b"other"
 
