@@ -97,6 +97,11 @@ class Beginning:
     stopping: Callable[[], bool] = lambda: False  # whether it was asked to stop
 
 
+def half_written_in(run: Path) -> tuple[Path, ...]:
+    """The folders of a run in which a writer that is killed leaves what nobody else deletes."""
+    return run, run / "claims"
+
+
 def newest(run: Path) -> Claim | None:
     """The highest claim on a run, dead or alive. Raises OtherFormat as `parsed`."""
     generation = last_number(run / "claims", 6)
@@ -241,7 +246,7 @@ def claimed(run: Path, begins: Beginning | None = None) -> Iterator[Claim]:
         beats.start()
         try:
             _shut_out(run, mine.generation - 1)
-            for folder in (run, run / "claims"):
+            for folder in half_written_in(run):
                 sweep(folder)
             yield mine
         finally:

@@ -111,8 +111,12 @@ class Results(Protocol):
         None is replaced: of two that make the same file, one does.
         """
 
-    def keep_read(self) -> None:
-        """Keep what was read of all runs where that saves the next reader time."""
+    def tidy(self) -> None:
+        """Delete what killed processes left, and keep what was read of all runs where that saves
+        the next reader time.
+
+        For whoever has just read all runs, to whom a look at each costs little more.
+        """
 
 
 def results_at(place: str | Path | Results) -> Results:

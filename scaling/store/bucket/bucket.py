@@ -278,7 +278,7 @@ class Bucket:
                 if not self.store.create(key, file.read_bytes()):  # another was first
                     self.store.download(key, file)
 
-    def keep_read(self) -> None:
+    def tidy(self) -> None:
         self.states.write_index()
         self.kept.drop(self.states.attempt)
         for name in self.leases.names():

@@ -521,7 +521,7 @@ def test_what_was_kept_gives_way_to_a_later_attempt(
         assert branch_points(taken) == {30, 44}
     assert not [*first.kept.folder.glob("*/*")]
     (first.kept.folder / run.run_id / "000001-of-before").mkdir()
-    first.keep_read()
+    first.tidy()
     assert not [*first.kept.folder.glob("*/*")]
 
 
