@@ -189,7 +189,7 @@ class Bucket:
             try:
                 with carrier.carrying(lambda: _tell_replaced(results, lease)):
                     yield folder, lambda: stopping() or carrier.refused
-                carrier.push()
+                carrier.push_last()
                 lease.check()  # else what was brought up last is of nobody
             except Replaced:
                 carrier.discard()
@@ -343,13 +343,16 @@ class Bucket:
             write_bytes(folder / "claims" / f"{generation:06d}.beat", beat)
 
     def _keep(self, carrier: Carrier) -> None:
-        with suppress(OSError):
+        run = f"run {carrier.lease.name}"
+        try:
             kept = self.kept.put(carrier.folder, carrier.attempt)
-            print(
-                f"run {carrier.lease.name} is kept as it is in {kept}: a worker on this machine "
-                "goes on from there, and any other from what was brought up",
-                file=sys.stderr,
+            what = (
+                f"{run} is kept as it is in {kept}. Correct what is said above, and start a worker "
+                "on this machine, which brings it up; any other goes on from what was brought up"
             )
+        except OSError as error:
+            what = f"{run} cannot be kept ({error}): who takes it goes on from what was brought up"
+        print(what, file=sys.stderr)
 
     def _keep_log(self, results: Path, log: str) -> None:
         with suppress(OSError, Refusal):

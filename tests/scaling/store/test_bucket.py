@@ -26,7 +26,7 @@ from scaling.launch.queue import Queue
 from scaling.launch.worker import work, worker_command
 from scaling.planning.plan import Plan
 from scaling.store import claims
-from scaling.store.bucket import leases
+from scaling.store.bucket import carry, leases
 from scaling.store.bucket.bucket import Bucket
 from scaling.store.bucket.states import Found, State, write_state
 from scaling.store.claims import Owned, Replaced, parsed
@@ -460,6 +460,7 @@ def test_a_worker_whose_token_expires_stops_and_the_next_one_goes_on_to_the_same
 
     with monkeypatch.context() as patch:
         patch.setattr(ObjectStore, "upload", expiring)
+        patch.setattr(carry, "REFUSED_SECONDS", 0.5)
         assert work(memory, "cheapest-first") != 0
     assert "is kept as it is in" in capsys.readouterr().err
     assert work(memory, "cheapest-first") == 0
