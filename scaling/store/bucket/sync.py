@@ -138,8 +138,6 @@ def _alone(folder: Folder, bucket: Bucket) -> Iterator[None]:
                         "give the command again."
                     )
         bucket.look()
-        for left in (folder.path / "runs").glob(".[0-9a-f]*.*"):  # by a sync that was killed
-            shutil.rmtree(left, ignore_errors=True)
         yield
 
 

@@ -141,6 +141,20 @@ def test_one_that_was_killed_is_given_again(
     assert runs(back.path) == runs(folder.path)
 
 
+def test_what_a_killed_sync_left_goes_by_age_for_another_host_may_be_at_work(
+    folder: Folder, address: str
+) -> None:
+    left, living = (folder.path / "runs" / f".{'a' * 12}.{each * 32}" for each in "bc")
+    user = folder.path / "runs" / ".notes.of-the-user"
+    for each in (left, living, user):
+        each.mkdir()
+        (each / "weights").write_bytes(b"half")
+    for path in (left / "weights", left, living, user / "weights", user):
+        os.utime(path, (0, 0))
+    upload(folder, bucket(address))
+    assert (left.exists(), living.exists(), user.exists()) == (False, True, True)
+
+
 @pytest.mark.parametrize("harm", ["flipped", "cut", "gone"])
 def test_an_object_that_is_not_as_it_was_written_is_found(
     folder: Folder, address: str, tmp_path: Path, harm: str
