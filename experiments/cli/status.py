@@ -217,6 +217,8 @@ def _status(results: Results, manifest: Manifest, planned: PlannedRun) -> dict[s
     elif status == "completed" and not record.judged_as(planned.config):
         status, loss = JUDGED_OTHERWISE, None
         reason = "the study now has other held-out text; `scaling run` evaluates the run again"
+    elif record.ended and record.steps >= planned.steps and (lost := results.lost(record)):
+        reason = f"{lost[0]}; its loss is whole, `scaling run` with --retry failed makes it again"
     elif record.ended and record.steps < planned.steps:
         status, loss, reason = "planned", None, f"it continues from step {record.steps}"
     owned = False

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.store.checksums import Damaged, checksums, verify
+from scaling.store.checksums import CHECKSUMS, Damaged, checksums, files_in, verify
 from scaling.store.claims import (
     NAME,
     Beginning,
@@ -218,7 +218,8 @@ def _is_there(run: Path, published: dict[str, Any]) -> bool:
 def set_damaged_aside(run: Path) -> None:
     """Rename what of a run that completed is not as it was written, so that it is made again.
 
-    A record alone is made again from the publication; for tables the run is trained again.
+    A record alone is made again from the publication; for tables, or the checkpoint of its last
+    step, the run is trained again.
     """
     try:
         record = read_run(run)
@@ -227,10 +228,33 @@ def set_damaged_aside(run: Path) -> None:
     except Refusal:
         _move(run / "run.json", run / f"run{UNREADABLE}")
         return
-    if damaged := damage(run, record):
+    lost = cut_checkpoints(run, record)
+    for step in lost:
+        aside = run / "checkpoints" / f"{step}{UNREADABLE}"
+        shutil.rmtree(aside, ignore_errors=True)
+        _move(run / "checkpoints" / str(step), aside)
+    if (damaged := damage(run, record)) or record.steps in lost:
         published = run / "published" / f"{last_number(run / 'published', 9) or 0:09d}.json"
         for path in (*(run / name for name in damaged), published):
             _move(path, path.with_suffix(UNREADABLE))
+
+
+def cut_checkpoints(run: Path, record: RunRecord) -> dict[int, str]:
+    """Of the checkpoints of a run that completed, by step, those of which a file is missing or of
+    another size, and why.
+
+    The files are not read: that would take as long as to copy them.
+    """
+    found: dict[int, str] = {}
+    steps = checkpoint_steps(run / "checkpoints") if record.status == "completed" else ()
+    for step in steps:
+        path = run / "checkpoints" / str(step)
+        try:
+            noted = read_json(path / CHECKSUMS)
+            verify(f"checkpoint {path}", files_in(path), noted["files"], read=False)
+        except (Refusal, KeyError, TypeError) as error:
+            found[step] = str(error)
+    return found
 
 
 def is_published(run: Path) -> bool:

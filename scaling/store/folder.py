@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from scaling.store.attempt import attempt_folder, branch_points
+from scaling.store.attempt import attempt_folder, branch_points, cut_checkpoints
 from scaling.store.claims import Claim, Observer, half_written_in, newest, owner, refuse_links
 from scaling.store.holding import Hold, changing, holding
 from scaling.store.leftovers import sweep
@@ -66,6 +66,9 @@ class Folder:
 
     def damage(self, record: RunRecord, read: Collection[str] = ()) -> dict[str, str]:
         return damage(self._run(record.run_id), record)
+
+    def lost(self, record: RunRecord, listed: bool = False) -> list[str]:
+        return [*cut_checkpoints(self._run(record.run_id), record).values()]
 
     def table(self, run_id: str, name: str) -> Path:
         return self._run(run_id) / name

@@ -20,7 +20,7 @@ from uuid import uuid4
 from scaling.store.bucket.carry import Carrier, fetch, pull
 from scaling.store.bucket.kept import Kept
 from scaling.store.bucket.leases import Lease, Leases, part_of_path
-from scaling.store.bucket.states import Found, States
+from scaling.store.bucket.states import Found, States, lost_files
 from scaling.store.claims import Beginning, Claim, Owned, Replaced, this_machine
 from scaling.store.exclusive import create, last_number
 from scaling.store.failpoint import failpoint
@@ -124,6 +124,12 @@ class Bucket:
             except Refusal as error:
                 wrong[name] = f"{error}; scaling run STUDY --retry failed trains it again"
         return wrong
+
+    def lost(self, record: RunRecord, listed: bool = False) -> list[str]:
+        found = self.states.found(record.run_id)
+        if not listed or found is None or record.status != "completed":
+            return []
+        return [f"{self}: run {record.run_id}: {each}" for each in lost_files(self.store, found)]
 
     def table(self, run_id: str, name: str) -> Path:
         folder = run_folder(self.mirror, run_id)

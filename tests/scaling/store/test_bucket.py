@@ -29,8 +29,10 @@ from scaling.store import claims
 from scaling.store.bucket import carry, leases
 from scaling.store.bucket.bucket import Bucket
 from scaling.store.bucket.states import Found, State, write_state
+from scaling.store.bucket.sync import download
 from scaling.store.claims import Owned, Replaced, parsed
 from scaling.store.clouds import handles
+from scaling.store.folder import Folder
 from scaling.store.manifest import Manifest, PlannedRun
 from scaling.store.objects import ObjectStore, open_store
 from scaling.store.records import FORMAT, Refusal, json_bytes, sealed
@@ -418,6 +420,34 @@ def test_a_damaged_table_is_found_when_failed_runs_are_asked_for_again_and_train
     assert [run.run_id for run in todo] == [last]
     assert work(memory, "cheapest-first") == 0
     same(publish_table(results_at(memory)).table, undisturbed)
+    assert_whole(memory)
+
+
+@pytest.mark.parametrize("step", ["its last", "where a branch begins"])
+def test_what_is_said_of_a_damaged_checkpoint_in_a_bucket_makes_it_again(
+    small: Plan, undisturbed: pd.DataFrame, memory: str, tmp_path: Path, step: str
+) -> None:
+    prepare(results_at(memory), small, b"")
+    assert work(memory, "cheapest-first") == 0
+    store, trunk = open_store(memory), small.runs[0]
+    at = trunk.schedule.steps if step == "its last" else small.runs[1].first_step
+    (key, *_) = [
+        each.key
+        for each in store.list(f"files/{trunk.run_id}")
+        if f"/checkpoints/{at}/" in each.key and "/checksums.json." not in each.key
+    ]
+    data = store.read(key)
+    store.write(key, bytes([data[0] ^ 1]) + data[1:])
+    said = download(bucket(memory), Folder(tmp_path / "here")).damaged[trunk.run_id]
+    assert f"Delete {memory}/{key}, give `scaling run`" in said and "--retry failed" in said
+    store.delete([key])
+    todo = prepare(results_at(memory), small, b"", retry=["failed"])
+    assert [run.run_id for run in todo] == [trunk.run_id]
+    assert work(memory, "cheapest-first") == 0
+    done = download(bucket(memory), here := Folder(tmp_path / "here"))
+    assert done.damaged == {} and trunk.run_id in done.taken
+    same(publish_table(here).table, undisturbed)
+    assert unfinished(here, here.manifest(), ["failed"]) == []
     assert_whole(memory)
 
 
