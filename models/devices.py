@@ -145,6 +145,11 @@ def expected_platform() -> Platform:
     return _installed()
 
 
+def is_asked_for_others() -> bool:
+    """Whether JAX_PLATFORMS names anything but the CPU, which jax may not have: then it fails."""
+    return os.environ.get("JAX_PLATFORMS", "") not in ("", "cpu")
+
+
 def platform_named(name: str) -> Platform | None:
     """The platform of a name in JAX_PLATFORMS or of a device of jax; null where it is not known.
 

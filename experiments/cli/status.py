@@ -180,13 +180,17 @@ def looked_at(place: Path | Results) -> Look:
 def _left_behind(results: Results) -> dict[str, str]:
     """What killed processes left here and in the cache, and what becomes of it."""
     from scaling.data.making import half_made
+    from scaling.store.claims import half_written_in
     from scaling.store.folder import Folder
     from scaling.store.leftovers import leftovers
     from scaling.store.paths import cache_folder
+    from scaling.store.ready import run_folder
 
     found: dict[str, str] = {}
     if isinstance(results, Folder):
-        for folder in (results.path, *(results.path / name for name in ("fits", "figures"))):
+        runs = (run_folder(results.path, run_id) for run_id in results.run_ids())
+        folders = [results.path, *(results.path / name for name in ("fits", "figures"))]
+        for folder in (*folders, *(each for run in runs for each in half_written_in(run))):
             for path in leftovers(folder):
                 found[str(path)] = "half written; the next to write there removes it if it may"
     with suppress(Refusal):  # a cache that cannot be
@@ -213,6 +217,8 @@ def _status(results: Results, manifest: Manifest, planned: PlannedRun) -> dict[s
     elif status == "completed" and not record.judged_as(planned.config):
         status, loss = JUDGED_OTHERWISE, None
         reason = "the study now has other held-out text; `scaling run` evaluates the run again"
+    elif record.ended and record.steps >= planned.steps and (lost := results.lost(record)):
+        reason = f"{lost[0]}; its loss is whole, `scaling run` with --retry failed makes it again"
     elif record.ended and record.steps < planned.steps:
         status, loss, reason = "planned", None, f"it continues from step {record.steps}"
     owned = False

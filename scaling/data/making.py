@@ -1,8 +1,9 @@
 """The folder of the cache in which a corpus is made: kept when that is cut short, and gone on with.
 
-One process holds it at a time. Another one that makes the same corpus waits for it, and then finds
-the corpus made. Of one that was killed it is kept while somebody may go on with it: while any of
-the files that the corpus is made of is as it was.
+One process holds it at a time, by a lock, and by a beat for hosts that do not see its locks; there
+one is gone when its beats stood still, as who claims a run is. Another one that makes the same
+corpus waits for it, and then finds it made. Of one that was killed it is kept while somebody may go
+on with it: while any of the files that the corpus is made of is as it was.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import io
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +25,8 @@ import numpy as np
 from scaling.data.documents import Changed
 from scaling.data.progress import Step, Watch
 from scaling.data.verified import Stamps, stamps
+from scaling.store import claims
+from scaling.store.claims import awake, this_machine
 from scaling.store.leftovers import is_free, is_old, sweep
 from scaling.store.paths import cache_refused
 from scaling.store.records import RUN_ID, Refusal, read_json, replacing, write_json
@@ -30,6 +34,8 @@ from scaling.store.records import RUN_ID, Refusal, read_json, replacing, write_j
 LOOK_SECONDS = 0.2
 LOCK, MADE_OF = "lock", "made_of.json"  # in the folder
 BEGINS = ".making."
+_MACHINE = "\n".join(this_machine())  # in the lock of who holds the folder
+_LONGEST = 4096  # bytes of a lock that are read
 _DIGITS = 16  # of a file's SHA-256 in its name: a change that keeps 64 bits is none by chance
 
 
@@ -55,6 +61,8 @@ class Making:
         self.made_of = {"files": [str(file.absolute()) for file in files], "stamps": seen}
         self.watch = watch
         self.lock: int | None = None
+        self.ended = threading.Event()
+        self.beats: threading.Thread | None = None
 
     @property
     def folder(self) -> Path:
@@ -76,8 +84,11 @@ class Making:
             with suppress(FileNotFoundError):  # removed by who had made the corpus
                 lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
                 self._wait(lock)
+                if self.has_locks:
+                    self._wait_for_another_host(lock)
                 if self._is_there(lock):
                     self.lock = lock
+                    self._begin_to_beat(lock)
                     for own in self.path.glob("own-*"):  # of one that was killed
                         if is_old(own):
                             shutil.rmtree(own) if own.is_dir() else own.unlink()
@@ -105,6 +116,40 @@ class Making:
                 self.kept = self.has_locks = False
                 return
 
+    def _wait_for_another_host(self, lock: int) -> None:
+        """Wait while one is at work that does not see this lock, and whose own is not seen here."""
+        says = os.pread(lock, _LONGEST, 0).decode(errors="replace")
+        if says in ("", _MACHINE) or is_old(self.path / LOCK):
+            return
+        self.watch(Step("waiting for another host that may be preparing this", 0, None))
+        seen, since = -1, awake()
+        while awake() - since < claims.STALE_SECONDS and self._is_there(lock):
+            if (now := os.fstat(lock).st_mtime_ns) != seen:
+                seen, since = now, awake()
+            time.sleep(LOOK_SECONDS)
+
+    def _begin_to_beat(self, lock: int) -> None:
+        if not self.has_locks:  # nobody else comes here
+            return
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, _MACHINE.encode(), 0)
+        self.ended = threading.Event()
+
+        def beat() -> None:
+            while not self.ended.wait(claims.BEAT_SECONDS):
+                with suppress(OSError):
+                    os.utime(lock)
+
+        self.beats = threading.Thread(target=beat, daemon=True)
+        self.beats.start()
+
+    def _end_beating(self, lock: int) -> None:
+        if self.beats is not None:
+            self.ended.set()
+            self.beats.join()
+            with suppress(OSError):
+                os.ftruncate(lock, 0)  # nobody has to wait for what has ended in order
+
     def _is_there(self, lock: int) -> bool:
         if not self.has_locks:
             return True
@@ -116,6 +161,7 @@ class Making:
         """Let go of the folder, and delete it unless somebody can go on with what it has."""
         if self.lock is None:
             return
+        self._end_beating(self.lock)
         if done or not self.kept or {each.name for each in self.path.iterdir()} <= {LOCK, MADE_OF}:
             shutil.rmtree(self.path, ignore_errors=True)
         os.close(self.lock)

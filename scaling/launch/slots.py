@@ -11,13 +11,19 @@ from functools import cache
 from pathlib import Path
 
 from models.architecture import Platform
-from models.devices import GPUS, device_of_kind, expected_platform, platform_named
+from models.devices import (
+    GPUS,
+    device_of_kind,
+    expected_platform,
+    is_asked_for_others,
+    platform_named,
+)
 from scaling.planning.deriving import layout_of
 from scaling.planning.layout import Target
 from scaling.spec import RunSpec
 from scaling.store.records import Refusal
 from scaling.training.autotuning import programs_of
-from scaling.training.flags import VISIBLE, Slot, worker_environment
+from scaling.training.flags import VISIBLE, Slot, no_device, worker_environment
 
 MOST_AT_ONCE = 10_000  # workers or devices of a host; each is an object, and soon a process
 ASK = """
@@ -59,10 +65,11 @@ def this_host() -> Host:
     """What is here. Raises Refusal where jax cannot start.
 
     jax is asked in a process of its own, which leaves the devices' memory free again; where neither
-    an accelerator nor XLA_FLAGS can make them several, it is one CPU and nobody is asked.
+    an accelerator nor XLA_FLAGS can make them several, and no other platform is asked for, it is
+    one CPU and nobody is asked.
     """
     several = "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not several and expected_platform() == "cpu":
+    if not several and expected_platform() == "cpu" and not is_asked_for_others():
         return Host("cpu", "cpu", ("0",))
     done = subprocess.run(
         [sys.executable, "-P", "-c", ASK],
@@ -74,16 +81,7 @@ def this_host() -> Host:
         text=True,
     )
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        asked = os.environ.get("JAX_PLATFORMS")
-        wanted = f" JAX_PLATFORMS = {asked!r}:" if asked else ""
-        # What an assertion of jax's own says is no more than its name.
-        reason = said[-1] if " " in said[-1] else "there is none of that kind"
-        raise Refusal(
-            f"jax finds no device here:{wanted} {reason.rstrip('.')}. Look at what "
-            f"`{Path(sys.executable).name} -c 'import jax; jax.devices()'` prints. "
-            "JAX_PLATFORMS=cpu trains without one."
-        )
+        raise no_device(done.stderr.strip() or f"exit code {done.returncode}")
     count, platform, limit, kind = done.stdout.splitlines()[-1].split(maxsplit=3)
     if (found := platform_named(platform)) is None:
         raise Refusal(

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from models.devices import expected_platform
+from models.devices import expected_platform, is_asked_for_others
 from scaling.data.chunks import CorpusChanged
 from scaling.data.corpus import load
 from scaling.data.verified import check, digest_of
@@ -61,9 +61,9 @@ def work(
 
     `say` is told a line when a run begins and when it ends.
     Raises Refusal where this is not the program that the plan was made with, the folder's plan is
-    missing, damaged or of another version, or jax is one that is not to be used here.
+    missing, damaged or of another version, or jax cannot start or is not to be used here.
     """
-    _refuse_faulty_jax()
+    _refuse_unusable_jax()
     results = results_at(place)
     queue = Queue(results, order)
     loaded = _source(results.manifest())
@@ -83,18 +83,19 @@ def work(
     return REQUEUE
 
 
-def _refuse_faulty_jax() -> None:
-    """Raise Refusal as `refuse_faulty_jax`, of what jax runs on here.
+def _refuse_unusable_jax() -> None:
+    """Raise Refusal where jax cannot start, which would fail every run, and as `refuse_faulty_jax`.
 
     A plugin may be installed where there is no device. jax is asked only where it makes a
     difference.
     """
-    try:
+    with suppress(Refusal):
         refuse_faulty_jax(expected_platform())
-    except Refusal:
-        from scaling.training.target import target_here
+        if not is_asked_for_others():
+            return
+    from scaling.training.target import target_here
 
-        refuse_faulty_jax(target_here().platform)
+    refuse_faulty_jax(target_here().platform)
 
 
 def _take(

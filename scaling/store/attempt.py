@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.store.checksums import Damaged, checksums, verify
+from scaling.store.checksums import CHECKSUMS, Damaged, checksums, files_in, verify
 from scaling.store.claims import (
     NAME,
     Beginning,
@@ -33,9 +33,17 @@ from scaling.store.claims import (
 )
 from scaling.store.exclusive import last_number
 from scaling.store.failpoint import failpoint
-from scaling.store.records import UNREADABLE, Refusal, check_seal, json_bytes, read_json, sealed
+from scaling.store.records import (
+    FORMAT,
+    UNREADABLE,
+    Refusal,
+    check_seal,
+    json_bytes,
+    read_json,
+    sealed,
+)
 from scaling.store.run_record import TABLES, RunRecord, damage, read_run
-from scaling.store.sealed import OtherFormat
+from scaling.store.sealed import OtherFormat, refuse_other_format
 from scaling.store.steps import checkpoint_steps
 
 TAKEN_BACK = ".former"  # ends the name of a publication that was taken back
@@ -97,7 +105,7 @@ class Attempt:
         self.check()
         failpoint("publish")
         record = {
-            **{"attempt": self.claim.name, "steps": steps, "result": result},
+            **{"format": FORMAT, "attempt": self.claim.name, "steps": steps, "result": result},
             "files": checksums({name: self.folder / name for name in TABLES}),
         }
         name = f"published/{steps:09d}.json"
@@ -169,17 +177,27 @@ def settle(run: Path, claim: Claim) -> None:
     failpoint("settled-run")
 
 
+_PUBLICATION = {"format", "attempt", "steps", "result", "files", "sha256"}  # what a record holds
+
+
 def _published(run: Path) -> dict[str, Any] | None:
-    """The record of the longest publication; one that is damaged, or of nothing, is set aside."""
+    """The record of the longest publication; one that is damaged, or of nothing, is set aside.
+
+    Raises OtherFormat for one of a newer version.
+    """
     while (steps := last_number(run / "published", 9)) is not None:
         path = run / "published" / f"{steps:09d}.json"
-        with suppress(Refusal, KeyError, TypeError, ValueError, RecursionError):
+        try:
             found = read_json(path)
-            known = set(found) <= {"attempt", "steps", "result", "files", "sha256"}
-            if known and re.fullmatch(NAME, found["attempt"]) and isinstance(found["result"], dict):
-                check_seal(found)
-                if _is_there(run, found):
-                    return {**found, "steps": steps}
+            check_seal(found)
+            refuse_other_format(path, found)
+            whole = set(found) <= _PUBLICATION and isinstance(found["result"], dict)
+            if whole and re.fullmatch(NAME, found["attempt"]) and _is_there(run, found):
+                return {**found, "steps": steps}
+        except OtherFormat:
+            raise
+        except (Refusal, AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            pass
         _move(path, path.with_suffix(UNREADABLE))
     return None
 
@@ -200,7 +218,8 @@ def _is_there(run: Path, published: dict[str, Any]) -> bool:
 def set_damaged_aside(run: Path) -> None:
     """Rename what of a run that completed is not as it was written, so that it is made again.
 
-    A record alone is made again from the publication; for tables the run is trained again.
+    A record alone is made again from the publication; for tables, or the checkpoint of its last
+    step, the run is trained again.
     """
     try:
         record = read_run(run)
@@ -209,10 +228,33 @@ def set_damaged_aside(run: Path) -> None:
     except Refusal:
         _move(run / "run.json", run / f"run{UNREADABLE}")
         return
-    if damaged := damage(run, record):
+    lost = cut_checkpoints(run, record)
+    for step in lost:
+        aside = run / "checkpoints" / f"{step}{UNREADABLE}"
+        shutil.rmtree(aside, ignore_errors=True)
+        _move(run / "checkpoints" / str(step), aside)
+    if (damaged := damage(run, record)) or record.steps in lost:
         published = run / "published" / f"{last_number(run / 'published', 9) or 0:09d}.json"
         for path in (*(run / name for name in damaged), published):
             _move(path, path.with_suffix(UNREADABLE))
+
+
+def cut_checkpoints(run: Path, record: RunRecord) -> dict[int, str]:
+    """Of the checkpoints of a run that completed, by step, those of which a file is missing or of
+    another size, and why.
+
+    The files are not read: that would take as long as to copy them.
+    """
+    found: dict[int, str] = {}
+    steps = checkpoint_steps(run / "checkpoints") if record.status == "completed" else ()
+    for step in steps:
+        path = run / "checkpoints" / str(step)
+        try:
+            noted = read_json(path / CHECKSUMS)
+            verify(f"checkpoint {path}", files_in(path), noted["files"], read=False)
+        except (Refusal, KeyError, TypeError) as error:
+            found[step] = str(error)
+    return found
 
 
 def is_published(run: Path) -> bool:

@@ -33,7 +33,8 @@ from uuid import uuid4
 from scaling.store.exclusive import create, create_locked, last_number, make_link
 from scaling.store.failpoint import failpoint
 from scaling.store.leftovers import sweep
-from scaling.store.records import Refusal, read_bytes, read_json
+from scaling.store.records import FORMAT, Refusal, check_seal, read_bytes, read_json, sealed
+from scaling.store.sealed import OtherFormat, refuse_other_format
 
 BEAT_SECONDS = 2.0
 LOOK_SECONDS = 0.1  # until an owner that is asked to stop has said so
@@ -79,6 +80,10 @@ class Claim:
         """The attempt's folder."""
         return f"{self.generation:06d}-{self.token}"
 
+    def plain(self) -> dict[str, Any]:
+        """The claim as its file holds it."""
+        return sealed({"format": FORMAT, **asdict(self)})
+
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}" if self.host else "an unknown process"
 
@@ -92,26 +97,38 @@ class Beginning:
     stopping: Callable[[], bool] = lambda: False  # whether it was asked to stop
 
 
+def half_written_in(run: Path) -> tuple[Path, ...]:
+    """The folders of a run in which a writer that is killed leaves what nobody else deletes."""
+    return run, run / "claims"
+
+
 def newest(run: Path) -> Claim | None:
-    """The highest claim on a run, dead or alive."""
+    """The highest claim on a run, dead or alive. Raises OtherFormat as `parsed`."""
     generation = last_number(run / "claims", 6)
     return None if generation is None else _read(run, generation)
 
 
 def _read(run: Path, generation: int) -> Claim:
+    path = _claim_file(run, generation)
     try:
-        return parsed(read_json(_claim_file(run, generation)), generation)
+        return parsed(path, read_json(path), generation)
+    except OtherFormat:
+        raise
     except Refusal:
-        return parsed(None, generation)
+        return parsed(path, None, generation)
 
 
-def parsed(value: Any, generation: int) -> Claim:
-    """The claim of a generation that these plain values are.
+def parsed(path: Path | str, value: Any, generation: int) -> Claim:
+    """The claim of a generation that these plain values are, found at a path or address.
 
-    One that is damaged is nobody's, held until it was still for long enough.
+    One that is damaged is nobody's, held until it was still for long enough. Raises OtherFormat for
+    one of a newer version.
     """
-    with suppress(TypeError):
-        found = Claim(**{**value, "generation": generation})
+    with suppress(AttributeError, TypeError, ValueError):
+        check_seal(value)
+        refuse_other_format(path, value)
+        says = {name: value[name] for name in value if name not in ("format", "sha256")}
+        found = Claim(**{**says, "generation": generation})
         if re.fullmatch(NAME, found.name) and isinstance(found.step, int | None):
             return found
     return Claim(generation, "", "", "", 0, "")
@@ -190,7 +207,7 @@ class Observer:
             return held
         create(
             _claim_file(run, held.generation + 1),
-            asdict(new_claim(held.generation + 1, released=True)),
+            new_claim(held.generation + 1, released=True).plain(),
         )
         return owner(run)
 
@@ -214,7 +231,7 @@ def claimed(run: Path, begins: Beginning | None = None) -> Iterator[Claim]:
         raise Refusal(f"cannot write {door}: {error.strerror}.") from error
     lock = None
     try:
-        lock = create_locked(_claim_file(run, mine.generation), asdict(mine))
+        lock = create_locked(_claim_file(run, mine.generation), mine.plain())
     finally:
         if lock is None:
             with suppress(OSError):  # whoever was faster may have been followed by another
@@ -229,7 +246,7 @@ def claimed(run: Path, begins: Beginning | None = None) -> Iterator[Claim]:
         beats.start()
         try:
             _shut_out(run, mine.generation - 1)
-            for folder in (run, run / "claims"):
+            for folder in half_written_in(run):
                 sweep(folder)
             yield mine
         finally:

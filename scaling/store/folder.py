@@ -11,9 +11,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from scaling.store.attempt import attempt_folder, branch_points
-from scaling.store.claims import Claim, Observer, newest, owner, refuse_links
+from scaling.store.attempt import attempt_folder, branch_points, cut_checkpoints
+from scaling.store.claims import Claim, Observer, half_written_in, newest, owner, refuse_links
 from scaling.store.holding import Hold, changing, holding
+from scaling.store.leftovers import sweep
 from scaling.store.manifest import Manifest, PlannedRun, read_manifest
 from scaling.store.ready import make_ready, run_folder
 from scaling.store.records import Refusal, read_json, write_bytes
@@ -65,6 +66,9 @@ class Folder:
 
     def damage(self, record: RunRecord, read: Collection[str] = ()) -> dict[str, str]:
         return damage(self._run(record.run_id), record)
+
+    def lost(self, record: RunRecord, listed: bool = False) -> list[str]:
+        return [*cut_checkpoints(self._run(record.run_id), record).values()]
 
     def table(self, run_id: str, name: str) -> Path:
         return self._run(run_id) / name
@@ -127,8 +131,10 @@ class Folder:
     def shared_files(self, name: str) -> Iterator[Path]:
         yield self.path / name
 
-    def keep_read(self) -> None:
-        """The files are as near."""
+    def tidy(self) -> None:
+        for run_id in self.run_ids():  # a run that ended is claimed by nobody who would
+            for folder in half_written_in(self._run(run_id)):
+                sweep(folder)
 
     def _run(self, run_id: str) -> Path:
         return run_folder(self.path, run_id)

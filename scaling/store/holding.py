@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scaling.store.claims import owner
-from scaling.store.leftovers import sweep
+from scaling.store.leftovers import sweep, sweep_folders
 from scaling.store.records import Refusal
 from scaling.store.waiting import taken, wait_for_lock
 
@@ -62,6 +62,7 @@ def changing(results: Path) -> Iterator[None]:
     with _opened(results / CHANGING) as file:
         wait_for_lock(file, fcntl.LOCK_EX, results / CHANGING)
         sweep(results)
+        sweep_folders(results / "runs")  # of a sync that was killed
         yield
 
 

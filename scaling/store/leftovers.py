@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,6 +34,19 @@ def sweep(folder: Path, name: str = "") -> None:
     for path in leftovers(folder, name):
         with suppress(OSError):  # not this user's: it is named by `scaling status`
             path.unlink()
+
+
+def sweep_folders(folder: Path) -> None:
+    """Delete the folders .NAME.<32 hex digits> of a folder in which nothing has changed for long.
+
+    Nobody holds a lock of those: age alone tells.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            ours = _TEMPORARY.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+            with suppress(OSError):  # its owner deletes it
+                if ours and is_old(folder / entry.name):
+                    shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def is_free(path: Path) -> bool:

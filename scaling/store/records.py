@@ -26,7 +26,10 @@ RUN_ID = re.compile(r"[0-9a-f]{12}")  # a fingerprint, and so the name of a run
 LONGEST = 3000  # characters of a line of a refusal
 MOST_MEANT = 5  # names that a question lists; a word that begins more says too little
 MADE_BY = "scaling-laws"  # what a file of ours that has no name of its own says of itself
-FORMAT = 2  # of plan.json and of run.json; those of before had none
+# Of the records of a results folder: plan, runs, claims, publications. Those of 2 are read: their
+# plans may name no corpora, and their claims and publications say no format. Before, none did.
+FORMAT = 3
+OLDEST_FORMAT = 2
 MAX_JSON = 64 << 20  # bytes; a fit has thousands, a run of a thousand sessions a million
 
 

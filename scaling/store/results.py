@@ -60,6 +60,13 @@ class Results(Protocol):
         Those to `read` are read to tell; the others only where that costs little.
         """
 
+    def lost(self, record: RunRecord, listed: bool = False) -> list[str]:
+        """What is wrong with the files of a run that completed, tables aside: as far as names and
+        sizes tell, and at an address only where all of them may be `listed`.
+
+        Its results are whole: what goes on from it, or judges its model, is not.
+        """
+
     def table(self, run_id: str, name: str) -> Path:
         """A table of a run that completed, as a file of this machine. Raises Refusal."""
 
@@ -111,8 +118,12 @@ class Results(Protocol):
         None is replaced: of two that make the same file, one does.
         """
 
-    def keep_read(self) -> None:
-        """Keep what was read of all runs where that saves the next reader time."""
+    def tidy(self) -> None:
+        """Delete what killed processes left, and keep what was read of all runs where that saves
+        the next reader time.
+
+        For whoever has just read all runs, to whom a look at each costs little more.
+        """
 
 
 def results_at(place: str | Path | Results) -> Results:
@@ -147,7 +158,8 @@ def has_ended(results: Results, run: PlannedRun, retry: Collection[Status] = ())
 
     One that was judged on other held-out windows, or asked other questions, is judged again.
 
-    One that completed and is damaged counts as failed where those are retried; one whose record
+    One that completed and is damaged, or has a damaged checkpoint, counts as failed where those are
+    retried; one whose record
     is damaged has not ended.
     """
     try:
@@ -158,7 +170,7 @@ def has_ended(results: Results, run: PlannedRun, retry: Collection[Status] = ())
         return False
     if record is None:
         return False
-    if "failed" in retry and results.damage(record, TABLES):
+    if "failed" in retry and (results.damage(record, TABLES) or results.lost(record, listed=True)):
         return False
     if record.status == "completed" and not record.judged_as(run.config):
         return False

@@ -16,6 +16,7 @@ from pydantic_core import to_jsonable_python
 from scaling.store.records import (
     FORMAT,
     MAX_JSON,
+    OLDEST_FORMAT,
     Refusal,
     check_seal,
     json_bytes,
@@ -72,7 +73,7 @@ class Sealed(BaseModel):
             value = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise damaged(path, f"it is not valid JSON ({error})") from error
-        _refuse_other_format(path, value)
+        refuse_other_format(path, value)
         try:
             check_seal(value)
             return cls.model_validate_json(data)
@@ -92,12 +93,14 @@ def damaged(path: Path | str, wrong: str) -> Refusal:
     )
 
 
-def _refuse_other_format(path: Path | str, value: Any) -> None:
-    """Raise OtherFormat if a record says that it is of another format."""
+def refuse_other_format(path: Path | str, value: Any) -> None:
+    """Raise OtherFormat if a record says that it is of a format that is not read here."""
     if not isinstance(value, dict):
         return
     found = value.get("format", 1 if "counts" in value else FORMAT)
-    if isinstance(found, bool) or not isinstance(found, int) or found == FORMAT:
+    if isinstance(found, bool) or not isinstance(found, int):
+        return
+    if OLDEST_FORMAT <= found <= FORMAT:
         return
     whose, remedy = (
         ("a newer", "Update the program")

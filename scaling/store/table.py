@@ -119,7 +119,7 @@ def _published(results: Results) -> Published:
         failpoint("scores-collected")
         results.write("scores.parquet", table_bytes("scores.parquet", scores))
         failpoint("scores-table-written")
-    results.keep_read()
+    results.tidy()
     return Published(
         path,
         collected.table,

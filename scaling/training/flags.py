@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -179,6 +180,20 @@ def is_deterministic(platform: str, xla_flags: str) -> bool:
     if platform in GPUS:
         return all(given.get(name, "").lower() == value for name, value in wanted.items())
     return platform == "cpu"
+
+
+def no_device(said: str) -> Refusal:
+    """What to say where jax cannot start, and `said` why in its last line."""
+    asked = os.environ.get("JAX_PLATFORMS")
+    wanted = f" JAX_PLATFORMS = {asked!r}:" if asked else ""
+    last = (said.strip().splitlines() or [""])[-1].strip()
+    # What an assertion of jax's own says is no more than its name.
+    reason = last if " " in last else "there is none of that kind"
+    return Refusal(
+        f"jax finds no device here:{wanted} {reason.rstrip('.')}. Look at what "
+        f"`{Path(sys.executable).name} -c 'import jax; jax.devices()'` prints. "
+        "JAX_PLATFORMS=cpu trains without one."
+    )
 
 
 def refuse_faulty_jax(platform: str) -> None:

@@ -65,5 +65,11 @@ def finished(folder: Path) -> Finished:
     program = make_program(spec.architecture, spec.model, spec.optimizer, spec.seed, layout, mesh)
     # The moments stay on the host: they are twice as large as the parameters.
     wanted = program.abstract._replace(moments=())
-    state = checkpoint.restore(folder / "checkpoints", step, wanted, spec.run_id)
+    try:
+        state = checkpoint.restore(folder / "checkpoints", step, wanted, spec.run_id)
+    except checkpoint.Damaged as error:
+        raise checkpoint.Damaged(
+            f"{error}. Delete that file if it is there, and give `scaling run` of its study with "
+            "--retry failed, which makes the checkpoint again."
+        ) from error
     return Finished(spec, corpus, program, state.params)

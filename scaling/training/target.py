@@ -8,12 +8,20 @@ import jax
 
 from models.devices import platform_named
 from scaling.planning.layout import Target
+from scaling.training.flags import no_device
 from scaling.training.processes import here
 
 
 def target_here() -> Target:
-    """All devices that this process sees, and those of the processes that train with it."""
-    mine = target_of(jax.local_devices()[0], jax.device_count())
+    """All devices that this process sees, and those of the processes that train with it.
+
+    Raises Refusal where jax cannot start.
+    """
+    try:
+        device = jax.local_devices()[0]
+    except Exception as error:  # jax raises many types
+        raise no_device(f"{type(error).__name__}: {error}") from error
+    mine = target_of(device, jax.device_count())
     return mine if here().memory is None else replace(mine, memory=here().memory)
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import pandas as pd
 import pytest
 
+from experiments.cli.status import looked_at
 from scaling.launch.worker import train_run
 from scaling.store import claims as claim
 from scaling.store.attempt import last_checkpoint
@@ -25,7 +26,7 @@ from scaling.store.claims import Observer
 from scaling.store.records import Refusal, read_json
 from scaling.store.run_record import run_folders
 from scaling.store.table import publish_table
-from scaling.training import loop
+from scaling.training import checkpoint, loop
 from scaling.training.flags import worker_environment
 
 pytestmark = [
@@ -285,6 +286,27 @@ def test_damage_to_a_finished_run_is_reported_and_mended_when_asked(
     grid.assert_whole(undisturbed)
     for run in victims:
         assert (run / what).with_suffix(".unreadable").exists()
+
+
+@pytest.mark.parametrize("damage", [truncate, None])
+def test_a_checkpoint_of_a_finished_run_that_is_not_whole_is_reported_and_made_again_when_asked(
+    grid: Any, undisturbed: Any, survived: Survived, damage: Callable[[bytes], bytes] | None
+) -> None:
+    shutil.copytree(undisturbed.folder, grid.folder, copy_function=shutil.copy)
+    spec = grid.plan.runs[0]
+    survived(f"{'cut' if damage else 'missing'} file in a finished run's last checkpoint")
+    last = grid.run_folder(spec) / "checkpoints" / str(spec.schedule.steps)
+    file = max(last.rglob("d/*"))
+    before = file.read_bytes()
+    file.unlink() if damage is None else file.write_bytes(damage(before))
+    (row,) = [row for row in looked_at(grid.folder).runs if row["reason"]]
+    assert (row["run_id"], row["status"]) == (spec.run_id, "completed") and row["loss"] is not None
+    assert file.name in row["reason"] and "--retry failed" in row["reason"]
+    assert publish_table(grid.folder).damaged == {}, "its loss is whole"
+    assert set(grid.train(retry=["failed"])) == {"completed"}
+    grid.assert_whole(undisturbed)
+    checkpoint.verify(last, spec.run_id)
+    assert not [row for row in looked_at(grid.folder).runs if row["reason"]]
 
 
 # --- the disk ---------------------------------------------------------------------------------

@@ -29,8 +29,9 @@ from scaling.store.claims import (
     owner,
 )
 from scaling.store.exclusive import create
-from scaling.store.records import Refusal, read_json, sealed, write_json
+from scaling.store.records import FORMAT, Refusal, read_json, sealed, write_json
 from scaling.store.run_record import RunRecord, read_run
+from scaling.store.sealed import OtherFormat
 
 HOLD = """
 import sys, time; from pathlib import Path; from scaling.store.claims import claimed
@@ -75,7 +76,12 @@ def change_newest(run: Path, **changes: str) -> None:
     found = newest(run)
     assert found is not None
     file = run / "claims" / f"{found.generation:06d}.json"
-    write_json(file, {**read_json(file), **changes})
+    write_json(file, {**unsealed(file), **changes})
+
+
+def unsealed(file: Path) -> dict[str, object]:
+    """A claim to be changed."""
+    return {**read_json(file), "sha256": None}
 
 
 def test_of_many_that_claim_a_run_at_once_one_gets_it(run: Path) -> None:
@@ -175,7 +181,79 @@ def test_a_damaged_claim_holds_the_run_until_it_was_still_for_long(
 
 
 def vars_of(run: Path) -> dict[str, object]:
-    return dict(read_json(run / "claims" / "000001.json"))
+    return unsealed(run / "claims" / "000001.json")
+
+
+def test_a_claim_in_which_a_bit_flipped_is_damaged(run: Path) -> None:
+    with claimed(run):
+        file = run / "claims" / "000001.json"
+        text = file.read_text()
+        for was, flipped in (
+            (f'"format": {FORMAT}', f'"format": {FORMAT ^ 4}'),
+            (f'"pid": {os.getpid()}', f'"pid": {os.getpid() ^ 1}'),
+        ):
+            file.write_text(text.replace(was, flipped, 1))
+            assert file.read_text() != text
+            assert str(newest(run)) == "an unknown process"
+
+
+def tomorrows(file: Path) -> None:
+    write_json(file, sealed({**read_json(file), "format": FORMAT + 1, "note": "of tomorrow"}))
+
+
+def of_format_2(file: Path) -> None:
+    """As the version before wrote it, which said no format in these."""
+    found = {name: value for name, value in read_json(file).items() if name != "format"}
+    if "claims" in file.parts:
+        del found["sha256"]
+        write_json(file, found)
+    else:
+        write_json(file, sealed(found))
+
+
+def test_a_claim_of_a_newer_version_is_refused_and_stays(run: Path) -> None:
+    with claimed(run):
+        pass
+    file = run / "claims" / "000001.json"
+    tomorrows(file)
+    before = file.read_bytes()
+    for ask in (newest, Observer().owner, lambda run: attempt(run).__enter__()):
+        with pytest.raises(OtherFormat, match=f"000001.json is of format {FORMAT + 1}.*newer"):
+            ask(run)
+    assert file.read_bytes() == before and [*file.parent.glob("*.json")] == [file]
+
+
+def published(run: Path) -> Path:
+    """The publication of a run, of which run.json does not say yet."""
+    with attempt(run) as mine:
+        mine.begin()
+        write_tables(mine.folder, "")
+        mine.publish(8, {"loss": 2.0})
+    with claimed(run) as mine:
+        set_status(run, mine, "planned")
+    return run / "published" / "000000008.json"
+
+
+def test_a_publication_of_a_newer_version_is_refused_and_stays(run: Path) -> None:
+    tomorrows(file := published(run))
+    before = file.read_bytes()
+    with (
+        pytest.raises(OtherFormat, match=f"8.json is of format {FORMAT + 1}.*newer"),
+        claimed(run) as mine,
+    ):
+        settle(run, mine)
+    assert file.read_bytes() == before and read_run(run).status == "planned"
+
+
+def test_claims_and_publications_of_before_they_said_a_format_are_read(run: Path) -> None:
+    of_format_2(published(run))
+    first = newest(run)
+    for file in (run / "claims").glob("*.json"):
+        of_format_2(file)
+    assert newest(run) == first
+    with claimed(run) as mine:
+        settle(run, mine)
+    assert read_run(run).status == "completed" and mine.generation == 3
 
 
 def test_one_attempt_is_published_and_who_was_replaced_discards_its_own(run: Path) -> None:
@@ -416,7 +494,7 @@ def test_one_of_another_machine_or_of_before_a_restart_is_not(run: Path) -> None
         assert lost is not None
         assert create(
             run / "claims" / f"{lost.generation + 1:06d}.json",
-            {**vars(lost), "generation": lost.generation + 1, "released": True},
+            replace(lost, generation=lost.generation + 1, released=True).plain(),
         )
     assert died(run, 4) == []
     begun(run, 4, "killed")

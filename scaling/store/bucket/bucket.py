@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,7 +20,7 @@ from uuid import uuid4
 from scaling.store.bucket.carry import Carrier, fetch, pull
 from scaling.store.bucket.kept import Kept
 from scaling.store.bucket.leases import Lease, Leases, part_of_path
-from scaling.store.bucket.states import Found, States
+from scaling.store.bucket.states import Found, States, lost_files
 from scaling.store.claims import Beginning, Claim, Owned, Replaced, this_machine
 from scaling.store.exclusive import create, last_number
 from scaling.store.failpoint import failpoint
@@ -125,6 +125,12 @@ class Bucket:
                 wrong[name] = f"{error}; scaling run STUDY --retry failed trains it again"
         return wrong
 
+    def lost(self, record: RunRecord, listed: bool = False) -> list[str]:
+        found = self.states.found(record.run_id)
+        if not listed or found is None or record.status != "completed":
+            return []
+        return [f"{self}: run {record.run_id}: {each}" for each in lost_files(self.store, found)]
+
     def table(self, run_id: str, name: str) -> Path:
         folder = run_folder(self.mirror, run_id)
         for _ in range(3):
@@ -189,7 +195,7 @@ class Bucket:
             try:
                 with carrier.carrying(lambda: _tell_replaced(results, lease)):
                     yield folder, lambda: stopping() or carrier.refused
-                carrier.push()
+                carrier.push_last()
                 lease.check()  # else what was brought up last is of nobody
             except Replaced:
                 carrier.discard()
@@ -278,7 +284,7 @@ class Bucket:
                 if not self.store.create(key, file.read_bytes()):  # another was first
                     self.store.download(key, file)
 
-    def keep_read(self) -> None:
+    def tidy(self) -> None:
         self.states.write_index()
         self.kept.drop(self.states.attempt)
         for name in self.leases.names():
@@ -338,18 +344,21 @@ class Bucket:
         """The claims before this one, so that deaths are counted as in a folder."""
         for generation in range(1, lease.claim.generation):
             claim = self.leases.claim(lease.name, generation)
-            create(folder / "claims" / f"{generation:06d}.json", asdict(claim))
+            create(folder / "claims" / f"{generation:06d}.json", claim.plain())
             beat = self.leases.beat(lease.name, generation).as_local()
             write_bytes(folder / "claims" / f"{generation:06d}.beat", beat)
 
     def _keep(self, carrier: Carrier) -> None:
-        with suppress(OSError):
+        run = f"run {carrier.lease.name}"
+        try:
             kept = self.kept.put(carrier.folder, carrier.attempt)
-            print(
-                f"run {carrier.lease.name} is kept as it is in {kept}: a worker on this machine "
-                "goes on from there, and any other from what was brought up",
-                file=sys.stderr,
+            what = (
+                f"{run} is kept as it is in {kept}. Correct what is said above, and start a worker "
+                "on this machine, which brings it up; any other goes on from what was brought up"
             )
+        except OSError as error:
+            what = f"{run} cannot be kept ({error}): who takes it goes on from what was brought up"
+        print(what, file=sys.stderr)
 
     def _keep_log(self, results: Path, log: str) -> None:
         with suppress(OSError, Refusal):
@@ -401,4 +410,4 @@ def _tell_replaced(results: Path, lease: Lease) -> None:
     folder = run_folder(results, lease.name)
     other = lease.replaced or lease.claim
     following = (last_number(folder / "claims", 6) or 0) + 1
-    create(folder / "claims" / f"{following:06d}.json", {**asdict(other)})
+    create(folder / "claims" / f"{following:06d}.json", other.plain())

@@ -128,6 +128,24 @@ class Carrier:
         self.behind = False
         return found
 
+    def push_last(self) -> None:
+        """As `push`, and again for as long as the server may change its mind about a refusal.
+
+        Nobody else will: what is here and not up is lost with this machine.
+        """
+        until = time.monotonic() + (0.0 if self.refused else REFUSED_SECONDS)
+        while True:
+            try:
+                self.push()
+                return
+            except Unreachable:  # it was asked again for long enough
+                raise
+            except (Refusal, OSError) as error:
+                if time.monotonic() >= until:
+                    raise
+                self._say_behind(error)
+            time.sleep(AGAIN_SECONDS)
+
     def discard(self) -> None:
         """Delete what this attempt brought up, if a newer one has what was needed of it."""
         keys = [each.key for each in self.store.list(f"attempts/{self.lease.name}")]
@@ -166,12 +184,15 @@ class Carrier:
                 replaced()
                 return
             except (Refusal, OSError) as error:  # the next time, or at the end
-                print(f"run {self.lease.name} is not brought up: {error}", file=sys.stderr)
+                self._say_behind(error)
                 understood = isinstance(error, Refusal) and not isinstance(error, Unreachable)
                 since, tried = (min(since, now), now) if understood else (math.inf, math.inf)
                 if now - since >= REFUSED_SECONDS:
                     self.refused = True
                     return
+
+    def _say_behind(self, error: Exception) -> None:
+        print(f"run {self.lease.name} is not brought up: {error}", file=sys.stderr)
 
     def _is_new(self) -> bool:
         """Whether there is another record or checkpoint than at the last call."""

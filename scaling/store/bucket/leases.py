@@ -123,7 +123,7 @@ class Leases:
             new = [key for key, each in wanted.items() if each not in self._claims]
             for read in self.store.read_many(new):
                 each = wanted[read.key]
-                self._claims[each] = _claim_in(read.data, each[1])
+                self._claims[each] = _claim_in(self.store, *each, read.data)
         return self._claims[name, generation]
 
     def beat(self, name: str, generation: int) -> Beat:
@@ -172,7 +172,7 @@ class Leases:
         if held is None or still < claims.STALE_SECONDS:
             return held
         ends = new_claim(held.generation + 1, released=True)
-        self.store.create(claim_key(name, ends.generation), json_bytes(asdict(ends)))
+        self.store.create(claim_key(name, ends.generation), json_bytes(ends.plain()))
         self.look(name)
         return self.holder(name)
 
@@ -191,7 +191,7 @@ class Leases:
         mine = new_claim(self._newest.get(name, 0) + 1, **says)
         lock = self.locks / f"{mine.token}.lock"
         with _locked(lock):
-            if not self.store.create(claim_key(name, mine.generation), json_bytes(asdict(mine))):
+            if not self.store.create(claim_key(name, mine.generation), json_bytes(mine.plain())):
                 raise Owned("another process was faster")
             failpoint("bucket-claimed")
             self._newest[name], self._claims[name, mine.generation] = mine.generation, mine
@@ -241,7 +241,7 @@ class Lease:
                 found = self.store.read(claim_key(self.name, following))
             except Missing:
                 return
-            self.replaced = _claim_in(found, following)
+            self.replaced = _claim_in(self.store, self.name, following, found)
         raise Replaced(f"replaced by {self.replaced}")
 
     @contextmanager
@@ -292,12 +292,12 @@ def part_of_path(name: str) -> str:
     return re.sub(r"[^\w.-]", "-", name)
 
 
-def _claim_in(data: bytes | None, generation: int) -> Claim:
-    """The claim that an object holds; none is nobody's."""
+def _claim_in(store: Store, name: str, generation: int, data: bytes | None) -> Claim:
+    """The claim that an object holds; none is nobody's. Raises OtherFormat as `parsed`."""
     value = None
     with suppress(ValueError, RecursionError):
         value = json.loads(data or b"")
-    return parsed(value, generation)
+    return parsed(f"{store.address}/{claim_key(name, generation)}", value, generation)
 
 
 def _beat_in(data: bytes | None) -> Beat:

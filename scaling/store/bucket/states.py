@@ -167,6 +167,16 @@ def remove_unnamed(store: Store, found: Found) -> None:
     store.delete([key for key in keys if key not in named])
 
 
+def lost_files(store: Store, found: Found) -> list[str]:
+    """What is wrong with the files of an attempt, as far as a listing tells."""
+    sizes = {each.key: each.bytes for each in store.list(f"files/{found.run_id}/{found.attempt}")}
+    return [
+        f"{path} is missing or of another size"
+        for path, noted in found.state.files.items()
+        if sizes.get(found.key(path)) != noted.bytes
+    ]
+
+
 def attempt_key(run_id: str, attempt: str) -> str:
     return f"attempts/{run_id}/{attempt}.json"
 

@@ -138,8 +138,6 @@ def _alone(folder: Folder, bucket: Bucket) -> Iterator[None]:
                         "give the command again."
                     )
         bucket.look()
-        for left in (folder.path / "runs").glob(".[0-9a-f]*.*"):  # by a sync that was killed
-            shutil.rmtree(left, ignore_errors=True)
         yield
 
 
@@ -220,7 +218,13 @@ def _put_in_place(bucket: Bucket, found: Found, folder: Folder) -> None:
     aside = run.with_name(f".{run.name}.{uuid4().hex}")
     try:
         for path in found.state.files:
-            fetch(bucket.store, found, path, aside)
+            try:
+                fetch(bucket.store, found, path, aside)
+            except Damaged as error:
+                raise Damaged(
+                    f"{error}. Delete {bucket}/{found.key(path)}, give `scaling run` of its study "
+                    "there with --retry failed, which makes it again, and then this command again."
+                ) from error
         run.mkdir(parents=True, exist_ok=True)
         with claimed(run) as claim:
             shutil.rmtree(run / "steps", ignore_errors=True)

@@ -20,7 +20,7 @@ from scaling.store.folder import Folder
 from scaling.store.holding import holding
 from scaling.store.manifest import read_manifest
 from scaling.store.ready import run_folder
-from scaling.store.records import read_json, sealed, write_json
+from scaling.store.records import FORMAT, read_json, sealed, write_json
 from scaling.store.run_record import read_run
 
 
@@ -171,9 +171,9 @@ def test_a_finished_run_whose_record_is_gone_is_named_by_the_status(
 
 def newer(folder: Path) -> None:
     plan = folder / "plan.json"
-    write_json(plan, sealed({**read_json(plan), "format": 3, "note": "of tomorrow"}))
+    write_json(plan, sealed({**read_json(plan), "format": FORMAT + 1, "note": "of tomorrow"}))
     for path in folder.glob("runs/*/run.json"):
-        write_json(path, sealed({**read_json(path), "format": 3, "note": "of tomorrow"}))
+        write_json(path, sealed({**read_json(path), "format": FORMAT + 1, "note": "of tomorrow"}))
 
 
 def first(folder: Path) -> None:
@@ -232,22 +232,27 @@ def test_status_names_what_killed_processes_left_and_the_next_launch_removes_wha
     monkeypatch.setenv("SCALING_CACHE", str(cache))
     half, table = cache / "corpora" / ".making.0123456789ab", f".runs.parquet.{'0a' * 16}"
     half.mkdir(parents=True)
-    for path in (half / "lock", half / "part.npy", trained.folder / table):
+    ended = next(trained.folder.glob("runs/*"))
+    claim, record = ended / "claims" / f".000001.{'0b' * 16}", ended / f".run.json.{'0c' * 16}"
+    claim.parent.mkdir()
+    for path in (half / "lock", half / "part.npy", trained.folder / table, claim, record):
         path.write_bytes(b"half")
-    os.utime(trained.folder / table, (0, 0))
+    for path in (trained.folder / table, claim, record):
+        os.utime(path, (0, 0))
     capsys.readouterr()
     assert trained.scaling("status", trained.folder, "--json", tmp_path / "status.json") == 0
     said = capsys.readouterr().out
     assert "left by processes that were killed" in said and f"{half}: 0 MB of a corpus" in said
     assert f"{trained.folder / table}: half written" in said
     assert {*read_json(tmp_path / "status.json")["left_behind"]} == {
-        str(half), str(trained.folder / table),
+        str(half), str(trained.folder / table), str(claim), str(record),
     }  # fmt: skip
     assert trained.run() == 0
     capsys.readouterr()
     trained.scaling("status", trained.folder)
     said = capsys.readouterr().out
-    assert str(half) in said and table not in said
+    assert str(half) in said and table not in said and str(ended) not in said
+    assert not claim.exists() and not record.exists()
 
 
 def test_a_half_made_corpus_that_is_gone_meanwhile_ends_no_status(

@@ -13,12 +13,14 @@ import pytest
 
 from experiments.cli.join.plan import plan_study
 from scaling.launch.prepare import prepare
+from scaling.launch.worker import worker_command
 from scaling.store.claims import newest
 from scaling.store.ready import run_folder
 from scaling.store.run_record import read_run
 from scaling.study import read_study
 
 ROOT = Path(__file__).parents[3]
+CLI = (sys.executable, "-m", "experiments.cli")
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def run(write_study: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 def worker(*words: object, **streams: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "experiments.cli", "worker", *map(str, words)]
+    command = [*CLI, "worker", *map(str, words)]
     streams = streams or {"capture_output": True}
     return subprocess.run(command, cwd=ROOT, text=True, **streams)  # type: ignore[call-overload, no-any-return]
 
@@ -54,6 +56,37 @@ def test_its_exit_code_is_right_where_nothing_can_be_printed(
     with Path("/dev/full").open("w") as full:
         assert worker(run.parents[1], stdout=full, stderr=full).returncode == 1
     assert read_run(run).status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ("nonsense", "Unable to initialize backend 'nonsense'"),
+        ("cpu,nonsense", "Unable to initialize backend 'nonsense'"),
+        ("cuda", ""),  # what jax says depends on the plugins that are there
+    ],
+)
+@pytest.mark.parametrize("how", ["worker", "run", "as a launch starts it"])
+def test_platforms_that_jax_has_not_are_refused_once_and_before_anything_is_written(
+    run: Path, write_study: Callable[..., Path], how: str, asked: str, why: str
+) -> None:
+    # No device is seen, whatever this machine has.
+    environment = {**os.environ, "JAX_PLATFORMS": asked, "CUDA_VISIBLE_DEVICES": "-1"}
+    results = run.parents[1]
+    commands = {
+        "worker": [*CLI, "worker", str(results)],
+        "run": [*CLI, "run", str(write_study()), "--results", str(results.parent)],
+        "as a launch starts it": worker_command(results, "cheapest-first"),
+    }
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("*")}
+    done = subprocess.run(
+        commands[how], cwd=ROOT, text=True, capture_output=True, env=environment, check=False
+    )
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert f"jax finds no device here: JAX_PLATFORMS = {asked!r}: " in done.stderr
+    assert why in done.stderr and "JAX_PLATFORMS=cpu trains without one" in done.stderr
+    written = {path for path in results.rglob("*") if path.stat().st_mtime_ns != before.get(path)}
+    assert not {path for path in written if not path.name.endswith(".lock")} - {results}
 
 
 def test_a_folder_without_a_plan_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,14 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from scaling.data import processes, reading, shards
+from scaling.data import making, processes, reading, shards
 from scaling.data.corpus import Corpus
 from scaling.data.making import Making, half_made
 from scaling.data.prepare import prepare
 from scaling.data.processes import Processes
 from scaling.data.progress import Step, unwatched
 from scaling.data.verified import stamps
-from scaling.store import leftovers
+from scaling.store import claims, leftovers
 from scaling.store.records import Refusal
 from scaling.study import DataSection
 
@@ -233,6 +235,58 @@ def test_what_a_killed_process_had_done_is_kept_and_the_same_comes_out(
     assert {file.name for file in cache.iterdir()} <= {found.strip(), "known"}
 
 
+def test_another_host_whose_locks_are_not_seen_is_waited_for_while_it_beats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "STALE_SECONDS", 3.0)
+    lock, said = tmp_path / f".making.{'0' * 12}" / "lock", []
+    lock.parent.mkdir()
+    lock.write_text("elsewhere\nboot")  # which is killed, so that nothing says that it ended
+
+    def beats() -> None:
+        while len(said) < 20:
+            said.append("a beat")
+            os.utime(lock, ns=(len(said), time.time_ns()))
+            time.sleep(0.2)
+
+    other = threading.Thread(target=beats)
+    made = Making(tmp_path, "0" * 12, lambda step: other.start() or said.append(step.doing))
+    assert made.folder == lock.parent and said.count("a beat") == 19
+    assert "waiting for another host that may be preparing this" in said
+    made.end(done=False)
+
+
+def test_who_makes_a_corpus_beats_and_one_that_stood_still_for_long_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.01)
+    lock = tmp_path / f".making.{'0' * 12}" / "lock"
+    lock.parent.mkdir()
+    lock.write_text("elsewhere\nboot")
+    os.utime(lock, (0, 0))
+    made = Making(tmp_path, "0" * 12, lambda step: pytest.fail(step.doing))
+    assert made.folder == lock.parent
+    os.utime(lock, (0, 0))
+    until = time.monotonic() + 30
+    while lock.stat().st_mtime == 0 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert lock.stat().st_mtime > 0
+    made.end(done=False)
+
+
+def test_what_ended_in_order_on_another_host_is_gone_on_with_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Making(tmp_path, "0" * 12, unwatched)
+    (first.folder / "part.npy").write_bytes(b"1")
+    first.end(done=False)
+    monkeypatch.setattr(making, "_MACHINE", "elsewhere")
+    second = Making(tmp_path, "0" * 12, lambda step: pytest.fail(step.doing))
+    assert (second.folder / "part.npy").exists()
+    second.end(done=True)
+    assert not first.path.exists()
+
+
 def test_what_is_half_made_goes_when_nobody_can_go_on_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +303,7 @@ def test_what_is_half_made_goes_when_nobody_can_go_on_with_it(
     def left(key: str | None) -> Path:
         made = begun(key)
         assert made.lock is not None
+        made.ended.set()
         os.close(made.lock)  # as a kill does
         return made.path
 

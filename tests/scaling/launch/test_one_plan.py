@@ -23,7 +23,7 @@ from scaling.store.claims import claimed
 from scaling.store.holding import changing, holding
 from scaling.store.manifest import read_manifest
 from scaling.store.ready import make_ready, run_folder
-from scaling.store.records import Refusal, read_json, sealed, write_json
+from scaling.store.records import FORMAT, Refusal, read_json, sealed, write_json
 from scaling.store.run_record import read_run
 from scaling.store.sealed import OtherFormat
 from scaling.store.table import publish_table
@@ -199,7 +199,7 @@ def files(results: Path) -> dict[Path, tuple[int, bytes]]:
 
 
 def newer(path: Path) -> None:
-    write_json(path, sealed({**read_json(path), "format": 3, "note": "of tomorrow"}))
+    write_json(path, sealed({**read_json(path), "format": FORMAT + 1, "note": "of tomorrow"}))
 
 
 @pytest.mark.parametrize("what", ["plan.json", "runs/*/run.json"])
@@ -207,9 +207,21 @@ def test_nothing_of_a_newer_version_is_touched(plan: PlanOf, tmp_path: Path, wha
     prepare(tmp_path, plan(), b"")
     newer(next(tmp_path.glob(what)))
     before = files(tmp_path)
-    with pytest.raises(OtherFormat, match="is of format 3, which a newer version"):
+    with pytest.raises(OtherFormat, match=f"is of format {FORMAT + 1}, which a newer version"):
         prepare(tmp_path, plan(), b"", retry=["failed"])
     assert files(tmp_path) == before
+
+
+def test_a_folder_of_format_2_is_read_and_gone_on_with(plan: PlanOf, tmp_path: Path) -> None:
+    prepare(tmp_path, plan(), b"")
+    for path in (tmp_path / "plan.json", *tmp_path.glob("runs/*/run.json")):
+        record = {**read_json(path), "format": 2}
+        record.pop("corpora", None)
+        write_json(path, sealed(record))
+    before = read_manifest(tmp_path)
+    assert before.corpora == {} and before.runs
+    assert len(prepare(tmp_path, plan(), b"")) == len(before.runs)
+    assert read_json(tmp_path / "plan.json")["format"] == FORMAT
 
 
 def test_nothing_of_the_first_version_is_touched(plan: PlanOf, tmp_path: Path) -> None:
@@ -231,7 +243,9 @@ def test_the_table_of_a_newer_folder_is_read_by_its_name_alone(
     table.to_parquet(tmp_path / "runs.parquet")
     plan_file = tmp_path / "plan.json"
     assert len(read_runs(tmp_path)) == 2
-    plan_file.write_text(plan_file.read_text().replace('"format":2', '"format":3', 1))
-    with pytest.raises(Refusal, match="is of format 3, which a newer version"):
+    plan_file.write_text(
+        plan_file.read_text().replace(f'"format":{FORMAT}', f'"format":{FORMAT + 1}', 1)
+    )
+    with pytest.raises(Refusal, match=f"is of format {FORMAT + 1}, which a newer version"):
         read_runs(tmp_path)
     assert len(read_runs(tmp_path / "runs.parquet")) == 2

@@ -26,15 +26,18 @@ from scaling.launch.queue import Queue
 from scaling.launch.worker import work, worker_command
 from scaling.planning.plan import Plan
 from scaling.store import claims
-from scaling.store.bucket import leases
+from scaling.store.bucket import carry, leases
 from scaling.store.bucket.bucket import Bucket
 from scaling.store.bucket.states import Found, State, write_state
+from scaling.store.bucket.sync import download
 from scaling.store.claims import Owned, Replaced, parsed
 from scaling.store.clouds import handles
+from scaling.store.folder import Folder
 from scaling.store.manifest import Manifest, PlannedRun
 from scaling.store.objects import ObjectStore, open_store
-from scaling.store.records import Refusal, json_bytes
+from scaling.store.records import FORMAT, Refusal, json_bytes, sealed
 from scaling.store.results import results_at, unfinished
+from scaling.store.sealed import OtherFormat
 from scaling.store.table import publish_table
 from scaling.training.flags import worker_environment
 
@@ -201,6 +204,22 @@ def test_a_claim_that_is_damaged_holds_until_it_stood_still(
     assert observer.living_holder("a" * 12) is None
 
 
+def test_a_claim_of_a_newer_version_is_refused_with_its_address_and_older_ones_are_read(
+    memory: str,
+) -> None:
+    store, claim = open_store(memory), claims.new_claim(1)
+    of_tomorrow = sealed({**claim.plain(), "format": FORMAT + 1, "note": "of tomorrow"})
+    for name, record in (("b" * 12, asdict(claim)), ("a" * 12, of_tomorrow)):
+        store.create(f"claims/{name}/000001.json", json_bytes(record))
+        seen = bucket(memory).leases
+        seen.look()
+        if record is not of_tomorrow:
+            assert seen.newest(name) == claim
+    where = f"{memory}/claims/{'a' * 12}/000001.json"
+    with pytest.raises(OtherFormat, match=f"{where} is of format {FORMAT + 1}, which a newer"):
+        seen.living_holder("a" * 12)
+
+
 def test_what_many_owners_say_is_read_at_once_and_again_where_it_changed(memory: str) -> None:
     written = open_store(memory)
     names = [f"{number:012x}" for number in range(5)]
@@ -211,7 +230,7 @@ def test_what_many_owners_say_is_read_at_once_and_again_where_it_changed(memory:
 
     for name in names:
         claim = replace(claims.new_claim(1), host="of another machine")
-        written.write(leases.claim_key(name, 1), json_bytes(asdict(claim)))
+        written.write(leases.claim_key(name, 1), json_bytes(claim.plain()))
         say(name, 1)
     written.write(leases.claim_key("f" * 12, 1), b"of whom nobody asks")
     written.write(leases.beat_key("f" * 12, 1), b"")
@@ -265,9 +284,9 @@ def test_a_launch_that_died_does_not_stand_in_the_way(
 ) -> None:
     monkeypatch.setattr(claims, "STALE_SECONDS", 1.0)
     prepare(results_at(memory), small, b"one")
-    gone = parsed(None, 1)
+    gone = replace(parsed("", None, 1), token="f" * 12, host="h")
     key = "claims/present-0/000001.json"
-    open_store(memory).create(key, json_bytes({**asdict(gone), "token": "f" * 12, "host": "h"}))
+    open_store(memory).create(key, json_bytes(gone.plain()))
     prepare(results_at(memory), plan(grid={"seeds": [7]}), b"other")
     assert open_store(memory).read("study.toml") == b"other"
 
@@ -404,6 +423,34 @@ def test_a_damaged_table_is_found_when_failed_runs_are_asked_for_again_and_train
     assert_whole(memory)
 
 
+@pytest.mark.parametrize("step", ["its last", "where a branch begins"])
+def test_what_is_said_of_a_damaged_checkpoint_in_a_bucket_makes_it_again(
+    small: Plan, undisturbed: pd.DataFrame, memory: str, tmp_path: Path, step: str
+) -> None:
+    prepare(results_at(memory), small, b"")
+    assert work(memory, "cheapest-first") == 0
+    store, trunk = open_store(memory), small.runs[0]
+    at = trunk.schedule.steps if step == "its last" else small.runs[1].first_step
+    (key, *_) = [
+        each.key
+        for each in store.list(f"files/{trunk.run_id}")
+        if f"/checkpoints/{at}/" in each.key and "/checksums.json." not in each.key
+    ]
+    data = store.read(key)
+    store.write(key, bytes([data[0] ^ 1]) + data[1:])
+    said = download(bucket(memory), Folder(tmp_path / "here")).damaged[trunk.run_id]
+    assert f"Delete {memory}/{key}, give `scaling run`" in said and "--retry failed" in said
+    store.delete([key])
+    todo = prepare(results_at(memory), small, b"", retry=["failed"])
+    assert [run.run_id for run in todo] == [trunk.run_id]
+    assert work(memory, "cheapest-first") == 0
+    done = download(bucket(memory), here := Folder(tmp_path / "here"))
+    assert done.damaged == {} and trunk.run_id in done.taken
+    same(publish_table(here).table, undisturbed)
+    assert unfinished(here, here.manifest(), ["failed"]) == []
+    assert_whole(memory)
+
+
 # --- whole grids -----------------------------------------------------------------------------
 
 
@@ -443,6 +490,7 @@ def test_a_worker_whose_token_expires_stops_and_the_next_one_goes_on_to_the_same
 
     with monkeypatch.context() as patch:
         patch.setattr(ObjectStore, "upload", expiring)
+        patch.setattr(carry, "REFUSED_SECONDS", 0.5)
         assert work(memory, "cheapest-first") != 0
     assert "is kept as it is in" in capsys.readouterr().err
     assert work(memory, "cheapest-first") == 0

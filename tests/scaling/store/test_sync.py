@@ -23,6 +23,7 @@ from scaling.store.bucket import carry, sync
 from scaling.store.bucket.bucket import Bucket
 from scaling.store.bucket.carry import Carrier
 from scaling.store.bucket.kept import Kept
+from scaling.store.bucket.states import Found
 from scaling.store.bucket.sync import download, upload
 from scaling.store.checksums import CHECKSUMS, files_in
 from scaling.store.claims import Beginning, Replaced, claimed
@@ -138,6 +139,20 @@ def test_one_that_was_killed_is_given_again(
         download(bucket(address), back)
     assert len(download(bucket(address), back).taken) == 3
     assert runs(back.path) == runs(folder.path)
+
+
+def test_what_a_killed_sync_left_goes_by_age_for_another_host_may_be_at_work(
+    folder: Folder, address: str
+) -> None:
+    left, living = (folder.path / "runs" / f".{'a' * 12}.{each * 32}" for each in "bc")
+    user = folder.path / "runs" / ".notes.of-the-user"
+    for each in (left, living, user):
+        each.mkdir()
+        (each / "weights").write_bytes(b"half")
+    for path in (left / "weights", left, living, user / "weights", user):
+        os.utime(path, (0, 0))
+    upload(folder, bucket(address))
+    assert (left.exists(), living.exists(), user.exists()) == (False, True, True)
 
 
 @pytest.mark.parametrize("harm", ["flipped", "cut", "gone"])
@@ -463,6 +478,66 @@ def test_what_the_server_refuses_for_a_moment_is_tried_again_and_the_run_goes_on
         assert is_up() and not to_stop()
 
 
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_is_brought_up_last_is_tried_again_as_long_as_anything_else(
+    folder: Folder,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    times: int,
+) -> None:
+    upload(folder, bucket(address))
+    run, place = folder.manifest().runs[2], bucket(address)
+    push, tried = Carrier.push, []
+
+    def refused_at_first(carrier: Carrier) -> Found:
+        tried.append(carrier)
+        if len(tried) <= times:
+            raise Refusal("RequestTimeout")
+        return push(carrier)
+
+    monkeypatch.setattr(carry, "LOOK_SECONDS", 1000.0)  # only what is last is brought up
+    monkeypatch.setattr(carry, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(Carrier, "push", refused_at_first)
+    with place.at_hand(folder.manifest(), run, lambda: False, "") as (taken, _):
+        trained(taken.parents[1], run, step=40)
+    assert place.checkpoints(run.run_id) == {30, 40} and not [*place.kept.folder.glob("*/*")]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"run {run.run_id} is not brought up: RequestTimeout"] * times
+
+
+def full(*_: object) -> None:
+    raise OSError("full")
+
+
+@pytest.mark.parametrize(
+    ("can_keep", "words"),
+    [(True, "start a worker on this machine, which brings it up"), (False, "be kept (full): who")],
+)
+def test_a_server_that_refuses_what_is_last_is_said_with_what_to_do(
+    folder: Folder,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    can_keep: bool,
+    words: str,
+) -> None:
+    upload(folder, bucket(address))
+    run, place = folder.manifest().runs[2], bucket(address)
+    monkeypatch.setattr(carry, "LOOK_SECONDS", 1000.0)
+    monkeypatch.setattr(carry, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(carry, "REFUSED_SECONDS", 0.05)
+    if not can_keep:
+        monkeypatch.setattr(Kept, "put", full)
+    with (
+        pytest.raises(Refusal, match="has expired"),
+        place.at_hand(folder.manifest(), run, lambda: False, "") as (taken, _),
+    ):
+        monkeypatch.setattr(place.store, "upload", refused)
+        trained(taken.parents[1], run, step=40)
+    assert words in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_an_outage_is_waited_out_once_a_file(
     folder: Folder, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -521,7 +596,7 @@ def test_what_was_kept_gives_way_to_a_later_attempt(
         assert branch_points(taken) == {30, 44}
     assert not [*first.kept.folder.glob("*/*")]
     (first.kept.folder / run.run_id / "000001-of-before").mkdir()
-    first.keep_read()
+    first.tidy()
     assert not [*first.kept.folder.glob("*/*")]
 
 
