@@ -14,10 +14,10 @@ from models.sizes import Rung
 from scaling.data.corpus import CorpusInfo
 from scaling.planning.estimate import worker_memory, worker_seconds
 from scaling.planning.grid import Cell, draft_cells
-from scaling.planning.limits import Size, refuse_beyond_corpus, refuse_warmups
+from scaling.planning.limits import refuse_beyond_corpus, refuse_warmups
 from scaling.planning.refusals import MOST, Refusals
 from scaling.planning.rounding import missed, refuse_rounding
-from scaling.planning.runs_of import base_of, trajectory
+from scaling.planning.runs_of import Size, base_of, trajectory
 from scaling.planning.sweep import Variant, variants
 from scaling.spec import RunSpec, one_of_each, run_columns, spent_flops
 from scaling.study import Study
@@ -120,10 +120,6 @@ def _variant(study: Study, label: str | None, corpus: CorpusInfo, refusals: Refu
     found: tuple[Cell, ...] = ()
     with refusals.gathered():
         found = draft_cells(study, corpus.vocab_size, refusals)
-    within = [cell for cell in found if cell.flops_6nd <= most]
-    with refusals.gathered():
-        refuse_rounding(study, within)
-    astray = missed(study, within)
     for _, group in itertools.groupby(found, lambda cell: cell.rung.config):
         cells = list(group)
         rung = cells[0].rung
@@ -141,6 +137,9 @@ def _variant(study: Study, label: str | None, corpus: CorpusInfo, refusals: Refu
             continue
         with refusals.gathered():
             sizes.append(Size(base_of(study, corpus, rung), kept))
+    with refusals.gathered():
+        refuse_rounding(study, sizes)
+    astray = missed(study, sizes)
     # What is refused for its tokens will have others: nothing more is said of it.
     sound = [replace(s, cells=tuple(c for c in s.cells if c not in astray)) for s in sizes]
     sound = [size for size in sound if size.cells]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from scaling.planning.grid import Cell
 from scaling.planning.refusals import listed
-from scaling.planning.runs_of import step_tokens, whole_steps
+from scaling.planning.runs_of import Size, whole_steps
 from scaling.store.records import Refusal
 from scaling.study import IsoflopGrid, LadderGrid, Study
 
@@ -26,40 +26,55 @@ MAX_ISOFLOP_ROUNDING = 0.01
 
 def in_whole_steps(study: Study, tokens: float) -> float:
     """The tokens themselves where rounding does not miss them by too much, else what they become,
-    in three digits."""
-    whole = whole_steps(study, tokens) * step_tokens(study)
+    in three digits. A batch that follows size rounds differently at each: then the tokens."""
+    batch = study.training.batch_sequences
+    if isinstance(batch, str):
+        return tokens
+    batch_tokens = batch * study.data.sequence_length
+    whole = whole_steps(study, batch_tokens, tokens) * batch_tokens
     return tokens if abs(whole / tokens - 1) <= MAX_ROUNDING else float(f"{whole:.3g}")
 
 
-def missed(study: Study, cells: Sequence[Cell]) -> tuple[Cell, ...]:
+def missed(study: Study, sizes: Sequence[Size]) -> tuple[Cell, ...]:
     """The cells whose tokens are rounded too far."""
-    tokens = np.array([cell.tokens for cell in cells])
-    too_far = _missed(tokens, step_tokens(study) * study.training.round_to_steps, _limit(study))
+    cells, batches = _apart(sizes)
+    too_far = _missed(cells, batches * study.training.round_to_steps, _limit(study))
     return tuple(cell for cell, far in zip(cells, too_far, strict=True) if far)
+
+
+def _apart(sizes: Sequence[Size]) -> tuple[list[Cell], NDArray[np.int64]]:
+    """The cells of all sizes, and the tokens of a step of each."""
+    pairs = [(cell, size.base.batch_tokens) for size in sizes for cell in size.cells]
+    return [cell for cell, _ in pairs], np.array([batch for _, batch in pairs], dtype=np.int64)
 
 
 def _limit(study: Study) -> float:
     return MAX_ISOFLOP_ROUNDING if isinstance(study.grid, IsoflopGrid) else MAX_ROUNDING
 
 
-def refuse_rounding(study: Study, cells: Sequence[Cell]) -> None:
+def refuse_rounding(study: Study, sizes: Sequence[Size]) -> None:
     """Raises Refusal that names every cell whose tokens are rounded too far."""
-    astray = missed(study, cells)
+    astray = set(missed(study, sizes))
     if not astray:
         return
-    batch, unit, limit = step_tokens(study), study.training.round_to_steps, _limit(study)
-    tokens = np.array([cell.tokens for cell in cells])
+    unit, limit = study.training.round_to_steps, _limit(study)
+    cells, batches = _apart(sizes)
+    wanted = [
+        (cell, batch * unit / (2 * limit))
+        for cell, batch in zip(cells, batches.tolist(), strict=True)
+        if cell in astray
+    ]
+    batch = max(b for cell, b in zip(cells, batches.tolist(), strict=True) if cell in astray)
     # The largest unit that fits all; none does where even single steps miss.
     units = range(unit - 1, 0, -1)
-    fits = next((u for u in units if not _missed(tokens, batch * u, limit).any()), None)
+    fits = next((u for u in units if not _missed(cells, batches * u, limit).any()), None)
     lower = "a smaller batch_sequences" if fits is None else f"[training] round_to_steps = {fits}"
-    least = at_least(study, [(cell, batch * unit / (2 * limit)) for cell in astray])
-    remedy = f"Give {least}, or smaller sizes, or {lower}."
+    remedy = f"Give {at_least(study, wanted)}, or smaller sizes, or {lower}."
     if not isinstance(study.grid, IsoflopGrid):
         remedy = f"Give multiples of {unit * batch:,}, or {lower}."
     raise Refusal(
-        f"[grid] {asked(study, astray)} would be rounded by more than {limit:.0%}, to "
-        f"multiples of {unit} steps of {batch:,} tokens. {remedy}"
+        f"[grid] {asked(study, [cell for cell, _ in wanted])} would be rounded by more than "
+        f"{limit:.0%}, to multiples of {unit} steps of {batch:,} tokens. {remedy}"
     )
 
 
@@ -93,6 +108,9 @@ def _up(value: float) -> float:
     return math.ceil(value / unit) * unit
 
 
-def _missed(tokens: NDArray[np.float64], unit_tokens: int, limit: float) -> NDArray[np.bool_]:
+def _missed(
+    cells: Sequence[Cell], unit_tokens: NDArray[np.int64], limit: float
+) -> NDArray[np.bool_]:
+    tokens = np.array([cell.tokens for cell in cells])
     rounded = np.maximum(1, np.round(tokens / unit_tokens)) * unit_tokens
     return np.asarray(np.abs(rounded / tokens - 1) > limit)
