@@ -9,9 +9,9 @@ readings of it differ: where values are a factor of two apart, they may be too n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -25,10 +25,12 @@ from analysis.runs.replicates import MIN_SWEPT, levelled, settings
 from analysis.runs.status import LEFT_OUT
 from analysis.runs.sweep_curves import Window, draw_minima, fit_curves, noise_of
 from analysis.runs.table import CORE, standardise, usable
+from analysis.text import human
 from scaling.store.records import Refusal
 
 Edge = Literal["lowest", "highest"]
 
+SHOWN = 6  # points that a warning names
 NEIGHBOURS = 2  # on each side of the best
 
 
@@ -69,14 +71,20 @@ class Sweep:
     @property
     def warnings(self) -> tuple[str, ...]:
         """A sentence for each end of the sweep that is the best value somewhere."""
-        ends = [each.edge for each in self.bounds]
+        at = {end: [each for each in self.bounds if each.edge == end] for end in get_args(Edge)}
         return tuple(
-            f"the {end} {self.column} tried is the best at {ends.count(end)} of "
-            f"{len(self.cells)} (N, D): the optimum lies beyond the sweep, and the loss "
-            f"there is not the least these sizes can reach. Train with {other} ones."
+            f"the {end} {self.column} tried is the best at {len(at[end])} of "
+            f"{len(self.cells)} (N, D), {_places(at[end])}: the optimum lies beyond the sweep, and "
+            f"the loss there is not the least these sizes can reach. Train with {other} ones."
             for end, other in (("lowest", "lower"), ("highest", "higher"))
-            if end in ends
+            if at[end]
         )
+
+
+def _places(cells: Sequence[Best]) -> str:
+    """Their N and D, of many the first."""
+    some = ", ".join(f"{human(each.params)} × {human(each.tokens)}" for each in cells[:SHOWN])
+    return some + (f" and {len(cells) - SHOWN} more" if len(cells) > SHOWN else "")
 
 
 def sweep(table: pd.DataFrame, column: str, *, level: float = 0.9, seed: int = 0) -> Sweep:

@@ -51,7 +51,7 @@ def trajectory(study: Study, base: RunSpec, points: Sequence[Cell]) -> list[RunS
             replace(
                 run,
                 budget_flops=cell.budget_flops,
-                learning_rate_bracketed=inside(run.tokens),
+                rate_bracketed=inside(run.tokens),
             )
             for run, cell in zip(runs, points, strict=True)
         ]
@@ -71,7 +71,7 @@ def trajectory(study: Study, base: RunSpec, points: Sequence[Cell]) -> list[RunS
             schedule=schedule,
             budget_flops=cell.budget_flops,
         )
-        branch = replace(branch, learning_rate_bracketed=inside(branch.tokens))
+        branch = replace(branch, rate_bracketed=inside(branch.tokens))
         branches.append(replace(branch, run_id=run_id_of(branch)))
     starts = tuple(sorted({branch.first_step for branch in branches}))
     trunk = replace(

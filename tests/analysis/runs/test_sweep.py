@@ -86,7 +86,10 @@ def test_a_best_at_the_end_of_the_sweep_is_a_bound_and_said(keep: slice, edge: s
     found = sweep(table, "learning_rate")
     assert [each.edge for each in found.bounds] == [edge]
     assert found.bounds[0].optimum is None and found.bounds[0].interval is None
-    assert f"the {edge} learning_rate tried is the best at 1 of 1" in found.warnings[0]
+    assert (
+        f"the {edge} learning_rate tried is the best at 1 of 1 (N, D), 100M × 10B:"
+        in found.warnings[0]
+    )
     with pytest.raises(Refusal, match="1 with the best learning_rate is an end of its sweep"):
         usable(optima(table, found))
 

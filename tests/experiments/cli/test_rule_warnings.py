@@ -11,6 +11,7 @@ import pytest
 
 from experiments.cli.join.plan import plan_study
 from experiments.cli.join.rule_warnings import rule_warnings
+from experiments.cli.render.plan import Shown, plan_text
 from scaling.study import parse_study, read_study
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
@@ -103,3 +104,15 @@ def test_a_batch_that_leaves_few_steps_is_named_with_one_that_would_do() -> None
     training = dataclasses.replace(study.training, batch_sequences=most)
     smaller = plan_study(dataclasses.replace(study, training=training)).plan
     assert not [each for each in rule_warnings(smaller) if "few steps" in each]
+
+
+def test_how_a_batch_by_a_rule_is_rounded_is_said() -> None:
+    study = read_study(EXPERIMENTS / "accelerator.toml")
+    training = dataclasses.replace(study.training, batch_sequences="olmo-core", round_to_steps=1)
+    grid = dataclasses.replace(study.grid, budgets=(3.16e19, 1e20), replicate_seeds=())
+    planned = plan_study(dataclasses.replace(study, training=training, grid=grid))
+    text = " ".join(plan_text(Shown(planned)).split())
+    assert "Batch by 'olmo-core', 327680 (N / 1.08e+08)^0.666667 tokens: " in text
+    for run in planned.plan.runs:
+        exact = 327680 * (run.params.non_embedding / 1.08e8) ** (2 / 3) / run.sequence_length
+        assert abs(run.batch_sequences / exact - 1) <= 1 / 16 and run.batch_sequences % 8 == 0

@@ -262,8 +262,8 @@ def test_a_run_knows_whether_its_rate_lies_inside_what_a_sweep_tried(
 
     def inside(**more: Any) -> list[bool | None]:
         runs = plan(training={"learning_rate": str(rule), **more}).runs
-        return [run.learning_rate_bracketed for run in runs]
+        return [run.rate_bracketed for run in runs]
 
     assert inside() == [None, True, None]  # a trunk, its D, and a D where no sweep was
     assert inside(learning_rate_factor=2.0) == [None, False, None]
-    assert {run.learning_rate_bracketed for run in plan().runs} == {None}
+    assert {run.rate_bracketed for run in plan().runs} == {None}
