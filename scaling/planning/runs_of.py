@@ -31,6 +31,12 @@ class Size:
     cells: tuple[Cell, ...]
 
 
+def common_batch(study: Study) -> int | None:
+    """Tokens of a step, where all sizes have the same; null where it follows size."""
+    batch = study.training.batch_sequences
+    return None if isinstance(batch, str) else batch * study.data.sequence_length
+
+
 def whole_steps(study: Study, batch_tokens: int, tokens: float) -> int:
     """The steps of a batch nearest to `tokens`, a multiple of the study's round_to_steps."""
     unit = study.training.round_to_steps

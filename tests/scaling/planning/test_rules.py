@@ -267,3 +267,11 @@ def test_a_run_knows_whether_its_rate_lies_inside_what_a_sweep_tried(
     assert inside() == [None, True, None]  # a trunk, its D, and a D where no sweep was
     assert inside(learning_rate_factor=2.0) == [None, False, None]
     assert {run.rate_bracketed for run in plan().runs} == {None}
+
+
+def test_an_unknown_rule_and_tokens_rounded_too_far_are_refused_together(
+    plan: Callable[..., Plan],
+) -> None:
+    with pytest.raises(Refusal) as caught:
+        plan(training={"learning_rate": "nobody"}, grid={"tokens": [100, 3072]})
+    assert [line.split()[0] for line in str(caught.value).splitlines()] == ["[training]", "[grid]"]
