@@ -44,8 +44,8 @@ class Best:
     losses: tuple[float, ...]  # of each, the mean over seeds
     value: float  # of those tried, the one with the least loss
     loss: float  # at it
-    edge: Edge | None  # the end of the sweep where `value` is, or that the interval reaches
-    optimum: float | None = None  # None where `value` is an end of the sweep
+    edge: Edge | None  # the end of the sweep where the best is, or that the interval reaches
+    optimum: float | None = None  # None where that is an end of the sweep
     interval: Interval | None = None  # of the optimum; None where the noise is not known
 
     @property
@@ -65,7 +65,7 @@ class Sweep:
 
     @property
     def bounds(self) -> tuple[Best, ...]:
-        """The points whose best value is an end of the sweep."""
+        """The points whose best value, or the curve's bottom, is an end of the sweep."""
         return tuple(each for each in self.cells if each.optimum is None)
 
     @property
@@ -215,7 +215,12 @@ def _window(best: Best, runs: Array) -> Window:
 
 
 def _between(best: Best, bottom: Array, draws: Array | None, level: float) -> Best:
-    """With the optimum between the values, of which `bottom` is ln(optimum/best), and its draws."""
+    """With the optimum between the values, of which `bottom` is ln(optimum/best), and its draws.
+
+    A curve that falls to an end of the sweep has no optimum, even if the best tried lies inside.
+    """
+    if not best.logs[0] < bottom[0] < best.logs[-1]:
+        return replace(best, edge="lowest" if bottom[0] <= best.logs[0] else "highest")
     found = replace(best, optimum=best.value * float(np.exp(bottom[0])))
     if draws is None:
         return found

@@ -149,7 +149,8 @@ def fitted_rule(found: Swept, level: float, bootstrap: int) -> Fit:
 def rule_text(study: Study, made: Fit, cells: Sequence[Best]) -> str:
     """The rule file: what `scaling/planning/rules.py` reads."""
     inside = [each for each in cells if each.optimum is not None]
-    k, a, b = (made.coefficients[name] for name in ("k", "a", "b"))
+    # Five digits move a rate by a thousandth at most, far less than its interval.
+    k, a, b = (float(f"{made.coefficients[name]:.5g}") for name in ("k", "a", "b"))
     ends = {
         name: [min(values), max(values)]
         for name, values in (

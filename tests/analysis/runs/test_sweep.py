@@ -94,6 +94,15 @@ def test_a_best_at_the_end_of_the_sweep_is_a_bound_and_said(keep: slice, edge: s
         usable(optima(table, found))
 
 
+def test_a_curve_that_falls_to_the_end_of_the_sweep_is_a_bound_whatever_was_best() -> None:
+    losses = [2.001, 2.000, 2.045, 2.060]  # the second is the best by noise alone
+    table = pd.DataFrame(
+        {"params": 1e8, "tokens": 1e10, "learning_rate": RATES[:4], "loss": losses}
+    )
+    (bound,) = sweep(table, "learning_rate").cells
+    assert (bound.optimum, bound.edge, bound.value) == (None, "lowest", RATES[1])
+
+
 def test_the_rows_of_the_best_value_stay_with_all_their_seeds() -> None:
     table = swept(parabola, 0.001, seeds=3)
     found = sweep(table, "learning_rate")
