@@ -47,6 +47,8 @@ def tune(
         bootstrap: Number of bootstrap resamples of the fit; with 0, its exponents have no interval.
         out: Write the rule to this file instead, which ends in .toml.
     """
+    from analysis.arguments import refuse_times
+    from analysis.fitting.result import refuse_level
     from analysis.runs.sweep import to_json
     from experiments.cli.join import tuning
     from experiments.cli.join.plan import plan_bytes
@@ -54,6 +56,8 @@ def tune(
     from scaling.store.records import Refusal, write_bytes
     from scaling.study import study_bytes, study_of
 
+    refuse_level(level)  # before hours of training
+    refuse_times("--bootstrap", bootstrap, 4000)
     toml = study_bytes(study)
     asked = study_of(toml, str(study))
     tuning.refuse_untunable(asked)

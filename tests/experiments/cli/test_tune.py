@@ -160,6 +160,12 @@ def test_a_study_that_cannot_be_tuned_is_refused_before_anything_is_trained(
     assert scaling.plans == []
 
 
+def test_options_are_refused_before_anything_is_trained(scaling: Any) -> None:
+    for wrong in (("--level", "90"), ("--bootstrap", "1000000"), ("--out", "rule.json")):
+        assert scaling(parabola, ("", ""), *wrong) == 2
+    assert scaling.plans == []
+
+
 def test_a_file_that_is_no_rule_of_this_command_is_not_replaced(
     scaling: Any, tmp_path: Path, capsys: Any
 ) -> None:
