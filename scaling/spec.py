@@ -54,7 +54,7 @@ PROGRAM = (
 )
 
 # Fields of a run that name it for its study and determine nothing.
-LABELS = ("budget_flops", "variant")
+LABELS = ("budget_flops", "variant", "rate_bracketed")
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,8 @@ class RunSpec:
     tasks: TaskMix | None = None  # null: text alone
     budget_flops: float | None = None  # the isoFLOP budget that the point belongs to
     variant: str | None = None  # the values of its sweep, as PATH=VALUE; null without one
+    # Whether its rate lies inside what the sweep of its rule tried at such N and D; null without.
+    rate_bracketed: bool | None = None
 
     @property
     def program(self) -> tuple[object, ...]:
@@ -249,6 +251,7 @@ def run_columns(run: RunSpec, corpus: CorpusInfo) -> dict[str, Any]:
         "batch_sequences": run.batch_sequences,
         "batch_tokens": run.batch_tokens,
         "learning_rate": run.schedule.peak,
+        "rate_bracketed": run.rate_bracketed,
         **vars(run.optimizer),
         "decay": run.schedule.decay,
         "decay_steps": run.schedule.decay_steps,

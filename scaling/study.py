@@ -11,18 +11,24 @@ from dataclasses import field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from models.sizes import ParamsConvention
 from scaling.engines import LaunchSection, RaySection, SlurmSection
-from scaling.fields import Beta, Count, Fraction, Positive, Quantity, Seed, Share, Shots, Whole
+from scaling.fields import (
+    Beta,
+    Count,
+    EndToken,
+    Fraction,
+    NonNegative,
+    Positive,
+    Quantity,
+    Seed,
+    Share,
+    Shots,
+    Whole,
+)
 from scaling.given import read_once
 from scaling.hardware import Hardware
 from scaling.model_section import ModelSection, model_words
@@ -49,16 +55,6 @@ class SourceSection:
     text_field: str | None = None  # this and the next two: [data]'s unless given
     split: str | None = None
     subset: str | None = None
-
-
-def _end_token(value: Any) -> Any:
-    # Of a union, pydantic would report only one member's error.
-    if isinstance(value, str) or (type(value) is int and value >= 0):
-        return value
-    raise ValueError("must be the text of a token, or a token id of at least 0")
-
-
-EndToken = Annotated[str | int, BeforeValidator(_end_token)]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -96,18 +92,18 @@ class DataSection:
 
 @dataclass(frozen=True, config=_STRICT)
 class TrainingSection:
-    """The optimiser and its schedule; a string names a rule of scaling/planning/rules.py."""
+    """The optimiser and its schedule; a string names a rule, or its file (docs/tuning.md)."""
 
     schedule: Literal["wsd", "cosine"]
-    batch_sequences: Count
+    batch_sequences: Count | str
     learning_rate: Positive | str
     warmup_tokens: Quantity | str
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    weight_decay: NonNegative | str
     beta1: Beta
     beta2: Beta | str
     clip_norm: Positive
     learning_rate_factor: Positive = 1.0  # multiplies the rule's rate: what a sweep varies
-    z_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # weight of (ln Z)²
+    z_loss: NonNegative = 0.0  # weight of (ln Z)²
     cooldown_fraction: Fraction = 0.2  # of D; Hägele et al. 2024, section 3: 20% matches cosine
     cooldown_shape: Literal["1-sqrt", "linear"] = "1-sqrt"
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # parameters are float32 always

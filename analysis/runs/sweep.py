@@ -9,9 +9,9 @@ readings of it differ: where values are a factor of two apart, they may be too n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -25,10 +25,12 @@ from analysis.runs.replicates import MIN_SWEPT, levelled, settings
 from analysis.runs.status import LEFT_OUT
 from analysis.runs.sweep_curves import Window, draw_minima, fit_curves, noise_of
 from analysis.runs.table import CORE, standardise, usable
+from analysis.text import human
 from scaling.store.records import Refusal
 
 Edge = Literal["lowest", "highest"]
 
+SHOWN = 6  # points that a warning names
 NEIGHBOURS = 2  # on each side of the best
 
 
@@ -42,8 +44,8 @@ class Best:
     losses: tuple[float, ...]  # of each, the mean over seeds
     value: float  # of those tried, the one with the least loss
     loss: float  # at it
-    edge: Edge | None  # the end of the sweep where `value` is, or that the interval reaches
-    optimum: float | None = None  # None where `value` is an end of the sweep
+    edge: Edge | None  # the end of the sweep where the best is, or that the interval reaches
+    optimum: float | None = None  # None where that is an end of the sweep
     interval: Interval | None = None  # of the optimum; None where the noise is not known
 
     @property
@@ -63,20 +65,26 @@ class Sweep:
 
     @property
     def bounds(self) -> tuple[Best, ...]:
-        """The points whose best value is an end of the sweep."""
+        """The points whose best value, or the curve's bottom, is an end of the sweep."""
         return tuple(each for each in self.cells if each.optimum is None)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """A sentence for each end of the sweep that is the best value somewhere."""
-        ends = [each.edge for each in self.bounds]
+        at = {end: [each for each in self.bounds if each.edge == end] for end in get_args(Edge)}
         return tuple(
-            f"the {end} {self.column} tried is the best at {ends.count(end)} of "
-            f"{len(self.cells)} (N, D): the optimum lies beyond the sweep, and the loss "
-            f"there is not the least these sizes can reach. Train with {other} ones."
+            f"the {end} {self.column} tried is the best at {len(at[end])} of "
+            f"{len(self.cells)} (N, D), {_places(at[end])}: the optimum lies beyond the sweep, and "
+            f"the loss there is not the least these sizes can reach. Train with {other} ones."
             for end, other in (("lowest", "lower"), ("highest", "higher"))
-            if end in ends
+            if at[end]
         )
+
+
+def _places(cells: Sequence[Best]) -> str:
+    """Their N and D, of many the first."""
+    some = ", ".join(f"{human(each.params)} × {human(each.tokens)}" for each in cells[:SHOWN])
+    return some + (f" and {len(cells) - SHOWN} more" if len(cells) > SHOWN else "")
 
 
 def sweep(table: pd.DataFrame, column: str, *, level: float = 0.9, seed: int = 0) -> Sweep:
@@ -207,7 +215,12 @@ def _window(best: Best, runs: Array) -> Window:
 
 
 def _between(best: Best, bottom: Array, draws: Array | None, level: float) -> Best:
-    """With the optimum between the values, of which `bottom` is ln(optimum/best), and its draws."""
+    """With the optimum between the values, of which `bottom` is ln(optimum/best), and its draws.
+
+    A curve that falls to an end of the sweep has no optimum, even if the best tried lies inside.
+    """
+    if not best.logs[0] < bottom[0] < best.logs[-1]:
+        return replace(best, edge="lowest" if bottom[0] <= best.logs[0] else "highest")
     found = replace(best, optimum=best.value * float(np.exp(bottom[0])))
     if draws is None:
         return found

@@ -29,7 +29,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # its name.
 COMMANDS = {
     "Plan a grid and train it": (
-        *("plan", "simulate", "prepare", "run", "worker", "status", "sync"),
+        *("plan", "simulate", "prepare", "run", "tune", "worker", "status", "sync"),
     ),
     "Fit a law": ("fit", "show", "compare", "plot"),
     "Decide": ("recommend", "predict"),
@@ -56,7 +56,7 @@ def main() -> int:
         life.callback(show_as_it_is)
         try:
             # Already here, because imports and planning take seconds too.
-            with stops_interrupt() if command in ("run", "prepare") else nullcontext():
+            with stops_interrupt() if command in ("run", "tune", "prepare") else nullcontext():
                 code = _run(command, words)
         except KeyboardInterrupt:
             say(f"scaling {command}: interrupted; the same command continues from here", sys.stderr)

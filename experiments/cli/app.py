@@ -111,7 +111,7 @@ CODES = "0 done, 1 a run or a fit failed, 2 bad input, 70 program at fault, 75 i
 
 def overview(groups: Mapping[str, Iterable[str]]) -> str:
     """What `scaling --help` prints: every command in one line, by what it is for."""
-    lines = [DESCRIPTION, "", "usage: scaling COMMAND …", "", EXAMPLES]
+    lines = [DESCRIPTION, "usage: scaling COMMAND …", "", EXAMPLES]
     for group, names in groups.items():
         lines += ["", group]
         lines += [f"  {name:<11}{summary(name)}" for name in names]

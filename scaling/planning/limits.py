@@ -7,28 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from scaling.data.corpus import CorpusInfo, epoch_tokens
 from scaling.planning.grid import Cell
 from scaling.planning.refusals import listed
 from scaling.planning.rounding import asked, at_least
-from scaling.planning.runs_of import cooldown_steps, rounded, whole_steps
-from scaling.spec import RunSpec
+from scaling.planning.runs_of import Size, cooldown_steps, rounded, whole_steps
 from scaling.store.records import Refusal
 from scaling.study import IsoflopGrid, LadderGrid, Study
 
 # Long warmups bend the exponent that a grid measures (Porian et al. 2024, arXiv:2406.19146,
 # section 3.3, where the warmup was as long as small models' whole runs); the limit is ours.
 MAX_WARMUP_SHARE = 0.2
-
-
-@dataclass(frozen=True)
-class Size:
-    """The cells of one shape, tokens ascending, and what their runs have in common."""
-
-    base: RunSpec
-    cells: tuple[Cell, ...]
 
 
 def refuse_warmups(study: Study, sizes: Sequence[Size]) -> None:
@@ -38,7 +29,7 @@ def refuse_warmups(study: Study, sizes: Sequence[Size]) -> None:
     wanted, most = [], math.inf
     for size in sizes:
         warmup, batch = size.base.schedule.warmup_steps, size.base.batch_tokens
-        steps = whole_steps(study, size.cells[0].tokens)
+        steps = whole_steps(study, batch, size.cells[0].tokens)
         if warmup <= MAX_WARMUP_SHARE * steps:
             continue
         params = f"{size.base.params.non_embedding:,}"
@@ -68,7 +59,7 @@ def _refuse_cooldowns(study: Study, sizes: Sequence[Size]) -> None:
     early, most = [], math.inf
     for size in sizes:
         for cell in size.cells:
-            steps = whole_steps(study, cell.tokens)
+            steps = whole_steps(study, size.base.batch_tokens, cell.tokens)
             constant = steps - cooldown_steps(study, steps)
             if constant < size.base.schedule.warmup_steps:
                 early.append(cell)
@@ -89,7 +80,8 @@ def refuse_beyond_corpus(study: Study, corpus: CorpusInfo, sizes: Sequence[Size]
     """
     if not sizes:
         return
-    cap, batch = rounded(study.data.unique_tokens), sizes[0].base.text_batch_tokens
+    cap = rounded(study.data.unique_tokens)
+    batch = max(size.base.text_batch_tokens for size in sizes)
     if cap is not None and cap > corpus.train_tokens:
         raise Refusal(
             f"[data] unique_tokens = {cap:,} is more than the {_had(corpus.train_tokens, corpus)}. "
@@ -110,15 +102,15 @@ def refuse_beyond_corpus(study: Study, corpus: CorpusInfo, sizes: Sequence[Size]
     if study.data.allow_repeats:
         return
     beyond: list[Cell] = []
+    most, unit = math.inf, study.training.round_to_steps
     for size in sizes:
-        whole = size.base.batch_tokens
+        whole, text = size.base.batch_tokens, size.base.text_batch_tokens
         for cell in size.cells:
-            steps = whole_steps(study, cell.tokens)
-            if steps * batch > epoch:
+            steps = whole_steps(study, whole, cell.tokens)
+            if steps * text > epoch:
                 beyond.append(replace(cell, tokens=float(steps * whole)))
+                most = min(most, epoch // (text * unit) * unit * whole)
     if beyond:
-        unit = study.training.round_to_steps
-        most = epoch // (batch * unit) * unit * sizes[0].base.batch_tokens
         verb = "is" if len({cell.tokens for cell in beyond}) == 1 else "are"
         less = f"{_at_most(study, beyond, most)}, " if most else ""
         if corpus.unread and cap is None:  # how many are few enough is not known before it is read

@@ -14,10 +14,10 @@ from models.sizes import Rung
 from scaling.data.corpus import CorpusInfo
 from scaling.planning.estimate import worker_memory, worker_seconds
 from scaling.planning.grid import Cell, draft_cells
-from scaling.planning.limits import Size, refuse_beyond_corpus, refuse_warmups
+from scaling.planning.limits import refuse_beyond_corpus, refuse_warmups
 from scaling.planning.refusals import MOST, Refusals
-from scaling.planning.rounding import missed, refuse_rounding
-from scaling.planning.runs_of import base_of, trajectory
+from scaling.planning.rounding import Batched, missed, refuse_rounding
+from scaling.planning.runs_of import Size, base_of, common_batch, trajectory
 from scaling.planning.sweep import Variant, variants
 from scaling.spec import RunSpec, one_of_each, run_columns, spent_flops
 from scaling.study import Study
@@ -116,14 +116,11 @@ def _variant(study: Study, label: str | None, corpus: CorpusInfo, refusals: Refu
     left_out: list[LeftOut] = []
     rungs: list[Rung] = []
     sizes: list[Size] = []
+    batched: list[Batched] = []
     most = math.inf if grid.max_run_flops is None else grid.max_run_flops
     found: tuple[Cell, ...] = ()
     with refusals.gathered():
         found = draft_cells(study, corpus.vocab_size, refusals)
-    within = [cell for cell in found if cell.flops_6nd <= most]
-    with refusals.gathered():
-        refuse_rounding(study, within)
-    astray = missed(study, within)
     for _, group in itertools.groupby(found, lambda cell: cell.rung.config):
         cells = list(group)
         rung = cells[0].rung
@@ -139,8 +136,16 @@ def _variant(study: Study, label: str | None, corpus: CorpusInfo, refusals: Refu
                 f"{rung.target:.4g}. Give {cells[0].flops_6nd:.3g} or more, or drop the size."
             )
             continue
+        batch = common_batch(study)
         with refusals.gathered():
-            sizes.append(Size(base_of(study, corpus, rung), kept))
+            base = base_of(study, corpus, rung)
+            batch = base.batch_tokens
+            sizes.append(Size(base, kept))
+        if batch is not None:
+            batched += [Batched(cell, batch) for cell in kept]
+    with refusals.gathered():
+        refuse_rounding(study, batched)
+    astray = missed(study, batched)
     # What is refused for its tokens will have others: nothing more is said of it.
     sound = [replace(s, cells=tuple(c for c in s.cells if c not in astray)) for s in sizes]
     sound = [size for size in sound if size.cells]

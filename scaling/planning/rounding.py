@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scaling.planning.grid import Cell
 from scaling.planning.refusals import listed
-from scaling.planning.runs_of import step_tokens, whole_steps
+from scaling.planning.runs_of import common_batch, whole_steps
 from scaling.store.records import Refusal
 from scaling.study import IsoflopGrid, LadderGrid, Study
 
@@ -26,40 +27,51 @@ MAX_ISOFLOP_ROUNDING = 0.01
 
 def in_whole_steps(study: Study, tokens: float) -> float:
     """The tokens themselves where rounding does not miss them by too much, else what they become,
-    in three digits."""
-    whole = whole_steps(study, tokens) * step_tokens(study)
+    in three digits. A batch that follows size rounds differently at each: then the tokens."""
+    batch = common_batch(study)
+    if batch is None:
+        return tokens
+    whole = whole_steps(study, batch, tokens) * batch
     return tokens if abs(whole / tokens - 1) <= MAX_ROUNDING else float(f"{whole:.3g}")
 
 
-def missed(study: Study, cells: Sequence[Cell]) -> tuple[Cell, ...]:
+@dataclass(frozen=True)
+class Batched:
+    """A cell, and the tokens of a step of its size."""
+
+    cell: Cell
+    batch_tokens: int
+
+
+def missed(study: Study, cells: Sequence[Batched]) -> tuple[Cell, ...]:
     """The cells whose tokens are rounded too far."""
-    tokens = np.array([cell.tokens for cell in cells])
-    too_far = _missed(tokens, step_tokens(study) * study.training.round_to_steps, _limit(study))
-    return tuple(cell for cell, far in zip(cells, too_far, strict=True) if far)
+    too_far = _missed(cells, study.training.round_to_steps, _limit(study))
+    return tuple(each.cell for each, far in zip(cells, too_far, strict=True) if far)
 
 
 def _limit(study: Study) -> float:
     return MAX_ISOFLOP_ROUNDING if isinstance(study.grid, IsoflopGrid) else MAX_ROUNDING
 
 
-def refuse_rounding(study: Study, cells: Sequence[Cell]) -> None:
+def refuse_rounding(study: Study, cells: Sequence[Batched]) -> None:
     """Raises Refusal that names every cell whose tokens are rounded too far."""
-    astray = missed(study, cells)
+    unit, limit = study.training.round_to_steps, _limit(study)
+    far = _missed(cells, unit, limit)
+    astray = [each for each, is_far in zip(cells, far, strict=True) if is_far]
     if not astray:
         return
-    batch, unit, limit = step_tokens(study), study.training.round_to_steps, _limit(study)
-    tokens = np.array([cell.tokens for cell in cells])
+    batch = max(each.batch_tokens for each in astray)
     # The largest unit that fits all; none does where even single steps miss.
     units = range(unit - 1, 0, -1)
-    fits = next((u for u in units if not _missed(tokens, batch * u, limit).any()), None)
+    fits = next((u for u in units if not _missed(cells, u, limit).any()), None)
     lower = "a smaller batch_sequences" if fits is None else f"[training] round_to_steps = {fits}"
-    least = at_least(study, [(cell, batch * unit / (2 * limit)) for cell in astray])
-    remedy = f"Give {least}, or smaller sizes, or {lower}."
+    wanted = [(each.cell, each.batch_tokens * unit / (2 * limit)) for each in astray]
+    remedy = f"Give {at_least(study, wanted)}, or smaller sizes, or {lower}."
     if not isinstance(study.grid, IsoflopGrid):
         remedy = f"Give multiples of {unit * batch:,}, or {lower}."
     raise Refusal(
-        f"[grid] {asked(study, astray)} would be rounded by more than {limit:.0%}, to "
-        f"multiples of {unit} steps of {batch:,} tokens. {remedy}"
+        f"[grid] {asked(study, [each.cell for each in astray])} would be rounded by more than "
+        f"{limit:.0%}, to multiples of {unit} steps of {batch:,} tokens. {remedy}"
     )
 
 
@@ -93,6 +105,8 @@ def _up(value: float) -> float:
     return math.ceil(value / unit) * unit
 
 
-def _missed(tokens: NDArray[np.float64], unit_tokens: int, limit: float) -> NDArray[np.bool_]:
-    rounded = np.maximum(1, np.round(tokens / unit_tokens)) * unit_tokens
+def _missed(cells: Sequence[Batched], unit: int, limit: float) -> NDArray[np.bool_]:
+    tokens = np.array([each.cell.tokens for each in cells])
+    step = unit * np.array([each.batch_tokens for each in cells])
+    rounded = np.maximum(1, np.round(tokens / step)) * step
     return np.asarray(np.abs(rounded / tokens - 1) > limit)

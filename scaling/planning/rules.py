@@ -1,18 +1,154 @@
-"""Hyper-parameters that follow a model's size: named rules, each with its source.
+"""Hyper-parameters that follow a model's size: rules as data, each with its source and its range.
 
-A study gives a number or the name of a rule; nothing else decides. Because every token budget
-of a size branches off one trunk, a rule may depend on the model, the batch, and the one D that a
-study declares ([training] nominal_tokens), never on the tokens of a run.
+A rule is a TOML file. Those that ship are in rule_files/, in a folder for the field of [training]
+that they are for, and a study names one by its file's name; a file of your own, by its path.
+Because every token budget of a size branches off one trunk, a rule may depend on the model, the
+batch, and the one D that a study declares ([training] nominal_tokens), never on a run's own tokens.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import field
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from models.sizes import ParamCount
-from scaling.study import TrainingSection
+from scaling.fields import Positive
+from scaling.store.records import did_you_mean
+
+SHIPPED = Path(__file__).with_name("rule_files")
+SUFFIX = ".toml"  # of the path of a file, which no name of a rule has
+MAX_BYTES = 1 << 20  # of a rule file
+
+Gives = Literal[
+    "learning_rate", "batch_tokens", "warmup_tokens", "beta2_half_life", "weight_decay_timescale"
+]
+# What a rule for each field of [training] gives. β2 is given by the tokens over which the second
+# moment forgets half of itself, and weight decay by the share of D over which weights average their
+# updates, B / (rate × decay × D): these are what stays the same where batch and rate do not.
+GIVES: Mapping[str, Gives] = MappingProxyType(
+    {
+        "learning_rate": "learning_rate",
+        "batch_sequences": "batch_tokens",
+        "warmup_tokens": "warmup_tokens",
+        "beta2": "beta2_half_life",
+        "weight_decay": "weight_decay_timescale",
+    }
+)
+# What a rule may follow, with the letter that a formula has for it.
+Variable = Literal["params", "params_total", "tokens", "batch_tokens", "flops"]
+LETTERS: Mapping[str, str] = MappingProxyType(
+    {"params": "N", "params_total": "N total", "tokens": "D", "batch_tokens": "B", "flops": "C"}
+)
+_FILE = ConfigDict(extra="forbid", strict=True)
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class NoRule(ValueError):
+    """What a field says is neither a number nor a rule that can be read."""
+
+
+@dataclass(frozen=True, config=_FILE)
+class Power:
+    """(x / unit)^exponent."""
+
+    exponent: Number
+    unit: Positive = 1.0
+
+
+@dataclass(frozen=True, config=_FILE)
+class Optimum:
+    """The best value at one N and D, between those that a sweep tried."""
+
+    params: Positive
+    tokens: Positive
+    tried: tuple[Positive, Positive]  # the lowest and the highest
+    optimum: Positive
+    interval: tuple[Positive, Positive] | None = None
+
+
+@dataclass(frozen=True, config=_FILE)
+class Rule:
+    """factor · Π (x / unit)^exponent + Σ slope · ln x, published or measured.
+
+    x are `params` (N without embedding and head), `params_total`, `tokens` (D), `batch_tokens` and
+    `flops` (6·params·tokens).
+    """
+
+    gives: Gives
+    source: Annotated[str, Field(min_length=1)]
+    factor: Number
+    powers: Mapping[Variable, Power] = field(default_factory=dict)
+    logarithms: Mapping[Variable, Number] = field(default_factory=dict)  # slopes
+    # Of a rate: the peak of a schedule that decays over the whole run, or the rate of a plateau.
+    schedule: Literal["decay", "plateau"] | None = None
+    on_plateau: Positive | None = None  # what the source multiplies such a peak by for a plateau
+    measured: Mapping[Variable, tuple[Positive, Positive]] = field(default_factory=dict)
+    optima: tuple[Optimum, ...] = ()  # of the sweep that it was fitted to
+
+    def __post_init__(self) -> None:
+        if (self.schedule is None) == (self.gives == "learning_rate"):
+            raise ValueError(
+                "schedule = 'decay' or 'plateau' says what a learning rate is the peak of, and "
+                f"goes with no other rule; {'give it' if self.schedule is None else 'remove it'}"
+            )
+        if self.optima and not {"params", "tokens", "flops"}.issuperset(self.follows):
+            raise ValueError("optima are of rules that follow params, tokens and flops alone")
+        for name, (low, high) in self.measured.items():
+            if low > high:
+                raise ValueError(f"measured.{name} = [{low:g}, {high:g}] ends before it begins")
+
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """The variables that it depends on."""
+        return (*self.powers, *self.logarithms)
+
+    @property
+    def follows_tokens(self) -> bool:
+        """Whether it depends on the D that a study declares."""
+        return not {"tokens", "flops"}.isdisjoint(self.follows)
+
+    @property
+    def formula(self) -> str:
+        """As it is written on paper."""
+        return " ".join([f"{self.factor:g}", *_terms(self)])
+
+    def value(self, scale: Scale) -> float:
+        """What it gives. Raises ValueError where it follows a D that the study does not declare."""
+        found = self.factor
+        for name, power in self.powers.items():
+            found *= (scale.of(name) / power.unit) ** power.exponent
+        for name, slope in self.logarithms.items():
+            found += slope * math.log(scale.of(name))
+        return found
+
+    def bracket(self) -> tuple[float, float] | None:
+        """The multiples of its value that were tried at every N and D of its sweep, if any."""
+        ratios = [[each.tried[end] / self._at(each) for each in self.optima] for end in (0, 1)]
+        return (max(ratios[0]), min(ratios[1])) if self.optima else None
+
+    def _at(self, optimum: Optimum) -> float:
+        params = ParamCount(
+            embedding=0, matrix=round(optimum.params), vector=0, head=0, head_matmul=0
+        )
+        return self.value(Scale(params, 1, round(optimum.tokens)))
+
+
+def _terms(rule: Rule) -> Iterator[str]:
+    for name, power in rule.powers.items():
+        letter = LETTERS[name] if power.unit == 1 else f"({LETTERS[name]} / {power.unit:g})"
+        yield f"{letter}^{power.exponent:g}"
+    for name, slope in rule.logarithms.items():
+        yield f"{'-' if slope < 0 else '+'} {abs(slope):g} ln {LETTERS[name]}"
 
 
 @dataclass(frozen=True)
@@ -23,84 +159,64 @@ class Scale:
     batch_tokens: int
     nominal_tokens: int | None  # the D that a study declares
 
-    @property
-    def tokens(self) -> int:
-        """The declared D. Raises ValueError where a study declares none."""
+    def of(self, name: str) -> float:
+        """A variable. Raises ValueError for one that follows D where the study declares none."""
+        if name == "params":
+            return self.params.non_embedding
+        if name == "params_total":
+            return self.params.total
+        if name == "batch_tokens":
+            return self.batch_tokens
         if self.nominal_tokens is None:
             raise ValueError("follows D: declare one, [training] nominal_tokens")
-        return self.nominal_tokens
+        tokens = float(self.nominal_tokens)
+        return tokens if name == "tokens" else 6.0 * self.params.non_embedding * tokens
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A published or measured rule."""
-
-    value: Callable[[Scale], float]
-    formula: str
-    source: str
+@cache
+def shipped(field: str) -> Mapping[str, Rule]:
+    """The rules that ship for a field of [training], by name."""
+    files = sorted((SHIPPED / field).glob(f"*{SUFFIX}"))
+    return MappingProxyType({path.stem: read_rule(path, field) for path in files})
 
 
-LEARNING_RATES: Mapping[str, Rule] = {
-    "kaplan-2020": Rule(
-        lambda scale: 0.003239 - 0.0001395 * math.log(scale.params.non_embedding),
-        "0.003239 - 0.0001395 ln N, N non-embedding",
-        "Kaplan et al. 2020, arXiv:2001.08361, eq. D.1 (Adam, 0.5M-token batches, N up to 1e10)",
-    ),
-    "sotu-bytes": Rule(
-        lambda scale: 0.0053 * (scale.params.non_embedding / 1e5) ** -0.44,
-        "0.0053 (N / 1e5)^-0.44, N non-embedding",
-        "measured here, on the embedded corpus with 1,024-token batches and 1M tokens, N from 25k "
-        "to 800k: experiments/learning_rate.toml, results/reference/learning_rate",
-    ),
-}
+def rule_of(setting: str, field: str) -> Rule:
+    """The rule that a study names for a field: one that ships, or the file at a path.
 
-WARMUP_TOKENS: Mapping[str, Rule] = {
-    "params": Rule(
-        lambda scale: scale.params.total,
-        "N tokens, N total",
-        "Porian et al. 2024, arXiv:2406.19146, section 3.3",
-    ),
-}
-
-BETA2: Mapping[str, Rule] = {
-    # The second moment forgets half of itself over a fixed number of tokens, whatever the batch.
-    "half-life-7M": Rule(
-        lambda scale: 0.5 ** (scale.batch_tokens / 7e6),
-        "0.5^(batch_tokens / 7e6)",
-        "Marek et al. 2025, arXiv:2507.07101: constant half-life in tokens; 7M tokens is "
-        "0.95 at 0.5M-token batches (Brown et al. 2020, arXiv:2005.14165, appendix B)",
-    ),
-}
-
-
-def peak_rate(training: TrainingSection, scale: Scale) -> float:
-    """The learning rate that a study's [training] means at this scale, its factor included.
-
-    Raises ValueError as `resolve` does.
+    Raises NoRule, naming the field and what would do, where there is none.
     """
-    rate = resolve(training.learning_rate, LEARNING_RATES, "learning_rate", scale)
-    return training.learning_rate_factor * rate
-
-
-def resolve(setting: float | str, rules: Mapping[str, Rule], field: str, scale: Scale) -> float:
-    """The number that `setting` means at this scale.
-
-    Raises ValueError, naming the field and the known rules, for an unknown rule, and for one that
-    gives no positive number here or follows a D where none is declared.
-    """
-    if not isinstance(setting, str):
-        return float(setting)
-    if setting not in rules:
-        raise ValueError(
-            f"{field} = {setting!r} is no known rule; give a number or one of {', '.join(rules)}"
+    if setting.endswith(SUFFIX):
+        return read_rule(Path(setting), field)
+    known = shipped(field)
+    if setting not in known:
+        raise NoRule(
+            f"{field} = {setting!r} is no known rule; give a number, one of {', '.join(known)}, or "
+            f"the path of a rule file, which ends in {SUFFIX}.{did_you_mean(setting, known)}"
         )
+    return known[setting]
+
+
+def read_rule(path: Path, field: str) -> Rule:
+    """The rule in a file, for a field of [training]. Raises NoRule where there is none for it."""
+    said = f"{field} = {str(path)!r}"
     try:
-        value = rules[setting].value(scale)
-    except ValueError as error:
-        raise ValueError(f"{field} = {setting!r} {error}") from error
-    if not value > 0:
-        raise ValueError(
-            f"{field} = {setting!r} gives {value:.3g} at {scale.params.non_embedding} parameters "
-            f"({rules[setting].formula}); give a number"
-        )
-    return value
+        with path.open("rb") as file:
+            raw = tomllib.loads(file.read(MAX_BYTES).decode())
+        # By way of JSON, whose strict mode takes arrays for tuples.
+        rule = TypeAdapter(Rule).validate_json(json.dumps(raw, default=str))
+    except OSError as error:
+        raise NoRule(
+            f"{said} cannot be read: {error.strerror}. Give the path of a rule file, from the "
+            "folder where the command is given"
+        ) from error
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        where = ".".join(str(part) for part in mistake["loc"])
+        text = str(mistake["msg"]).removeprefix("Value error, ")
+        place = where or "the file"
+        raise NoRule(f"{said}: {place}: {text}. docs/tuning.md has the fields") from error
+    except (ValueError, RecursionError) as error:
+        raise NoRule(f"{said} is not valid TOML: {error}. docs/tuning.md has the fields") from error
+    if rule.gives != GIVES[field]:
+        raise NoRule(f"{said} gives {rule.gives}, not {GIVES[field]}. Give a rule for this field")
+    return rule

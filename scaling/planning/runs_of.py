@@ -7,41 +7,40 @@ branch off it, so a grid of many budgets costs little more than its longest (Hä
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from models.sizes import ParamCount, Rung
+from models.sizes import Rung
 from scaling.data.corpus import CorpusInfo
 from scaling.planning.deriving import layout_of
 from scaling.planning.grid import Cell
+from scaling.planning.hyperparameters import bracketed, hyperparameters
 from scaling.planning.layout import native
 from scaling.planning.refusals import Refusals
-from scaling.planning.rules import (
-    BETA2,
-    LEARNING_RATES,
-    WARMUP_TOKENS,
-    Rule,
-    Scale,
-    peak_rate,
-    resolve,
-)
 from scaling.schedule import Schedule
 from scaling.spec import Optimizer, RunSpec, run_id_of
-from scaling.store.records import did_you_mean
 from scaling.study import Study
 from scaling.tasks.mix import TaskMix, resolve_mix
 
 
-def step_tokens(study: Study) -> int:
-    """Tokens of one step."""
-    return study.training.batch_sequences * study.data.sequence_length
+@dataclass(frozen=True)
+class Size:
+    """The cells of one shape, tokens ascending, and what their runs have in common."""
+
+    base: RunSpec
+    cells: tuple[Cell, ...]
 
 
-def whole_steps(study: Study, tokens: float) -> int:
-    """The steps nearest to `tokens`, a multiple of the study's round_to_steps."""
+def common_batch(study: Study) -> int | None:
+    """Tokens of a step, where all sizes have the same; null where it follows size."""
+    batch = study.training.batch_sequences
+    return None if isinstance(batch, str) else batch * study.data.sequence_length
+
+
+def whole_steps(study: Study, batch_tokens: int, tokens: float) -> int:
+    """The steps of a batch nearest to `tokens`, a multiple of the study's round_to_steps."""
     unit = study.training.round_to_steps
-    return max(1, round(tokens / (step_tokens(study) * unit))) * unit
+    return max(1, round(tokens / (batch_tokens * unit))) * unit
 
 
 def trajectory(study: Study, base: RunSpec, points: Sequence[Cell]) -> list[RunSpec]:
@@ -50,11 +49,17 @@ def trajectory(study: Study, base: RunSpec, points: Sequence[Cell]) -> list[RunS
     `base` is what they have in common; scaling/planning/limits.py refuses those that would mislead.
     """
     training = study.training
-    steps = [whole_steps(study, cell.tokens) for cell in points]
+    steps = [whole_steps(study, base.batch_tokens, cell.tokens) for cell in points]
+    inside = bracketed(training, base.params)
     if training.schedule == "cosine":
+        runs = [_cosine(base, total) for total in steps]
         return [
-            replace(_cosine(base, total), budget_flops=cell.budget_flops)
-            for total, cell in zip(steps, points, strict=True)
+            replace(
+                run,
+                budget_flops=cell.budget_flops,
+                rate_bracketed=inside(run.tokens),
+            )
+            for run, cell in zip(runs, points, strict=True)
         ]
     trunk_id = run_id_of(base)
     branches = []
@@ -72,6 +77,7 @@ def trajectory(study: Study, base: RunSpec, points: Sequence[Cell]) -> list[RunS
             schedule=schedule,
             budget_flops=cell.budget_flops,
         )
+        branch = replace(branch, rate_bracketed=inside(branch.tokens))
         branches.append(replace(branch, run_id=run_id_of(branch)))
     starts = tuple(sorted({branch.first_step for branch in branches}))
     trunk = replace(
@@ -108,32 +114,17 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
     Raises Refusal for rules that are unknown or give no rate here, layouts that an architecture
     does not have, and tasks that make no mixture.
     """
-    training, params = study.training, rung.counts
-    batch_tokens = step_tokens(study)
+    training, found, tasks = study.training, None, None
     refusals = Refusals()
-
-    def value(setting: float | str, rules: Mapping[str, Rule], of: Callable[[], float]) -> float:
-        try:
-            return of()
-        except ValueError as error:
-            near = ""
-            if isinstance(setting, str) and setting not in rules:
-                near = did_you_mean(setting, rules)
-            refusals.add(f"[training] {error}.{near}")
-            return math.nan
-
-    def resolved(field: str, rules: Mapping[str, Rule]) -> float:
-        setting = getattr(training, field)
-        return value(setting, rules, lambda: resolve(setting, rules, field, scale))
-
-    scale = scale_of(study, params)
-    peak = value(training.learning_rate, LEARNING_RATES, lambda: peak_rate(training, scale))
-    beta2 = resolved("beta2", BETA2)
-    warmup_tokens = resolved("warmup_tokens", WARMUP_TOKENS)
-    tasks = None
     with refusals.gathered():
-        tasks = _mix_of(study)
+        found = hyperparameters(study, rung.counts)
+    batch = training.batch_sequences if found is None else found.batch_sequences
+    if isinstance(batch, int):
+        with refusals.gathered():
+            tasks = _mix_of(study, batch)
     refusals.raise_any()
+    assert found is not None
+    batch_tokens = found.batch_sequences * study.data.sequence_length
     base = RunSpec(
         run_id="",
         trunk_id="",
@@ -142,21 +133,25 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
         model=rung.config,
         corpus=corpus.fingerprint,
         sequence_length=study.data.sequence_length,
-        batch_sequences=training.batch_sequences,
+        batch_sequences=found.batch_sequences,
         seed=study.grid.seeds[0],
         optimizer=Optimizer(
-            training.beta1, beta2, training.weight_decay, training.clip_norm, training.z_loss
+            training.beta1, found.beta2, found.weight_decay, training.clip_norm, training.z_loss
         ),
-        schedule=Schedule(peak, max(1, round(warmup_tokens / batch_tokens)), 0, "none", 0),
+        schedule=Schedule(
+            found.learning_rate, max(1, round(found.warmup_tokens / batch_tokens)), 0, "none", 0
+        ),
         dtype=training.compute_dtype,
         hardware=study.hardware,
         holdout_tokens=round(study.evaluation.tokens),
-        evaluate_every=whole_steps(study, study.evaluation.every_tokens),
+        evaluate_every=whole_steps(study, batch_tokens, study.evaluation.every_tokens),
         checkpoint_at=(),
         checkpoint_every=whole_steps(
-            study, training.checkpoint_every_tokens or study.evaluation.every_tokens
+            study,
+            batch_tokens,
+            training.checkpoint_every_tokens or study.evaluation.every_tokens,
         ),
-        nominal_tokens=scale.nominal_tokens,
+        nominal_tokens=rounded(training.nominal_tokens),
         unique_tokens=rounded(study.data.unique_tokens),
         tasks=tasks,
     )
@@ -165,23 +160,18 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
     return base
 
 
-def _mix_of(study: Study) -> TaskMix | None:
+def _mix_of(study: Study, batch_sequences: int) -> TaskMix | None:
     if study.tasks is None:
         return None
     asked = study.tasks
     return resolve_mix(
         asked.fraction,
         asked.list,
-        study.training.batch_sequences,
+        batch_sequences,
         asked.shots,
         asked.items,
         asked.samples,
     )
-
-
-def scale_of(study: Study, params: ParamCount) -> Scale:
-    """What the rules of a study follow at a size."""
-    return Scale(params, step_tokens(study), rounded(study.training.nominal_tokens))
 
 
 def rounded(tokens: float | None) -> int | None:

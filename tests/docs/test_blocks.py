@@ -6,7 +6,7 @@ What a block is follows from its language:
   is what it prints.
 - `console`: `$ scaling …` is run, and what stands below it is what it prints.
 - `sh`: commands alone. Each is run where that takes seconds (see NOT_RUN), and its options exist.
-- `toml`: a study or a part of one, which must be valid; or a `pyproject.toml`.
+- `toml`: a study or a part of one, which must be valid; or a rule file, or a `pyproject.toml`.
 - `yaml`: a task of an engine that is not here: tests/docs/test_clusters.py has its tests.
 
 A line `…` in what is shown stands for lines that are left out. Where a page shows what is no
@@ -19,6 +19,7 @@ import contextlib
 import difflib
 import functools
 import io
+import json
 import os
 import re
 import shlex
@@ -72,6 +73,7 @@ NOT_RUN = {
     },
     "scaling run my_study.toml --max-hours": "it ends with 75; tests/slurm has its test",
     "scaling run my_study.toml --launcher slurm": "it needs Slurm; tests/slurm has its test",
+    "scaling tune my_study.toml": "minutes; tests/experiments/cli/test_tune.py has its tests",
     "scaling plan my_study.toml --compile": "it needs libtpu; tests/agreement has its test",
     "scaling worker /shared/": "two processes at once; tests/scaling/launch/test_hosts.py has them",
     "srun": "it needs Slurm",
@@ -417,10 +419,16 @@ def test_every_make_target_on_a_page_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("block", of("toml"), ids=str)
 def test_a_study_on_a_page_is_a_valid_study(block: Block) -> None:
+    from pydantic import TypeAdapter
+
+    from scaling.planning.rules import Rule
     from scaling.study import parse_study
 
     raw = tomllib.loads(block.text)
     if "project" in raw:
+        return
+    if "gives" in raw:
+        assert TypeAdapter(Rule).validate_json(json.dumps(raw)).formula
         return
     base = tomllib.loads((ROOT / "experiments" / "quickstart.toml").read_text())
     del base["law"]  # a part of a study need not be a grid that identifies it

@@ -17,11 +17,15 @@ import pandas as pd
 
 from analysis.runs.clusters import AUTO, COLUMN, find_clusters
 from analysis.runs.columns.units import TOKEN, TRAINED, loss_unit_of
+from analysis.runs.messages import listing
 from analysis.runs.replicates import labels, pooled, several_variants, variants
+from analysis.text import human
 
 LEAST = {"params": 1e3, "tokens": 1e4}  # fewer are probably in another unit
 RATIOS = (0.01, 1e5)  # tokens per parameter of the median run, beyond what anyone trains
 UNITS = "or every N, D and FLOPs of a fit to them is in the wrong unit."  # ends a warning
+
+BRACKETED = "rate_bracketed"  # whether a rate lies inside what its sweep tried; empty: no sweep
 
 _SWEPT = re.compile(r"(?:^| )[\w.]*?(\w+)=")  # the field of each PATH=VALUE of a variant
 _SCALES = {
@@ -71,6 +75,7 @@ def suspicious(table: pd.DataFrame, features: Collection[str]) -> tuple[str, ...
         found.append(f"losses are in {unit}, not {TOKEN}")
     if variants(table) > 1 and not set(_SWEPT.findall(" ".join(labels(table)))) <= set(features):
         found.append(f"{several_variants(table)}: the law is fitted through all of them")
+    found += _outside_brackets(table)
     table = table.select_dtypes("number")  # a law refuses text in the columns it needs
     small = _other_units(table)
     found += small
@@ -91,6 +96,21 @@ def suspicious(table: pd.DataFrame, features: Collection[str]) -> tuple[str, ...
             "Perplexity? Read it with --loss-unit perplexity."
         )
     return tuple(found)
+
+
+def _outside_brackets(table: pd.DataFrame) -> list[str]:
+    """A warning about sizes whose rate lies outside what the sweep of its rule tried."""
+    if BRACKETED not in table or "params" not in table:
+        return []
+    sizes = table.loc[table[BRACKETED].astype(str).str.lower() == "false", "params"]
+    if sizes.empty:
+        return []
+    which = listing([human(size) for size in sorted(set(sizes))])
+    return [
+        f"{BRACKETED} is false in {len(sizes)} run{'s' * (len(sizes) > 1)}, of {which} "
+        "parameters: their learning rate lies outside what the sweep of its rule tried, so nobody "
+        "knows how far it is from the best. Sweep the rate there, or leave those sizes out."
+    ]
 
 
 def _other_units(table: pd.DataFrame) -> list[str]:

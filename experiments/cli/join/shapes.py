@@ -15,8 +15,8 @@ from models.architecture import architecture
 from models.sizes import Ladder, ParamsConvention
 from scaling.data.tokenizer import vocabulary
 from scaling.planning.grid import ladder_of
-from scaling.planning.rules import LEARNING_RATES, peak_rate
-from scaling.planning.runs_of import scale_of
+from scaling.planning.hyperparameters import hyperparameters
+from scaling.planning.rules import rule_of
 from scaling.study import Study
 
 SPAN = 4.0  # shapes from a quarter of a size to four times it, wider than any flat bottom of 1%
@@ -59,12 +59,16 @@ class Shapes:
         training = self.study.training
         family = architecture(self.study.model.architecture)
         config = family.config(**{f.name: shape[f.name] for f in fields(family.config)})
-        scale = scale_of(self.study, family.count_params(config))
-        rate = peak_rate(training, scale)
-        rule = training.learning_rate
-        formula = f"{rule}: {LEARNING_RATES[rule].formula}" if isinstance(rule, str) else "a number"
+        found = hyperparameters(self.study, family.count_params(config))
+        rule, formula = training.learning_rate, "a number"
+        if isinstance(rule, str):
+            formula = f"{rule}: {rule_of(rule, 'learning_rate').formula}"
         return Rates(
-            f"study {self.study.name}", f"its [training], {formula}", rate, scale.batch_tokens, ()
+            f"study {self.study.name}",
+            f"its [training], {formula}",
+            found.learning_rate,
+            found.batch_sequences * self.study.data.sequence_length,
+            (),
         )
 
     def _built(self, target: float) -> Built:

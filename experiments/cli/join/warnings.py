@@ -1,4 +1,4 @@
-"""Warnings about a plan before it is paid for: sizes that vary little, too few texts."""
+"""Warnings about a plan before it is paid for: its sizes, its rules, its texts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from analysis.laws.catalogue import law
 from analysis.text import bytes_text, human
 from experiments.cli.join.identifiability import few_trunks
 from experiments.cli.join.plan import Planned
+from experiments.cli.join.rule_warnings import rule_warnings
 from models.sizes import Rung
 from scaling.data.holdout import Judged
 from scaling.launch import slots
@@ -50,7 +51,7 @@ def too_large(plan: Plan) -> Iterator[str]:
 def design_warnings(planned: Planned) -> list[str]:
     """One or two sentences for each weakness of the design."""
     few = (said for each in planned.judged for said in _few(planned, each))
-    return [*_narrow(planned.plan), *_thin(planned.plan), *few]
+    return [*_narrow(planned.plan), *_thin(planned.plan), *rule_warnings(planned.plan), *few]
 
 
 def _narrow(plan: Plan) -> Iterator[str]:

@@ -27,7 +27,8 @@ from experiments.cli.render.prepare import once_text
 from models.devices import Device
 from scaling.data.corpus import CorpusInfo
 from scaling.data.holdout import Judged
-from scaling.planning.plan import plan_table
+from scaling.planning.plan import Plan, plan_table
+from scaling.planning.rules import rule_of
 
 # CPU seconds of a trunk with its branches besides its steps: a process starts, imports and compiles
 # (13 to 22 were measured on tiny studies, on a busy machine).
@@ -109,6 +110,7 @@ def _totals(shown: Shown, table: pd.DataFrame) -> list[str]:
         f"{len(plan.points)} points from {len(plan.runs)} runs: {scientific(plan.flops_spent)} "
         f"exact FLOPs{'' if shown.devices else _time(table, shown.workers)}. Shared trunks save a "
         f"factor of {saved:.2f}.",
+        *_batches(plan),
         _corpus(plan.corpus),
         *map(_evaluated, shown.planned.judged),
     ]
@@ -118,6 +120,19 @@ def _totals(shown: Shown, table: pd.DataFrame) -> list[str]:
             "(lower is better: near 1e8 nothing can be fitted)."
         )
     return [*map(paragraph, lines)]
+
+
+def _batches(plan: Plan) -> Iterator[str]:
+    """How batches by a rule were rounded."""
+    rule = plan.study.training.batch_sequences
+    if isinstance(rule, str):
+        batches = sorted({run.batch_sequences for run in plan.runs})
+        yield (
+            f"Batch by {rule!r}, {rule_of(rule, 'batch_sequences').formula} tokens: "
+            f"{', '.join(map(str, batches[:MOST_ROWS]))}{' …' * (len(batches) > MOST_ROWS)} "
+            "sequences, rounded by 6% at most to 8 to 15 times a power of two, so that devices "
+            "and microbatches divide them."
+        )
 
 
 def _left_out(cells: Sequence[Mapping[Any, Any]]) -> Iterator[str]:

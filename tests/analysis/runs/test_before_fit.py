@@ -10,6 +10,7 @@ from analysis.forecast.scatter import scatter_of
 from analysis.forecast.warnings import source_warnings
 from analysis.laws.catalogue import law
 from analysis.laws.published import published
+from analysis.runs.checks.before_fit import suspicious
 from analysis.runs.checks.compute import contradictions, declared_flops
 
 LAW = law("chinchilla")
@@ -65,3 +66,14 @@ def test_recommend_says_first_that_budgets_are_contradictions(runs: pd.DataFrame
     said = source_warnings(fit(LAW, typo, bootstrap=0))
     assert said[0].startswith("Of the runs: 6 N D is not budget_flops")
     assert said[1].startswith("Of the runs: row 21 (loss ")
+
+
+def test_sizes_whose_rate_no_sweep_brackets_are_named() -> None:
+    rows = pd.DataFrame(
+        {"params": [2e6, 2e6, 3e7], "tokens": 1e9, "loss": [3.0, 2.9, 2.8],
+         "rate_bracketed": [False, True, None]}
+    )  # fmt: skip
+    (said,) = [each for each in suspicious(rows, ["params", "tokens"]) if "bracketed" in each]
+    assert said.startswith("rate_bracketed is false in 1 run, of 2M parameters")
+    rows["rate_bracketed"] = ["True", "", None]
+    assert not [each for each in suspicious(rows, ["params", "tokens"]) if "bracketed" in each]

@@ -86,9 +86,21 @@ def test_a_best_at_the_end_of_the_sweep_is_a_bound_and_said(keep: slice, edge: s
     found = sweep(table, "learning_rate")
     assert [each.edge for each in found.bounds] == [edge]
     assert found.bounds[0].optimum is None and found.bounds[0].interval is None
-    assert f"the {edge} learning_rate tried is the best at 1 of 1" in found.warnings[0]
+    assert (
+        f"the {edge} learning_rate tried is the best at 1 of 1 (N, D), 100M × 10B:"
+        in found.warnings[0]
+    )
     with pytest.raises(Refusal, match="1 with the best learning_rate is an end of its sweep"):
         usable(optima(table, found))
+
+
+def test_a_curve_that_falls_to_the_end_of_the_sweep_is_a_bound_whatever_was_best() -> None:
+    losses = [2.001, 2.000, 2.045, 2.060]  # the second is the best by noise alone
+    table = pd.DataFrame(
+        {"params": 1e8, "tokens": 1e10, "learning_rate": RATES[:4], "loss": losses}
+    )
+    (bound,) = sweep(table, "learning_rate").cells
+    assert (bound.optimum, bound.edge, bound.value) == (None, "lowest", RATES[1])
 
 
 def test_the_rows_of_the_best_value_stay_with_all_their_seeds() -> None:

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from models.sizes import ParamCount
-from scaling.planning.rules import LEARNING_RATES, Scale
+from scaling.planning.rules import Scale, shipped
 
 SWEEP = Path(__file__).parents[3] / "results" / "reference" / "learning_rate" / "runs.csv"
+RULE = shipped("learning_rate")["sotu-bytes"]
 SEED_SD = 0.009  # nats; between seeds of the smallest size
 
 
@@ -21,7 +22,7 @@ def sizes():
 
 def rule(non_embedding: int) -> float:
     params = ParamCount(embedding=0, matrix=non_embedding, vector=0, head=0, head_matmul=0)
-    return LEARNING_RATES["sotu-bytes"].value(Scale(params, 1024, None))
+    return RULE.value(Scale(params, 1024, None))
 
 
 @pytest.mark.parametrize(("size", "rows"), sizes(), ids=lambda value: str(value)[:9])
@@ -38,3 +39,11 @@ def test_the_best_rate_lies_inside_its_bracket_and_the_rule_beside_it(size, rows
 
 def test_four_sizes_were_swept():
     assert len(sizes()) == 4
+
+
+def test_its_file_has_what_the_sweep_tried_and_found():
+    for optimum, (size, rows) in zip(RULE.optima, sizes(), strict=True):
+        tried = rows["learning_rate"].min(), rows["learning_rate"].max()
+        assert (optimum.params, optimum.tried) == (size, pytest.approx(tried, rel=3e-3))
+        best = rows["learning_rate"][rows["loss"].idxmin()]
+        assert optimum.optimum == pytest.approx(best, rel=0.2)

@@ -1,0 +1,180 @@
+"""`scaling tune` finds the rule that made the losses, and refuses brackets that never close."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from experiments.cli import tune
+from experiments.cli.__main__ import main
+from experiments.cli.join.tuning import DOUBLINGS, Reach
+from scaling.planning.plan import Plan
+from scaling.planning.rules import Scale, read_rule
+from scaling.spec import RunSpec, run_columns
+
+STUDY = """
+name = "tuned"
+[model]
+head_dim = 8
+aspect_ratio = 16
+[data]
+source = "{folder}/*.txt"
+sequence_length = 16
+holdout_fraction = 0.2
+allow_repeats = true
+[training]
+schedule = "wsd"
+batch_sequences = 4
+learning_rate = 0.02
+warmup_tokens = 128
+weight_decay = 0.1
+beta1 = 0.9
+beta2 = 0.95
+clip_norm = 1.0
+round_to_steps = 4
+[grid]
+kind = "product"
+params = [3400, 12600, 49000]
+tokens = [4096, 16384]
+[evaluation]
+tokens = 400
+every_tokens = 4096
+"""
+K, A, B = 0.5, -0.4, 0.1
+Loss = Callable[[RunSpec], float | None]
+Tune = Callable[..., int]
+
+
+def best(params: float, tokens: float) -> float:
+    return K * params**A * tokens**B
+
+
+def parabola(run: RunSpec) -> float:
+    off = math.log(run.schedule.peak / best(run.params.non_embedding, run.tokens))
+    return 3.0 + 0.05 * off**2
+
+
+@pytest.fixture
+def scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tune:
+    """The command on a study whose runs end with these losses; none is one that diverged.
+
+    `plans` of the function are the plans that were trained.
+    """
+    (tmp_path / "text.txt").write_text("the union of the people " * 3000)
+    study = tmp_path / "tuned.toml"
+    plans: list[Plan] = []
+
+    def command(loss: Loss = parabola, change: tuple[str, str] = ("", ""), *more: str) -> int:
+        def train(plan: Plan, toml: bytes, results: str, workers: int | None) -> None:
+            plans.append(plan)
+            rows = [
+                {**run_columns(run, plan.corpus), **_ended(run, loss(run))} for run in plan.runs
+            ]
+            folder = Path(results) / plan.study.name
+            folder.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame(rows).to_parquet(folder / "runs.parquet")
+
+        study.write_text(STUDY.format(folder=tmp_path).replace(*change))
+        monkeypatch.setattr(tune, "_train", train)
+        words = ["scaling", "tune", str(study), "--results", str(tmp_path), "--bootstrap", "200"]
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        return main()
+
+    command.plans = plans  # type: ignore[attr-defined]
+    return command
+
+
+def _ended(run: RunSpec, loss: float | None) -> dict[str, Any]:
+    status = "completed" if loss is not None else "diverged"
+    return {"run_id": run.run_id, "trunk_id": run.trunk_id, "run_kind": run.run_kind,
+            "status": status, "loss": loss}  # fmt: skip
+
+
+def ids(plans: Sequence[Plan]) -> list[set[str]]:
+    return [{run.run_id for run in plan.runs} for plan in plans]
+
+
+@pytest.mark.parametrize("start", [0.02, 0.0025, 0.3])
+def test_the_rule_that_made_the_losses_is_found_wherever_the_sweep_begins(
+    scaling: Any, tmp_path: Path, start: float
+) -> None:
+    assert scaling(parabola, ("learning_rate = 0.02", f"learning_rate = {start}")) == 0
+    rule = read_rule(tmp_path / "tuned" / "rule.toml", "learning_rate")
+    assert rule.schedule == "plateau" and len(rule.optima) == 6
+    run = scaling.plans[0].points[0]
+    for each in rule.optima:
+        assert each.optimum == pytest.approx(best(each.params, each.tokens), rel=1e-3)
+        assert each.tried[0] < each.optimum < each.tried[1]
+    at = Scale(run.params, run.batch_tokens, run.tokens)
+    assert rule.value(at) == pytest.approx(best(run.params.non_embedding, run.tokens), rel=1e-2)
+    low, high = rule.bracket() or (0, 0)
+    assert low < 1 < high
+
+
+def test_a_wider_sweep_keeps_every_run_before_it(scaling: Any) -> None:
+    assert scaling(parabola, ("learning_rate = 0.02", "learning_rate = 0.0025")) == 0
+    rounds = ids(scaling.plans)
+    assert len(rounds) > 1
+    assert all(before < after for before, after in pairwise(rounds))
+
+
+def test_a_bracket_that_never_closes_is_refused_in_a_line(scaling: Any, capsys: Any) -> None:
+    assert scaling(lambda run: 3.0 - 0.1 * math.log(run.schedule.peak)) == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    assert "[training] learning_rate = 0.02: of rates from" in error
+    assert "the highest is still the best" in error and f"after {DOUBLINGS} doublings" in error
+    assert len(scaling.plans) == DOUBLINGS
+
+
+def test_rates_that_diverge_end_a_sweep_and_leave_no_optimum(scaling: Any, capsys: Any) -> None:
+    def falls_off(run: RunSpec) -> float | None:
+        return None if run.schedule.peak > 0.025 else 3.0 - 0.1 * math.log(run.schedule.peak)
+
+    assert scaling(falls_off) == 2
+    assert "0 of 6 points have a best rate inside" in capsys.readouterr().err
+    assert len(scaling.plans) == 1
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (("3400, 12600, 49000", "3400, 12600"), "[grid] has 2 sizes and 2 budgets"),
+        (("4096, 16384", "4096"), "[grid] has 3 sizes and 1 budgets"),
+        (("beta1", "learning_rate_factor = 2.0\nbeta1"), "learning_rate_factor = 2: `scaling"),
+        (("[evaluation]", '[sweep]\n"training.beta1" = [0.8]\n[evaluation]'), "[sweep] training.b"),
+    ],
+)
+def test_a_study_that_cannot_be_tuned_is_refused_before_anything_is_trained(
+    scaling: Any, capsys: Any, change: tuple[str, str], said: str
+) -> None:
+    assert scaling(parabola, change) == 2
+    assert said in capsys.readouterr().err
+    assert scaling.plans == []
+
+
+def test_options_are_refused_before_anything_is_trained(scaling: Any) -> None:
+    for wrong in (("--level", "90"), ("--bootstrap", "1000000"), ("--out", "rule.json")):
+        assert scaling(parabola, ("", ""), *wrong) == 2
+    assert scaling.plans == []
+
+
+def test_a_file_that_is_no_rule_of_this_command_is_not_replaced(
+    scaling: Any, tmp_path: Path, capsys: Any
+) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text("mine = true")
+    assert scaling(parabola, ("", ""), "--out", str(mine)) == 2
+    assert mine.read_text() == "mine = true" and "--overwrite" in capsys.readouterr().err
+
+
+def test_a_sweep_reaches_by_doublings() -> None:
+    assert Reach().multiples == (0.5, 0.707, 1.0, 1.41, 2.0)
+    assert set(Reach().multiples) < set(Reach(2, 1).multiples)
