@@ -19,6 +19,7 @@ from analysis.interval import Interval
 from analysis.laws.law import Law
 from analysis.plain import plain
 from analysis.runs.messages import row_number
+from analysis.runs.table import read_runs
 from analysis.solver.priors import Prior
 from scaling.store.records import Refusal
 
@@ -96,6 +97,7 @@ def from_json(
     ranges = {
         name: data[name] and Interval(*map(_number, data[name])) for name in ("params", "tokens")
     }
+    _refuse_unasked(data.get("asked"))
     bounds = {k: Interval(*map(_number, interval["coefficients"][k])) for k in law.coefficients}
     said = tuple(interval.get("warnings", ()))  # files of before have none
     checks = value["diagnostics"]
@@ -131,6 +133,16 @@ def _typed(made: Made) -> Made:
         if {*kinds} <= {Real, int, str, bool, NoneType, Interval} and not isinstance(value, kinds):
             raise TypeError(f"{name} is {value!r:.60}")
     return made
+
+
+def _refuse_unasked(asked: Any) -> None:
+    """Raise TypeError for what no call of `read_runs` was given."""
+    for name, value in ({} if asked is None else asked).items():
+        each = [*value, *value.values()] if isinstance(value, dict) else value
+        parts = each if isinstance(each, list) else [each]
+        known = name == "file" or name in (read_runs.__kwdefaults__ or {})
+        if not (known and all(isinstance(part, str | bool | Real) for part in parts)):
+            raise TypeError(f"asked is {asked!r:.60}")
 
 
 def _texts(values: Any) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from analysis.laws.law import Law
 from analysis.laws.optimum import FLOPS_PER_PARAM_TOKEN
 from analysis.runs.clusters import AUTO
 from analysis.runs.columns.units import TOKEN, loss_unit_of
+from analysis.runs.table import ASKED
 from analysis.solver.priors import Prior
 from scaling.store.records import Refusal
 
@@ -98,6 +99,7 @@ class FitData:
     flops_max: float | None  # largest 6·N·D
     sha256: str  # of the fitted columns
     loss_unit: str = TOKEN
+    asked: Mapping[str, Any] | None = None  # how its file was read, see `read_runs`; None: in none
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def data_of(law: Law, rows: pd.DataFrame, clusters: int) -> FitData:
         flops_max=flops_max,
         sha256=digest.hexdigest(),
         loss_unit=loss_unit_of(rows),
+        asked=rows.attrs.get(ASKED),
     )
 
 

@@ -24,7 +24,7 @@ from analysis.runs.messages import name_of
 from analysis.runs.replicates import MIN_SWEPT, levelled, settings
 from analysis.runs.status import LEFT_OUT
 from analysis.runs.sweep_curves import Window, draw_minima, fit_curves, noise_of
-from analysis.runs.table import CORE, standardise, usable
+from analysis.runs.table import ASKED, CORE, standardise, usable
 from analysis.text import human
 from scaling.store.records import Refusal
 
@@ -119,6 +119,12 @@ def sweep(table: pd.DataFrame, column: str, *, level: float = 0.9, seed: int = 0
     return Sweep(column, level, None if noise is None else noise.sd, cells)
 
 
+def chosen(table: pd.DataFrame, swept: Sweep, target: str) -> pd.DataFrame:
+    """What a law of `target` is fitted to: a law of the swept column to its optima, another to the
+    rows at its best values."""
+    return optima(table, swept) if target == swept.column else best_rows(table, swept)
+
+
 def best_rows(table: pd.DataFrame, swept: Sweep) -> pd.DataFrame:
     """The table with all rows left out but those at the best value of each N and D.
 
@@ -141,7 +147,7 @@ def optima(table: pd.DataFrame, swept: Sweep) -> pd.DataFrame:
         [(each.params, each.tokens, each.loss, each.optimum or each.value) for each in swept.cells],
         columns=[*CORE, swept.column],
     )
-    kept = {"file", "params_column", "loss_unit"} & set(table.attrs)
+    kept = {"file", "params_column", "loss_unit", ASKED} & set(table.attrs)
     rows.attrs = {"notes": [], **{name: table.attrs[name] for name in kept}}
     bound = np.array([each.optimum is None for each in swept.cells])
     reason = f"the best {swept.column} is an end of its sweep: a bound, no optimum"

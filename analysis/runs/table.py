@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.arguments import as_names, as_path
+from analysis.plain import plain
 from analysis.runs import status
 from analysis.runs.checks.duplicates import REPEATED, duplicates_named, first_equal
 from analysis.runs.columns.units import LossUnit
@@ -24,6 +25,8 @@ from analysis.runs.messages import name_of
 from analysis.runs.quantities import CORE, Asked, read
 from analysis.runs.status import LEFT_OUT
 from scaling.store.records import Refusal, refuse_newer
+
+ASKED = "asked"  # attrs of a table that was read: its file's name, and how it was to be read
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,13 @@ def read_runs(
 
     `attrs` of the result: `file`; `columns`, which column each quantity was read from;
     `params_column`; `loss_unit`, such as nats/token; `notes`, sentences about what was taken for
-    what. Raises one Refusal for all that is wrong, with columns, lines of the file and remedies.
+    what; `asked`, the file's name and the arguments that are not the defaults. Raises one Refusal
+    for all that is wrong, with columns, lines of the file and remedies.
     """
+    require, signed = as_names("require", require), as_names("signed", signed)
+    where, completed = as_names("where", where), as_names("completed", completed)
+    defaults = read_runs.__kwdefaults__ or {}
+    given = {name: value for name, value in locals().items() if defaults.get(name, value) != value}
     path = as_path("path", path, "A table can be fitted as it is; else give the path of a file.")
     if path.is_dir():
         refuse_newer(path)
@@ -88,12 +96,11 @@ def read_runs(
     asked = Asked(
         {"params": params_column, "tokens": tokens_column, "loss": loss_column,
          "flops": flops_column},
-        units or {}, loss_unit, drop_invalid, as_names("require", require),
-         as_names("signed", signed), as_names("where", where),
-        foreign=True,
+        units or {}, loss_unit, drop_invalid, require, signed, where, foreign=True,
     )  # fmt: skip
     table = load(path)
-    table.attrs[status.COMPLETED_ATTR] = as_names("completed", completed)
+    table.attrs[status.COMPLETED_ATTR] = completed
+    table.attrs[ASKED] = plain({**given, "file": path.name})
     return read(table, asked)
 
 

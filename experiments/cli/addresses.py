@@ -28,7 +28,6 @@ WORK_THERE = {
 READ_A_STUDY = ("plan", "simulate", "prepare", "run")  # as its argument
 READ_A_MIRROR = ("fit", "show", "compare", "plot", "recommend", "predict", "emergence")
 NEED_RUNS = ("plot",)  # of these, what reads every run's steps
-NEED_PLAN = ("recommend",)  # and what builds the shapes of its study
 
 
 @contextmanager
@@ -56,12 +55,11 @@ def _at_hand(command: str, given_as: str, word: str) -> Iterator[str]:
         yield word
     elif command in READ_A_MIRROR and given_as not in ("--json", "--out"):
         from scaling.store.bucket.bucket import Bucket
-        from scaling.store.bucket.mirror import FILES, PLANNED, mirrored, study_of
+        from scaling.store.bucket.mirror import mirrored, study_of
         from scaling.store.objects import open_store
 
         study, path = study_of(value)
-        files = PLANNED if command in NEED_PLAN else FILES
-        with mirrored(Bucket(open_store(study)), command in NEED_RUNS, files) as folder:
+        with mirrored(Bucket(open_store(study)), command in NEED_RUNS) as folder:
             show_as(str(folder), study)
             yield f"{option}{is_option}{folder / path}"
     elif command in READ_A_STUDY and given_as == ARGUMENT:

@@ -206,8 +206,12 @@ def law_source(text: str) -> Fit | Published:
 
 
 def saved_fit(path: Path) -> Fit:
-    """The fit in a file. Raises Refusal for a run table, and for a file that holds no fit."""
+    """The fit in a file, doubted where the run table beside it is another by now.
+
+    Raises Refusal for a run table, and for a file that holds no fit.
+    """
     from analysis.fitting.files import load_fit
+    from experiments.cli.join.beside import beside
 
     if not path.exists():
         raise Refusal(f"{path} does not exist. Give a file that `scaling fit` wrote.")
@@ -215,4 +219,5 @@ def saved_fit(path: Path) -> Fit:
         raise Refusal(
             f"{path} is not a fit. Give `scaling fit {path}` first, then the file it names."
         )
-    return load_fit(path)
+    fit = load_fit(path)
+    return fit.doubted(beside(path, fit).cautions)

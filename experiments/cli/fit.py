@@ -146,6 +146,7 @@ def fit(
 
     named = law_named(law)
     rows = _read(runs, named, run_table, method, best_of, level)
+    left = unfinished(runs)
     path = out or fit_path(runs, law)
     _refuse_targets({"--out": path, "--json": to_json}, Output(overwrite=overwrite))
     settings = method.settings()
@@ -160,7 +161,7 @@ def fit(
         named, rows.table, bootstrap=bootstrap, level=level, seed=seed, on_estimate=estimated,
         **settings,
     )  # fmt: skip
-    report = _checked(fitted, each, rows.sweep, unfinished(runs))
+    report = _checked(fitted, each, rows.sweep, left)
     fitted = fitted.doubted(report.warnings)
     failed, existed = fitted.status is Status.FAILED, path.exists()
     try:
@@ -185,7 +186,7 @@ def _read(
     """The rows that a law is fitted to; the best values of a swept column are printed at once,
     since they stand whatever becomes of the law."""
     from analysis.allocation.conventions import counts
-    from analysis.runs.sweep import best_rows, optima, sweep
+    from analysis.runs.sweep import chosen, sweep
     from analysis.solver.objective import objective
     from experiments.cli.render.fit import sweep_text
 
@@ -210,9 +211,8 @@ def _read(
         return Rows(table, tables, None)
     swept = sweep(table, best_of, level=level)
     say(sweep_text(swept, table.attrs["params_column"]) + "\n")
-    chosen = optima if law.target == best_of else best_rows
-    tables = {n: chosen(t, sweep(t, best_of, level=level)) for n, t in tables.items()}
-    return Rows(chosen(table, swept), tables, swept)
+    tables = {n: chosen(t, sweep(t, best_of, level=level), law.target) for n, t in tables.items()}
+    return Rows(chosen(table, swept, law.target), tables, swept)
 
 
 def _refuse_absent(table: pd.DataFrame, named: Mapping[str, str | None]) -> None:
@@ -239,7 +239,7 @@ def _refuse_targets(files: Mapping[str, Path | None], output: Output) -> None:
             output.refuse(option, file, lambda path: law_in(path) is not None)
 
 
-def _checked(fitted: Fit, each: list[Convention], swept: Sweep | None, left: str) -> Part:
+def _checked(fitted: Fit, each: list[Convention], swept: Sweep | None, left: Sequence[str]) -> Part:
     """The summary of a fit and its checks: approaches, counts of N, the largest run left out, and
     what is `left` of the grid."""
     from analysis.allocation.approaches import approaches, comparable
@@ -255,7 +255,7 @@ def _checked(fitted: Fit, each: list[Convention], swept: Sweep | None, left: str
     if each and comparable(fitted.law):
         parts.append(shown.exponents_part({one.column: approaches(one.fit) for one in each}))
     parts.append(shown.left_out_part(leave_out_largest(fitted)))
-    parts.append(Part("", {}, (left,) if left else ()))
+    parts.append(Part("", {}, tuple(left)))
     warnings = "\n".join(paragraph(f"warning: {each}") for part in parts for each in part.warnings)
     return joined([*parts, Part(warnings, {})])
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from analysis.text import paragraph
 from experiments.cli.app import Folder, LawName, app
 from experiments.cli.output import TO_TERMINAL, Outputs
 from experiments.cli.text import say
@@ -62,6 +63,8 @@ def plot(
     )
     path = source if law_in(source) else _fit_of(source, law, needed=not scored)
 
+    warnings: list[str] = []
+
     def figures(into: Path) -> list[Path]:
         drawn: list[Path] = []
         if path is not None:
@@ -69,8 +72,13 @@ def plot(
             from analysis.fitting.files import load_fit
             from analysis.runs.sweep import from_json
             from analysis.runs.table import read_runs
+            from experiments.cli.join.beside import beside
 
             fit, steps = load_fit(path), _steps(source)
+            table = beside(path, fit)
+            if source != path and table.another:
+                raise Refusal(f"{table.another}. First: scaling fit {source} --law {fit.law.name}")
+            warnings.extend(table.cautions)
             runs = None if steps is None else read_runs(source, require=())
             best_of = read_json(path).get("best_of")
             swept = None if best_of is None else from_json(best_of)
@@ -89,7 +97,9 @@ def plot(
 
     _make(folder)
     drawn = output.draw(folder, figures)
-    output.write({"figures": [str(figure) for figure in drawn]})
+    output.write({"figures": [str(figure) for figure in drawn], "warnings": warnings})
+    for warning in warnings:
+        say(paragraph(f"Warning: {warning}"))
     for figure in drawn:
         say(str(figure))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,15 +23,17 @@ from experiments.cli.app import (
     numbers,
 )
 from experiments.cli.join.devices import ON_NO_DEVICE, DeviceOptions
+from experiments.cli.join.planned import is_planned, other_study, other_table
 from experiments.cli.output import TO_TERMINAL, Outputs
 from experiments.cli.text import joined, say
-from scaling.store.manifest import PLAN, read_manifest
+from scaling.store.manifest import read_manifest
 from scaling.store.records import Refusal
 from scaling.store.sealed import OtherFormat
 from scaling.study import Study, read_study, study_bytes, study_of
 
 if TYPE_CHECKING:
     from analysis.fitting.source import Source
+    from experiments.cli.join.beside import Beside
     from experiments.cli.join.shapes import Shapes
 
 # The options by their names in version 0.1, which are still accepted.
@@ -182,30 +183,32 @@ def recommend(
 
 def _shapes(law: Source, source: str, study: Path | None) -> Shapes | None:
     """The shapes of the study given, or of the one in the results folder that a fit lies in."""
+    from analysis.fitting.fit import Fit
     from analysis.fitting.source import convention
+    from experiments.cli.join.beside import beside
     from experiments.cli.join.shapes import shapes_of
 
     fit = Path(source)
     own = fit.parent.parent / "study.toml"
     if study is not None:
         return shapes_of(read_study(study), convention(law))
-    if fit.parent.name == "fits" and own.exists():
-        return shapes_of(_planned(own), convention(law))
+    if fit.parent.name == "fits" and own.exists() and isinstance(law, Fit):
+        return shapes_of(_planned(own, beside(fit, law)), convention(law))
     return None
 
 
-def _planned(path: Path) -> Study:
-    """The study of a results folder. Raises Refusal if it is not the one that was planned."""
-    toml = study_bytes(path)
-    if path.with_name(PLAN).exists():  # a reference study has none
+def _planned(path: Path, table: Beside) -> Study:
+    """The study of a results folder. Raises Refusal if a fit in it is of another, or if it is not
+    the one that was planned."""
+    toml, folder = study_bytes(path), path.parent
+    said, remedy = table.another, f"Fit {folder} again"
+    if is_planned(folder) and not said:
         with suppress(OtherFormat):
-            planned = read_manifest(path.parent).study_sha256
-            if hashlib.sha256(toml).hexdigest() != planned:
-                raise Refusal(
-                    f"{path} is not the study {planned[:12]} that was planned: it has changed "
-                    "since. Give `scaling run` that study again, or name the one to build shapes "
-                    "of with --study."
-                )
+            manifest = read_manifest(folder)
+            said = other_study(folder, toml, manifest) or other_table(folder, manifest)
+            remedy = "Give `scaling run` the study again"
+    if said:
+        raise Refusal(f"{said}. {remedy}, or name a study to build shapes of with --study.")
     return study_of(toml, str(path))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -11,25 +10,48 @@ import pandas as pd
 from analysis.runs.files.load import load
 from analysis.runs.messages import listed
 from analysis.text import human, scientific
+from experiments.cli.join.planned import RUN_TABLE, is_planned, other_study, other_table
+from scaling.store.manifest import read_manifest
 from scaling.store.records import Refusal
 
-RUN_TABLE = "runs.parquet"  # not from where it is written, which takes long to import
+DESIGN = ("params_total", "tokens", "seed", "budget_flops")  # of a run, what names its point
 MOST_SIZES = 6  # that a sentence lists
 ENDED = ("completed", "diverged", "failed")  # what `scaling run` leaves as it is
 
 
-def unfinished(runs: Path) -> str:
-    """Which points of the plan of a results folder have not ended, and which failed; empty where
-    there is none of either, or no plan. One that diverged has its result."""
+def unfinished(runs: Path) -> tuple[str, ...]:
+    """What is to be said of the plan of a results folder that is fitted: that it is damaged, or of
+    another study; which of its points have not ended, and which failed. One that diverged has its
+    result.
+
+    Raises Refusal where the run table is of another plan.
+    """
     folder = runs if runs.is_dir() else runs.parent
-    if not runs.is_dir() and runs.name != RUN_TABLE:
-        return ""
-    with suppress(Refusal, LookupError, TypeError, ValueError):
-        plan, table = load(folder / "plan.csv"), load(folder / RUN_TABLE)
-        points = plan[plan["run_id"].notna() & plan["run_kind"].ne("trunk")]
-        statuses = dict(zip(table["run_id"], table["status"], strict=True))
-        return _said(points, points["run_id"].map(statuses).fillna("not ended"))
-    return ""
+    if not (folder / RUN_TABLE).is_file() or not (runs.is_dir() or runs.name == RUN_TABLE):
+        return ()
+    if not is_planned(folder):
+        return ()
+    try:
+        manifest = read_manifest(folder)
+    except Refusal as refused:
+        return (f"nothing shows whether the grid is finished: {str(refused).rstrip('.')}",)
+    if wrong := other_table(folder, manifest):
+        raise Refusal(
+            f"{wrong}. `scaling run` with the study writes the table of this plan; to fit that "
+            "one, move it into another folder."
+        )
+    table, study = load(folder / RUN_TABLE), folder / "study.toml"
+    points = pd.DataFrame(
+        {"run_id": run.run_id, **dict.fromkeys(DESIGN), **run.columns}
+        for run in manifest.runs
+        if run.run_kind != "trunk"
+    )
+    statuses = dict(zip(table["run_id"], table["status"], strict=True))
+    said = [
+        other_study(folder, study.read_bytes(), manifest) if study.is_file() else "",
+        _said(points, points["run_id"].map(statuses).fillna("not ended")) if len(points) else "",
+    ]
+    return tuple(filter(None, said))
 
 
 def _said(points: pd.DataFrame, status: pd.Series) -> str:

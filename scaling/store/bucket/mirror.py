@@ -7,7 +7,7 @@ are never fetched. What a command writes there, fits and figures, goes up when i
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -23,20 +23,19 @@ from scaling.store.records import Refusal, read_json, write_json
 from scaling.store.run_record import TABLES
 from scaling.store.waiting import taken
 
-FILES = ("study.toml", "runs.parquet", "scores.parquet", "plan.csv")
-PLANNED = (*FILES, PLAN)  # where the study must be the one that was planned
+FILES = ("study.toml", "runs.parquet", "scores.parquet", PLAN)
 FOLDERS = ("fits", "figures")  # what commands read and write there
 VERSIONS = ".versions.json"  # of the objects, and what tells that a file is still as fetched
 
 
 @contextmanager
-def mirrored(bucket: Bucket, runs: bool, files: Sequence[str] = FILES) -> Iterator[Path]:
-    """A folder with these files and all fits at an address, and the steps of all `runs` if asked.
+def mirrored(bucket: Bucket, runs: bool) -> Iterator[Path]:
+    """A folder with the small files and all fits at an address; if asked, the steps of all `runs`.
 
     Raises Refusal where the address holds no study.
     """
     with _folder(bucket) as folder:
-        _fetch(bucket, folder, files)
+        _fetch(bucket, folder)
         if runs:
             _fetch_runs(bucket, folder)
         before = _stamps(folder)
@@ -63,14 +62,14 @@ def _folder(bucket: Bucket) -> Iterator[Path]:
                 return
 
 
-def _fetch(bucket: Bucket, folder: Path, files: Sequence[str]) -> None:
+def _fetch(bucket: Bucket, folder: Path) -> None:
     known: dict[str, object] = {}
     with suppress(Refusal):
         known = dict(read_json(folder / VERSIONS))
     there = {each.key: each.version for name in FOLDERS for each in bucket.store.list(name)}
     for name in [name for name in there if ".." in PurePosixPath(name).parts]:
         del there[name]  # no file of ours
-    for read in bucket.store.read_many(files):
+    for read in bucket.store.read_many(FILES):
         path = folder / read.key
         if read.data is None:
             path.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from analysis.recommend.recommend import recommend
 from experiments.cli.__main__ import main
 from experiments.cli.join.shapes import shapes_of
 from models.decoder.sizes import count_flops
-from scaling.store.manifest import Manifest, write_manifest
+from scaling.store.manifest import COUNTED, Manifest, read_manifest, write_manifest
 from scaling.study import read_study
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -291,18 +291,31 @@ def test_the_names_of_version_0_1_are_accepted(monkeypatch, tmp_path):
     assert answers[0] == answers[1] == answers[2]
 
 
+def beside_its_study(folder: Path, saved: Path) -> tuple[Path, Path]:
+    """A results folder with its plan, a run table and a fit; returns the study and the fit."""
+    (folder / "fits").mkdir()
+    for file in saved.parent.glob("mine*"):
+        shutil.copy(file, folder / "fits")
+    study = Path(shutil.copy(STUDY, folder / "study.toml"))
+    rows = load_fit(saved).table[["params", "tokens", "loss"]]
+    table = rows.assign(run_id=[f"{number:012x}" for number in range(len(rows))])
+    table.to_parquet(folder / "runs.parquet")
+    each = {"run_kind": "full", "first_step": 0, "steps": 1, "flops": 1.0, "config": {}}
+    columns = dict.fromkeys(COUNTED, 1)
+    runs = [{**each, "run_id": i, "trunk_id": i, "columns": columns} for i in table["run_id"]]
+    digest = hashlib.sha256(study.read_bytes()).hexdigest()
+    write_manifest(
+        folder, Manifest.made(study="s", study_sha256=digest, source_sha256="", runs=runs)
+    )
+    return study, folder / "fits/mine.json"
+
+
 def test_the_study_beside_a_fit_is_the_one_that_was_planned_or_none(
     monkeypatch, capsys, tmp_path, saved
 ):
-    (tmp_path / "fits").mkdir()
-    for file in saved.parent.glob("mine*"):
-        shutil.copy(file, tmp_path / "fits")
-    study = shutil.copy(STUDY, tmp_path / "study.toml")
-    ask = ("recommend", tmp_path / "fits/mine.json", "--flops", "1e20")
+    study, fit = beside_its_study(tmp_path, saved)
+    ask = ("recommend", fit, "--flops", "1e20")
     digest = hashlib.sha256(study.read_bytes()).hexdigest()
-    write_manifest(
-        tmp_path, Manifest.made(study="s", study_sha256=digest, source_sha256="", runs=[])
-    )
     assert scaling(monkeypatch, *ask) == 0
     assert "Nearest shapes" in capsys.readouterr().out
     study.write_bytes(study.read_bytes() + b"\n")
@@ -310,3 +323,23 @@ def test_the_study_beside_a_fit_is_the_one_that_was_planned_or_none(
     said = capsys.readouterr().err
     assert f"{study} is not the study {digest[:12]} that was planned" in said and "--study" in said
     assert scaling(monkeypatch, *ask, "--study", STUDY) == 0
+
+
+def test_no_shapes_are_built_of_a_study_whose_runs_were_not_fitted(
+    monkeypatch, capsys, tmp_path, saved
+):
+    study, fit = beside_its_study(tmp_path, saved)
+    ask = ("recommend", fit, "--flops", "1e20")
+    plan, table = read_manifest(tmp_path), pd.read_parquet(tmp_path / "runs.parquet")
+    write_manifest(tmp_path, plan.changed(runs=[run.model_dump() for run in plan.runs[1:]]))
+    assert scaling(monkeypatch, *ask) == 2  # planned anew, and nothing trained yet
+    assert f"1 of {len(table)} runs in" in capsys.readouterr().err
+    write_manifest(tmp_path, plan)
+    table.assign(loss=table["loss"] * 1.01).to_parquet(tmp_path / "runs.parquet")
+    assert scaling(monkeypatch, *ask) == 2  # planned and trained anew
+    said = " ".join(capsys.readouterr().err.split())
+    assert "fitted runs are not in" in said and f"Fit {tmp_path} again" in said
+    (tmp_path / "runs.parquet").unlink()
+    assert scaling(monkeypatch, *ask) == 2
+    assert "runs.parquet" in capsys.readouterr().err
+    assert scaling(monkeypatch, *ask, "--study", study) == 0

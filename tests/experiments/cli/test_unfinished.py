@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,12 @@ import pytest
 from analysis.fitting.files import load_fit
 from analysis.forecast.predict import predictions
 from experiments.cli.__main__ import main
+from experiments.cli.join.planned import RUN_TABLE
 from experiments.cli.join.unfinished import unfinished
+from scaling.store.manifest import COUNTED, PLAN, Manifest, write_manifest
+from scaling.store.records import Refusal
+
+STUDY = b"a study"
 
 
 def grid(budgets: bool = False) -> pd.DataFrame:
@@ -31,11 +38,28 @@ def grid(budgets: bool = False) -> pd.DataFrame:
     return table
 
 
+def plan_of(points: list[dict[Any, Any]]) -> Manifest:
+    """The plan of these points, all of one trunk."""
+    each = {"trunk_id": "f" * 12, "first_step": 0, "steps": 1, "flops": 1.0, "config": {}}
+    same = dict.fromkeys(COUNTED, 1)
+    runs = [
+        {
+            **each,
+            **{name: point[name] for name in ("run_id", "run_kind")},
+            "columns": {**same, **{n: point[n] for n in point if n not in ("run_id", "run_kind")}},
+        }
+        for point in points
+    ]
+    digest = hashlib.sha256(STUDY).hexdigest()
+    return Manifest.made(study="s", study_sha256=digest, source_sha256="", runs=runs)
+
+
 def written(folder: Path, plan: pd.DataFrame, without: Any, status: str = "failed") -> Path:
     """A results folder of this plan in which some of its runs have no loss."""
     folder.mkdir()
     trunk = {"run_id": "f" * 12, "run_kind": "trunk", "params_total": 1e6, "tokens": 3e9, "seed": 0}
-    pd.concat([plan, pd.DataFrame([trunk])]).to_csv(folder / "plan.csv", index=False)
+    write_manifest(folder, plan_of([trunk, *plan.to_dict("records")]))
+    (folder / "study.toml").write_bytes(STUDY)
     runs = plan.assign(status="completed")
     runs["loss"] = 1.8 + 400 / runs["params_total"] ** 0.34 + 400 / runs["tokens"] ** 0.3
     runs["loss"] *= np.exp(np.random.default_rng(0).normal(0, 0.002, len(runs)))
@@ -49,9 +73,45 @@ def written(folder: Path, plan: pd.DataFrame, without: Any, status: str = "faile
 def test_a_finished_grid_and_a_table_without_a_plan_say_nothing(tmp_path: Path) -> None:
     plan = grid()
     folder = written(tmp_path / "all", plan, plan["tokens"] < 0)
-    assert unfinished(folder) == ""
-    (folder / "plan.csv").unlink()
-    assert unfinished(folder) == unfinished(tmp_path / "nothing.csv") == ""
+    assert unfinished(folder) == ()
+    (folder / PLAN).unlink()
+    assert unfinished(folder) == unfinished(tmp_path / "nothing.csv") == ()
+
+
+def test_a_plan_that_is_damaged_or_gone_is_said_of_the_fit(tmp_path: Path) -> None:
+    plan = grid()
+    folder = written(tmp_path / "part", plan, plan["tokens"] == 3e9)
+    (folder / "plan.csv").touch()
+    data = bytearray((folder / PLAN).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / PLAN).write_bytes(data)
+    [said] = unfinished(folder)
+    assert said.startswith(f"nothing shows whether the grid is finished: {folder / PLAN} cannot be")
+    (folder / PLAN).unlink()
+    [said] = unfinished(folder)
+    assert f"finished: {folder} holds no plan" in said
+
+
+def test_the_table_of_another_plan_is_not_fitted(tmp_path: Path) -> None:
+    plan = grid()
+    folder = written(tmp_path / "all", plan, plan["tokens"] < 0)
+    table = pd.read_parquet(folder / RUN_TABLE)
+    for other, count in (
+        (table.assign(run_id=[f"a{each[1:]}" for each in table["run_id"]]), 20),
+        (table.assign(run_id=["a" * 12, *table["run_id"][1:]]), 1),
+        (table.drop(columns="run_id"), 20),
+    ):
+        other.to_parquet(folder / RUN_TABLE)
+        with pytest.raises(Refusal, match=rf"{count} of 20 runs in .* are not in .*plan\.json: .*"):
+            unfinished(folder)
+
+
+def test_a_study_that_is_not_the_one_planned_is_said(tmp_path: Path) -> None:
+    plan = grid()
+    folder = written(tmp_path / "all", plan, plan["tokens"] < 0)
+    (folder / "study.toml").write_bytes(STUDY + b"\n")
+    [said] = unfinished(folder)
+    assert re.search(r"study\.toml is not the study \w{12} that was planned: it has changed", said)
 
 
 def test_what_is_missing_is_named_by_size_tokens_and_seed(tmp_path: Path) -> None:
@@ -63,16 +123,16 @@ def test_what_is_missing_is_named_by_size_tokens_and_seed(tmp_path: Path) -> Non
             "the grid is not finished: 12 of 20 planned runs have a loss (2 failed, 6 not ended). "
             "Missing are N = 1M at D = 1B and 3B (seed 0); N = 4M altogether. `scaling run` trains "
             "them. Failed are N = 1M at D = 1B and 3B (seed 1). `scaling run --retry failed` "
-            "trains them again; until then this is the fit of another design than was planned"
+            "trains them again; until then this is the fit of another design than was planned",
         )
 
 
 def test_what_has_ended_is_not_to_come(tmp_path: Path) -> None:
     plan = grid()
     out = plan["params_total"] == 4e6
-    assert unfinished(written(tmp_path / "diverged", plan, out, "diverged")) == ""
+    assert unfinished(written(tmp_path / "diverged", plan, out, "diverged")) == ()
     folder = written(tmp_path / "damaged", plan, out, "judged otherwise")
-    assert "N = 4M altogether. `scaling run` trains them;" in unfinished(folder)
+    assert "N = 4M altogether. `scaling run` trains them;" in unfinished(folder)[0]
     runs = pd.read_parquet(folder / "runs.parquet")
     runs.assign(status=runs["status"].replace("judged otherwise", "failed")).to_parquet(
         folder / "runs.parquet"
@@ -80,14 +140,14 @@ def test_what_has_ended_is_not_to_come(tmp_path: Path) -> None:
     assert unfinished(folder) == (
         "the grid is not whole: 16 of 20 planned runs have a loss (4 failed). Failed are N = 4M "
         "altogether. `scaling run --retry failed` trains them again; until then this is the fit "
-        "of another design than was planned"
+        "of another design than was planned",
     )
 
 
 def test_of_a_grid_of_budgets_the_budgets_are_named(tmp_path: Path) -> None:
     plan = grid(budgets=True)
     out = (plan["params_total"] == 6.4e7) & (plan["tokens"] > 5e8)
-    said = unfinished(written(tmp_path / "budgets", plan, out))
+    [said] = unfinished(written(tmp_path / "budgets", plan, out))
     assert "Missing are N = 64M at C = 3.84e17 and 1.15e18" in said
 
 
