@@ -39,7 +39,7 @@ from scaling.store.paths import cache_folder
 from scaling.store.records import Refusal, table_bytes, write_json
 from scaling.store.results import Results, has_ended, results_at
 from scaling.store.run_record import RunRecord, Status, read_run
-from scaling.store.steps import read_steps
+from scaling.store.steps import of_run, read_steps
 from scaling.store.table import publish_missing
 from scaling.training.flags import refuse_faulty_jax
 from scaling.training.processes import Place
@@ -322,7 +322,7 @@ def _train_from_files(
             )
     except Diverged as error:
         mine.check()
-        steps = table_bytes("steps.parquet", read_steps(mine.folder))
+        steps = table_bytes("steps.parquet", of_run(mine.run, read_steps(mine.folder)))
         replace(mine.run, mine.claim, "steps.parquet", steps)
         mine.record("diverged", reason=str(error))
         return "diverged"
