@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from scaling.remedies import cannot_write
 from scaling.store.checksums import Damaged, checksums, verify
 from scaling.store.claims import (
     NAME,
@@ -91,7 +92,7 @@ class Attempt:
             failpoint("attempt-linked")
             aside.rename(self.folder)
         except OSError as error:
-            raise Refusal(f"cannot write {self.folder}: {error.strerror}. Free space.") from error
+            raise Refusal(cannot_write(self.folder, error)) from error
         failpoint("attempt-begun")
         remove_attempts(self.run, self.claim.generation - 1)
 
@@ -161,9 +162,15 @@ def settle(run: Path, claim: Claim) -> None:
         return
     attempt = run / "attempts" / published["attempt"]
     for checkpoint in sorted(whole_checkpoints(attempt / "checkpoints"), reverse=True):
+        own = run / "checkpoints" / checkpoint.name
         if checkpoint.suffix == UNREADABLE:  # the run's own is the same, damaged
-            _move(run / "checkpoints" / checkpoint.stem, run / "checkpoints" / checkpoint.name)
-        _move(checkpoint, run / "checkpoints" / checkpoint.name)
+            _move(own.with_name(checkpoint.stem), own)
+        elif own.is_dir():
+            with suppress(Damaged):
+                verify_checkpoint(own, run_of(run), read=False)
+                continue  # it is the same one
+            _set_checkpoint_aside(own)
+        _move(checkpoint, own)
         failpoint("settled-checkpoint")
     for name in ("evals.parquet", "steps.parquet"):
         _move(attempt / name, run / name)
@@ -243,13 +250,17 @@ def set_damaged_aside(run: Path) -> None:
         return
     lost = cut_checkpoints(run, record)
     for step in lost:
-        aside = run / "checkpoints" / f"{step}{UNREADABLE}"
-        shutil.rmtree(aside, ignore_errors=True)
-        _move(run / "checkpoints" / str(step), aside)
+        _set_checkpoint_aside(run / "checkpoints" / str(step))
     if (damaged := damage(run, record)) or record.steps in lost:
         published = run / "published" / f"{last_number(run / 'published', 9) or 0:09d}.json"
         for path in (*(run / name for name in damaged), published):
             _move(path, path.with_suffix(UNREADABLE))
+
+
+def _set_checkpoint_aside(path: Path) -> None:
+    aside = path.with_name(f"{path.name}{UNREADABLE}")
+    shutil.rmtree(aside, ignore_errors=True)
+    _move(path, aside)
 
 
 def cut_checkpoints(run: Path, record: RunRecord) -> dict[int, str]:

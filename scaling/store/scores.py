@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from scaling.remedies import remedy
 from scaling.store.manifest import PlannedRun
 from scaling.store.records import Refusal, check_part, write_part
 from scaling.store.results import Results
@@ -72,10 +73,8 @@ def read_evals(path: Path) -> pd.DataFrame:
         refuse_other_runs(path, table["run"].unique())
         return table
     except (OSError, ValueError, TypeError, KeyError, ArrowException) as error:
-        raise Refusal(
-            f"{path} cannot be read ({error}). Restore it, or delete the run's folder and run the "
-            "study again."
-        ) from error
+        what = remedy(error, "Restore it, or delete the run's folder and run the study again.")
+        raise Refusal(f"{path} cannot be read ({error}). {what}") from error
 
 
 def _typed(rows: pd.DataFrame) -> pd.DataFrame:

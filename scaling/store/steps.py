@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from scaling.remedies import remedy
 from scaling.store.checksums import CHECKSUMS, Damaged, files_in, verify
 from scaling.store.records import Refusal, check_part, read_json, write_part, write_table
 from scaling.store.run_record import run_of
@@ -97,8 +98,7 @@ def read_step_file(path: Path) -> pd.DataFrame:
 
     try:
         check_part(path)
-        # Of a text that all rows share, one is read.
-        with ParquetFile(path, read_dictionary=["run"]) as file:
+        with ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
             if rows > MAX_STEPS:
                 raise ValueError(f"{rows:,} rows; no run has more than {MAX_STEPS:,}")
@@ -107,21 +107,28 @@ def read_step_file(path: Path) -> pd.DataFrame:
                 kind = schema.field(name).type
                 if not (types.is_float64(kind) or types.is_int64(kind) or types.is_null(kind)):
                     raise ValueError(f"{name} is of type {kind}")
-            if "run" in schema.names:  # else an earlier version wrote it
-                if not types.is_dictionary(schema.field("run").type):
-                    raise ValueError(f"run is of type {schema.field('run').type}")
-                refuse_other_runs(path, file.read(["run"])["run"].unique().to_pylist())
             # Without what the file says of itself beyond its columns, which pandas would follow.
             table = file.read(there).replace_schema_metadata(None).to_pandas()
+        if "run" in schema.names:  # else an earlier version wrote it
+            _refuse_runs(path)
         if table["step"].dtype != "int64":
             raise ValueError("step is no whole number")
         table = table.reindex(columns=list(STEP_COLUMNS))
         return table.astype(dict.fromkeys(STEP_COLUMNS[1:], "float64"))
     except (OSError, ValueError, KeyError, NotImplementedError, ArrowException) as error:
-        raise Refusal(
-            f"{path} cannot be read ({error}). Restore it, or delete the run's folder "
-            "and run the study again."
-        ) from error
+        what = remedy(error, "Restore it, or delete the run's folder and run the study again.")
+        raise Refusal(f"{path} cannot be read ({error}). {what}") from error
+
+
+def _refuse_runs(path: Path) -> None:
+    """As `refuse_other_runs`, of the column `run` of a file of steps."""
+    from pyarrow import types
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path, read_dictionary=["run"]) as file:  # a text that rows share, once
+        if not types.is_dictionary(kind := file.schema_arrow.field("run").type):
+            raise ValueError(f"run is of type {kind}")
+        refuse_other_runs(path, file.read(["run"])["run"].unique().to_pylist())
 
 
 def refuse_other_runs(path: Path, found: Collection[Any]) -> None:

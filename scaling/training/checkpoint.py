@@ -26,6 +26,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from scaling.remedies import remedy
 from scaling.store import checksums
 from scaling.store.checksums import CHECKSUMS
 from scaling.store.failpoint import failpoint
@@ -195,8 +196,9 @@ def _refused(target: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, Refusal) as error:
         raise Refusal(
-            f"cannot write checkpoint {target}: {error}. Free space and run the study with "
-            "--retry failed: it goes on from the checkpoint before."
+            f"cannot write checkpoint {target}: {getattr(error, 'strerror', None) or error}. "
+            f"{remedy(error)} Run the study with --retry failed: it goes on from the checkpoint "
+            "before."
         ) from error
 
 

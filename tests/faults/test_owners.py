@@ -19,6 +19,7 @@ import pytest
 
 from scaling.store import claims as claim
 from scaling.store.attempt import attempt, set_status, settle
+from scaling.store.checksums import CHECKSUMS, checksums
 from scaling.store.claims import (
     Beginning,
     Observer,
@@ -552,3 +553,20 @@ def test_a_publication_that_says_no_run_is_believed_where_the_record_has_its_fil
         with claimed(run) as mine:
             settle(run, mine)
         assert read_run(run).status == status
+
+
+def test_a_checkpoint_of_another_run_gives_way_to_the_one_that_was_trained(run: Path) -> None:
+    def write(folder: Path, run_id: str) -> None:
+        (folder / "weights").parent.mkdir(parents=True)
+        (folder / "weights").write_text(run_id)
+        noted = checksums({"weights": folder / "weights"})
+        write_json(folder / CHECKSUMS, {"run_id": run_id, "step": 8, "files": noted})
+
+    with attempt(run) as mine:
+        mine.begin()
+        write_tables(mine.folder, "")
+        write(mine.folder / "checkpoints" / "8", run.name)
+        write(run / "checkpoints" / "8", "ba9876543210")
+        mine.publish(8, {"loss": 2.0})
+    assert (run / "checkpoints" / "8" / "weights").read_text() == run.name
+    assert (run / "checkpoints" / "8.unreadable" / "weights").read_text() == "ba9876543210"
