@@ -17,7 +17,7 @@ _REMEDIES = {
     errno.EIO: _DISK,
     errno.ESTALE: _DISK,
     errno.ETIMEDOUT: _DISK,
-    errno.EROFS: "Make its file system writable, or give another place",
+    errno.EROFS: "Make its file system writable",
 }
 _SHUT = (errno.EACCES, errno.EPERM)
 
@@ -25,6 +25,15 @@ _SHUT = (errno.EACCES, errno.EPERM)
 def cannot_read(path: Path | str, error: OSError, otherwise: str = "") -> str:
     """That a file cannot be read, why, and what helps; `otherwise` as `remedy` has it."""
     return f"cannot read {path}: {error.strerror or error}. {remedy(error, otherwise)}".rstrip()
+
+
+def cannot_write(
+    path: Path | str, error: Exception, elsewhere: str = "choose another folder"
+) -> str:
+    """That a file cannot be written, why, and what helps: against the error, or `elsewhere`."""
+    helps = remedy(error).rstrip(".")
+    what = f"{helps}, or {elsewhere}" if helps else f"{elsewhere[0].upper()}{elsewhere[1:]}"
+    return f"cannot write {path}: {getattr(error, 'strerror', None) or error}. {what}."
 
 
 def remedy(error: BaseException, otherwise: str = "") -> str:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from scaling.remedies import remedy
+from scaling.remedies import cannot_read, remedy
 from scaling.store.checksums import Damaged
+from scaling.store.records import refuse_irregular
 
 # Bytes. Of a disk, one random read takes about as long as hashing so many; 1 TB has 128 MB of
 # digests, and a batch of 512 sequences touches 128 MB of chunks at most. Notes of chunks do not say
@@ -157,7 +158,7 @@ class CheckedFile:
         """
         now = time.time_ns()
         try:
-            seen = stamp(self.path.stat())
+            seen = stamp(refuse_irregular(self.path.stat()))
         except OSError as error:
             raise self._unusable(f"cannot be read: {error.strerror}", error) from error
         if seen[2] != self.bytes:
@@ -185,7 +186,10 @@ def checked_file(
     It is the same one for whoever asks in this process, so that a chunk is checked once for all the
     runs that it trains. Raises Damaged if its digests are not all there.
     """
-    seen = () if noted is None else stamp(noted.stat())
+    try:
+        seen = () if noted is None else stamp(refuse_irregular(noted.stat()))
+    except OSError as error:
+        raise Damaged(cannot_read(str(noted), error, remedy)) from error
     return _checked(path, dtype, offset, tokens, noted, seen, row, remedy)
 
 

@@ -18,7 +18,7 @@ from scaling.data.chunks import CheckedFile, checked_file, chunks_of
 from scaling.data.streams import Documents, Segments, Stream, whole
 from scaling.remedies import is_damage, remedy
 from scaling.store.checksums import CHECKSUMS, Damaged, verify
-from scaling.store.records import RUN_ID, Refusal, check_seal, read_json
+from scaling.store.records import RUN_ID, Refusal, check_seal, read_json, refuse_irregular
 
 UNREAD = "unread-"  # the same, where the sizes are the most that the files can hold
 PLACE = "place.json"  # in the folder of a corpus of token files: which index of theirs is read
@@ -212,8 +212,8 @@ class Corpus:
     def _own(self, name: str) -> CheckedFile:
         """A file of this folder that is nothing but tokens."""
         path, noted = self.folder / name, self.folder / f"{name}.digests"
-        tokens = path.stat().st_size // self._dtype.itemsize
-        remedy = f"Delete {self.folder}: it is made again from its text."
+        tokens = refuse_irregular(path.stat()).st_size // self._dtype.itemsize
+        remedy = made_again(self.folder)
         # Of a corpus that an earlier version made, there are no digests of chunks.
         digests = noted if noted.exists() else None
         return checked_file(path, self._dtype.str, 0, tokens, digests, 0, remedy)
@@ -230,6 +230,14 @@ class Corpus:
         return Batches(
             streams, self.info.per_block, sequence_length, batch_sequences, seed, unique_tokens
         )
+
+
+def made_again(folder: Path) -> str:
+    """What to do about a corpus of the cache that is damaged."""
+    return (
+        f"Delete {folder}: it is made again from its text. Runs that failed of it are tried again "
+        "by `scaling run STUDY --retry failed`."
+    )
 
 
 def load(fingerprint: str, cache: Path) -> Corpus:
@@ -274,8 +282,9 @@ def _named(fingerprint: str, cache: Path) -> Corpus:
 
 def _segments(index: Path, name: str) -> Segments:
     """The segments of a stream, memory-mapped."""
-    first, place, inserted = (
-        np.memmap(index / f"{name}.{column}", dtype, "r").view(np.ndarray)
-        for column, dtype in (("first", "<i8"), ("place", "<i8"), ("inserted", bool))
-    )
-    return Segments(first, place, inserted)
+
+    def column(kind: str, dtype: str | type[bool]) -> np.ndarray:
+        refuse_irregular((path := index / f"{name}.{kind}").stat())
+        return np.memmap(path, dtype, "r").view(np.ndarray)
+
+    return Segments(column("first", "<i8"), column("place", "<i8"), column("inserted", bool))

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from scaling.data.chunks import Stamp, is_settled, stamp, write_digests
-from scaling.data.corpus import Corpus
+from scaling.data.corpus import Corpus, made_again
 from scaling.remedies import is_damage, remedy
 from scaling.store.checksums import CHECKSUMS, Damaged, checksums, files_in, verify
 from scaling.store.records import Refusal, read_json, write_json
@@ -72,15 +72,11 @@ def _hash(corpus: Corpus) -> None:
     files, began = _files(folder), time.time_ns()
     seen = stamps(_stamped(corpus))
     try:
-        if not (folder / CHECKSUMS).exists():  # made by an earlier version
-            with suppress(Refusal):  # in a cache that is read-only
-                note_checksums(folder)
-            return
         verify(f"corpus {folder}", files, read_json(folder / CHECKSUMS)["files"])
     except (Refusal, KeyError, TypeError) as error:
         if is_damage(error):
             _note(corpus).unlink(missing_ok=True)
-        what = remedy(error, f"Delete {corpus.folder}: it is made again.")
+        what = remedy(error, made_again(corpus.folder))
         raise Damaged(f"{str(error).rstrip('.')}. {what}") from error
     if sum(file.bytes for file in corpus.files) <= WHOLE:
         try:

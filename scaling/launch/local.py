@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from scaling.remedies import cannot_write
 from scaling.training.flags import Slot, worker_environment
 
 
@@ -76,9 +78,11 @@ def add_to_log(log: Path, text: str) -> None:
 
 
 def _open(log: Path) -> int:
-    """A log to be added to; where it cannot be written, no log: a run needs none."""
-    with suppress(OSError):
+    """A log to be added to; where it cannot be written, which is said, none: a run needs none."""
+    try:
         log.parent.mkdir(exist_ok=True)
         # Not through a link, which would be written elsewhere.
         return os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    return os.open(os.devnull, os.O_WRONLY)
+    except OSError as error:
+        print(f"a worker has no log: {cannot_write(log, error)}", file=sys.stderr, flush=True)
+        return os.open(os.devnull, os.O_WRONLY)

@@ -111,6 +111,8 @@ def log_tail(results: Path, name: str) -> str:
     except OSError as error:
         if not results.is_dir():
             return f"{results} is gone, and its log with it"
+        if isinstance(error, FileNotFoundError):
+            return f"it has no log: nothing could be written to {path}, or it was deleted"
         return f"its log {path} cannot be read: {error.strerror}"
     said = [line.strip() for line in lines if line.strip()][-TAIL_LINES:]
     return f"log: {' | '.join(said)}" if said else f"its log {path} is empty"

@@ -9,6 +9,7 @@ stop.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -39,7 +40,7 @@ from scaling.store.paths import cache_folder
 from scaling.store.records import Refusal, table_bytes, write_json
 from scaling.store.results import Results, has_ended, results_at
 from scaling.store.run_record import RunRecord, Status, read_run
-from scaling.store.steps import read_steps
+from scaling.store.steps import of_run, read_steps
 from scaling.store.table import publish_missing
 from scaling.training.flags import refuse_faulty_jax
 from scaling.training.processes import Place
@@ -69,6 +70,7 @@ def work(
     loaded = _source(results.manifest())
     with results.working():
         _refuse_another_program(results, loaded)
+        _refuse_another_study(results)
         _refuse_other_corpora(results)
         while not stopping():
             began = time.monotonic()
@@ -179,6 +181,24 @@ def _refuse_another_program(results: Results, loaded: str) -> None:
                 f"{where} is source {found[:12]}. Give the same `scaling run` again: it plans and "
                 "trains with the program as it is now."
             )
+
+
+def _refuse_another_study(results: Results) -> None:
+    """Raise Refusal where the plan is of another study than the one that lies beside it."""
+
+    def is_another() -> bool:
+        study = results.read("study.toml")
+        found = None if study is None else hashlib.sha256(study).hexdigest()
+        return found not in (None, results.manifest().study_sha256)
+
+    if is_another():
+        with results.changing():  # of a launch that writes both, one may be there before the other
+            if not is_another():
+                return
+        raise Refusal(
+            f"{results}: its plan is of study {results.manifest().study_sha256[:12]}, and the "
+            "study.toml beside it is another. Give the same `scaling run` again, which writes both."
+        )
 
 
 def _refuse_other_corpora(results: Results) -> None:
@@ -322,7 +342,7 @@ def _train_from_files(
             )
     except Diverged as error:
         mine.check()
-        steps = table_bytes("steps.parquet", read_steps(mine.folder))
+        steps = table_bytes("steps.parquet", of_run(mine.run, read_steps(mine.folder)))
         replace(mine.run, mine.claim, "steps.parquet", steps)
         mine.record("diverged", reason=str(error))
         return "diverged"

@@ -16,11 +16,12 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.store.checksums import CHECKSUMS, Damaged, checksums, files_in, verify
+from scaling.remedies import cannot_write
+from scaling.store.checksums import Damaged, checksums, verify
 from scaling.store.claims import (
     NAME,
     Beginning,
@@ -42,9 +43,9 @@ from scaling.store.records import (
     read_json,
     sealed,
 )
-from scaling.store.run_record import TABLES, RunRecord, damage, read_run
+from scaling.store.run_record import TABLES, RunRecord, damage, read_run, run_of
 from scaling.store.sealed import OtherFormat, refuse_other_format
-from scaling.store.steps import checkpoint_steps
+from scaling.store.steps import checkpoint_steps, verify_checkpoint
 
 TAKEN_BACK = ".former"  # ends the name of a publication that was taken back
 
@@ -91,7 +92,7 @@ class Attempt:
             failpoint("attempt-linked")
             aside.rename(self.folder)
         except OSError as error:
-            raise Refusal(f"cannot write {self.folder}: {error.strerror}. Free space.") from error
+            raise Refusal(cannot_write(self.folder, error)) from error
         failpoint("attempt-begun")
         remove_attempts(self.run, self.claim.generation - 1)
 
@@ -105,7 +106,8 @@ class Attempt:
         self.check()
         failpoint("publish")
         record = {
-            **{"format": FORMAT, "attempt": self.claim.name, "steps": steps, "result": result},
+            **{"format": FORMAT, "run_id": run_of(self.run), "attempt": self.claim.name},
+            **{"steps": steps, "result": result},
             "files": checksums({name: self.folder / name for name in TABLES}),
         }
         name = f"published/{steps:09d}.json"
@@ -160,9 +162,15 @@ def settle(run: Path, claim: Claim) -> None:
         return
     attempt = run / "attempts" / published["attempt"]
     for checkpoint in sorted(whole_checkpoints(attempt / "checkpoints"), reverse=True):
+        own = run / "checkpoints" / checkpoint.name
         if checkpoint.suffix == UNREADABLE:  # the run's own is the same, damaged
-            _move(run / "checkpoints" / checkpoint.stem, run / "checkpoints" / checkpoint.name)
-        _move(checkpoint, run / "checkpoints" / checkpoint.name)
+            _move(own.with_name(checkpoint.stem), own)
+        elif own.is_dir():
+            with suppress(Damaged):
+                verify_checkpoint(own, run_of(run), read=False)
+                continue  # it is the same one
+            _set_checkpoint_aside(own)
+        _move(checkpoint, own)
         failpoint("settled-checkpoint")
     for name in ("evals.parquet", "steps.parquet"):
         _move(attempt / name, run / name)
@@ -172,16 +180,18 @@ def settle(run: Path, claim: Claim) -> None:
     failpoint("attempts-removed")
     record = read_run(run)
     if record.status != "completed" and record.steps <= published["steps"]:
-        found = {"result": published["result"], "files": published.get("files")}
+        found = {"result": published["result"], "files": published["files"]}
         set_status(run, claim, "completed", reason=None, **found)
     failpoint("settled-run")
 
 
-_PUBLICATION = {"format", "attempt", "steps", "result", "files", "sha256"}  # what a record holds
+# What a record holds.
+_PUBLICATION = {"format", "run_id", "attempt", "steps", "result", "files", "sha256"}
 
 
 def _published(run: Path) -> dict[str, Any] | None:
-    """The record of the longest publication; one that is damaged, or of nothing, is set aside.
+    """The record of the longest publication; one that is damaged, of another run or of nothing is
+    set aside.
 
     Raises OtherFormat for one of a newer version.
     """
@@ -192,7 +202,8 @@ def _published(run: Path) -> dict[str, Any] | None:
             check_seal(found)
             refuse_other_format(path, found)
             whole = set(found) <= _PUBLICATION and isinstance(found["result"], dict)
-            if whole and re.fullmatch(NAME, found["attempt"]) and _is_there(run, found):
+            whole = whole and re.fullmatch(NAME, found["attempt"]) is not None
+            if whole and _is_of(run, found) and _is_there(run, found):
                 return {**found, "steps": steps}
         except OtherFormat:
             raise
@@ -202,15 +213,24 @@ def _published(run: Path) -> dict[str, Any] | None:
     return None
 
 
+def _is_of(run: Path, published: dict[str, Any]) -> bool:
+    """Whether a publication is of this run: by its own word or, of before it said so, by the run's
+    record, which has the same files.
+    """
+    if "run_id" in published:
+        return bool(published["run_id"] == run_of(run))
+    files = read_run(run).files
+    return files is not None and published["files"] == {
+        name: asdict(noted) for name, noted in files.items()
+    }
+
+
 def _is_there(run: Path, published: dict[str, Any]) -> bool:
     """Whether what was published is in its attempt's folder still, or in place."""
     if (run / "attempts" / published["attempt"]).is_dir():
         return True
-    tables = {name: run / name for name in TABLES}
-    if published.get("files") is None:  # of before there were checksums
-        return all(table.is_file() for table in tables.values())
     with suppress(Damaged):
-        verify(f"run {run.name}", tables, published["files"])
+        verify(f"run {run.name}", {name: run / name for name in TABLES}, published["files"])
         return True
     return False
 
@@ -230,18 +250,22 @@ def set_damaged_aside(run: Path) -> None:
         return
     lost = cut_checkpoints(run, record)
     for step in lost:
-        aside = run / "checkpoints" / f"{step}{UNREADABLE}"
-        shutil.rmtree(aside, ignore_errors=True)
-        _move(run / "checkpoints" / str(step), aside)
+        _set_checkpoint_aside(run / "checkpoints" / str(step))
     if (damaged := damage(run, record)) or record.steps in lost:
         published = run / "published" / f"{last_number(run / 'published', 9) or 0:09d}.json"
         for path in (*(run / name for name in damaged), published):
             _move(path, path.with_suffix(UNREADABLE))
 
 
+def _set_checkpoint_aside(path: Path) -> None:
+    aside = path.with_name(f"{path.name}{UNREADABLE}")
+    shutil.rmtree(aside, ignore_errors=True)
+    _move(path, aside)
+
+
 def cut_checkpoints(run: Path, record: RunRecord) -> dict[int, str]:
-    """Of the checkpoints of a run that completed, by step, those of which a file is missing or of
-    another size, and why.
+    """Of the checkpoints of a run that completed, by step, those that are another run's, or of
+    which a file is missing or of another size, and why.
 
     The files are not read: that would take as long as to copy them.
     """
@@ -250,9 +274,8 @@ def cut_checkpoints(run: Path, record: RunRecord) -> dict[int, str]:
     for step in steps:
         path = run / "checkpoints" / str(step)
         try:
-            noted = read_json(path / CHECKSUMS)
-            verify(f"checkpoint {path}", files_in(path), noted["files"], read=False)
-        except (Refusal, KeyError, TypeError) as error:
+            verify_checkpoint(path, record.run_id, read=False)
+        except Refusal as error:
             found[step] = str(error)
     return found
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scaling.store.records import Refusal
+from scaling.store.records import Refusal, opened
 
 CHECKSUMS = "checksums.json"  # in a checkpoint: size and SHA-256 of each of its files
 
@@ -39,8 +39,10 @@ def verify(what: str, files: Mapping[str, Path], noted: Any, read: bool = True) 
         raise Damaged(f"{what}: its checksums cannot be read ({error})") from error
     for name, (size, sha256) in wanted.items():
         try:
-            if name not in files or not files[name].is_file():
+            if name not in files or not files[name].exists():
                 raise Damaged(f"{what}: {name} is missing")
+            if not files[name].is_file():
+                raise Damaged(f"{what}: {name} is no file, but a folder, a pipe or a device")
             if (found := files[name].stat().st_size) != size:
                 raise Damaged(f"{what}: {name} has {found} of {size} bytes")
             if read and _sha256(files[name]) != sha256:
@@ -57,5 +59,5 @@ def files_in(folder: Path) -> dict[str, Path]:
 
 
 def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
+    with opened(file) as content:
         return hashlib.file_digest(content, "sha256").hexdigest()

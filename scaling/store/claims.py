@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from scaling.remedies import cannot_write
 from scaling.store.exclusive import create, create_locked, last_number, make_link
 from scaling.store.failpoint import failpoint
 from scaling.store.leftovers import sweep
@@ -293,10 +294,8 @@ def _on_the_verge(run: Path, claim: Claim, name: str, data: bytes) -> Iterator[P
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ESTALE):  # the second on a network file system
             raise Replaced(f"replaced by {newest(run)}") from error
-        raise Refusal(
-            f"cannot write {run / name}: {error.strerror}. Free space or choose another folder "
-            "with --results; what was written before is intact."
-        ) from error
+        said = cannot_write(run / name, error, "choose another folder with --results")
+        raise Refusal(f"{said} What was written before is intact.") from error
 
 
 def _shut_out(run: Path, last: int) -> None:

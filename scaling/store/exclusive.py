@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+from scaling.remedies import cannot_write
 from scaling.store.records import Refusal, hold, json_bytes
 from scaling.store.waiting import wait_for_lock
 
@@ -78,10 +79,7 @@ def _refusing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Refusal(
-            f"cannot write {path}: {error.strerror}. Free space or choose another folder with "
-            "--results."
-        ) from error
+        raise Refusal(cannot_write(path, error, "choose another folder with --results")) from error
 
 
 def _link(aside: Path, path: Path) -> bool:

@@ -17,7 +17,7 @@ from scaling.store.holding import Hold, changing, holding
 from scaling.store.leftovers import sweep
 from scaling.store.manifest import Manifest, PlannedRun, read_manifest
 from scaling.store.ready import make_ready, run_folder
-from scaling.store.records import Refusal, read_json, write_bytes
+from scaling.store.records import MAX_TABLE, Refusal, read_bytes, read_json, write_bytes
 from scaling.store.run_record import RunRecord, damage, has_record, read_run, run_folders
 
 
@@ -115,13 +115,11 @@ class Folder:
 
     def read(self, name: str) -> bytes | None:
         try:
-            return (self.path / name).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise Refusal(
-                f"cannot read {self.path / name}: {error.strerror}. Make it readable, or remove it."
-            ) from error
+            return read_bytes(self.path / name, MAX_TABLE)
+        except Refusal as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
 
     def write(self, name: str, data: bytes) -> str:
         write_bytes(self.path / name, data)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from scaling.remedies import cannot_write
 from scaling.store.claims import owner
 from scaling.store.leftovers import sweep, sweep_folders
 from scaling.store.records import Refusal
@@ -73,9 +74,7 @@ def _opened(path: Path) -> Iterator[int]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
-        raise Refusal(
-            f"cannot write {path}: {error.strerror}. Free space, or choose another folder."
-        ) from error
+        raise Refusal(cannot_write(path, error)) from error
     try:
         yield file
     finally:

@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from scaling.store.records import opened
+
 OLD_SECONDS = 3600.0  # without a change: longer than a writer pauses
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}(\.npz)?")
 
@@ -53,7 +55,7 @@ def is_free(path: Path) -> bool:
     """Whether nobody holds a file, of any user; false where there are no locks."""
     try:
         # A shared lock asks for no right to write, on network file systems too.
-        with path.open("rb") as file:
+        with opened(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return True
     except OSError:

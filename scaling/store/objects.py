@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from uuid import uuid4
 
+from scaling.remedies import cannot_write
 from scaling.store.clouds import Handles, handles, is_address, remedy
 from scaling.store.exclusive import alone_in
 from scaling.store.records import Refusal, hold
@@ -274,10 +275,7 @@ class ObjectStore:
                 os.fsync(to.fileno())
             aside.replace(file)
         except OSError as error:
-            raise Refusal(
-                f"cannot write {file}: {error.strerror or error}. Free space or choose another "
-                "folder."
-            ) from error
+            raise Refusal(cannot_write(file, error)) from error
         finally:
             aside.unlink(missing_ok=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from scaling.remedies import cannot_write
 from scaling.store.clouds import is_address
 from scaling.store.records import Refusal
 
@@ -42,7 +43,5 @@ def cache_refused(path: Path, error: OSError) -> Refusal:
     """The refusal of a cache that cannot be written, naming what sets where it is."""
     home = os.environ.get("HOME", "not set")
     of = "" if os.environ.get("SCALING_CACHE") else f", below HOME = {home}"
-    return Refusal(
-        f"cannot write the token cache {path}{of}: {error.strerror or error}. Free space, or set "
-        "SCALING_CACHE to a folder that can be written."
-    )
+    elsewhere = "set SCALING_CACHE to a folder that can be written"
+    return Refusal(cannot_write(f"the token cache {path}{of}", error, elsewhere))

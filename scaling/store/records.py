@@ -6,6 +6,7 @@ Everything is plain JSON or Parquet, and readable without jax.
 from __future__ import annotations
 
 import difflib
+import errno
 import fcntl
 import hashlib
 import json
@@ -15,9 +16,12 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import uuid4
+
+from scaling.remedies import cannot_read, cannot_write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +35,7 @@ MADE_BY = "scaling-laws"  # what a file of ours that has no name of its own says
 FORMAT = 3
 OLDEST_FORMAT = 2
 MAX_JSON = 64 << 20  # bytes; a fit has thousands, a run of a thousand sessions a million
+MAX_TABLE = 8 << 30  # bytes; the steps of five million take half a gigabyte
 
 
 class Refusal(Exception):
@@ -149,10 +154,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         with replacing(path) as file:
             file.write(data)
     except (OSError, ValueError) as error:  # ValueError: a path that names no file, such as "."
-        raise Refusal(
-            f"cannot write {path}: {getattr(error, 'strerror', None) or error}. Free space or "
-            "choose another folder; what was written before is intact."
-        ) from error
+        said = cannot_write(path, error)
+        raise Refusal(f"{said} What was written before is intact.") from error
 
 
 @contextmanager
@@ -224,14 +227,29 @@ def read_bytes(path: Path, largest: int | None = None) -> bytes:
     """
     largest = MAX_JSON if largest is None else largest
     try:
-        # Not blocking: a pipe would never end, and is found to be none of our files first.
-        with open(path, "rb", opener=_unblocking) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode) or found.st_size > largest:
-                raise Refusal(f"{path} is no file of ours. Restore it or delete it.")
-            return file.read(largest)
+        with opened(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) <= largest:
+                return file.read(size)
     except OSError as error:
-        raise Refusal(f"cannot read {path}: {error.strerror or error}.") from error
+        otherwise = "" if isinstance(error, FileNotFoundError) else "Restore it or delete it."
+        raise Refusal(cannot_read(path, error, otherwise)) from error
+    raise Refusal(f"{path} has {size:,} bytes, and is no file of ours. Restore it or delete it.")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """A regular file, to be read. Raises OSError, for a folder, a pipe and a device too."""
+    # Not blocking: a pipe would never end, and is found to be none of our files first.
+    with open(path, "rb", opener=_unblocking) as file:
+        refuse_irregular(os.fstat(file.fileno()))
+        yield file
+
+
+def refuse_irregular(found: os.stat_result) -> os.stat_result:
+    """Raise OSError for what is no regular file; reading it may never end."""
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no file of ours, but a folder, a pipe or a device")
+    return found
 
 
 def _unblocking(path: str, flags: int) -> int:
@@ -296,12 +314,13 @@ def write_numbered(folder: Path, number: int, ending: str, data: bytes) -> None:
 
 
 def check_part(path: Path) -> None:
-    """Raise ValueError unless a table is as it was written, by its name or by its seal.
+    """Raise ValueError unless a table is as it was written, by its name or by its seal; and
+    Refusal as `read_bytes`.
 
     Those of earlier versions pass.
     """
     _, _, digest = path.stem.partition("-")
-    data = path.read_bytes()
+    data = read_bytes(path, MAX_TABLE)
     if digest and hashlib.sha256(data).hexdigest()[:_DIGITS] != digest:
         raise ValueError("it has changed since it was written")
     check_table(data)
@@ -323,9 +342,9 @@ def refuse_newer(results: Path) -> None:
     Of the plan only the beginning is read, which says its format.
     """
     try:
-        with (results / "plan.json").open("rb") as file:
+        with opened(results / "plan.json") as file:
             found = re.search(rb'"format":\s*([0-9]{1,9})\b', file.read(200))
-    except OSError:  # no plan: an older folder, or none of ours
+    except OSError:  # no plan: an older folder, or none of ours; whoever needs it says so
         return
     if found and int(found[1]) > FORMAT:
         raise Refusal(

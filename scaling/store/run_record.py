@@ -134,6 +134,12 @@ def has_record(run: str | Path) -> bool:
     return True
 
 
+def run_of(place: Path) -> str:
+    """The id of the run whose folder, or whose attempt's folder, this is."""
+    place = place.absolute()
+    return place.parent.parent.name if place.parent.name == "attempts" else place.name
+
+
 def read_run(run: Path) -> RunRecord:
     """The record in a run's folder.
 
@@ -141,7 +147,7 @@ def read_run(run: Path) -> RunRecord:
     not as it was written, or is of another run.
     """
     record = RunRecord.read(run / "run.json")
-    if record.run_id != run.absolute().name:
+    if record.run_id != run_of(run):
         raise damaged(run / "run.json", f"{record.run_id} is not the name of its folder")
     return record
 

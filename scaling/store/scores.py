@@ -13,9 +13,11 @@ from typing import Any
 
 import pandas as pd
 
+from scaling.remedies import remedy
 from scaling.store.manifest import PlannedRun
 from scaling.store.records import Refusal, check_part, write_part
 from scaling.store.results import Results
+from scaling.store.steps import refuse_other_runs
 
 COLUMNS = ("run", "step", "task", "metric", "value", "stderr", "n", "shots", "chance")
 HOLDOUT = "holdout"  # the task of held-out losses
@@ -55,7 +57,10 @@ def _read_scores(run: Path) -> pd.DataFrame:
 
 
 def read_evals(path: Path) -> pd.DataFrame:
-    """The evaluations in a file. Raises Refusal unless every column is there and of its kind."""
+    """The evaluations in a file.
+
+    Raises Refusal unless every column is there, of its kind, and of the run in whose folder it is.
+    """
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
@@ -64,12 +69,12 @@ def read_evals(path: Path) -> pd.DataFrame:
         with ParquetFile(path) as file:
             # Without what the file says of itself beyond its columns, which pandas would follow.
             table = file.read().replace_schema_metadata(None).to_pandas()
-        return _typed(table)
+        table = _typed(table)
+        refuse_other_runs(path, table["run"].unique())
+        return table
     except (OSError, ValueError, TypeError, KeyError, ArrowException) as error:
-        raise Refusal(
-            f"{path} cannot be read ({error}). Restore it, or delete the run's folder and run the "
-            "study again."
-        ) from error
+        what = remedy(error, "Restore it, or delete the run's folder and run the study again.")
+        raise Refusal(f"{path} cannot be read ({error}). {what}") from error
 
 
 def _typed(rows: pd.DataFrame) -> pd.DataFrame:

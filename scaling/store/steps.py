@@ -1,4 +1,7 @@
-"""The steps of a run: a row a logged step, in segments while it trains, and its checkpoints."""
+"""The steps of a run: a row a logged step, in segments while it trains, and its checkpoints.
+
+Each file says of which run it is, in the column `run`.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from scaling.store.checksums import CHECKSUMS
-from scaling.store.records import Refusal, check_part, write_part, write_table
+from scaling.remedies import remedy
+from scaling.store.checksums import CHECKSUMS, Damaged, files_in, verify
+from scaling.store.records import Refusal, check_part, read_json, write_part, write_table
+from scaling.store.run_record import run_of
 
 STEP_COLUMNS = (
     "step",  # optimiser steps done, the trunk's included
@@ -46,6 +51,32 @@ def checkpoint_steps(folder: Path) -> list[int]:
     )
 
 
+def verify_checkpoint(path: Path, run_id: str, read: bool = True) -> None:
+    """Raise Damaged, naming the file, unless a checkpoint's files are those that were written.
+
+    And unless they were written as this step of this run: another of the same shape would be read
+    without a word. Without `read`, the sizes of the files alone are compared.
+    """
+    try:
+        noted = read_json(path / CHECKSUMS)
+        owner, step, files = noted["run_id"], noted["step"], noted["files"]
+    except (Refusal, KeyError, TypeError) as error:
+        raise Damaged(f"checkpoint {path}: {CHECKSUMS} cannot be read ({error})") from error
+    if (owner, str(step)) != (run_id, path.name):
+        raise Damaged(
+            f"checkpoint {path} is step {str(step)[:20]} of run {str(owner)[:20]}, not step "
+            f"{path.name} of run {run_id}"
+        )
+    verify(f"checkpoint {path}", checkpoint_files(path), files, read)
+
+
+def checkpoint_files(path: Path) -> dict[str, Path]:
+    """A checkpoint's files but the list of them, by their path in it."""
+    files = files_in(path)
+    files.pop(CHECKSUMS, None)
+    return files
+
+
 def read_steps(run: Path) -> pd.DataFrame:
     """The logged steps of a run in order: steps.parquet and any segments not yet merged."""
     files = [*run.glob("steps.parquet"), *_segments(run)]
@@ -58,7 +89,10 @@ def read_steps(run: Path) -> pd.DataFrame:
 
 
 def read_step_file(path: Path) -> pd.DataFrame:
-    """The columns of a step and no others. Raises Refusal unless all are there, and numbers."""
+    """The columns of a step and no others.
+
+    Raises Refusal unless all are there, numbers, and of the run in whose folder they lie.
+    """
     from pyarrow import ArrowException, types
     from pyarrow.parquet import ParquetFile
 
@@ -75,15 +109,35 @@ def read_step_file(path: Path) -> pd.DataFrame:
                     raise ValueError(f"{name} is of type {kind}")
             # Without what the file says of itself beyond its columns, which pandas would follow.
             table = file.read(there).replace_schema_metadata(None).to_pandas()
+        if "run" in schema.names:  # else an earlier version wrote it
+            _refuse_runs(path)
         if table["step"].dtype != "int64":
             raise ValueError("step is no whole number")
         table = table.reindex(columns=list(STEP_COLUMNS))
         return table.astype(dict.fromkeys(STEP_COLUMNS[1:], "float64"))
     except (OSError, ValueError, KeyError, NotImplementedError, ArrowException) as error:
-        raise Refusal(
-            f"{path} cannot be read ({error}). Restore it, or delete the run's folder "
-            "and run the study again."
-        ) from error
+        what = remedy(error, "Restore it, or delete the run's folder and run the study again.")
+        raise Refusal(f"{path} cannot be read ({error}). {what}") from error
+
+
+def _refuse_runs(path: Path) -> None:
+    """As `refuse_other_runs`, of the column `run` of a file of steps."""
+    from pyarrow import types
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path, read_dictionary=["run"]) as file:  # a text that rows share, once
+        if not types.is_dictionary(kind := file.schema_arrow.field("run").type):
+            raise ValueError(f"run is of type {kind}")
+        refuse_other_runs(path, file.read(["run"])["run"].unique().to_pylist())
+
+
+def refuse_other_runs(path: Path, found: Collection[Any]) -> None:
+    """Raise ValueError if a table in a run's folder, or in a folder of its parts, has rows of
+    another run.
+    """
+    place = path.parent.parent if path.parent.name in ("steps", "evals") else path.parent
+    if others := {*found} - {run_of(place)}:
+        raise ValueError(f"it is of run {str(min(others, key=str))[:20]}")
 
 
 def write_segment(run: Path, rows: list[dict[str, Any]]) -> None:
@@ -91,7 +145,12 @@ def write_segment(run: Path, rows: list[dict[str, Any]]) -> None:
     if rows:
         table = pd.DataFrame(rows, columns=list(STEP_COLUMNS))
         table = table.astype({name: "int64" if name == "step" else "float64" for name in table})
-        write_part(run / "steps", rows[0]["step"], table)
+        write_part(run / "steps", rows[0]["step"], of_run(run, table))
+
+
+def of_run(run: Path, steps: pd.DataFrame) -> pd.DataFrame:
+    """The steps as a file has them, which says whose they are."""
+    return steps.assign(run=run_of(run))
 
 
 def forget_steps_after(run: Path, step: int) -> None:
@@ -121,7 +180,8 @@ def refuse_missing(rows: pd.DataFrame, first: int, last: int, evaluated: Collect
 
 def merge_steps(run: Path, table: pd.DataFrame | None = None) -> None:
     """Make steps.parquet the only file of steps."""
-    write_table(run / "steps.parquet", read_steps(run) if table is None else table)
+    steps = read_steps(run) if table is None else table
+    write_table(run / "steps.parquet", of_run(run, steps))
     for segment in _segments(run):
         segment.unlink()
 

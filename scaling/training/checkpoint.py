@@ -26,11 +26,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from scaling.remedies import remedy
 from scaling.store import checksums
-from scaling.store.checksums import CHECKSUMS, Damaged
+from scaling.store.checksums import CHECKSUMS
 from scaling.store.failpoint import failpoint
-from scaling.store.records import UNREADABLE, Refusal, read_json, write_json
-from scaling.store.steps import STEP, checkpoint_steps
+from scaling.store.records import UNREADABLE, Refusal, write_json
+from scaling.store.steps import STEP, checkpoint_files, checkpoint_steps, verify_checkpoint
 from scaling.training.layouts import laid_out, names
 from scaling.training.processes import here
 
@@ -79,7 +80,7 @@ class Writing:
     def _name(self, before_naming: Callable[[], None]) -> None:
         aside = _aside(self.target)
         with _refused(self.target):
-            files = checksums.checksums(_files(aside))
+            files = checksums.checksums(checkpoint_files(aside))
             noted = {"run_id": self.run_id, "step": int(self.target.name), "files": files}
             write_json(aside / CHECKSUMS, noted)
         failpoint("checkpoint-written")
@@ -132,7 +133,7 @@ def restore(folder: Path, step: int, abstract: Any, run_id: str) -> Any:
     are and still cannot be read.
     """
     path = folder / str(step)
-    verify(path, run_id)
+    verify_checkpoint(path, run_id)
     return read(path, abstract)
 
 
@@ -151,25 +152,6 @@ def read(path: Path, abstract: Any) -> Any:
             return laid_out(names(checkpointer.restore(path.absolute(), here)), abstract)
     except Exception as error:  # Orbax and TensorStore raise many types
         raise Refusal(f"cannot read checkpoint {path}: {error}") from error
-
-
-def verify(path: Path, run_id: str) -> None:
-    """Raise Damaged, naming the file, unless a checkpoint's files are those that were written.
-
-    And unless they were written as this step of this run: another of the same shape would be read
-    without a word.
-    """
-    try:
-        noted = read_json(path / CHECKSUMS)
-        owner, step, files = noted["run_id"], noted["step"], noted["files"]
-    except (Refusal, KeyError, TypeError) as error:
-        raise Damaged(f"checkpoint {path}: {CHECKSUMS} cannot be read ({error})") from error
-    if (owner, str(step)) != (run_id, path.name):
-        raise Damaged(
-            f"checkpoint {path} is step {str(step)[:20]} of run {str(owner)[:20]}, not step "
-            f"{path.name} of run {run_id}"
-        )
-    checksums.verify(f"checkpoint {path}", _files(path), files)
 
 
 def last_steps(folder: Path, step: int) -> set[int]:
@@ -214,8 +196,9 @@ def _refused(target: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, Refusal) as error:
         raise Refusal(
-            f"cannot write checkpoint {target}: {error}. Free space and run the study with "
-            "--retry failed: it goes on from the checkpoint before."
+            f"cannot write checkpoint {target}: {getattr(error, 'strerror', None) or error}. "
+            f"{remedy(error)} Run the study with --retry failed: it goes on from the checkpoint "
+            "before."
         ) from error
 
 
@@ -224,10 +207,3 @@ def _discard(path: Path) -> None:
     doomed = path.with_name(f"{path.name}.{uuid4().hex}.discarded")
     with suppress(FileNotFoundError):
         shutil.rmtree(path.rename(doomed), ignore_errors=True)
-
-
-def _files(path: Path) -> dict[str, Path]:
-    """A checkpoint's files but the list of them, by their path in it."""
-    files = checksums.files_in(path)
-    files.pop(CHECKSUMS, None)
-    return files

@@ -11,6 +11,7 @@ from scaling.data.corpus import Corpus, load
 from scaling.data.verified import check
 from scaling.planning.deriving import evaluation_layout
 from scaling.spec import RunSpec, has_own_id, read_spec
+from scaling.store.checksums import Damaged
 from scaling.store.paths import cache_folder
 from scaling.store.records import Refusal
 from scaling.store.run_record import read_run
@@ -67,8 +68,8 @@ def finished(folder: Path) -> Finished:
     wanted = program.abstract._replace(moments=())
     try:
         state = checkpoint.restore(folder / "checkpoints", step, wanted, spec.run_id)
-    except checkpoint.Damaged as error:
-        raise checkpoint.Damaged(
+    except Damaged as error:
+        raise Damaged(
             f"{error}. Delete that file if it is there, and give `scaling run` of its study with "
             "--retry failed, which makes the checkpoint again."
         ) from error

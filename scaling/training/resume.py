@@ -8,9 +8,15 @@ from pathlib import Path
 
 from scaling.spec import RunSpec
 from scaling.store.attempt import checkpoint_folders
+from scaling.store.checksums import Damaged
 from scaling.store.records import UNREADABLE, Refusal
 from scaling.store.scores import scored_steps
-from scaling.store.steps import checkpoint_steps, read_step_file, read_steps
+from scaling.store.steps import (
+    checkpoint_steps,
+    read_step_file,
+    read_steps,
+    verify_checkpoint,
+)
 from scaling.training import checkpoint
 from scaling.training.processes import here
 from scaling.training.step import TrainState
@@ -47,9 +53,9 @@ def own_checkpoint(
     def whole() -> int | None:
         for step in reversed([step for step in checkpoint_steps(folder) if step <= limit]):
             try:
-                checkpoint.verify(folder / str(step), spec.run_id)
+                verify_checkpoint(folder / str(step), spec.run_id)
                 return step
-            except checkpoint.Damaged as error:
+            except Damaged as error:
                 print(f"{error}; set aside, trying the one before", file=sys.stderr)
                 checkpoint.set_aside(folder, step)
         return None
@@ -69,7 +75,7 @@ def trunk_checkpoint(
         for step, folder in sorted(found, key=lambda each: -each[0]):
             if step <= limit:
                 try:
-                    checkpoint.verify(folder / str(step), spec.trunk_id)
+                    verify_checkpoint(folder / str(step), spec.trunk_id)
                 except Refusal as error:
                     print(f"{error}; trying the one before", file=sys.stderr)
                 else:

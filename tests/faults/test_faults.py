@@ -25,8 +25,9 @@ from scaling.store.attempt import last_checkpoint
 from scaling.store.claims import Observer
 from scaling.store.records import Refusal, read_json
 from scaling.store.run_record import run_folders
+from scaling.store.steps import verify_checkpoint
 from scaling.store.table import publish_table
-from scaling.training import checkpoint, loop
+from scaling.training import loop
 from scaling.training.flags import worker_environment
 
 pytestmark = [
@@ -305,7 +306,7 @@ def test_a_checkpoint_of_a_finished_run_that_is_not_whole_is_reported_and_made_a
     assert publish_table(grid.folder).damaged == {}, "its loss is whole"
     assert set(grid.train(retry=["failed"])) == {"completed"}
     grid.assert_whole(undisturbed)
-    checkpoint.verify(last, spec.run_id)
+    verify_checkpoint(last, spec.run_id)
     assert not [row for row in looked_at(grid.folder).runs if row["reason"]]
 
 

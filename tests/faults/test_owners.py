@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 
 from scaling.store import claims as claim
 from scaling.store.attempt import attempt, set_status, settle
+from scaling.store.checksums import CHECKSUMS, checksums
 from scaling.store.claims import (
     Beginning,
     Observer,
@@ -201,9 +203,12 @@ def tomorrows(file: Path) -> None:
     write_json(file, sealed({**read_json(file), "format": FORMAT + 1, "note": "of tomorrow"}))
 
 
+NEW = ("format", "run_id")  # in these
+
+
 def of_format_2(file: Path) -> None:
     """As the version before wrote it, which said no format in these."""
-    found = {name: value for name, value in read_json(file).items() if name != "format"}
+    found = {name: value for name, value in read_json(file).items() if name not in NEW}
     if "claims" in file.parts:
         del found["sha256"]
         write_json(file, found)
@@ -513,3 +518,55 @@ def test_a_damaged_checkpoint_does_not_make_progress_a_death(run: Path) -> None:
     begun(run, 4, "killed")
     begun(run, 8, "killed")
     assert died(run, 4) == [3], "of the last alone it is not known that it got further"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_publication_of_another_run_is_none(run: Path, whole: bool) -> None:
+    """Copied here with its tables: with all that is its run's, or that alone."""
+    name = "ba9876543210"
+    other = RunRecord.made(**{**read_json(run / "run.json"), "run_id": name, "trunk_id": name})
+    write_json(run.with_name(name) / "run.json", other.plain())
+    published(run.with_name(name))
+    if whole:
+        shutil.rmtree(run)
+        shutil.copytree(run.with_name(name), run)
+        (run / "run.json").unlink()
+    else:
+        for path in ("steps.parquet", "evals.parquet", "published"):
+            copy = shutil.copytree if path == "published" else shutil.copy
+            copy(run.with_name(name) / path, run / path)
+    record = RunRecord.made(**{**read_json(run.with_name(name) / "run.json"), "run_id": run.name})
+    write_json(run / "run.json", record.changed(files=None, result=None).plain())
+    with claimed(run) as mine:
+        settle(run, mine)
+    assert read_run(run).status == "planned"
+    assert [file.name for file in (run / "published").iterdir()] == ["000000008.unreadable"]
+
+
+def test_a_publication_that_says_no_run_is_believed_where_the_record_has_its_files(
+    run: Path,
+) -> None:
+    of_format_2(published(run))
+    record = read_run(run)
+    for files, status in ((record.files, "completed"), (None, "planned")):
+        write_json(run / "run.json", record.changed(files=files).plain())
+        with claimed(run) as mine:
+            settle(run, mine)
+        assert read_run(run).status == status
+
+
+def test_a_checkpoint_of_another_run_gives_way_to_the_one_that_was_trained(run: Path) -> None:
+    def write(folder: Path, run_id: str) -> None:
+        (folder / "weights").parent.mkdir(parents=True)
+        (folder / "weights").write_text(run_id)
+        noted = checksums({"weights": folder / "weights"})
+        write_json(folder / CHECKSUMS, {"run_id": run_id, "step": 8, "files": noted})
+
+    with attempt(run) as mine:
+        mine.begin()
+        write_tables(mine.folder, "")
+        write(mine.folder / "checkpoints" / "8", run.name)
+        write(run / "checkpoints" / "8", "ba9876543210")
+        mine.publish(8, {"loss": 2.0})
+    assert (run / "checkpoints" / "8" / "weights").read_text() == run.name
+    assert (run / "checkpoints" / "8.unreadable" / "weights").read_text() == "ba9876543210"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -318,3 +319,23 @@ def test_a_cache_that_cannot_be_written_is_refused(
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(Refusal, match="cannot write the token cache"):
         prepare(section(corpus_source), tmp_path / "file" / "cache")
+
+
+def test_a_corpus_without_its_checksums_is_none_of_an_earlier_version(
+    section: Section, tmp_path: Path
+) -> None:
+    made = prepare(section(write(tmp_path / "text.txt", DOCUMENTS), 0.2), tmp_path / "cache")
+    (made.folder / "checksums.json").unlink()
+    with pytest.raises(Refusal, match=r"checksums\.json: No such file.*it is made again"):
+        check_afresh(load(made.info.fingerprint, tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    "name", ["holdout.bin", "train.bin", "train.bin.digests", "holdout.bin.digests"]
+)
+def test_a_pipe_in_a_corpus_blocks_nobody(section: Section, tmp_path: Path, name: str) -> None:
+    made = prepare(section(write(tmp_path / "text.txt", DOCUMENTS), 0.2), tmp_path / "cache")
+    (made.folder / name).unlink()
+    os.mkfifo(made.folder / name)
+    with pytest.raises(Refusal, match="Delete"):
+        check_afresh(load(made.info.fingerprint, tmp_path / "cache"))

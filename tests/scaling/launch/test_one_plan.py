@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,13 +19,15 @@ import pytest
 
 from analysis.runs.table import read_runs
 from scaling.launch.prepare import prepare, prepared
+from scaling.launch.worker import work
 from scaling.planning.plan import Plan
 from scaling.spec import read_spec
 from scaling.store.claims import claimed
 from scaling.store.holding import changing, holding
 from scaling.store.manifest import read_manifest
 from scaling.store.ready import make_ready, run_folder
-from scaling.store.records import FORMAT, Refusal, read_json, sealed, write_json
+from scaling.store.records import FORMAT, Refusal, read_json, refuse_newer, sealed, write_json
+from scaling.store.results import results_at
 from scaling.store.run_record import read_run
 from scaling.store.sealed import OtherFormat
 from scaling.store.table import publish_table
@@ -249,3 +253,28 @@ def test_the_table_of_a_newer_folder_is_read_by_its_name_alone(
     with pytest.raises(Refusal, match=f"is of format {FORMAT + 1}, which a newer version"):
         read_runs(tmp_path)
     assert len(read_runs(tmp_path / "runs.parquet")) == 2
+
+
+def test_a_worker_follows_no_plan_of_another_study(plan: PlanOf, tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    prepare(one, plan(), b"the first")
+    prepare(other, plan(**OTHER), b"the second")
+    shutil.copy(other / "plan.json", one / "plan.json")
+    with pytest.raises(Refusal, match=r"its plan is of study 066085a464c8, and"):
+        work(one, "cheapest-first")
+
+
+@pytest.mark.parametrize("name", ["plan.json", "study.toml", "runs.parquet"])
+@pytest.mark.parametrize("endless", [True, False])
+def test_what_never_ends_in_the_place_of_a_file_is_refused(
+    plan: PlanOf, tmp_path: Path, name: str, endless: bool
+) -> None:
+    prepare(tmp_path, plan(), b"")
+    (tmp_path / name).unlink(missing_ok=True)
+    if endless:
+        (tmp_path / name).symlink_to("/dev/zero")
+    else:
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(Refusal, match=f"{name}: it is no file of ours, but a folder, a pipe"):
+        results_at(tmp_path).read(name)
+    refuse_newer(tmp_path)

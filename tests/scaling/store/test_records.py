@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -218,8 +219,27 @@ def test_no_segment_is_read_in_which_a_bit_flipped(tmp_path: Path) -> None:
             read_steps(tmp_path)
 
 
+def test_rows_and_answers_of_another_run_are_refused(tmp_path: Path) -> None:
+    """Each file is whole and sealed: it lies in another run's folder."""
+    mine, other = tmp_path / "0123456789ab", tmp_path / "ba9876543210"
+    attempt = other / "attempts" / "000001-0123456789ab"
+    score = {"run": other.name, "step": 8, "task": "t", "metric": "m", "n": 20}
+    write_segment(attempt, rows(1, 4))
+    write_scores(attempt, 8, pd.DataFrame([{**score, "value": 0.5, "stderr": 0.1}]))
+    assert read_steps(attempt)["step"].tolist() == [1, 2, 3, 4] and scored_steps(attempt) == {8}
+    shutil.copytree(attempt, mine)
+    with pytest.raises(Refusal, match=r"steps/.*it is of run ba9876543210\)"):
+        read_steps(mine)
+    assert scored_steps(mine) == set()
+    merge_steps(attempt)
+    shutil.copy(attempt / "steps.parquet", mine / "steps.parquet")
+    shutil.rmtree(mine / "steps")
+    with pytest.raises(Refusal, match=r"steps.parquet.*it is of run ba9876543210\)"):
+        read_steps(mine)
+
+
 def test_answers_in_which_a_bit_flipped_count_as_not_given(tmp_path: Path) -> None:
-    score = {"run": "a", "step": 8, "task": "t", "value": 0.5, "stderr": 0.1, "n": 20}
+    score = {"run": tmp_path.name, "step": 8, "task": "t", "value": 0.5, "stderr": 0.1, "n": 20}
     write_scores(tmp_path, 8, pd.DataFrame([{**score, "metric": name} for name in "abcdefgh"]))
     (file,) = (tmp_path / "evals").iterdir()
     assert scored_steps(tmp_path) == {8}
@@ -251,7 +271,7 @@ def test_a_run_without_steps_has_the_columns_and_no_rows(tmp_path: Path) -> None
 
 def test_a_pipe_or_a_device_is_no_json(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.json")
-    with pytest.raises(Refusal, match=r"a\.json is no file of ours"):
+    with pytest.raises(Refusal, match=r"a\.json.* is no file of ours"):
         read_json(tmp_path / "a.json")
     with pytest.raises(Refusal, match="no file of ours"):
         read_json(Path("/dev/zero"))
@@ -262,7 +282,7 @@ def test_a_file_too_large_for_a_record_is_not_read(
 ) -> None:
     (tmp_path / "a.json").write_text('"0123456789"')
     monkeypatch.setattr(records, "MAX_JSON", 8)
-    with pytest.raises(Refusal, match=r"a\.json is no file of ours"):
+    with pytest.raises(Refusal, match=r"a\.json.* is no file of ours"):
         read_json(tmp_path / "a.json")
 
 

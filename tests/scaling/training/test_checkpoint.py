@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scaling.store.checksums import CHECKSUMS
+from scaling.store.checksums import CHECKSUMS, Damaged
 from scaling.store.records import Refusal, read_json
-from scaling.store.steps import checkpoint_steps
+from scaling.store.steps import checkpoint_steps, verify_checkpoint
 from scaling.training import checkpoint
-from scaling.training.checkpoint import Damaged, keep, last_steps, set_aside
+from scaling.training.checkpoint import keep, last_steps, set_aside
 
 RUN = "0123456789ab"
 restore = partial(checkpoint.restore, run_id=RUN)
@@ -224,7 +224,7 @@ def test_killed_anywhere_it_leaves_whole_checkpoints_or_none(
         steps = checkpoint_steps(folder)
         assert surely[what] <= set(steps)
         for step in steps:
-            checkpoint.verify(folder / str(step), RUN)
+            verify_checkpoint(folder / str(step), RUN)
         if not killed:
             break
         # Whoever comes next sweeps.
