@@ -267,6 +267,21 @@ def test_other_words_of_a_completed_run_can_be_named(tmp_path: Path) -> None:
     assert found.excluded["reason"].tolist() == ["status crashed"]
 
 
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [("diverged", [0, 1, 0]), ("is_crashed", [False, True, None]), ("Failed", ["no", "yes", ""])],
+)
+def test_a_run_that_a_column_marks_as_bad_is_left_out(name: str, cells: list[object]) -> None:
+    found = usable(pd.DataFrame({"loss": [3.0, 9.0, 2.8], name: cells}))
+    assert found.excluded["reason"].tolist() == [f"marked {name}"]
+    assert found.rows["loss"].tolist() == [3.0, 2.8]
+
+
+def test_a_column_of_numbers_marks_no_run() -> None:
+    table = pd.DataFrame({"loss": [3.0, 2.9], "failed": [0.25, 1.0], "error": [1, 1]})
+    assert len(usable(table).rows) == 2
+
+
 def test_a_state_is_a_status_only_where_it_says_one(tmp_path: Path) -> None:
     path = csv(tmp_path, "params,tokens,loss,State", "1e6,1e9,3,finished", "1e6,1e9,,crashed")
     table = read_runs(path)
