@@ -31,7 +31,8 @@ OTHERS = word_set(
 )
 # Columns that mark runs which ended so. `error` may be a standard error, `failure` a rate.
 MARKS = word_set(
-    "aborted canceled cancelled crashed diverged failed incomplete interrupted killed oom unfinished"
+    """aborted canceled cancelled crashed diverged failed incomplete interrupted killed oom
+    unfinished"""
 )
 _YES, _NO = word_set("true yes y 1"), word_set("false no n 0")
 _CODE = re.compile(r"-?[0-9]{1,10}")  # the exit code of a process

@@ -102,8 +102,8 @@ def _other_units(table: pd.DataFrame) -> list[str]:
     lower = {c: rows for c in small if (rows := _in_another(table, c, small)) is not None}
     found = [
         f"{names[c]} of {rows_called(table, np.flatnonzero(rows))} are {_span(table[c][rows])}, "
-        f"the others {_span(table[c][~rows])}: two units in one column. Put its rows into one unit, "
-        f"{UNITS}"
+        f"the others {_span(table[c][~rows])}: two units in one column. Put its rows into one "
+        f"unit, {UNITS}"
         for c, rows in lower.items()
     ]
     table = table[~np.any([np.zeros(len(table), bool), *lower.values()], axis=0)]
