@@ -1,4 +1,4 @@
-"""How much of the held-out text is in the training text too, word for word, wherever it stands there.
+"""How much of the held-out text is in the training text too, wherever it stands there.
 
 Equal pieces go to one side. But of a text that repeats itself each repeat is cut at other places,
 and then its pieces differ while their words do not. Of large sources a sample is looked at.
@@ -80,8 +80,8 @@ def refuse_seen(name: str, share: float | None) -> None:
     if share is not None and share > MOST_SEEN:
         raise Refusal(
             f"[data] source = {name!r}: {share:.0%} of the held-out text is in the training text "
-            f"too, in the same {LENGTH} bytes or more: it repeats itself, and a loss on it says how "
-            "much is learnt by heart. Remove its repeats, or give other text."
+            f"too, in the same {LENGTH} bytes or more: it repeats itself, and a loss on it says "
+            "how much is learnt by heart. Remove its repeats, or give other text."
         )
 
 

@@ -30,8 +30,8 @@ SHARDS = (".txt", *JSON_LINES, *PARQUET, *TOKENS)  # what a folder may hold
 PACKED = (".gz", ".zst")
 CHUNK = 1 << 20  # bytes looked at once
 PART = 64 << 20  # bytes that one process reads at once, about; seconds of work
-# Bytes, of any JSON lines: ten Bibles are no document, and a few bytes of .gz may inflate to it. One
-# of as many is read in 2 s and .7 GB at worst, and refused in .5 s and .2 GB (measured).
+# Bytes, of any JSON lines: ten Bibles are no document, and a few bytes of .gz may inflate to it.
+# One of as many is read in 2.5 s and .7 GB at worst, and refused in .6 s and .2 GB (measured).
 LONGEST_LINE = 64 << 20
 ROWS = 1024  # of a Parquet file, decoded at once
 # Text is compressed ten times; a file that holds so much more, and this much, is none.

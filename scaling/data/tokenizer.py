@@ -120,9 +120,9 @@ class Json:
         if self.vocab_size > MOST_GAPS * (tokens := self._tokenizer.get_vocab_size()) + RESERVED:
             last = self._tokenizer.id_to_token(self.vocab_size - 1)
             raise Refusal(
-                f"[data] tokenizer = {name!r} has {tokens:,} tokens, and {last!r} of them is number "
-                f"{self.vocab_size - 1:,}: a model would have a row for every number up to it. "
-                "Number them from 0 on."
+                f"[data] tokenizer = {name!r} has {tokens:,} tokens, and {last!r} of them is "
+                f"number {self.vocab_size - 1:,}: a model would have a row for every number up to "
+                "it. Number them from 0 on."
             )
         self.end = self._end(end_token, name)
 

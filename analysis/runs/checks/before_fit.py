@@ -106,7 +106,10 @@ def _other_units(table: pd.DataFrame) -> list[str]:
         f"unit, {UNITS}"
         for c, rows in lower.items()
     ]
-    table = table[~np.any([np.zeros(len(table), bool), *lower.values()], axis=0)]
+    own = np.ones(len(table), bool)
+    for rows in lower.values():
+        own &= ~rows.to_numpy()
+    table = table[own]
     units = _likely(table, [c for c in small if c not in lower])
     return found + [
         f"{names[c]} {_span(table[c])}: likely {unit}. Read them with --unit {c}={unit}, {UNITS}"

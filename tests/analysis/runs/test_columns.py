@@ -105,7 +105,7 @@ def test_a_unit_can_be_given(tmp_path: Path, word: str, value: float) -> None:
     assert table["tokens"].tolist() == [5e8, 2e7]  # a cell's own unit is its own
 
 
-@pytest.mark.parametrize("word", ["tokens", "loss=2", "tokens=many", "tokens=-1"])
+@pytest.mark.parametrize("word", ["tokens", "loss=2", "tokens=many", "tokens=-1", "tokens=1e300"])
 def test_no_unit_is_refused(word: str) -> None:
     with pytest.raises(ValueError, match=word):
         unit_words([word])

@@ -168,6 +168,14 @@ def test_a_document_that_repeats_itself_is_not_held_out_whole(
         prepare(section(tmp_path / "again.txt", 0.05), tmp_path / "cache")
 
 
+def test_a_text_of_some_bytes_is_too_little_and_no_repeat(
+    section: Callable[..., DataSection], tmp_path: Path
+) -> None:
+    (tmp_path / "t.txt").write_text("aaaab")
+    with pytest.raises(Refusal, match=r"t\.txt' has 5 bytes or tokens, too few to hold out 0\.05"):
+        prepare(section(tmp_path / "t.txt", 0.05), tmp_path / "cache")
+
+
 @given(st.lists(st.integers(50, 5000), min_size=20, max_size=60), st.sampled_from([0.05, 0.1, 0.3]))
 def test_documents_that_differ_are_never_held_out_in_excess(
     sizes: list[int], fraction: float
