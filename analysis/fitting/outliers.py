@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 FAR = 10.0  # × the scatter of the others: no noise between runs has such tails
 SCATTER = 0.002  # of log loss, at least: seeds of large models differ by half of it
-SHARE = 0.02  # of the rows; where more are as far off, it is the law that is off
+SHARE = 0.02  # of the rows; more are no slips, but runs of another kind or in another unit
 SHOWN = 3  # rows that are named
+LISTED = 10  # losses that a proposed --where can leave out
 MOVED = 0.5  # standard errors: a coefficient that moves by more is named
 SHIFTED = 0.1  # of a coefficient: its error, where a fit has none
 
@@ -43,8 +44,8 @@ class Outliers(NamedTuple):
 def outliers(inputs: Inputs, minimum: Minimum, se: Mapping[str, float]) -> Outliers:
     """Rows far off the law at its minimum.
 
-    None where losses have no logarithm, where too many rows are far off, or too few are left.
-    `se` of the coefficients says which of them moved.
+    None where losses have no logarithm, or too few rows are left. `se` of the coefficients says
+    which of them moved.
     """
     law, data, fixed = inputs.law, inputs.data, inputs.held.mask
     problem, best = minimum
@@ -82,14 +83,21 @@ def _caution(
         f"{expected[at]:.4g})"
         for at in farthest[:SHOWN]
     ] + [f"{count - SHOWN} more"] * (count > SHOWN)
-    drop = " ".join(f"'{target}!={float(observed[at])!r}'" for at in farthest)
     it, lies = ("it", "is") if count == 1 else ("them", "are")
+    share = count / len(far)
+    kind = (
+        f" They are {share:.0%} of the rows, too many for slips: did they diverge, are they in "
+        "another unit, or does the law not hold for them?"
+    ) * (count > max(1, SHARE * len(far)))
+    losses = dict.fromkeys(float(observed[at]) for at in farthest)
+    drop = " ".join(f"'{target}!={loss!r}'" for loss in losses)
+    drop = f": --where {drop}" if len(losses) <= LISTED else " with --where."
     return (
         f"{listed(named)} {lies} off by {off[far].max() / _scatter(off[~far]):.0f} times the "
         f"scatter of the others. Without {it}: rms log residual "
         f"{float(np.sqrt(np.mean(off[~far] ** 2))):.2g} instead of {whole:.2g}, {moved}. Forecast "
-        f"intervals count {it} as {FAR:g} times the scatter. Correct {it}, or leave {it} out: "
-        f"--where {drop}"
+        f"intervals count {it} as {FAR:g} times the scatter.{kind} Correct {it}, or leave {it} "
+        f"out{drop}"
     )
 
 
@@ -117,12 +125,10 @@ def bulk(fit: Fit) -> pd.DataFrame:
 
 
 def _far(off: Array, free: int) -> NDArray[np.bool_]:
-    """Which log residuals are outliers': none where too many rows are far off, or too few are left
-    for so many free coefficients."""
+    """Which log residuals are outliers': none where too few are left for so many free
+    coefficients. By the median, they are fewer than half."""
     far = np.asarray(off > FAR * _scatter(off))
-    count = int(far.sum())
-    few = count <= max(1, SHARE * len(off)) and len(off) - count >= free + 2
-    return far if few else np.zeros_like(far)
+    return far if len(off) - int(far.sum()) >= free + 2 else np.zeros_like(far)
 
 
 def _scatter(off: Array) -> float:

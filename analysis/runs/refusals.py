@@ -55,6 +55,8 @@ def missing_columns(name: str, table: pd.DataFrame, unclear: Sequence[Unclear]) 
         named = [e.quantity for e in missing if e.quantity in OPTIONS]
         options = listed([f"--{quantity}-column" for quantity in named])
         options += f" (in Python: {listed([f'{quantity}_column=…' for quantity in named])})"
+        if len(table.columns) == 1 and len(str(table.columns[0]).split()) > 1:
+            return [f"{text} That is one column: put a comma between names and between cells."]
         if len(named) > 1:
             text += " A run table has one row per run, with its parameters, tokens and loss:"
             text += f" name the columns that hold {listed(named)} with {options}."

@@ -1,4 +1,7 @@
-"""Which rows are the end of a completed run, by the words that trackers and schedulers use."""
+"""Which rows are the end of a completed run, by the words that trackers and schedulers use.
+
+A column says how each run ended (`status`), or marks those that ended so (`diverged`).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pandas as pd
 from analysis.array import Index
 from analysis.runs.columns.names import candidates
 from analysis.runs.columns.numbers import text_of
-from analysis.runs.columns.units import word_set
+from analysis.runs.columns.units import snake_case, word_set
 from analysis.runs.messages import shown
 
 LEFT_OUT = "left_out"  # the column with the reason why a row with a bad cell is left out
@@ -26,6 +29,12 @@ OTHERS = word_set(
     resv_del_hold revoked running scheduled signaling skipped special_exit stage_out started
     stopped suspended timeout unfinished waiting"""
 )
+# Columns that mark runs which ended so. `error` may be a standard error, `failure` a rate.
+MARKS = word_set(
+    """aborted canceled cancelled crashed diverged failed incomplete interrupted killed oom
+    unfinished"""
+)
+_YES, _NO = word_set("true yes y 1"), word_set("false no n 0")
 _CODE = re.compile(r"-?[0-9]{1,10}")  # the exit code of a process
 REMEDY = "If such runs came to their end, name their status with --completed."
 COMPLETED_ATTR = "completed"  # attrs of a table: the user's own words for a completed run
@@ -53,6 +62,10 @@ def reasons(table: pd.DataFrame) -> pd.Series:
         known = COMPLETED | _own_words(table)
         why = [_reason(name, cell, known) for cell in cells]
         reason[:] = np.array([*why, ""], dtype=object)[codes]
+    for name in _marks(table):
+        codes, cells = _distinct(table[name])
+        marked = np.array([*(_word(cell) in _YES for cell in cells), False])[codes]
+        reason[marked & reason.eq("")] = f"marked {shown(name)}"
     if "run_kind" in table:
         trunk = table["run_kind"].eq("trunk") & reason.eq("")
         reason[trunk] = "a trunk, whose learning rate had not decayed"
@@ -60,6 +73,19 @@ def reasons(table: pd.DataFrame) -> pd.Series:
         invalid = table[LEFT_OUT].ne("") & table[LEFT_OUT].notna() & reason.eq("")
         reason = reason.mask(invalid, table[LEFT_OUT])
     return reason
+
+
+def _marks(table: pd.DataFrame) -> list[str]:
+    """Columns that are named after a bad end, and say yes or no."""
+    names = [name for name in map(str, table.columns) if _mark(name) in MARKS and name in table]
+    return [
+        name for name in names
+        if {_word(cell) for cell in _distinct(table[name]).cells} <= _YES | _NO | {""}
+    ]  # fmt: skip
+
+
+def _mark(name: str) -> str:
+    return re.sub(r"^(is|has|was)_", "", snake_case(name))
 
 
 class _Distinct(NamedTuple):

@@ -61,6 +61,9 @@ class CorpusInfo:
     repeated_documents: int | None = None  # exact copies of others, dropped or not; null: unknown
     repeated_size: int | None = None  # their bytes; tokens of a .bin
     other_names: int = 0  # of its files and their folders, that were passed over
+    # Shares, of a mixture the largest of its sources'; null where that was not looked at.
+    holdout_seen: float | None = None  # of the held-out text, in the training text word for word
+    text_lost: float | None = None  # of the text, that the tokeniser has no tokens for
 
     @property
     def declared(self) -> bool:

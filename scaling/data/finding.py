@@ -36,7 +36,7 @@ def listed(name: str) -> Listing:
     Raises Refusal for a name that leads where no text of anybody's is, or too far.
     """
     if (source := Path(name)).is_dir():
-        return Listing(sorted(_inside(source)), 0)
+        return Listing(sorted(_Way(name).inside(source)), 0)
     if source.is_file():  # also where its name has brackets
         return Listing([source], 0)
     way = _Way(name)
@@ -67,18 +67,6 @@ def identity(path: Path) -> Identity:
     return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)
 
 
-def _inside(folder: Path) -> Iterator[Path]:
-    """All that is in a folder but folders, whose files are. Raises Refusal for one that is shut."""
-
-    def shut(error: OSError) -> None:
-        raise Refusal(f"[data] source: {cannot_read(error.filename, error)}")
-
-    for parent, folders, files in os.walk(folder, onerror=shut):
-        # A link to a folder is not entered, and so must be told of.
-        links = [each for each in folders if (Path(parent) / each).is_symlink()]
-        yield from (Path(parent) / each for each in (*files, *links))
-
-
 def _folders(folder: Path) -> list[Path]:
     """The folders in a folder, and links to folders, but for hidden ones."""
     with os.scandir(folder) as every:
@@ -99,6 +87,22 @@ class _Way:
         self.source = source
         self.folders = 0  # so far
         self.circles = 0  # links to folders that were entered already
+
+    def inside(self, folder: Path) -> Iterator[Path]:
+        """All that is in a folder but folders, whose files are. Raises Refusal for one that is
+        shut."""
+
+        def shut(error: OSError) -> None:
+            raise Refusal(f"[data] source: {cannot_read(error.filename, error)}")
+
+        self.refuse_pseudo(folder)
+        for parent, folders, files in os.walk(folder, onerror=shut):
+            self._count()
+            for each in folders:
+                self.refuse_pseudo(Path(parent) / each)
+            # A link to a folder is not entered, and so must be told of.
+            links = [each for each in folders if (Path(parent) / each).is_symlink()]
+            yield from (Path(parent) / each for each in (*files, *links))
 
     def matching(self, pattern: str) -> Iterator[str]:
         """As glob.iglob(pattern, recursive=True), but that ** enters each folder once."""

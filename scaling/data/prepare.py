@@ -21,7 +21,9 @@ from scaling.data.corpus import DECLARED, PLACE, UNREAD, Corpus, CorpusInfo, Sha
 from scaling.data.documents import Document
 from scaling.data.encoding import CORPUS, encode
 from scaling.data.in_place import TokenIndex, place, read_tokens
+from scaling.data.lost import lost_of
 from scaling.data.making import Making, making
+from scaling.data.overlap import refuse_seen, sample_of, seen
 from scaling.data.processes import Processes
 from scaling.data.progress import Count, Watch, unwatched
 from scaling.data.reading import Divided, Reading, ranges, read_first
@@ -38,6 +40,10 @@ from scaling.study import DataSection
 # Raised when the cached files change their meaning, or other documents are read from a source.
 FORMAT = 2
 UNREAD_TOKENS = float(1 << 60)  # more than a run could be asked to train on
+# What a corpus of the same content may have of another reading.
+OF_READING = (
+    "source", "repeated_documents", "repeated_size", "other_names", "holdout_seen", "text_lost",
+)  # fmt: skip
 ALONE = Processes(1)  # all in this process
 MAX_SHORTFALL = 0.01  # of declared tokens; as much as a count in two digits can be off
 
@@ -132,6 +138,10 @@ def _read(
     for each, out in zip(every, held, strict=True):
         own = out if len(every) == 1 else each.index.drawn(fraction)
         refuse_excess(each.reading.source.name, each.index, own, fraction)
+    samples = [sample_of(*each) for each in zip(every, held, strict=True)]
+    repeated = [seen(each) for each in samples]
+    for source, share in zip(sources, repeated, strict=True):
+        refuse_seen(source.name, share)
 
     def training() -> Iterator[Document]:
         for each, out in zip(every, held, strict=True):
@@ -142,9 +152,13 @@ def _read(
     content = [fraction, *sorted(each.reading.digest for each in every)]
     of = sum(int(each.index.sizes[~out].sum()) for each, out in zip(every, held, strict=True))
     tokenizer = make_tokenizer(section, training, of, content, cache, watch)
+    lost = [
+        lost_of(tokenizer, source.name, sample.train)
+        for source, sample in zip(sources, samples, strict=True)
+    ]
     parts = [
         _part(section, made, tokenizer, processes, watch, *each)
-        for each in zip(every, held, strict=True)
+        for each in zip(every, held, repeated, lost, strict=True)
     ]
     corpus = parts[0] if len(parts) == 1 else _mixture(parts, shares, cache)
     if section.train_tokens and corpus.info.train_tokens < section.train_tokens * (
@@ -241,6 +255,8 @@ def _part(
     watch: Watch,
     divided: Divided,
     held: np.ndarray,
+    seen: float | None,
+    lost: float | None,
 ) -> Corpus:
     """The corpus of one source."""
     known, reading, cache = divided.index, divided.reading, made.cache
@@ -271,6 +287,8 @@ def _part(
         repeated_documents=reading.repeated,
         repeated_size=reading.repeated_size,
         other_names=reading.source.again,
+        holdout_seen=seen,
+        text_lost=lost,
     )
     # A corpus of tokens that an earlier version copied stays as it is.
     is_made = (cache / key / "info.json").exists() and not (cache / key / PLACE).exists()
@@ -284,8 +302,8 @@ def _part(
             raise cache_refused(cache / key, error) from error
     # The cache knows content alone; the same text may since have come from elsewhere.
     found = load(key, cache)
-    seen = ("source", "repeated_documents", "repeated_size", "other_names")
-    return Corpus(found.folder, replace(found.info, **{name: getattr(info, name) for name in seen}))
+    read = {name: getattr(info, name) for name in OF_READING}
+    return Corpus(found.folder, replace(found.info, **read))
 
 
 def _make(
@@ -358,9 +376,15 @@ def _mixture(parts: list[Corpus], per_block: tuple[int, ...], cache: Path) -> Co
         holdout_bytes=None if None in sizes else sum(size or 0 for size in sizes),
         mixture=shares,
         other_names=sum(info.other_names for info in infos),
+        holdout_seen=_largest([info.holdout_seen for info in infos]),
+        text_lost=_largest([info.text_lost for info in infos]),
     )
     write_json(cache / key / "info.json", sealed(asdict(info)))
     return Corpus(cache / key, info)
+
+
+def _largest(shares: Sequence[float | None]) -> float | None:
+    return max((share for share in shares if share is not None), default=None)
 
 
 def _named(shares: list[Share] | tuple[Share, ...]) -> str:

@@ -84,6 +84,11 @@ def refuse_excess(name: str, index: Index, out: np.ndarray, fraction: float) -> 
     """Raises Refusal where far more is held out than was asked for: equal texts go together."""
     held, size = int(index.sizes[out].sum()), int(index.sizes.sum())
     if held > MOST_TIMES * fraction * size:
+        if index.longest < LEAST:
+            raise Refusal(
+                f"[data] source = {name!r} has {size:,} bytes or tokens, too few to hold out "
+                f"{fraction:g} of. Give more text."
+            )
         raise Refusal(
             f"[data] holdout_fraction = {fraction:g} would hold out {held / size:.0%} of {name!r}, "
             f"{held:,} of {size:,} bytes or tokens: one text is there again and again, and equal "

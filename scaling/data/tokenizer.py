@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from scaling.study import DataSection
 BYTE_VOCAB = 256  # the byte tokeniser; NUL, which text does not contain, ends a document
 MAX_BYTES = 256 << 20  # of a tokenizer.json; the largest published have 40 MB
 MAX_VOCAB = 10**9  # a thousand times the largest in use
+# Numbers that a vocabulary may have: so many times its tokens, and some kept for later ones.
+MOST_GAPS, RESERVED = 2, 1024
 END_OF_TEXT = "<|endoftext|>"
 # What published tokenisers call it: GPT-2 and Pythia, Llama 1 and 2, Llama 3, Gemma.
 END_TOKENS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>")
@@ -107,12 +110,19 @@ class Json:
     def __init__(self, file: bytes, end_token: str | None, name: str) -> None:
         with _by_library(f"[data] tokenizer = {name!r} is not a tokenizer.json"):
             self._tokenizer = plain_tokenizer(file.decode())
-        self.file, self._name = file, name
+        self.file, self.name = file, name
         self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
         if not 0 < self.vocab_size < MAX_VOCAB:
             raise Refusal(
                 f"[data] tokenizer = {name!r} has token ids below {self.vocab_size:,}. Give one "
                 f"of some tokens, and of fewer than {MAX_VOCAB:,}."
+            )
+        if self.vocab_size > MOST_GAPS * (tokens := self._tokenizer.get_vocab_size()) + RESERVED:
+            last = self._tokenizer.id_to_token(self.vocab_size - 1)
+            raise Refusal(
+                f"[data] tokenizer = {name!r} has {tokens:,} tokens, and {last!r} of them is "
+                f"number {self.vocab_size - 1:,}: a model would have a row for every number up to "
+                "it. Number them from 0 on."
             )
         self.end = self._end(end_token, name)
 
@@ -132,6 +142,20 @@ class Json:
             )
         return int(end)
 
+    @functools.cached_property
+    def unknown(self) -> int | None:
+        """The token that stands for any text without one of its own, if it has such a token."""
+        model = json.loads(self.file)["model"]
+        if model.get("unk_token") is None:
+            return model.get("unk_id")
+        return self._tokenizer.token_to_id(model["unk_token"])
+
+    def with_places(self, texts: Sequence[str]) -> Iterator[list[tuple[int, tuple[int, int]]]]:
+        """The tokens of each text, and which of its characters each stands for."""
+        with _by_library(f"[data] tokenizer = {self.name!r} cannot encode the text"):
+            every = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        return (list(zip(each.ids, each.offsets, strict=True)) for each in every)
+
     @property
     def identity(self) -> dict[str, str | int]:
         return {"sha256": hashlib.sha256(self.file).hexdigest(), "end_token": self.end}
@@ -140,7 +164,7 @@ class Json:
         dtype = np.min_scalar_type(self.vocab_size - 1)
         for batch in _batches(documents):
             texts = [text for parts in batch for text in parts]
-            with _by_library(f"[data] tokenizer = {self._name!r} cannot encode the text"):
+            with _by_library(f"[data] tokenizer = {self.name!r} cannot encode the text"):
                 every = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
             encoded = iter(every)
             for parts in batch:

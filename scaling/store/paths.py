@@ -25,18 +25,25 @@ def refuse_address(given_as: str, path: str) -> None:
 def cache_folder() -> Path:
     """Where tokenised corpora and compiled programs are kept between runs.
 
-    `SCALING_CACHE` if set, else ~/.cache/scaling-laws. Raises Refusal for an address, and where
-    there is no home folder.
+    `SCALING_CACHE` if set, else ~/.cache/scaling-laws. Raises Refusal for an address, for a path
+    that is another folder from every working directory, and where there is no home folder.
     """
     given = os.environ.get("SCALING_CACHE") or "~/.cache/scaling-laws"  # an empty one is none
     refuse_address("SCALING_CACHE", given)
     try:
-        return Path(given).expanduser()
+        folder = Path(given).expanduser()
     except RuntimeError:  # a container's user of no name
         raise Refusal(
             f"the cache {given}: there is no home folder (HOME is "
             f"{os.environ.get('HOME', 'not set')}). Set SCALING_CACHE to a folder."
         ) from None
+    if not folder.is_absolute():
+        name = "SCALING_CACHE" if os.environ.get("SCALING_CACHE") else "HOME"
+        raise Refusal(
+            f"{name} = {os.environ[name]!r} puts the cache at {str(folder)!r}, another folder from "
+            "every working directory. Give the whole path, from / on."
+        )
+    return folder
 
 
 def cache_refused(path: Path, error: OSError) -> Refusal:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.runs.clusters import AUTO, COLUMN, find_clusters
 from analysis.runs.columns.units import TOKEN, TRAINED, loss_unit_of
-from analysis.runs.messages import listing
+from analysis.runs.messages import listing, rows_called
 from analysis.runs.replicates import labels, pooled, several_variants, variants
 from analysis.text import human
 
@@ -114,12 +114,47 @@ def _outside_brackets(table: pd.DataFrame) -> list[str]:
 
 
 def _other_units(table: pd.DataFrame) -> list[str]:
-    """A warning for each column too small for what it counts, with the unit it is probably in.
+    """A warning for each column too small for what it counts: with the unit it is probably in, or
+    with the rows that are in another unit than the others."""
+    small = [c for c, least in LEAST.items() if c in table and table[c].min() < least]
+    names = {"params": table.attrs.get("params_column", "params"), "tokens": "tokens"}
+    lower = {c: rows for c in small if (rows := _in_another(table, c, small)) is not None}
+    found = [
+        f"{names[c]} of {rows_called(table, np.flatnonzero(rows))} are {_span(table[c][rows])}, "
+        f"the others {_span(table[c][~rows])}: two units in one column. Put its rows into one "
+        f"unit, {UNITS}"
+        for c, rows in lower.items()
+    ]
+    own = np.ones(len(table), bool)
+    for rows in lower.values():
+        own &= ~rows.to_numpy()
+    table = table[own]
+    units = _likely(table, [c for c in small if c not in lower])
+    return found + [
+        f"{names[c]} {_span(table[c])}: likely {unit}. Read them with --unit {c}={unit}, {UNITS}"
+        for c, unit in units.items()
+    ]
+
+
+def _in_another(table: pd.DataFrame, column: str, small: list[str]) -> pd.Series | None:
+    """The rows below the widest gap of a column, if their likely unit is not that of the others:
+    these are too large to be in thousands, and in that unit beyond what anyone trained."""
+    values = np.unique(table[column][table[column] > 0])
+    if len(values) < 2:
+        return None
+    at = int(np.argmax(values[1:] / values[:-1]))
+    rows = table[column] <= values[at]
+    scale = _SCALES[column][_likely(table[rows], small)[column]]
+    own = values[at + 1] >= 1e3 * LEAST[column] and values[-1] * scale > TRAINED[column]
+    return rows if own else None
+
+
+def _likely(table: pd.DataFrame, small: list[str]) -> dict[str, str]:
+    """The unit that each of the `small` columns is probably in.
 
     Among the units that leave the numbers possible, that is the one which brings the runs nearest
     to the usual tokens per parameter and, where these are equal, to the usual size of a run.
     """
-    small = [c for c, least in LEAST.items() if c in table and table[c].min() < least]
     ratio = 1.0
     if {"params", "tokens"} <= set(table.columns):
         both = table[(table["params"] > 0) & (table["tokens"] > 0)]
@@ -135,9 +170,9 @@ def _other_units(table: pd.DataFrame) -> list[str]:
         return beyond, round(abs(math.log10(ratio * times)), 1), apart
 
     units = min(product(*(_SCALES[c] for c in small)), key=unusual)
-    names = {"params": table.attrs.get("params_column", "params"), "tokens": "tokens"}
-    return [
-        f"{names[c]} from {table[c].min():g} to {table[c].max():g}: likely {unit}. "
-        f"Read them with --unit {c}={unit}, {UNITS}"
-        for c, unit in zip(small, units, strict=True)
-    ]
+    return dict(zip(small, units, strict=True))
+
+
+def _span(values: pd.Series) -> str:
+    least, most = values.min(), values.max()
+    return f"from {least:g} to {most:g}" if least < most else f"{least:g}"

@@ -24,6 +24,7 @@ from analysis.runs.messages import plain, shown
 Array = NDArray[Any]
 Mark = Literal[".", ","]  # before the fraction
 
+MOST_UNIT = 1e24  # yottaFLOPs
 _WORDS = "|".join(sorted(SUFFIXES, key=len, reverse=True))
 _SPACE = "[ \xa0\u202f]*"
 _SUFFIX = f"{_SPACE}({_WORDS})$"
@@ -89,7 +90,7 @@ def unit_words(words: Iterable[str]) -> dict[str, float]:
         quantity = quantity.strip()
         if not found or quantity not in ("params", "tokens", "flops"):
             raise ValueError(f"{word!r} is not params, tokens or flops = a unit, e.g. tokens=1e9")
-        if value is None or not 0 < value < math.inf:
+        if value is None or not 1 / MOST_UNIT <= value <= MOST_UNIT:
             raise ValueError(
                 f"{word!r}: {text!r} is no unit. Give a number such as 1e9, or thousands, "
                 "millions, billions or trillions"

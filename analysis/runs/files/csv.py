@@ -88,7 +88,15 @@ def _parsed(path: Path, delimiter: str, lines: int, **how: Any) -> pd.DataFrame:
                 path, sep=delimiter, encoding="utf-8-sig", low_memory=False,
                 index_col=False, skipinitialspace=True, compression=None, **how,
             )  # fmt: skip
-    except pd.errors.ParserWarning:
+    except (pd.errors.ParserWarning, pd.errors.ParserError) as error:
+        first = _header(path).names[0]
+        if first.startswith(("#", "sep=")):
+            raise Refusal(
+                f"{path} begins with {shown(first)!r}, not with its header. Remove such lines: the "
+                "first one names the columns."
+            ) from None
+        if isinstance(error, pd.errors.ParserError):
+            raise
         raise Refusal(
             f"{path} has rows of more cells than its header. Name every column in one header line, "
             "and put numbers that contain commas in quotes."

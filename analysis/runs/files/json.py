@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.runs.files.limits import MAX_OBJECT_BYTES, refuse_heavy, refuse_huge
-from analysis.runs.messages import shown
+from analysis.runs.messages import listing, shown
 from scaling.store.records import Refusal
 
 MOST_NESTED = 20
@@ -38,6 +38,8 @@ def load_objects(path: Path) -> pd.DataFrame:
     objects = _listed(path, text) if listed else _by_line(path, text)
     if not objects:
         raise Refusal(f"{path} has no rows. Give a table with one row per run.")
+    if len(objects) == 1 and not listed:
+        _refuse_wrapped(path, *objects.values())
     rows = [dict(_flat(each, path)) for each in objects.values()]
     names = dict.fromkeys(name for row in rows for name in row)
     refuse_huge(path, len(rows), len(names))
@@ -80,6 +82,17 @@ def _by_line(path: Path, text: str) -> dict[int, dict[str, Any]]:
                     "object per line and run, or a list of objects."
                 )
     return objects
+
+
+def _refuse_wrapped(path: Path, only: dict[str, Any]) -> None:
+    """Raises Refusal for one object that holds all runs: in lists, or columns by number of row."""
+    numbered = all(isinstance(each, dict) and "0" in each for each in only.values())
+    lists = all(isinstance(each, list) for each in only.values())
+    if only and (numbered or lists):
+        raise Refusal(
+            f"{path} is one object that holds all runs in {listing(list(only))}. Give a list of "
+            "objects, one per run (pandas writes it by to_json(orient='records'))."
+        )
 
 
 def _flat(value: dict[str, Any], path: Path, before: str = "") -> Iterator[tuple[str, Any]]:

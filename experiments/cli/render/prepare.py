@@ -9,6 +9,8 @@ from analysis.text import counted, duration, human, paragraph, printable
 from scaling.data.corpus import Corpus, CorpusInfo
 from scaling.study import DataSection
 
+SAID = 0.01  # of the text: of less no loss changes in its second digit
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -57,6 +59,7 @@ def prepared_text(made: Prepared) -> str:
         f"{counted(made.documents, 'document')}; {info.vocab_size:,} different "
         f"tokens{_bytes(made)}.",
         _copies(made),
+        _doubts(info),
         once_text(info),
         f"In {made.corpus.folder}{_effort(made)}.",
     ]
@@ -82,6 +85,20 @@ def _copies(made: Prepared) -> str:
     if made.section.drop_duplicates:
         return f"{said}, and were left out."
     return f"{said}; each lies on the side of the other. drop_duplicates = true leaves them out."
+
+
+def _doubts(info: CorpusInfo) -> str:
+    said = []
+    if (info.holdout_seen or 0) >= SAID:
+        said.append(
+            f"{info.holdout_seen:.1%} of the held-out text is in the training text too, word for "
+            "word: the loss on it says how much is learnt by heart."
+        )
+    if (info.text_lost or 0) >= SAID:
+        said.append(
+            f"The tokenizer has no token for {info.text_lost:.1%} of the text, white space aside."
+        )
+    return " ".join(said)
 
 
 def once_text(corpus: CorpusInfo) -> str:

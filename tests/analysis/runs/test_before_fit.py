@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from analysis.fitting.fit import fit
 from analysis.forecast.scatter import scatter_of
@@ -41,11 +42,24 @@ def test_all_outliers_are_left_out_where_only_some_are_named(runs: pd.DataFrame)
         assert f"'loss!={float(table.loc[at, 'loss'])!r}'" in caution
 
 
-def test_where_many_rows_are_far_off_the_law_is_and_not_the_rows(runs: pd.DataFrame) -> None:
+@pytest.mark.parametrize("wrong", [[3, 9], [3, 9, 14, 20, 27]])
+def test_mistakes_do_not_hide_each_other(wrong: list[int], runs: pd.DataFrame) -> None:
     table = runs.copy()
-    table.loc[::6, "loss"] *= 1.5
-    found = fit(LAW, table, bootstrap=0)
-    assert found.cautions == () and found.rmse_log > 0.1
+    table.loc[wrong, "loss"] = np.exp(table.loc[wrong, "loss"])  # perplexities
+    right, found = (fit(LAW, each, bootstrap=0) for each in (runs, table))
+    (caution,) = found.cautions
+    assert "% of the rows, too many for slips: did they diverge" in caution
+    assert all(f"'loss!={float(loss)!r}'" in caution for loss in table.loc[wrong, "loss"])
+    assert scatter_of(found).sd < 6 * scatter_of(right).sd
+
+
+def test_so_many_mistakes_that_no_option_lists_them_are_counted(runs: pd.DataFrame) -> None:
+    table = pd.concat([runs] * 2, ignore_index=True)
+    table["loss"] *= 1 + 1e-6 * np.arange(len(table))  # rows that are equal are left out
+    table.loc[::5, "loss"] *= 3
+    (caution,) = fit(LAW, table, bootstrap=0).cautions
+    assert f"and {len(table[::5]) - 3} more are off by" in caution
+    assert caution.endswith("or leave them out with --where.")
 
 
 def test_budgets_that_6nd_contradicts_lead_to_the_tokens_that_do_not(grid: pd.DataFrame) -> None:

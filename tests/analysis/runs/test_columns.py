@@ -105,7 +105,7 @@ def test_a_unit_can_be_given(tmp_path: Path, word: str, value: float) -> None:
     assert table["tokens"].tolist() == [5e8, 2e7]  # a cell's own unit is its own
 
 
-@pytest.mark.parametrize("word", ["tokens", "loss=2", "tokens=many", "tokens=-1"])
+@pytest.mark.parametrize("word", ["tokens", "loss=2", "tokens=many", "tokens=-1", "tokens=1e300"])
 def test_no_unit_is_refused(word: str) -> None:
     with pytest.raises(ValueError, match=word):
         unit_words([word])
@@ -265,6 +265,21 @@ def test_other_words_of_a_completed_run_can_be_named(tmp_path: Path) -> None:
     found = usable(read_runs(path, completed=["archived", "ready now"]))
     assert found.rows["params"].tolist() == [1e6, 2e6, 4e6]
     assert found.excluded["reason"].tolist() == ["status crashed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [("diverged", [0, 1, 0]), ("is_crashed", [False, True, None]), ("Failed", ["no", "yes", ""])],
+)
+def test_a_run_that_a_column_marks_as_bad_is_left_out(name: str, cells: list[object]) -> None:
+    found = usable(pd.DataFrame({"loss": [3.0, 9.0, 2.8], name: cells}))
+    assert found.excluded["reason"].tolist() == [f"marked {name}"]
+    assert found.rows["loss"].tolist() == [3.0, 2.8]
+
+
+def test_a_column_of_numbers_marks_no_run() -> None:
+    table = pd.DataFrame({"loss": [3.0, 2.9], "failed": [0.25, 1.0], "error": [1, 1]})
+    assert len(usable(table).rows) == 2
 
 
 def test_a_state_is_a_status_only_where_it_says_one(tmp_path: Path) -> None:

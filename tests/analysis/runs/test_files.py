@@ -175,3 +175,42 @@ def test_numbers_that_no_measurement_gives_are_refused(
     with pytest.raises(Refusal, match=beyond):
         read_runs(path)
     assert read_runs(path, drop_invalid=True)["left_out"].ne("").sum() == 1
+
+
+# --- what is nearly a table ---
+
+ROWS = {"params": [1e6, 2e6], "tokens": [1e8, 2e8], "loss": [3.0, 2.9]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.csv", "# my runs\n{csv}", r"begins with '# my runs', not with its header. Remove"),
+        ("t.csv", "# a, b\n{csv}", r"begins with '# a', not with its header. Remove such"),
+        ("t.csv", "sep=,\n{csv}", r"begins with 'sep=', not with its header. Remove such"),
+        ("t.txt", "{spaces}", r"it has params tokens loss\. That is one column: put a comma"),
+        ("t.json", '{{"runs": {records}}}', r"holds all runs in runs\. Give a list"),
+        ("t.json", "{columns}", r"holds all runs in params, tokens, loss\. Give a list of objects"),
+        ("t.json", "{split}", r"holds all runs in columns, index, data\. .*orient='records'"),
+    ],
+)
+def test_what_is_nearly_a_table_is_refused_with_what_is_in_its_way(
+    tmp_path: Path, name: str, content: str, said: str
+) -> None:
+    table = pd.DataFrame(ROWS)
+    text = content.format(
+        csv=table.to_csv(index=False),
+        spaces=table.to_csv(index=False, sep=" "),
+        records=table.to_json(orient="records"),
+        columns=table.to_json(),
+        split=table.to_json(orient="split"),
+    )
+    (tmp_path / name).write_text(text)
+    with pytest.raises(Refusal, match=said):
+        read_runs(tmp_path / name)
+
+
+def test_one_run_of_objects_is_a_run(tmp_path: Path) -> None:
+    nested = {"config": {"params": 1e6, "tokens": 1e8}, "summary": {"loss": 3.0}}
+    (tmp_path / "t.jsonl").write_text(json.dumps(nested))
+    assert len(read_runs(tmp_path / "t.jsonl", loss_column="summary.loss")) == 1

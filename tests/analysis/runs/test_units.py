@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,6 +15,7 @@ from analysis.forecast.compare import compare
 from analysis.laws.catalogue import law
 from analysis.laws.published import published
 from analysis.runs.checks.before_fit import UNITS, suspicious
+from analysis.runs.table import read_runs
 
 
 def test_units_that_look_wrong_are_warned_of() -> None:
@@ -50,6 +53,28 @@ def test_millions_and_swapped_columns_are_suspected(
 ) -> None:
     table = pd.DataFrame({"params": params, "tokens": tokens, "loss": [2.0, 3.0]})
     assert any(named in warning for warning in suspicious(table, ()))
+
+
+@pytest.mark.parametrize("column", ["params", "tokens"])
+@pytest.mark.parametrize("unit", [1e6, 1e9])
+@pytest.mark.parametrize("wrong", [[1], list(range(0, 30, 2))])
+def test_two_units_in_a_column_are_no_unit_of_all_its_rows(
+    column: str, unit: float, wrong: list[int]
+) -> None:
+    N, D = np.meshgrid([2e7, 6e7, 1.25e8, 3.5e8, 7.6e8, 1.3e9], [1e9, 3e9, 1e10, 3e10, 1e11])
+    table = pd.DataFrame({"params": N.T.ravel(), "tokens": D.T.ravel(), "loss": 3.0})
+    table.loc[wrong, column] /= unit
+    (said,) = suspicious(table, ())
+    assert said.startswith(f"{column} of row{'s' * (len(wrong) > 1)} {wrong[0] + 1}")
+    assert "two units in one column" in said and "--unit" not in said
+
+
+def test_cells_with_a_unit_and_without_are_in_two(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    rows = [f"{n}M,{d}{'B' * (d > 5)},3" for n in (70, 160, 400) for d in (3, 10, 30)]
+    path.write_text("\n".join(["params,tokens,loss", *rows]))
+    (said,) = suspicious(read_runs(path), ())
+    assert said.startswith("tokens of lines 2, 5 and 8 are 3, the others from 1e+10 to 3e+10: two")
 
 
 def test_a_sweep_over_a_feature_of_the_law_is_no_mixture() -> None:

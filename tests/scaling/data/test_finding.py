@@ -120,7 +120,9 @@ def test_two_fields_of_a_file_are_two_texts(section: Section, tmp_path: Path) ->
             opened((name, "answer"), (f"*{name}", field))
 
 
-@pytest.mark.parametrize("name", ["/proc/**/status", "/sys/**/uevent", "/proc/self/status", "/**"])
+@pytest.mark.parametrize(
+    "name", ["/proc/**/status", "/sys/**/uevent", "/proc/self/status", "/**", "/proc", "/"]
+)
 def test_what_the_kernel_makes_up_is_no_text(section: Section, name: str) -> None:
     with pytest.raises(Refusal, match=r"leads to /(proc|sys), whose files are made up"):
         open_sources(section(name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from scaling.data.documents import Document, as_remembered, remembered
 from scaling.data.making import Making
-from scaling.data.prepare import ALONE
+from scaling.data.prepare import ALONE, prepare
 from scaling.data.progress import unwatched
 from scaling.data.reading import read_first
 from scaling.data.sources import Source
 from scaling.data.split import Index, held_out, pieces, refuse_crumbs, refuse_excess
 from scaling.store.records import Refusal
+from scaling.study import DataSection
 
 Documents = Sequence[Document]
 
@@ -157,13 +158,22 @@ def test_a_source_that_changes_while_it_is_read_is_refused() -> None:
 # --- far more or less than was asked for ---
 
 
-def test_a_document_that_repeats_itself_is_not_held_out_whole() -> None:
-    (again,) = index([[b"the same words again, and again. " * 20_000]], 0.05)
-    (out,) = held_out([again], 0.05)
+def test_a_document_that_repeats_itself_is_not_held_out_whole(
+    section: Callable[..., DataSection], tmp_path: Path
+) -> None:
+    (tmp_path / "again.txt").write_text("the same words again, and again. " * 20_000)
     with pytest.raises(
-        Refusal, match=r"0\.05 would hold out 9[0-9]% of 'again', [0-9,]+ of 660,000"
+        Refusal, match=r"0\.05 would hold out 9[0-9]% of '.*again\.txt', [0-9,]+ of 660,000"
     ):
-        refuse_excess("again", again, out, 0.05)
+        prepare(section(tmp_path / "again.txt", 0.05), tmp_path / "cache")
+
+
+def test_a_text_of_some_bytes_is_too_little_and_no_repeat(
+    section: Callable[..., DataSection], tmp_path: Path
+) -> None:
+    (tmp_path / "t.txt").write_text("aaaab")
+    with pytest.raises(Refusal, match=r"t\.txt' has 5 bytes or tokens, too few to hold out 0\.05"):
+        prepare(section(tmp_path / "t.txt", 0.05), tmp_path / "cache")
 
 
 @given(st.lists(st.integers(50, 5000), min_size=20, max_size=60), st.sampled_from([0.05, 0.1, 0.3]))

@@ -115,3 +115,13 @@ def test_without_a_home_the_cache_is_asked_for(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Path, "expanduser", nowhere)
     with pytest.raises(Refusal, match=r"there is no home folder.*Set SCALING_CACHE"):
         cache_folder()
+
+
+@pytest.mark.parametrize("name", ["SCALING_CACHE", "HOME"])
+def test_a_cache_that_depends_on_the_working_directory_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALING_CACHE", "")
+    monkeypatch.setenv(name, "some/where")
+    with pytest.raises(Refusal, match=rf"{name} = 'some/where' puts the cache at .*from / on"):
+        cache_folder()
