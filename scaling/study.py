@@ -22,7 +22,18 @@ from pydantic.dataclasses import dataclass
 
 from models.sizes import ParamsConvention
 from scaling.engines import LaunchSection, RaySection, SlurmSection
-from scaling.fields import Beta, Count, Fraction, Positive, Quantity, Seed, Share, Shots, Whole
+from scaling.fields import (
+    Beta,
+    Count,
+    Fraction,
+    Positive,
+    Quantity,
+    Rate,
+    Seed,
+    Share,
+    Shots,
+    Whole,
+)
 from scaling.given import read_once
 from scaling.hardware import Hardware
 from scaling.model_section import ModelSection, model_words
@@ -100,13 +111,13 @@ class TrainingSection:
 
     schedule: Literal["wsd", "cosine"]
     batch_sequences: Count
-    learning_rate: Positive | str
+    learning_rate: Rate | str
     warmup_tokens: Quantity | str
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     beta1: Beta
     beta2: Beta | str
     clip_norm: Positive
-    learning_rate_factor: Positive = 1.0  # multiplies the rule's rate: what a sweep varies
+    learning_rate_factor: Rate = 1.0  # multiplies the rule's rate: what a sweep varies
     z_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # weight of (ln Z)²
     cooldown_fraction: Fraction = 0.2  # of D; Hägele et al. 2024, section 3: 20% matches cosine
     cooldown_shape: Literal["1-sqrt", "linear"] = "1-sqrt"

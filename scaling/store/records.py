@@ -224,8 +224,13 @@ def read_bytes(path: Path, largest: int | None = None) -> bytes:
         # Not blocking: a pipe would never end, and is found to be none of our files first.
         with open(path, "rb", opener=_unblocking) as file:
             found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode) or found.st_size > largest:
-                raise Refusal(f"{path} is no file of ours. Restore it or delete it.")
+            if not stat.S_ISREG(found.st_mode):
+                raise Refusal(f"{path} is no regular file. Give a file that this program wrote.")
+            if found.st_size > largest:
+                raise Refusal(
+                    f"{path} has {found.st_size:,} bytes, more than any file of ours of its kind "
+                    f"({largest:,}). Give a file that this program wrote."
+                )
             return file.read(largest)
     except OSError as error:
         raise Refusal(f"cannot read {path}: {error.strerror or error}.") from error
