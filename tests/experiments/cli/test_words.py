@@ -149,6 +149,11 @@ def test_a_whole_number_is_written_like_every_other(refused: Callable[..., str])
     assert "'1.5' is 1.5, which is no whole number" in refused(*fit, "1.5")
 
 
+def test_a_name_is_written_out_once(refused: Callable[..., str]) -> None:
+    said = refused("fit", "a.csv", "--loss-column", "a\x1b")
+    assert r"no column 'a\x1b';" in said and r"\\x1b" not in said
+
+
 def test_what_is_no_regular_file_is_not_to_be_deleted(refused: Callable[..., str]) -> None:
     said = refused("predict", "/dev/null", "--params", "1B")
     assert "/dev/null is no regular file" in said and "elete" not in said
