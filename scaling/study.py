@@ -23,17 +23,8 @@ from pydantic.dataclasses import dataclass
 from models.sizes import ParamsConvention
 from scaling.engines import LaunchSection, RaySection, SlurmSection
 from scaling.fields import (
-    Beta,
-    Count,
-    Fraction,
-    Positive,
-    Quantity,
-    Rate,
-    Seed,
-    Share,
-    Shots,
-    Whole,
-)
+    Beta, Count, Fraction, Positive, Quantity, Rate, Seed, Share, Shots, Whole,
+)  # fmt: skip
 from scaling.given import read_once
 from scaling.hardware import Hardware
 from scaling.model_section import ModelSection, model_words
