@@ -10,8 +10,6 @@ from scaling.quantity import parse_count, parse_quantity
 
 Quantity = Annotated[float, BeforeValidator(parse_quantity)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-# AdamW moves each weight by about the rate at every step, and weights begin near 0.02.
-Rate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 # Of a corpus: a thousand tokens of a trillion. Less is no share of any.
 Share = Annotated[float, Field(ge=1e-9, lt=1)]

@@ -11,20 +11,12 @@ from dataclasses import field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from models.sizes import ParamsConvention
 from scaling.engines import LaunchSection, RaySection, SlurmSection
-from scaling.fields import (
-    Beta, Count, Fraction, Positive, Quantity, Rate, Seed, Share, Shots, Whole,
-)  # fmt: skip
+from scaling.fields import Beta, Count, Fraction, Positive, Quantity, Seed, Share, Shots, Whole
 from scaling.given import read_once
 from scaling.hardware import Hardware
 from scaling.model_section import ModelSection, model_words
@@ -60,6 +52,8 @@ def _end_token(value: Any) -> Any:
     raise ValueError("must be the text of a token, or a token id of at least 0")
 
 
+# AdamW moves each weight by about the rate at every step, and weights begin near 0.02.
+Rate = Annotated[Positive, Field(le=1000)]
 EndToken = Annotated[str | int, BeforeValidator(_end_token)]
 
 
