@@ -57,6 +57,10 @@ class SourceSection:
     subset: str | None = None
 
 
+# AdamW moves each weight by about the rate at every step, and weights begin near 0.02.
+Rate = Annotated[Positive, Field(le=1000)]
+
+
 @dataclass(frozen=True, config=_STRICT)
 class DataSection:
     """The text, or its tokens."""
@@ -96,13 +100,13 @@ class TrainingSection:
 
     schedule: Literal["wsd", "cosine"]
     batch_sequences: Count | str
-    learning_rate: Positive | str
+    learning_rate: Rate | str
     warmup_tokens: Quantity | str
     weight_decay: NonNegative | str
     beta1: Beta
     beta2: Beta | str
     clip_norm: Positive
-    learning_rate_factor: Positive = 1.0  # multiplies the rule's rate: what a sweep varies
+    learning_rate_factor: Rate = 1.0  # multiplies the rule's rate: what a sweep varies
     z_loss: NonNegative = 0.0  # weight of (ln Z)²
     cooldown_fraction: Fraction = 0.2  # of D; Hägele et al. 2024, section 3: 20% matches cosine
     cooldown_shape: Literal["1-sqrt", "linear"] = "1-sqrt"

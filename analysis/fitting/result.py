@@ -81,10 +81,19 @@ class Settings:
                 *(f"{name} fixed" for name in self.fixed))  # fmt: skip
 
 
+MOST_LEVEL = 0.999  # of some thousand resamples, the ends are then a few
+
+
 def refuse_level(level: float) -> None:
-    """Raises Refusal for a level of intervals that is not between 0 and 1."""
+    """Raises Refusal for a level of intervals that is not between 0 and 1, or that no resamples
+    can show."""
     if not 0 < as_number("level", level) < 1:
         raise Refusal(f"level = {level} is not between 0 and 1. The usual value is 0.9.")
+    if level > MOST_LEVEL:
+        raise Refusal(
+            f"level = {level} is above {MOST_LEVEL}, and thousands of resamples show no more. The "
+            "usual value is 0.9."
+        )
 
 
 @dataclass(frozen=True)

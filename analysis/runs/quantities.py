@@ -125,7 +125,7 @@ def _numbers(table: pd.DataFrame, column: Column) -> _Quantity:
     try:
         cells = numbers.read(table[column.name], table.attrs.get("decimal"))
     except numbers.Unreadable as error:
-        raise numbers.Unreadable(f"{shown(name)!r} {error}") from None
+        raise numbers.Unreadable(f"'{shown(name)}' {error}") from None
     values = cells.times(column.scale)
     if column.scale != 1.0:
         most = values.where(~cells.suffixed).max()

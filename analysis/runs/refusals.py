@@ -46,7 +46,7 @@ def missing_columns(name: str, table: pd.DataFrame, unclear: Sequence[Unclear]) 
     sentences = []
     missing = [each for each in unclear if not each.found]
     if missing:
-        wanted = listed([repr(shown(each.name)) for each in missing])
+        wanted = listed([f"'{shown(each.name)}'" for each in missing])
         plural = "s" * (len(missing) > 1)
         text = f"{name} has no column{plural} {wanted}; it has {listing(table.columns)}."
         asked = [e.name for e in missing if e.name != e.quantity or e.quantity not in OPTIONS]

@@ -75,7 +75,7 @@ def schedule_of(rows: pd.DataFrame, warmup_steps: int | None) -> Schedule:
     start = int(step[0])
     if start > 1 and warmup_steps is None:
         raise Refusal(
-            f"curve {shown(str(rows['curve'].iloc[0]))!r} begins at step {start}: the rates before "
+            f"curve '{shown(str(rows['curve'].iloc[0]))}' begins at step {start}: the rates before "
             "it are not in the table. Give warmup_steps, over which the rate rose from zero to "
             "that row's; 0 if there was no warmup."
         )

@@ -38,6 +38,7 @@ COMMANDS = {
 }
 # `eval` is a function of Python's.
 MODULES = {name: name for names in COMMANDS.values() for name in names} | {"eval": "evaluate"}
+HELP = {"-h", "--help"}
 # The fourth is EX_SOFTWARE of sysexits.h, the fifth EX_TEMPFAIL.
 DONE, FAILED, REFUSED, FAULT, INTERRUPTED = 0, 1, 2, 70, 75
 
@@ -67,7 +68,9 @@ def main() -> int:
             output.flush()
         # A reader that closed the pipe early, such as `head`, is no error.
         if output.lost is not None and not isinstance(output.lost, BrokenPipeError):
-            reason = f"{output.lost.strerror}; its files are written"
+            worked = command in MODULES and not HELP & {*words}
+            kept = "; its files are written" if worked and code == DONE else ""
+            reason = f"{output.lost.strerror}{kept}"
             say(f"scaling {command}: error: cannot print all: {reason}", sys.stderr)
             # The exit code of a launch is that of its runs, even if printing failed.
             return code if command == "run" else code or REFUSED
@@ -86,7 +89,7 @@ def _run(command: str, words: Sequence[str]) -> int:
     if command == "--version":
         say(frame.version_text())
         return DONE
-    if command in ("", "-h", "--help"):
+    if command == "" or command in HELP:
         for module in MODULES.values():
             import_module(f"experiments.cli.{module}")
         say(frame.overview(COMMANDS))
@@ -98,7 +101,7 @@ def _run(command: str, words: Sequence[str]) -> int:
     show_in_one_line(words)
     # Its module alone, so that a fit does not wait for the modules that plan a grid.
     import_module(f"experiments.cli.{MODULES[command]}")
-    if {"-h", "--help"} & set(words):
+    if HELP & {*words}:
         say(f"{frame.about(command)}\n")  # tyro prints the options below
     try:
         with addresses_read(command, words) as words:
@@ -107,6 +110,8 @@ def _run(command: str, words: Sequence[str]) -> int:
     except Refusal as error:
         say(f"scaling {command}: error: {error}", sys.stderr)
         return REFUSED
+    except SystemExit as ended:  # of tyro, after its help or a refusal of its own
+        return DONE if ended.code in (None, DONE) else REFUSED
     except frame.Failed as error:
         say(f"scaling {command}: {printable(str(error))}", sys.stderr)
         return FAILED

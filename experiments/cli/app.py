@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
+from experiments.cli.words import KINDS, refuse_repeated
 from scaling.quantity import parse_quantity
 from scaling.store.records import Refusal
 
@@ -59,8 +60,11 @@ class App:
         """Run the command that is the first of `args`; the others are its arguments."""
         command, former = self.commands[args[0]], self.former[args[0]]
         words = [re.sub(r"^[^=]+", lambda at: former.get(at[0], at[0]), word) for word in args[1:]]
+        refuse_repeated(words)
         # Bound first, so that SystemExit is an end of tyro's and no other's.
-        bound = tyro.cli(_binding(command), prog=f"scaling {args[0]}", description="", args=words)
+        bound = tyro.cli(
+            _binding(command), prog=f"scaling {args[0]}", description="", args=words, registry=KINDS
+        )
         try:
             bound()
         except SystemExit as error:

@@ -11,6 +11,7 @@ from experiments.cli.app import Numbers, RunsPath, app, numbers
 from experiments.cli.output import TO_TERMINAL, Outputs
 from experiments.cli.table_options import AS_NAMED, Options, say_left_out
 from experiments.cli.text import say
+from experiments.cli.words import each_once
 
 LawNames = Annotated[tuple[str, ...], tyro.conf.arg(metavar="LAW …")]
 
@@ -48,7 +49,7 @@ def compare(
     from analysis.laws.catalogue import law as law_named
     from analysis.runs.table import usable
 
-    named = [law_named(name) for name in _names(laws)]
+    named = [law_named(name) for name in each_once("--laws", _names(laws))]
     features = dict.fromkeys(column for each in named for column in each.features)
     table = run_table.read(runs, require=(*features, *(each.target for each in named[:1])))
     say_left_out(usable(table).excluded)

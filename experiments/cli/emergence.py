@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -23,7 +23,8 @@ from experiments.cli.app import (
 )
 from experiments.cli.output import TO_TERMINAL, Outputs
 from experiments.cli.text import joined, say
-from scaling.quantity import parse_quantity
+from experiments.cli.words import each_once, pairs
+from scaling.quantity import parse_count
 from scaling.store.records import Refusal
 
 if TYPE_CHECKING:
@@ -110,8 +111,8 @@ class ScoreOptions:
             scale=scale, metrics=self.metric, tasks=self.task, by=self.by,
             columns={wanted: column for wanted, column in columns.items() if column is not None},
             value_columns=self.value_columns, conditions=self.where, completed=self.completed,
-            chance=_per_task("--chance", self.chance, float),
-            n=_per_task("--n", self.n, parse_quantity), span=_span(self.span),
+            chance=_per_task("--chance", self.chance, _level),
+            n=_per_task("--n", self.n, parse_count), span=_span(self.span),
             join=self.join, on=self.on, steps=self.steps,
         )  # fmt: skip
 
@@ -136,7 +137,7 @@ class ForecastOptions:
         self, found: Scores, curves: Sequence[Curve], level: float, seed: int
     ) -> list[Forecast]:
         """One forecast per curve; none without a cutoff and scales. Raises Refusal."""
-        cutoff, scales = number("--cut", self.cut), numbers("--at", self.at)
+        cutoff, scales = number("--cut", self.cut), each_once("--at", numbers("--at", self.at))
         if cutoff is None and not scales:
             if self.method is not None:
                 raise Refusal(
@@ -219,7 +220,7 @@ def emergence(
     if not 0 < level < 1:
         raise Refusal(f"--level {level:g} is not between 0 and 1, such as 0.9.")
     found = read_scores(scores, table.query(scale))
-    scores_reached = numbers("--reach", reach)
+    scores_reached = each_once("--reach", numbers("--reach", reach))
     curves = [
         analyse(each, level=level, reach=scores_reached, bootstrap=bootstrap, seed=seed)
         for each in found.series
@@ -265,24 +266,30 @@ def _predicted(found: Scores, curves: Sequence[Curve], length: float | None) -> 
     return predicted
 
 
-def _per_task(option: str, words: Sequence[str], read: Callable[[str], float]) -> PerTask:
+def _per_task(option: str, words: Sequence[str], read: Callable[[str], Any]) -> PerTask:
     """NUMBER for all tasks, TASK=NUMBER for one. Raises Refusal for what `read` refuses."""
     from analysis.emergence.scores.query import PerTask
 
     everywhere, single = None, {}
-    for word in words:
-        name, found, text = word.rpartition("=")
+    for word, name, text in pairs(option, words):
         try:
             value = read(text)
-        except ValueError:
+        except ValueError as error:
             raise Refusal(
-                f"{option} {word!r} is not NUMBER or TASK=NUMBER, such as 0.25 or addition=0.25."
+                f"{option} {word!r}: {error}. Give a number for all tasks, or one as TASK=NUMBER."
             ) from None
-        if found:
+        if name:
             single[name] = value
         else:
             everywhere = value
     return PerTask(everywhere, single)
+
+
+def _level(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number such as 0.25") from None
 
 
 def _span(text: str | None) -> tuple[float, float] | None:

@@ -23,6 +23,7 @@ from experiments.cli.app import (
 from experiments.cli.output import Output
 from experiments.cli.table_options import AS_NAMED, Options, TableOptions
 from experiments.cli.text import Part, joined, say
+from experiments.cli.words import pairs
 from scaling.store.records import Refusal, did_you_mean
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Method:
 
 
 BY_DEFAULT = Method()
+SWEEP_AT = ("params", "tokens", "loss")  # what every sweep has, and none is of
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,11 @@ def _read(
     from analysis.solver.objective import objective
     from experiments.cli.render.fit import sweep_text
 
+    if best_of in SWEEP_AT:
+        raise Refusal(
+            f"--best-of {best_of}: the best of a sweep is the one of least loss at each params and "
+            "tokens. Name the column that was swept, such as learning_rate."
+        )
     require = (*law.features, law.target, *filter(None, [method.weights, best_of]))
     may_be_negative = [] if objective(method.objective, method.delta).log else [law.target]
     signed = [*filter(None, [best_of]), *may_be_negative]
@@ -265,9 +272,10 @@ def _assigned(
 ) -> dict[str, Value]:
     """The values by the names of NAME=VALUE words. Raises Refusal for a word of another form."""
     values = {}
-    for word in words:
-        name, _, text = word.partition("=")
+    for word, name, text in pairs(option, words):
         try:
+            if not name:
+                raise ValueError
             values[name] = read(text)
         except ValueError:
             raise Refusal(f"{option} {word!r}: give {form}.") from None

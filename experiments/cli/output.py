@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -69,7 +69,13 @@ class Output:
         return [*figures]
 
     def refuse(self, given_as: str, path: Path, is_ours: Callable[[Path], bool]) -> None:
-        """Raise Refusal for a path that is no file, or whose file the user would lose."""
+        """Raise Refusal for a path that is no file, or whose file the user would lose.
+
+        A link is no file: replaced by one, it would lead nowhere, and what it leads to may be
+        another's.
+        """
+        if path.is_symlink():
+            raise Refusal(f"{given_as} {path} is a link. Give the file itself, or another path.")
         if path.exists() and not path.is_file():
             raise Refusal(f"{given_as} {path} is no regular file. Give another path.")
         if self.overwrite or not path.exists() or not path.stat().st_size or is_ours(path):
@@ -104,20 +110,26 @@ _HEAD = 4096  # bytes, in which a figure says what made it
 
 
 def refuse_overwriting(words: Sequence[str]) -> None:
-    """Raise Refusal if one of OPTIONS names a file that another word of the command names."""
-    if "--overwrite" in words:
-        return
+    """Raise Refusal if OPTIONS name one file, or one that another word of the command names.
+
+    What is only read may be replaced with --overwrite; of two that are written, one is lost.
+    """
     parts = [
         part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])
     ]
-    for at, (option, target) in enumerate(pairwise(parts)):
-        if option not in OPTIONS or not _is_file(target):
-            continue
-        others = [each for each in (*parts[:at], *parts[at + 2 :]) if _is_file(each)]
-        if any(Path(each).samefile(target) for each in others):
+    written = {at: parts[at] for at, option in enumerate(["", *parts[:-1]]) if option in OPTIONS}
+    for (at, target), (other_at, other) in combinations(written.items(), 2):
+        if Path(target).resolve() == Path(other).resolve():
+            one, two = f"{parts[at - 1]} {target}", f"{parts[other_at - 1]} {other}"
+            raise Refusal(f"{one} and {two} are one file, which would be written twice. Give two.")
+    read = [] if "--overwrite" in words else [
+        each for at, each in enumerate(parts) if at not in written and _is_file(each)
+    ]  # fmt: skip
+    for at, target in written.items():
+        if _is_file(target) and any(Path(each).samefile(target) for each in read):
             raise Refusal(
-                f"{option} {target} is read by this command, which would overwrite it. Give "
-                f"another file with {option}."
+                f"{parts[at - 1]} {target} is read by this command, which would overwrite it. Give "
+                f"another file with {parts[at - 1]}."
             )
 
 

@@ -84,10 +84,9 @@ def predict(
 
     law = law_source(source)
     unique, seen = number("--unique-tokens", unique_tokens), number("--observed", observed)
-    if table is None:
-        rows = _named(law.law, {"params": params, "tokens": tokens, "flops": flops}, unique)
-    else:
-        rows = _read(law, table, run_table, unique)
+    given = {"params": params, "tokens": tokens, "flops": flops}
+    _refuse_other_runs(table, given, run_table)
+    rows = _named(law.law, given, unique) if table is None else _read(law, table, run_table, unique)
     if seen is not None and len(rows) != 1:
         raise Refusal(
             f"--observed {observed} is the loss of one run, and {len(rows)} are predicted. Name "
@@ -125,6 +124,26 @@ def _read(law: Source, path: Path, options: TableOptions, unique: float | None) 
     return selected.rows
 
 
+def _refuse_other_runs(
+    table: Path | None, given: Mapping[str, tuple[str, ...]], run_table: TableOptions
+) -> None:
+    """Raise Refusal for runs that are given twice, and for options of a table without one."""
+    named = [_option(name) for name, words in given.items() if words]
+    if table is not None and named:
+        raise Refusal(
+            f"--table {table} has the runs, and {', '.join(named)} names others. Give one of them."
+        )
+    if table is None and run_table != AS_NAMED:
+        raise Refusal(
+            "options of the columns and rows are for a table, and there is none. Give --table "
+            "RUNS, or leave them out."
+        )
+    if len(named) == len(given):
+        raise Refusal(
+            f"--flops is 6ND of {' and '.join(named[:2])}, and all are given. Leave out one."
+        )
+
+
 def _named(law: Law, given: Mapping[str, tuple[str, ...]], unique: float | None) -> pd.DataFrame:
     """The runs that options name. Features that the law does not use may be given too.
 
@@ -148,8 +167,6 @@ def _named(law: Law, given: Mapping[str, tuple[str, ...]], unique: float | None)
     if len({len(values) for values in columns.values()}) != 1:
         counts = " and ".join(f"{_option(n)} {len(values)}" for n, values in columns.items())
         raise Refusal(f"unequal numbers of values, {counts}: give one of each for each run.")
-    if "flops" in law.features and len(columns) == len(given):
-        raise Refusal(f"{law.name} is a law of C. Give --flops, or --params and --tokens for 6ND.")
     return pd.DataFrame(columns)
 
 

@@ -26,6 +26,7 @@ from experiments.cli.join.devices import ON_NO_DEVICE, DeviceOptions
 from experiments.cli.join.planned import is_planned, other_study, other_table
 from experiments.cli.output import TO_TERMINAL, Outputs
 from experiments.cli.text import joined, say
+from experiments.cli.words import each_once
 from scaling.store.manifest import read_manifest
 from scaling.store.records import Refusal
 from scaling.store.sealed import OtherFormat
@@ -136,7 +137,7 @@ def recommend(
         )
     _refuse_around(extra, unique_tokens, inference_tokens)
     known: dict[str, Any] = {
-        "flops": numbers("--flops", flops) or None,
+        "flops": each_once("--flops", numbers("--flops", flops)) or None,
         "loss": number("--loss", loss),
         "params": number("--params", params),
         "tokens": number("--tokens", tokens),
@@ -165,7 +166,7 @@ def recommend(
     if extra.compare:
         found.append(parts.others(law, source, advice))
     if extra.rules is not None:
-        found.append(parts.rule_tables(law, advice, extra.rules, shapes))
+        found.append(parts.rule_tables(law, advice, each_once("--rules", extra.rules), shapes))
     if devices:
         found.append(parts.costs(advice, devices, cost))
     # Everything is computed before anything is printed: what is refused is refused first.

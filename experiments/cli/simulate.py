@@ -24,6 +24,7 @@ from experiments.cli.app import (
 from experiments.cli.output import TO_TERMINAL, Outputs
 from experiments.cli.table_options import AS_NAMED, Options, TableOptions
 from experiments.cli.text import say
+from experiments.cli.words import each_once
 from scaling.store.records import Refusal
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def simulate(
     scatter = _noise(truth, noise, seed_noise, noise_from, run_table, noise_power, column)
     planned = plan_file(study)
     design = design_of(planned, column)
-    budgets = numbers("--flops", flops)
+    budgets = each_once("--flops", numbers("--flops", flops))
     found = simulated(
         truth, design, law=fit_law, noise=scatter, flops=budgets, repeats=repeats,
         level=level, seed=seed, by=by, watch=_progress,

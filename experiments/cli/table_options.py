@@ -13,7 +13,8 @@ import tyro
 
 from experiments.cli.app import Column, Conditions, described
 from experiments.cli.text import say
-from scaling.store.records import Refusal
+from experiments.cli.words import pairs
+from scaling.store.records import Refusal, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +68,7 @@ class TableOptions:
         """
         table = self.load(path, require, signed)
         for note in table.attrs["notes"]:
-            say(f"{path.name}: {note}", sys.stderr)
+            say(printable(f"{path.name}: {note}"), sys.stderr)
         return table
 
     def load(self, path: Path, require: Sequence[str], signed: Sequence[str] = ()) -> pd.DataFrame:
@@ -81,7 +82,7 @@ class TableOptions:
         if not path.exists():
             raise Refusal(f"{path} does not exist. Give a results folder or a run table.")
         try:
-            units = unit_words(self.unit)
+            units = unit_words(word for word, _, _ in pairs("--unit", self.unit))
         except ValueError as error:
             raise Refusal(f"--unit {error}.") from None
         read = partial(
@@ -109,7 +110,7 @@ def say_left_out(excluded: pd.DataFrame) -> None:
     from analysis.text import counted
 
     for reason, count in excluded["reason"].value_counts().items():
-        say(f"left out: {counted(count, 'row')}, {reason}", sys.stderr)
+        say(printable(f"left out: {counted(count, 'row')}, {reason}"), sys.stderr)
 
 
 Options = Annotated[TableOptions, tyro.conf.OmitArgPrefixes]

@@ -102,14 +102,13 @@ def _folder(address: str, path: str) -> Handles:
 
     if not path.startswith("/"):
         raise Refusal(f"{address!r} is no absolute path. Give file:///, or the folder without it.")
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Refusal(
-            f"cannot make {path}: {error.strerror}. Choose another folder with --results."
-        ) from error
-    folder = LocalStore(path)
-    return Handles(folder, folder, "", deletes_many=False, folder=Path(path))
+    folder = Path(path).resolve()
+    # What is written makes the folders that it lies in; who only reads makes none.
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    if not there.is_dir():
+        raise Refusal(f"{address!r} is no folder: {there} is a file. Give a folder.")
+    store, prefix = LocalStore(there), folder.relative_to(there).as_posix().removeprefix(".")
+    return Handles(store, store, prefix, deletes_many=False, folder=folder)
 
 
 @cache

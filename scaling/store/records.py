@@ -36,6 +36,8 @@ FORMAT = 3
 OLDEST_FORMAT = 2
 MAX_JSON = 64 << 20  # bytes; a fit has thousands, a run of a thousand sessions a million
 MAX_TABLE = 8 << 30  # bytes; the steps of five million take half a gigabyte
+# What is in a place where only a file of ours can be; deleting a device would help nobody.
+_GIVE_OURS = "Give a file that this program wrote."
 
 
 class Refusal(Exception):
@@ -231,9 +233,11 @@ def read_bytes(path: Path, largest: int | None = None) -> bytes:
             if (size := os.fstat(file.fileno()).st_size) <= largest:
                 return file.read(size)
     except OSError as error:
-        otherwise = "" if isinstance(error, FileNotFoundError) else "Restore it or delete it."
+        otherwise = "" if isinstance(error, FileNotFoundError) else _GIVE_OURS
         raise Refusal(cannot_read(path, error, otherwise)) from error
-    raise Refusal(f"{path} has {size:,} bytes, and is no file of ours. Restore it or delete it.")
+    raise Refusal(
+        f"{path} has {size:,} bytes, more than any file of ours of its kind ({largest:,}). {_GIVE_OURS}"
+    )
 
 
 @contextmanager
@@ -248,7 +252,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 def refuse_irregular(found: os.stat_result) -> os.stat_result:
     """Raise OSError for what is no regular file; reading it may never end."""
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is no file of ours, but a folder, a pipe or a device")
+        raise OSError(errno.EINVAL, "it is no regular file, but a folder, a pipe or a device")
     return found
 
 

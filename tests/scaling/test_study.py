@@ -126,6 +126,7 @@ def test_what_is_no_positive_number_is_no_quantity(text: Any) -> None:
         ("grid", "tokens", [10**400], "positive, finite"),
         ("grid", "seeds", [2**32], "less than"),
         ("training", "learning_rate_factor", 0.0, "greater than 0"),
+        ("training", "learning_rate", 1e30, "less than or equal to 1000"),
         ("training", "round_to_steps", 0, "greater than or equal to 1"),
         ("hardware", "microbatch_tokens", 0, "greater than or equal to 1"),
         ("evaluation", "tokens", {"a": 1}, "not a number"),

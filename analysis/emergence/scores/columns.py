@@ -21,7 +21,14 @@ from analysis.runs.columns.units import unit_of, words
 from analysis.runs.files.load import load
 from analysis.runs.messages import listing, plain, row_called, shown
 from analysis.text import human
-from scaling.store.records import MADE_BY, Refusal, check_seal, did_you_mean, read_json
+from scaling.store.records import (
+    MADE_BY,
+    Refusal,
+    check_seal,
+    did_you_mean,
+    printable,
+    read_json,
+)
 
 LONG = ("task", "metric", "value")  # columns of a table with one row per score
 MODELS = ("model", "Model", "model_name")  # names of a run, or of a family of several sizes
@@ -108,7 +115,7 @@ def long_rows(table: pd.DataFrame, query: ScoreQuery, name: str) -> pd.DataFrame
 
     All other columns stay.
     """
-    result = table.assign(x=_scale(table, query.scale, name))
+    result = table.assign(x=_scale(table, query, name))
     result.attrs = {**table.attrs, "notes": _notes(table, query.scale)}
     for wanted in OPTIONAL:
         source = query.columns.get(wanted)
@@ -248,7 +255,10 @@ def groups_of(rows: pd.DataFrame, run: np.ndarray | None) -> np.ndarray | None:
 
 
 def named(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Tasks, metrics and shots as text. Raises Refusal for a score without a task or metric."""
+    """Tasks, metrics and shots as text that sentences may repeat: of one line, and printable.
+
+    Raises Refusal for a score without a task or metric.
+    """
     for column in ("task", "metric"):
         nameless = table[column].isna()
         if nameless.any():
@@ -257,12 +267,26 @@ def named(table: pd.DataFrame, name: str) -> pd.DataFrame:
                 f"{name} has no {column} in {row_called(table, at)} "
                 f"({int(nameless.sum())} such rows). Name it, or drop the rows with --where."
             )
-    result = table.assign(**{each: table[each].astype(str) for each in ("task", "metric")})
-    return result.assign(shots=_text(table["shots"])) if "shots" in table else result
+    texts = {each: table[each].astype(str).map(printable) for each in ("task", "metric")}
+    if "shots" in table:
+        texts["shots"] = _text(table["shots"]).map(printable, na_action="ignore")
+    return table.assign(**texts)
 
 
-def _scale(table: pd.DataFrame, scale: str, name: str) -> pd.Series:
+def _of_scores(query: ScoreQuery) -> set[str]:
+    """The columns that say what a score is and how well it is known."""
+    named = (query.columns.get(each, each) for each in (*LONG, "n", "stderr", "chance"))
+    return {*named, *query.value_columns}
+
+
+def _scale(table: pd.DataFrame, query: ScoreQuery, name: str) -> pd.Series:
+    scale = query.scale
     column = column_of(table, scale)
+    if column in _of_scores(query):
+        raise Refusal(
+            f"--scale {scale} is of the scores, and not of the models that have them. Name a "
+            "column of their size or compute, such as params or flops."
+        )
     if column is None and scale == "flops":
         params, tokens = column_of(table, "params"), column_of(table, "tokens")
         if params is not None and tokens is not None:
@@ -350,7 +374,7 @@ def numbers(table: pd.DataFrame, column: str, name: str, scale: float = 1.0) -> 
     if bad.any():
         at = int(np.argmax(bad.to_numpy()))
         raise Refusal(
-            f"{name}: {column} = {shown(text_of(cells.iloc[at]))!r} in {row_called(table, at)} is "
+            f"{name}: {column} = '{shown(text_of(cells.iloc[at]))}' in {row_called(table, at)} is "
             "not a finite number. Correct it, or leave the cell empty if there is none."
         )
     return result

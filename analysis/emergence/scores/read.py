@@ -41,7 +41,7 @@ from analysis.runs.columns.units import words
 from analysis.runs.files.load import load
 from analysis.runs.filter import meets
 from analysis.runs.messages import listing
-from scaling.store.records import Refusal, did_you_mean
+from scaling.store.records import Refusal, did_you_mean, printable
 
 T = TypeVar("T")
 # Words of columns that name a model.
@@ -74,7 +74,10 @@ class Scores:
         """One sentence per reason: how many rows were left out."""
         total = len(self.table) + len(self.excluded)
         counted = Counter(self.excluded["reason"])
-        return [f"{count} of {total} rows left out: {why}" for why, count in counted.most_common()]
+        return [
+            printable(f"{count} of {total} rows left out: {why}")
+            for why, count in counted.most_common()
+        ]
 
 
 def read_scores(path: Path, query: ScoreQuery) -> Scores:
@@ -114,7 +117,7 @@ def scores(raw: pd.DataFrame, query: ScoreQuery, name: str = "the table") -> Sco
         tuple(rows for _, rows in parts),
         table,
         excluded,
-        tuple(dict.fromkeys(notes)),
+        tuple(dict.fromkeys(map(printable, notes))),
     )
 
 
@@ -155,7 +158,8 @@ def _chosen(table: pd.DataFrame, query: ScoreQuery, name: str) -> pd.DataFrame:
         label = table["task"] + ", " + (shots + "-shot").fillna("shots not given")
         table = table.assign(task=table["task"].where(~several, label))
     for column in query.by:
-        label = table["task"] + f", {column}=" + called(table[column])
+        value = called(table[column]).map(printable, na_action="ignore")
+        label = table["task"] + f", {printable(column)}=" + value
         table = table.assign(task=label.where(table[column].notna(), table["task"]))
     return table
 
@@ -163,6 +167,7 @@ def _chosen(table: pd.DataFrame, query: ScoreQuery, name: str) -> pd.DataFrame:
 def _only(table: pd.DataFrame, column: str, wanted: Sequence[str], name: str) -> pd.DataFrame:
     """The rows of the wanted metrics or tasks; all if none is named. Raises Refusal for others."""
     present = [str(each) for each in table[column].unique()]
+    wanted = [printable(each) for each in wanted]
     for each in wanted:
         if each not in present:
             near = did_you_mean(each, present)

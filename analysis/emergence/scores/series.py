@@ -178,6 +178,12 @@ def _check(series: Series) -> None:
         raise Refusal(
             f"{where}: n must be at least 1 question and at most {MOST_QUESTIONS:g}; got {wrong:g}"
         )
+    if series.n is not None and (series.n != np.round(series.n)).any():
+        wrong = series.n[series.n != np.round(series.n)][0]
+        raise Refusal(
+            f"{where}: n must be a whole number of questions; got {wrong:g}. Correct the column, "
+            "or give --n."
+        )
     if series.stderr is not None and (series.stderr < 0).any():
         raise Refusal(f"{where}: stderr must not be negative; got {np.nanmin(series.stderr):g}")
     if series.chance is None:

@@ -104,7 +104,7 @@ def beyond(quantity: str, name: str, most: float, scale: float) -> str:
     if not most > TRAINED.get(quantity, math.inf):
         return ""
     return (
-        f"{shown(name)!r} reaches {plain(most / scale)}, which its name multiplies by "
+        f"'{shown(name)}' reaches {plain(most / scale)}, which its name multiplies by "
         f"{plain(scale)}: {most:.3g} {quantity}, which nobody has trained"
     )
 

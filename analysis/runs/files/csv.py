@@ -32,7 +32,7 @@ def load_delimited(path: Path, dtype: type | None = None) -> pd.DataFrame:
     header, delimiter = _header(path)
     names = pd.Index(header)
     for name in names[names.duplicated()]:  # pandas would rename the second one and use the first
-        raise Refusal(f"{path} has two columns named {shown(name)!r}. Rename or drop one.")
+        raise Refusal(f"{path} has two columns named '{shown(name)}'. Rename or drop one.")
     lines = _lines(path)
     refuse_huge(path, lines, len(header))
     table = _parsed(path, delimiter, lines, dtype=dtype)

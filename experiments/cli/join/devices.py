@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from experiments.cli.app import File, described
+from experiments.cli.words import each_once
 from models.devices import SHIPPED, Device, devices, devices_in
 from scaling.given import read_once
 from scaling.remedies import cannot_read
@@ -68,7 +69,8 @@ class DeviceOptions:
                 f"--measured {measured} is no file. Give one of benchmarks/accelerator.py --json."
             )
         own = {} if self.devices is None else _of_file(self.devices)
-        return [device_named(name, self.devices, own) for name in self.device]
+        named = each_once("--device", self.device)
+        return [device_named(name, self.devices, own) for name in named]
 
 
 ON_NO_DEVICE = DeviceOptions()

@@ -126,6 +126,26 @@ def test_an_address_without_a_study_is_refused(
         assert code == 2 and "holds no" in said and len(said.strip().splitlines()) == 1, said
 
 
+def test_what_is_read_at_an_address_makes_no_folder(
+    tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    there = f"file://{tmp_path}/new/made"
+    (tmp_path / "d.toml").write_text(
+        f'[data]\nsource = "{there}"\nsequence_length = 32\nholdout_fraction = 0.05\n'
+    )
+    code, said = run(capsys, monkeypatch, "prepare", str(tmp_path / "d.toml"))
+    assert code == 2 and f"{there}' names no object" in said, said
+    for command in ("fit", "status"):
+        assert run(capsys, monkeypatch, command, there)[0] == 2
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(Refusal, match=r"is no folder: .*d\.toml is a file"):
+        open_store(f"file://{tmp_path}/d.toml/runs")
+    store = open_store(there)
+    store.write("a/b.txt", b"kept")
+    assert [each.key for each in store.list("")] == ["a/b.txt"]
+    assert [each.key for each in open_store(there).list("")] == ["a/b.txt"]
+
+
 def test_each_run_that_is_not_taken_is_said_and_the_others_are_counted() -> None:
     done = Synced(taken=["a", "b"], damaged={"c": "run c: cut", "d": "run d: gone"})
     said = _text(done, "s3://bucket/runs/grid").splitlines()

@@ -13,7 +13,7 @@ CLI = Path(__file__).resolve().parents[3] / "experiments" / "cli"
 
 # In their order: each imports only itself and those before it.
 ROOMS = (
-    {"text"},  # what may be printed
+    {"text", "words"},  # what may be printed, and how what is given is read
     {"app", "table_options", "progress", "addresses", "output"},  # what commands have in common
     {"join"},  # where training and analysis meet
     {"render"},  # the text of a result

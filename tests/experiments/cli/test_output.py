@@ -155,6 +155,13 @@ def test_head_loses_nothing_and_the_exit_code_is_that_of_the_work(here: Path) ->
     assert helped.stderr == "0\n" and len(helped.stdout.splitlines()) == 1
 
 
+def test_help_that_cannot_be_printed_is_an_error_and_wrote_nothing(here: Path) -> None:
+    for words in (["fit", "--help"], ["--help"]):
+        done = scaling(*words, into="> /dev/full")
+        assert "cannot print all: No space left on device\n" in done.stderr
+        assert done.stderr.endswith("\n2\n")
+
+
 def test_a_full_disk_under_the_output_is_said_once_all_is_written(here: Path) -> None:
     done = scaling("fit", "runs.csv", "--bootstrap", "0", into="> /dev/full")
     assert "cannot print all: No space left on device" in done.stderr

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pytest
@@ -92,6 +94,35 @@ def test_a_fit_and_what_is_no_file_are_not_replaced_by_an_answer(
     assert fit.read_bytes() == FIT.read_bytes()
     assert scaling(monkeypatch, "laws", "--json", "/dev/null", "--overwrite") == 2
     assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_a_link_is_no_place_for_an_output(
+    overwrite: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    ours, link, pipe = (tmp_path / name for name in ("ours.json", "link.json", "pipe"))
+    assert scaling(monkeypatch, "laws", "--json", ours) == 0
+    os.mkfifo(pipe)
+    for target in (ours, pipe, tmp_path / "nothing"):
+        link.symlink_to(target)
+        assert scaling(monkeypatch, "laws", "--json", link, *overwrite) == 2
+        assert f"--json {link} is a link" in capsys.readouterr().err
+        assert link.is_symlink()
+        link.unlink()
+    assert is_answer(ours) and pipe.is_fifo() and not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_two_outputs_are_two_files(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "runs.csv").write_text("params,tokens,loss\n")
+    file, other = tmp_path / "x.json", f"{tmp_path}/./x.json"
+    if there:
+        file.touch()
+    command = "fit", tmp_path / "runs.csv", "--out", file, f"--json={other}", "--overwrite"
+    assert scaling(monkeypatch, *command) == 2
+    assert f"--out {file} and --json {other} are one file" in capsys.readouterr().err
 
 
 def test_an_input_is_replaced_only_when_asked(

@@ -105,7 +105,8 @@ def test_what_a_law_does_not_use_may_be_given_and_changes_nothing(
         ("chinchilla", ["params"], "chinchilla needs tokens. Give --tokens"),
         ("chinchilla", [], "Give --params and --tokens, or --table"),
         ("kaplan_c", ["params"], "Give --flops"),
-        ("kaplan_c", ["params", "tokens", "flops"], "Give --flops, or --params and --tokens"),
+        ("kaplan_c", ["params", "tokens", "flops"], "--flops is 6ND of --params and --tokens"),
+        ("chinchilla", ["params", "tokens", "flops"], "--flops is 6ND of --params and --tokens"),
         ("data_constrained", ["params", "tokens"], "Give --unique-tokens"),
     ],
 )

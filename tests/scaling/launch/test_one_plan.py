@@ -275,6 +275,6 @@ def test_what_never_ends_in_the_place_of_a_file_is_refused(
         (tmp_path / name).symlink_to("/dev/zero")
     else:
         os.mkfifo(tmp_path / name)
-    with pytest.raises(Refusal, match=f"{name}: it is no file of ours, but a folder, a pipe"):
+    with pytest.raises(Refusal, match=f"{name}: it is no regular file, but a folder, a pipe"):
         results_at(tmp_path).read(name)
     refuse_newer(tmp_path)

@@ -424,7 +424,7 @@ def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_with_its_step(
 def test_a_rate_that_explodes_is_a_divergence_even_when_only_the_held_out_loss_shows_it(
     plan: PlanOf, corpus: Corpus, tmp_path: Path
 ) -> None:
-    run = plan(training={"learning_rate": 1e30, "warmup_tokens": 64}).runs[0]
+    run = plan(training={"learning_rate": 1000.0, "warmup_tokens": 64}).runs[0]
     with pytest.raises(Diverged):
         bring(run, tmp_path, corpus)
 
