@@ -236,7 +236,8 @@ def read_bytes(path: Path, largest: int | None = None) -> bytes:
         otherwise = "" if isinstance(error, FileNotFoundError) else _GIVE_OURS
         raise Refusal(cannot_read(path, error, otherwise)) from error
     raise Refusal(
-        f"{path} has {size:,} bytes, more than any file of ours of its kind ({largest:,}). {_GIVE_OURS}"
+        f"{path} has {size:,} bytes, more than any file of ours of its kind ({largest:,}). "
+        f"{_GIVE_OURS}"
     )
 
 
