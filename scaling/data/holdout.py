@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +19,9 @@ class HoldoutWindows:
     """The fixed windows every model of a study is judged on."""
 
     tokens: np.ndarray  # int32, shape (windows, sequence_length + 1)
-    document: np.ndarray  # int64, shape (windows,): which held-out document each is from
+    # int64, shape (windows, sequence_length): the document of each token but a window's first.
+    document: np.ndarray
+    bytes_per_token: float | None  # of the text of those; null where only tokens are known
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def judged(corpus: Corpus, sequence_length: int, tokens: int) -> Judged:
     """What `holdout_windows` takes of a corpus. Raises Refusal as it does."""
     windows = holdout_windows(corpus, sequence_length, tokens)
     lengths = np.concatenate([part.holdout.lengths for part in corpus.parts])
-    n, per_token = windows.tokens[:, 1:].size, corpus.info.bytes_per_token
+    n, per_token = windows.document.size, windows.bytes_per_token
     return Judged(
         sequence_length=sequence_length,
         documents=len(np.unique(windows.document)),
@@ -73,11 +76,12 @@ def holdout_windows(corpus: Corpus, sequence_length: int, tokens: int) -> Holdou
     for part, places, each in zip(corpus.parts, every, per_block, strict=True):
         chosen = _thinned(places, max(1, int(blocks * each)))
         windows = _windows(part, sequence_length, chosen)
-        found.append(HoldoutWindows(windows.tokens, windows.document + before))
+        found.append(replace(windows, document=windows.document + before))
         before += len(part.holdout)
     return HoldoutWindows(
         np.concatenate([windows.tokens for windows in found]),
         np.concatenate([windows.document for windows in found]),
+        corpus.info.bytes_per_token,
     )
 
 
@@ -126,7 +130,9 @@ def _thinned(places: np.ndarray, n: int) -> np.ndarray:
 
 def _windows(corpus: Corpus, sequence_length: int, places: np.ndarray) -> HoldoutWindows:
     number, first = places.T
-    return HoldoutWindows(corpus.holdout.rows(number, first, sequence_length + 1), number)
+    tokens = corpus.holdout.rows(number, first, sequence_length + 1)
+    document = np.repeat(number[:, None], sequence_length, axis=1)
+    return HoldoutWindows(tokens, document, corpus.info.bytes_per_token)
 
 
 @dataclass(frozen=True)
@@ -138,28 +144,27 @@ class HoldoutLoss:
     bits_per_byte: float | None  # null where bytes are not known
 
 
-def summarise_holdout(
-    losses: np.ndarray, windows: HoldoutWindows, bytes_per_token: float | None
-) -> HoldoutLoss:
-    """Mean and standard error of per-token `losses`, shape (windows, sequence_length), nats.
+def summarise_holdout(losses: np.ndarray, windows: HoldoutWindows) -> HoldoutLoss:
+    """Mean and standard error of per-token `losses`, shape (windows, sequence_length), nats."""
+    mean, stderr = mean_over_documents(losses, windows.document)
+    per_token = windows.bytes_per_token
+    return HoldoutLoss(mean, stderr, None if per_token is None else mean / math.log(2) / per_token)
+
+
+def mean_over_documents(values: np.ndarray, document: np.ndarray) -> tuple[float, float | None]:
+    """The mean of values and its standard error, which is null with fewer than 2 documents.
 
     Tokens of a document are not independent, so the error is that of a ratio of document
     totals (Cochran 1977, eq. 6.13).
     """
-    documents, at = np.unique(windows.document, return_inverse=True)
-    total = np.bincount(at, weights=losses.sum(axis=1, dtype=np.float64))
-    count = np.bincount(at) * losses.shape[1]
+    documents, at = np.unique(document.ravel(), return_inverse=True)
+    total, count = np.bincount(at, weights=values.ravel()), np.bincount(at)
     mean = total.sum() / count.sum()
     K = len(documents)
+    if K < 2:
+        return float(mean), None
     residual = total - mean * count
-    stderr = np.sqrt(K / (K - 1) * (residual**2).sum()) / count.sum() if K > 1 else None
-    return HoldoutLoss(
-        loss=float(mean),
-        stderr=None if stderr is None else float(stderr),
-        bits_per_byte=(
-            None if bytes_per_token is None else float(mean / np.log(2) / bytes_per_token)
-        ),
-    )
+    return float(mean), float(np.sqrt(K / (K - 1) * (residual**2).sum()) / count.sum())
 
 
 def iterate_windows(windows: HoldoutWindows, batch: int) -> Iterator[np.ndarray]:

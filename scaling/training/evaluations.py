@@ -38,7 +38,6 @@ class Evaluations:
         self.folder = folder
         self.program = program
         self.windows = holdout_windows(corpus, spec.sequence_length, spec.holdout_tokens)
-        self.bytes_per_token = corpus.info.bytes_per_token
         self.evaluator = None if spec.tasks is None else evaluator_of(spec, corpus, program)
         self.scores: dict[int, pd.DataFrame] = {}  # of evaluated steps, not written yet
 
@@ -55,7 +54,7 @@ class Evaluations:
             rows = [*evaluation.answers, *context_scores(losses, self.windows)]
             step = evaluation.step
             self.scores[step] = pd.DataFrame(rows).assign(run=self.spec.run_id, step=step)
-        return summarise_holdout(losses, self.windows, self.bytes_per_token)
+        return summarise_holdout(losses, self.windows)
 
     def write_scores(self) -> None:
         """Write the scores of the evaluations since the last checkpoint."""
@@ -80,10 +79,10 @@ class Evaluations:
         steps = read_steps(self.folder)
         steps = steps[steps["val_loss"].notna()]
         common = {"run": self.spec.run_id, "step": steps["step"], "task": HOLDOUT}
-        n = self.windows.tokens.shape[0] * self.spec.sequence_length
+        n = self.windows.document.size
         units = {"loss": 1.0}
-        if self.bytes_per_token is not None:
-            units["bits_per_byte"] = 1 / (math.log(2) * self.bytes_per_token)
+        if (per_token := self.windows.bytes_per_token) is not None:
+            units["bits_per_byte"] = 1 / (math.log(2) * per_token)
         metrics = [
             pd.DataFrame(
                 {

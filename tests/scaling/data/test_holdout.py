@@ -27,14 +27,14 @@ Section = Callable[..., DataSection]
 def test_windows_hold_consecutive_held_out_text_without_overlap(corpus: Corpus) -> None:
     windows = holdout_windows(corpus, 16, 10**9)
     for number, document in enumerate(corpus.holdout):
-        own = windows.tokens[windows.document == number]
+        own = windows.tokens[windows.document[:, 0] == number]
         n = (len(document) - 1) // 16
         assert own[:, 1:].ravel().tolist() == document[1 : n * 16 + 1].tolist()
 
 
 def test_fewer_windows_are_shared_among_all_documents(corpus: Corpus) -> None:
     every, some = (holdout_windows(corpus, 16, tokens) for tokens in (10**9, 600))
-    assert set(some.document) == set(every.document)
+    assert set(some.document.flat) == set(every.document.flat)
     assert abs(some.tokens[:, 1:].size - 600) < 16 * len(corpus.holdout)
     assert {*map(bytes, some.tokens)} < {*map(bytes, every.tokens)}
 
@@ -85,23 +85,24 @@ def test_batches_of_windows_have_one_size_and_lose_none(corpus: Corpus) -> None:
 
 def test_the_standard_error_is_that_of_resampling_documents() -> None:
     random = np.random.default_rng(0)
-    document = np.repeat(np.arange(40), random.integers(1, 9, 40))
-    losses = 2 + random.normal(size=40)[document, None] + random.normal(size=(len(document), 8))
-    windows = HoldoutWindows(np.zeros((len(document), 9), np.int32), document)
-    total = np.bincount(document, losses.sum(1))
-    count = np.bincount(document) * 8
+    # Tokens of documents of 20 to 200, one after another and cut into windows of 8.
+    document = np.repeat(np.arange(40), random.integers(20, 200, 40))
+    document = document[: len(document) // 8 * 8].reshape(-1, 8)
+    losses = 2 + random.normal(size=40)[document] + random.normal(size=document.shape)
+    windows = HoldoutWindows(np.zeros((len(document), 9), np.int32), document, 1.0)
+    total, count = np.bincount(document.flat, losses.flat), np.bincount(document.flat)
     draws = random.integers(0, 40, (20_000, 40))
     resampled = total[draws].sum(1) / count[draws].sum(1)
-    got = summarise_holdout(losses, windows, bytes_per_token=1.0)
+    got = summarise_holdout(losses, windows)
     assert got.loss == pytest.approx(losses.mean())
     # The linearised error and the bootstrap's agree to second order in 1/sqrt(40).
     assert got.stderr == pytest.approx(resampled.std() * np.sqrt(40 / 39), rel=0.05)
 
 
 def test_bits_per_byte_counts_bytes_not_tokens() -> None:
-    windows = HoldoutWindows(np.zeros((2, 5), np.int32), np.zeros(2, int))
+    tokens, document = np.zeros((2, 5), np.int32), np.zeros((2, 4), int)
     losses = np.full((2, 4), np.log(2))
-    got = summarise_holdout(losses, windows, bytes_per_token=4.0)
+    got = summarise_holdout(losses, HoldoutWindows(tokens, document, 4.0))
     assert got.bits_per_byte == pytest.approx(0.25)
     assert got.stderr is None  # one document says nothing about another
-    assert summarise_holdout(losses, windows, bytes_per_token=None).bits_per_byte is None
+    assert summarise_holdout(losses, HoldoutWindows(tokens, document, None)).bits_per_byte is None
