@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 
 from scaling.data.corpus import Corpus
+from scaling.data.token_bytes import token_bytes
 from scaling.store.records import Refusal
 
 MOST_READ = 1 << 28  # tokens of a corpus that are read to say more about what is refused
@@ -133,6 +135,66 @@ def _windows(corpus: Corpus, sequence_length: int, places: np.ndarray) -> Holdou
     tokens = corpus.holdout.rows(number, first, sequence_length + 1)
     document = np.repeat(number[:, None], sequence_length, axis=1)
     return HoldoutWindows(tokens, document, corpus.info.bytes_per_token)
+
+
+def packed_windows(corpus: Corpus, sequence_length: int, tokens: int) -> HoldoutWindows:
+    """At most `tokens` held-out tokens (one window, if these are fewer), the same for every run.
+
+    The documents of a source stand one after another, an end token after each, as those that are
+    trained on do. Windows lie evenly over that stream from its first token to its last, and do not
+    overlap. Of several sources, each has as many windows as its weight, so the source that has the
+    fewest for its weight may limit all. Raises Refusal for a source that is shorter than a window.
+    """
+    streams = [part.holdout.stream for part in corpus.parts]
+    for part, stream in zip(corpus.parts, streams, strict=True):
+        if len(stream) <= sequence_length:
+            raise Refusal(_too_little(part, sequence_length))
+    per_block = corpus.info.per_block
+    most = Fraction(max(1, tokens // sequence_length), sum(per_block))
+    blocks = min(
+        most,
+        *(
+            Fraction((len(stream) - 1) // sequence_length, each)
+            for stream, each in zip(streams, per_block, strict=True)
+        ),
+    )
+    found, size, before = [], 0.0, 0
+    for part, each in zip(corpus.parts, per_block, strict=True):
+        windows = _packed(part, sequence_length, max(1, math.floor(blocks * each)))
+        found.append(replace(windows, document=windows.document + before))
+        size += windows.document.size * (windows.bytes_per_token or math.nan)
+        before += len(part.holdout)
+    document = np.concatenate([windows.document for windows in found])
+    return HoldoutWindows(
+        np.concatenate([windows.tokens for windows in found]),
+        document,
+        None if math.isnan(size) else size / document.size,
+    )
+
+
+def _packed(part: Corpus, sequence_length: int, n: int) -> HoldoutWindows:
+    """So many windows of a single source."""
+    documents = part.holdout
+    # The last begins where it ends with the stream; from one to the next is a window or more.
+    last = len(documents.stream) - 1 - sequence_length
+    first = np.arange(n) * last // max(1, n - 1)
+    tokens = documents.stream.rows(first, sequence_length + 1)
+    place = first[:, None] + np.arange(1, sequence_length + 1)
+    document = np.searchsorted(documents.first, place, side="right") - 1
+    each = token_bytes(part)
+    return HoldoutWindows(
+        tokens, document, None if each is None else float(each[tokens[:, 1:]].mean())
+    )
+
+
+def _too_little(part: Corpus, sequence_length: int) -> str:
+    held = len(part.holdout.stream)
+    fits = 1 << max(1, (held - 1).bit_length() - 1)  # a power of two, with the token after it
+    return (
+        f"[data] sequence_length = {sequence_length}: the held-out text of {part.info.source!r} is "
+        f"{held:,} tokens in all, less than one window. Give sequence_length = {fits}, a larger "
+        "holdout_fraction, or more text."
+    )
 
 
 @dataclass(frozen=True)
