@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from models.sizes import ParamsConvention
 from scaling.engines import LaunchSection, RaySection, SlurmSection
+from scaling.evaluation_section import EvaluationSection
 from scaling.fields import Beta, Count, Fraction, Positive, Quantity, Seed, Share, Shots, Whole
 from scaling.hardware import Hardware
 from scaling.model_section import ModelSection, model_words
@@ -245,14 +246,6 @@ class IsoflopGrid(_Grid):
 
 
 GridSection = Annotated[ProductGrid | LadderGrid | IsoflopGrid, Field(discriminator="kind")]
-
-
-@dataclass(frozen=True, config=_STRICT)
-class EvaluationSection:
-    """The held-out loss."""
-
-    tokens: Quantity  # held-out tokens each evaluation reads; all if there are fewer
-    every_tokens: Quantity  # how often a run is evaluated on its way
 
 
 @dataclass(frozen=True, config=_STRICT)

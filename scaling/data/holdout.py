@@ -28,8 +28,9 @@ class HoldoutWindows:
 
 @dataclass(frozen=True)
 class Judged:
-    """What the held-out loss of the runs of one sequence length is over."""
+    """What the held-out loss of the runs of one sequence length, or that on a set, is over."""
 
+    set: str | None  # the name of a validation set; null for the study's own text
     sequence_length: int
     documents: int  # of which at least one window is judged
     held_out: int  # documents
@@ -42,13 +43,31 @@ class Judged:
 def judged(corpus: Corpus, sequence_length: int, tokens: int) -> Judged:
     """What `holdout_windows` takes of a corpus. Raises Refusal as it does."""
     windows = holdout_windows(corpus, sequence_length, tokens)
-    lengths = np.concatenate([part.holdout.lengths for part in corpus.parts])
+    short = int((_lengths(corpus) <= sequence_length).sum())
+    return _judged(None, corpus, sequence_length, windows, short)
+
+
+def judged_set(name: str, text: Corpus, sequence_length: int, tokens: int) -> Judged:
+    """What `packed_windows` takes of a validation set. Raises Refusal as it does."""
+    windows = packed_windows(text, sequence_length, tokens)
+    return _judged(name, text, sequence_length, windows, 0)
+
+
+def _lengths(corpus: Corpus) -> np.ndarray:
+    return np.concatenate([part.holdout.lengths for part in corpus.parts])
+
+
+def _judged(
+    name: str | None, corpus: Corpus, sequence_length: int, windows: HoldoutWindows, short: int
+) -> Judged:
+    lengths = _lengths(corpus)
     n, per_token = windows.document.size, windows.bytes_per_token
     return Judged(
+        set=name,
         sequence_length=sequence_length,
         documents=len(np.unique(windows.document)),
         held_out=len(lengths),
-        short=int((lengths <= sequence_length).sum()),
+        short=short,
         tokens=n,
         held_out_tokens=int(lengths.sum()),
         bytes=None if per_token is None else n * per_token,
@@ -192,8 +211,9 @@ def _too_little(part: Corpus, sequence_length: int) -> str:
     fits = 1 << max(1, (held - 1).bit_length() - 1)  # a power of two, with the token after it
     return (
         f"[data] sequence_length = {sequence_length}: the held-out text of {part.info.source!r} is "
-        f"{held:,} tokens in all, less than one window. Give sequence_length = {fits}, a larger "
-        "holdout_fraction, or more text."
+        f"{held:,} tokens in all, less than one window. "
+        + (f"Give sequence_length = {fits} or more text" if held > 2 else "Give more text")
+        + (", or a larger holdout_fraction." if part.info.train_tokens else ".")
     )
 
 
