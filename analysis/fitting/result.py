@@ -98,6 +98,7 @@ class FitData:
     flops_max: float | None  # largest 6·N·D
     sha256: str  # of the fitted columns
     loss_unit: str = TOKEN
+    loss_set: str | None = None  # the validation set that losses are on; null: another text
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ def data_of(law: Law, rows: pd.DataFrame, clusters: int) -> FitData:
         flops_max=flops_max,
         sha256=digest.hexdigest(),
         loss_unit=loss_unit_of(rows),
+        loss_set=rows.attrs.get("loss_set"),
     )
 
 

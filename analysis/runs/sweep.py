@@ -133,7 +133,7 @@ def optima(table: pd.DataFrame, swept: Sweep) -> pd.DataFrame:
         [(each.params, each.tokens, each.loss, each.optimum or each.value) for each in swept.cells],
         columns=[*CORE, swept.column],
     )
-    kept = {"file", "params_column", "loss_unit"} & set(table.attrs)
+    kept = {"file", "params_column", "loss_unit", "loss_set"} & set(table.attrs)
     rows.attrs = {"notes": [], **{name: table.attrs[name] for name in kept}}
     bound = np.array([each.optimum is None for each in swept.cells])
     reason = f"the best {swept.column} is an end of its sweep: a bound, no optimum"
