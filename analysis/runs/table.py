@@ -76,7 +76,8 @@ def read_runs(
 
     `attrs` of the result: `file`; `columns`, which column each quantity was read from;
     `params_column`; `loss_unit`, such as nats/token; `loss_set`; `notes`, sentences about what was
-    taken for what. Raises one Refusal for all that is wrong, with columns, lines of the file and remedies.
+    taken for what. Raises one Refusal for all that is wrong, with columns, lines of the file and
+    remedies.
     """
     path = as_path("path", path, "A table can be fitted as it is; else give the path of a file.")
     if path.is_dir():
