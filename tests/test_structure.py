@@ -34,6 +34,7 @@ ROOMS = {
             "store",
             "study_errors",
             "model_section",
+            "evaluation_section",
         ),
         *("study", "data", "tasks", "spec", "planning", "training", "launch"),
     ),
