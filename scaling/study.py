@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from models.sizes import ParamsConvention
 from scaling.engines import LaunchSection, RaySection, SlurmSection
+from scaling.evaluation_section import EvaluationSection
 from scaling.fields import (
     Beta,
     Count,
@@ -247,14 +248,6 @@ class IsoflopGrid(_Grid):
 
 
 GridSection = Annotated[ProductGrid | LadderGrid | IsoflopGrid, Field(discriminator="kind")]
-
-
-@dataclass(frozen=True, config=_STRICT)
-class EvaluationSection:
-    """The held-out loss."""
-
-    tokens: Quantity  # held-out tokens each evaluation reads; all if there are fewer
-    every_tokens: Quantity  # how often a run is evaluated on its way
 
 
 @dataclass(frozen=True, config=_STRICT)

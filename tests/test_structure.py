@@ -38,6 +38,7 @@ ROOMS = {
             "given",
             "study_errors",
             "model_section",
+            "evaluation_section",
         ),
         *("study", "data", "tasks", "spec", "planning", "training", "launch"),
     ),

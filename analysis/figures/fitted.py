@@ -120,7 +120,8 @@ def loss_label(fit: Fit) -> str:
     """An axis of what the law predicts: losses, in the fit's own unit, or another quantity."""
     if fit.law.target != "loss":
         return fit.law.target.replace("_", " ")
-    return f"loss, {fit.data.loss_unit}"
+    on = "" if fit.data.loss_set is None else f" on {fit.data.loss_set}"
+    return f"loss{on}, {fit.data.loss_unit}"
 
 
 def _against(law: Law, table: pd.DataFrame, x: str | None) -> tuple[str, str | None]:

@@ -91,12 +91,14 @@ def load_fit(path: Path | str, law: Law | None = None) -> Fit:
         raise _no_fit(path, f"{type(error).__name__}: {error}") from error
 
 
-def fit_path(runs: Path, law: str) -> Path:
-    """Where the fit of a results folder or of a run table is kept.
+def fit_path(runs: Path, law: str, loss_set: str | None = None) -> Path:
+    """Where the fit of a results folder or of a run table is kept, and the one on a validation set.
 
     A law over columns may name some that no file name can hold.
     """
     name = re.sub(r"[^\w:,=+-]+", "_", law)
+    if loss_set is not None:
+        name += f".{loss_set}"
     if runs.is_dir():
         return runs / "fits" / f"{name}.json"
     return runs.with_name(f"{runs.stem}.{name}.json")

@@ -109,6 +109,7 @@ class FitData:
     sha256: str  # of the fitted columns
     loss_unit: str = TOKEN
     asked: Mapping[str, Any] | None = None  # how its file was read, see `read_runs`; None: in none
+    loss_set: str | None = None  # the validation set that losses are on; null: another text
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def data_of(law: Law, rows: pd.DataFrame, clusters: int) -> FitData:
         sha256=digest.hexdigest(),
         loss_unit=loss_unit_of(rows),
         asked=rows.attrs.get(ASKED),
+        loss_set=rows.attrs.get("loss_set"),
     )
 
 

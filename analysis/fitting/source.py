@@ -48,6 +48,11 @@ def column_of(source: Source) -> str:
     return source.params_column if isinstance(source, Published) else source.data.params_column
 
 
+def loss_set_of(source: Source) -> str | None:
+    """The validation set that the source's losses are on; null for any other text."""
+    return None if isinstance(source, Published) else source.data.loss_set
+
+
 def convention(source: Source) -> str:
     """Which parameters the source's N counts."""
     return source.params_convention if isinstance(source, Published) else source.data.params_column

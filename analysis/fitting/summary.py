@@ -143,6 +143,8 @@ def _seen(fit: Fit) -> Iterator[str]:
         yield f"N is {count_of(data.params_column)}, {span}"
     if data.tokens is not None and "tokens" in fit.law.features:
         yield f"D {human(data.tokens.low)} to {human(data.tokens.high)}"
+    if data.loss_set is not None:
+        yield f"loss on the validation set {data.loss_set}"
 
 
 def basis_of(fit: Fit) -> str:

@@ -17,7 +17,7 @@ from analysis.fitting.effective_clusters import FEWEST
 from analysis.fitting.fit import Fit, Status
 from analysis.fitting.functionals import Quantity, clusters_behind
 from analysis.fitting.intervals import coefficient_intervals
-from analysis.fitting.source import Source
+from analysis.fitting.source import Source, loss_set_of
 from analysis.fitting.status import interpolates
 from analysis.fitting.summary import LACKING
 from analysis.forecast.scatter import scatter_of
@@ -175,6 +175,8 @@ def assumptions(source: Source) -> str:
     if "params" in features:
         by = source.data.params_column if isinstance(source, Fit) else source.params_convention
         said += f" N is {count_of(by.rstrip('.'))}."
+    if (on := loss_set_of(source)) is not None:
+        said += f" The loss is that on the validation set {on}."
     return said
 
 

@@ -9,7 +9,7 @@ from html import escape
 import pandas as pd
 
 from analysis.fitting.fit import Fit
-from analysis.fitting.source import Source, convention
+from analysis.fitting.source import Source, convention, loss_set_of
 from analysis.forecast.warnings import source_warnings
 from analysis.laws.law import Law
 from analysis.laws.published import Published
@@ -153,7 +153,8 @@ def _title(
     else:
         name, intervals = f"{source.law.name} on {source.data.n} runs", _intervals(source, answers)
     counted = "C = 6ND" if flop_count == "6nd" else "C counted exactly, of shapes that can be built"
-    title = f"{name}, {counted}, N = {count_of(convention(source))}. {intervals}."
+    on = "" if (text := loss_set_of(source)) is None else f", loss on the validation set {text}"
+    title = f"{name}, {counted}, N = {count_of(convention(source))}{on}. {intervals}."
     first = answers[0]
     span = first.span("params_exponent")
     if span is not None and span.width > 1e-6:  # some laws fix the exponent

@@ -147,7 +147,7 @@ def optima(table: pd.DataFrame, swept: Sweep) -> pd.DataFrame:
         [(each.params, each.tokens, each.loss, each.optimum or each.value) for each in swept.cells],
         columns=[*CORE, swept.column],
     )
-    kept = {"file", "params_column", "loss_unit", ASKED} & set(table.attrs)
+    kept = {"file", "params_column", "loss_unit", "loss_set", ASKED} & set(table.attrs)
     rows.attrs = {"notes": [], **{name: table.attrs[name] for name in kept}}
     bound = np.array([each.optimum is None for each in swept.cells])
     reason = f"the best {swept.column} is an end of its sweep: a bound, no optimum"

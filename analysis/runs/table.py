@@ -21,10 +21,10 @@ from analysis.runs import status
 from analysis.runs.checks.duplicates import REPEATED, duplicates_named, first_equal
 from analysis.runs.columns.units import LossUnit
 from analysis.runs.files.load import load
-from analysis.runs.messages import name_of
+from analysis.runs.messages import listing, name_of, shown
 from analysis.runs.quantities import CORE, Asked, read
 from analysis.runs.status import LEFT_OUT
-from scaling.store.records import Refusal, refuse_newer
+from scaling.store.records import Refusal, did_you_mean, refuse_newer
 
 ASKED = "asked"  # attrs of a table that was read: its file's name, and how it was to be read
 
@@ -44,6 +44,7 @@ def read_runs(
     params_column: str | None = None,
     tokens_column: str | None = None,
     loss_column: str | None = None,
+    loss_set: str | None = None,
     flops_column: str | None = None,
     units: Mapping[str, float] | None = None,
     loss_unit: LossUnit | None = None,
@@ -60,6 +61,8 @@ def read_runs(
     params_column, tokens_column, loss_column: where each is read from. By default params is
         `params`, else `params_total`, else the only column of a usual name (`n_params`,
         `model_size`, ...); likewise tokens and loss.
+    loss_set: the validation set of a study whose loss is read, from the column `loss_NAME`; by
+        default it is the loss on the study's own held-out text.
     flops_column: FLOPs C, from which D = C / (6 N) is computed.
     units: numbers that plain cells of params, tokens and flops are multiplied by, {"tokens": 1e9},
         where the column's name does not give its unit (`tokens_B`).
@@ -75,9 +78,9 @@ def read_runs(
     completed: further words for the status of a completed run.
 
     `attrs` of the result: `file`; `columns`, which column each quantity was read from;
-    `params_column`; `loss_unit`, such as nats/token; `notes`, sentences about what was taken for
-    what; `asked`, the file's name and the arguments that are not the defaults. Raises one Refusal
-    for all that is wrong, with columns, lines of the file and remedies.
+    `params_column`; `loss_unit`, such as nats/token; `loss_set`; `notes`, sentences about what was
+    taken for what; `asked`, the file's name and the arguments that are not the defaults. Raises one
+    Refusal for all that is wrong, with columns, lines of the file and remedies.
     """
     require, signed = as_names("require", require), as_names("signed", signed)
     where, completed = as_names("where", where), as_names("completed", completed)
@@ -93,6 +96,13 @@ def read_runs(
                 f"{path} holds no runs.parquet. Give a results folder in which a run has "
                 "finished (`scaling status` shows), or a CSV, JSON lines or Parquet file."
             )
+    if loss_set is not None:
+        if loss_column is not None:
+            raise Refusal(
+                f"--loss-set {loss_set} and --loss-column {loss_column} both name the loss to "
+                "read. Give one of them."
+            )
+        loss_column, loss_unit = f"loss_{loss_set}", loss_unit or "nats"
     asked = Asked(
         {"params": params_column, "tokens": tokens_column, "loss": loss_column,
          "flops": flops_column},
@@ -101,7 +111,27 @@ def read_runs(
     table = load(path)
     table.attrs[status.COMPLETED_ATTR] = completed
     table.attrs[ASKED] = plain({**given, "file": path.name})
-    return read(table, asked)
+    if loss_set is not None and loss_column not in table:
+        raise Refusal(_not_judged(table, loss_set))
+    result = read(table, asked)
+    result.attrs["loss_set"] = loss_set
+    return result
+
+
+def _not_judged(table: pd.DataFrame, loss_set: str) -> str:
+    """Why no loss on a validation set can be read, and on which one could."""
+    names = [str(name) for name in table.columns]
+    sets = [
+        name.removeprefix("loss_")
+        for name in names
+        if name.startswith("loss_") and f"{name}_stderr" in names
+    ]
+    remedy = f"Give one of {listing(sets)}, or name" if sets else "Name"
+    return (
+        f"--loss-set {shown(loss_set)}: {name_of(table)} has no column loss_{shown(loss_set)}."
+        f"{did_you_mean(loss_set, sets)} {remedy} the text in [evaluation] sets of the study and "
+        "give `scaling run` again: finished runs are judged on it, and none is trained."
+    )
 
 
 def standardise(

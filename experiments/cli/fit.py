@@ -109,8 +109,8 @@ def fit(
     spreadsheet. Columns are found by their usual names, and how they were read is printed. Rows of
     one run, or of one trunk, form one cluster; a row that repeats another counts once. Columns that
     differ between runs of equal N and D are reported. The fit is written to fits/<law>.json in a
-    results folder, otherwise to <file>.<law>.json, or to --out. A fit that failed is written to
-    --json alone.
+    results folder (fits/<law>.<set>.json with --loss-set), otherwise to <file>.<law>.json, or to
+    --out. A fit that failed is written to --json alone.
 
     The exponent of N* ∝ C^a is estimated in three ways: from the lower envelope of the runs
     (approach 1), from isoFLOP minima (approach 2) and from the law (approach 3). Approach 2 needs
@@ -123,6 +123,7 @@ def fit(
         scaling fit my_runs.csv --loss-column val_loss --where 'tokens>=5e8'
         scaling fit results/sweep --where 'variant==training.learning_rate_factor=0.5'
         scaling fit results/sweep --best-of learning_rate
+        scaling fit results/web-mix --loss-set code
         scaling fit my_runs.csv --fix alpha=0.34 --prior E=1.8:0.1
 
     Args:
@@ -149,7 +150,7 @@ def fit(
     named = law_named(law)
     rows = _read(runs, named, run_table, method, best_of, level)
     left = unfinished(runs)
-    path = out or fit_path(runs, law)
+    path = out or fit_path(runs, law, run_table.loss_set)
     _refuse_targets({"--out": path, "--json": to_json}, Output(overwrite=overwrite))
     settings = method.settings()
     each = by_convention(named, rows.by_count, **settings)

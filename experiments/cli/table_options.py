@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Units = Annotated[tuple[str, ...], tyro.conf.arg(metavar="QUANTITY=UNIT …")]
+SetName = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 Words = Annotated[tuple[str, ...], tyro.conf.arg(metavar="WORD …")]
 
 
@@ -34,6 +35,8 @@ class TableOptions:
             other columns.
         tokens_column: Column that holds D.
         loss_column: Column that holds the loss.
+        loss_set: Validation set of the study, such as web, whose loss is used instead of the one on
+            its own held-out text: the column loss_web.
         flops_column: Column that holds C, to compute D = C / (6 N) instead of reading a column of
             tokens.
         unit: Units of the columns of params, tokens or flops, such as tokens=1e9 or
@@ -52,6 +55,7 @@ class TableOptions:
     params_column: Column = None
     tokens_column: Column = None
     loss_column: Column = None
+    loss_set: SetName = None
     flops_column: Column = None
     unit: Units = ()
     loss_unit: (
@@ -91,6 +95,7 @@ class TableOptions:
             params_column=self.params_column,
             tokens_column=self.tokens_column,
             loss_column=self.loss_column,
+            loss_set=self.loss_set,
             flops_column=self.flops_column,
             units=units,
             loss_unit=self.loss_unit,

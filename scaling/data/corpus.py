@@ -1,7 +1,7 @@
 """A tokenised corpus in its cache folder, and how much of it a run can train on without repeats.
 
 Some of its whole documents are held out; the rest are one token stream a source, cut into
-sequences.
+sequences. Of a validation set (scaling/data/sets.py) all are held out.
 """
 
 from __future__ import annotations
@@ -177,7 +177,8 @@ class Corpus:
         if self.info.mixture:
             return ()
         if self.index is None:
-            return (self._own("train.bin"), self._own("holdout.bin"))
+            names = ("train.bin", "holdout.bin") if self.info.train_tokens else ("holdout.bin",)
+            return tuple(map(self._own, names))
         found, row = [], 0
         for file in read_json(self.index / "files.json")["files"]:
             path, dtype, offset = Path(file["path"]), file["dtype"], file["offset"]
@@ -189,6 +190,8 @@ class Corpus:
     @cached_property
     def train(self) -> Stream:
         """The training stream of a single source, of `train_tokens` tokens."""
+        if not self.info.train_tokens:
+            return self._stream((), whole(0))
         if self.index is None:
             return self._stream(self.files[:1], whole(self.files[0].tokens))
         return self._stream(self.files, _segments(self.index, "train"))
@@ -197,9 +200,10 @@ class Corpus:
     def holdout(self) -> Documents:
         """The held-out documents of a single source."""
         if self.index is None:
-            stream = self._stream(self.files[1:], whole(self.files[1].tokens))
-            self.files[1].check_all()  # which windows there are follows from every end token
-            ends = np.flatnonzero(self.files[1].array() == self.info.end_token) + 1
+            held = self.files[-1]
+            stream = self._stream((held,), whole(held.tokens))
+            held.check_all()  # which windows there are follows from every end token
+            ends = np.flatnonzero(held.array() == self.info.end_token) + 1
             return Documents(stream, np.concatenate([[0], ends]))
         segments = _segments(self.index, "holdout")
         return Documents(self._stream(self.files, segments), segments.first)

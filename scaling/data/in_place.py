@@ -68,6 +68,7 @@ class _Found:
 def read_tokens(
     sources: Sequence[Source],
     section: DataSection,
+    fraction: float,
     made: Making,
     processes: Processes,
     watch: Watch,
@@ -87,8 +88,8 @@ def read_tokens(
         if [stamps_of(file) for file in source.tokens] != seen:
             raise Changed
         readings.append(reading)
-        wholes.append(_whole(reading, found, section.holdout_fraction, made))
-        refuse_crumbs(source.name, wholes[-1], section.holdout_fraction)
+        wholes.append(_whole(reading, found, fraction, made))
+        refuse_crumbs(source.name, wholes[-1], fraction)
     divided = []
     for reading, whole in zip(readings, wholes, strict=True):
         index = _cut(replace(whole, shared=shared_cuts(whole, wholes)), made)

@@ -63,7 +63,7 @@ def prepare(
     to hold out.
     """
     sources = open_sources(section)
-    known = _memory(section, sources, cache)
+    known = memory_of(section, sources, cache)
     corpus = known.recall() if known else None
     if corpus is None:
         sources = [each.here(cache, watch) if each.here else each for each in sources]
@@ -87,14 +87,19 @@ def remembered(section: DataSection, cache: Path) -> Corpus | None:
     """
     if any(each.source.startswith(HUB) for each in sections_of(section)):
         return None
-    known = _memory(section, open_sources(section), cache)
+    known = memory_of(section, open_sources(section), cache)
     return known.recall() if known else None
 
 
-def _memory(section: DataSection, sources: list[Source], cache: Path) -> Memory | None:
-    """What the cache may know of the files that a study reads; null where they are not ours."""
+def memory_of(
+    section: DataSection, sources: list[Source], cache: Path, beside: Sequence[Any] = ()
+) -> Memory | None:
+    """What the cache may know of the files that a study reads; null where they are not ours.
+
+    `beside` says as plain values what else decides what is made of them.
+    """
     files: list[Path] = []
-    objects: list[Any] = []
+    objects: list[Any] = [*beside]
     for source in sources:
         if source.files is None:
             return None
@@ -123,7 +128,7 @@ def _read(
     fraction, cache = section.holdout_fraction, made.cache
     shares = proportions([each.weight for each in sections_of(section)])
     if sources[0].tokens:
-        every = read_tokens(sources, section, made, processes, watch)
+        every = read_tokens(sources, section, fraction, made, processes, watch)
     else:
         every = read_first(sources, fraction, section.drop_duplicates, made, processes, watch)
     _refuse_same([each.reading for each in every])
@@ -259,7 +264,7 @@ def _part(
     lost: float | None,
 ) -> Corpus:
     """The corpus of one source."""
-    known, reading, cache = divided.index, divided.reading, made.cache
+    known, reading = divided.index, divided.reading
     identity = {
         "format": FORMAT,
         "content": known.digest,
@@ -271,10 +276,8 @@ def _part(
     others = known.lots[held & (known.lots > known.threshold(section.holdout_fraction))]
     if len(others):  # texts that are held out because another source holds them out
         identity["also_held_out"] = hashlib.sha256(np.sort(others).tobytes()).hexdigest()
-    key = fingerprint(identity)
-    size = int(known.sizes.sum())
     info = CorpusInfo(
-        fingerprint=key,
+        fingerprint=fingerprint(identity),
         source=reading.source.name,
         vocab_size=tokenizer.vocab_size,
         train_documents=int((~held).sum()),
@@ -290,12 +293,29 @@ def _part(
         holdout_seen=seen,
         text_lost=lost,
     )
+    return written(info, divided, held, tokenizer, made, processes, watch)
+
+
+def written(
+    info: CorpusInfo,
+    divided: Divided,
+    held: np.ndarray,
+    tokenizer: Tokenizer,
+    made: Making,
+    processes: Processes,
+    watch: Watch,
+) -> Corpus:
+    """The corpus of one source that was read, made unless the cache has it.
+
+    `info` lacks only the numbers of tokens.
+    """
+    known, key, cache = divided.index, info.fingerprint, made.cache
     # A corpus of tokens that an earlier version copied stays as it is.
     is_made = (cache / key / "info.json").exists() and not (cache / key / PLACE).exists()
     if isinstance(known, TokenIndex) and not is_made:
         place(cache / key, known, held, info, made)
     elif not is_made:
-        count = Count(f"tokenising {reading.source.name}", size, watch)
+        count = Count(f"tokenising {info.source}", int(known.sizes.sum()), watch)
         try:
             _make(made, divided, held, tokenizer, processes, count, info)
         except OSError as error:
@@ -329,6 +349,8 @@ def _make(
         for side, these in enumerate(encoded.sides):
             tokens[side] += these.tokens
     done = replace(info, train_tokens=tokens[0], holdout_tokens=tokens[1])
+    if not done.train_tokens:
+        (folder / CORPUS / "train.bin").unlink()
     write_json(folder / CORPUS / "info.json", sealed(asdict(done)))
     note_checksums(folder / CORPUS)
     failpoint("corpus-made")

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from scaling.data.chunks import Stamp, is_settled, stamp, write_digests
-from scaling.data.corpus import Corpus, made_again
+from scaling.data.corpus import Corpus, load, made_again
 from scaling.remedies import is_damage, remedy
 from scaling.store.checksums import CHECKSUMS, Damaged, checksums, files_in, verify
 from scaling.store.records import Refusal, read_json, write_json
@@ -32,6 +32,13 @@ def note_checksums(folder: Path) -> None:
     files = {name: file for name, file in files_in(folder).items() if name not in CHUNKED}
     files.pop(CHECKSUMS, None)
     write_json(folder / CHECKSUMS, {"files": checksums(files)})
+
+
+def loaded(fingerprint: str, cache: Path) -> Corpus:
+    """A corpus of `cache`. Raises Refusal as `load` does, and Damaged as `check`."""
+    corpus = load(fingerprint, cache)
+    check(corpus)
+    return corpus
 
 
 def check(corpus: Corpus) -> None:

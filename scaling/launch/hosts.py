@@ -24,7 +24,7 @@ from uuid import uuid4
 
 from scaling.data.chunks import CorpusChanged
 from scaling.data.corpus import load
-from scaling.data.verified import check, digest_of
+from scaling.data.verified import digest_of, loaded
 from scaling.launch.source import source_digest
 from scaling.launch.stops import REFUSED, REQUEUE
 from scaling.spec import read_spec
@@ -318,15 +318,17 @@ def _follow_in(processes: Processes, run: Path, folder: Path, asked: Callable[[]
     try:
         configure_jax()
         spec = read_spec(run)
-        corpus = load(spec.corpus, cache_folder() / "corpora")
-        check(corpus)
+        cache = cache_folder() / "corpora"
+        corpus = loaded(spec.corpus, cache)
+        sets = {name: loaded(text, cache) for name, text in spec.sets}
     except Exception as error:  # whatever it is, process 0 is to know
         reason = f"{processes}: {said(error)}"
     _refuse_unready(processes.gather("ready", reason))
     both = (Diverged, Interrupted)  # so it ends on all of them
     try:
         with suppress(*both), processes.failures_noted(folder.name, but=both):
-            train(spec, folder, corpus, trunk=run.parent / spec.trunk_id, should_stop=asked)
+            trunk = run.parent / spec.trunk_id
+            train(spec, folder, corpus, sets=sets, trunk=trunk, should_stop=asked)
     except Exception:  # which process 0 knows of
         traceback.print_exc()
     processes.gather("out", None)

@@ -37,11 +37,14 @@ def manifest_of(place: Path | Results, plan: Plan, study_toml: bytes) -> Manifes
 
 
 def _digests(plan: Plan) -> dict[str, str]:
-    """The digest of the tokens that the runs are to read, by the corpus's name."""
-    with suppress(Refusal):  # it is not in the cache, of which a launch says more
-        found = digest_of(load(plan.corpus.fingerprint, cache_folder() / "corpora"))
-        return {plan.corpus.fingerprint: found} if found else {}
-    return {}
+    """The digests of the tokens that the runs are to read, by the names of corpora."""
+    named = {plan.corpus.fingerprint, *(text for run in plan.runs for _, text in run.sets)}
+    digests = {}
+    for name in sorted(named):
+        with suppress(Refusal):  # it is not in the cache, of which a launch says more
+            if found := digest_of(load(name, cache_folder() / "corpora")):
+                digests[name] = found
+    return digests
 
 
 def _as_long_as_trained(results: Results, spec: RunSpec) -> RunSpec:

@@ -24,7 +24,7 @@ from pathlib import Path
 from models.devices import expected_platform, is_asked_for_others
 from scaling.data.chunks import CorpusChanged
 from scaling.data.corpus import load
-from scaling.data.verified import check, digest_of
+from scaling.data.verified import digest_of, loaded
 from scaling.launch.hosts import led, together
 from scaling.launch.output import Printable, Unbroken, log_tail
 from scaling.launch.queue import ORDERS, Order, Queue
@@ -39,7 +39,7 @@ from scaling.store.objects import Unreachable
 from scaling.store.paths import cache_folder
 from scaling.store.records import Refusal, table_bytes, write_json
 from scaling.store.results import Results, has_ended, results_at
-from scaling.store.run_record import RunRecord, Status, read_run
+from scaling.store.run_record import RunRecord, Status, read_run, set_columns
 from scaling.store.steps import of_run, read_steps
 from scaling.store.table import publish_missing
 from scaling.training.flags import refuse_faulty_jax
@@ -310,8 +310,9 @@ def _train_from_files(
 
     configure_jax()
     mine.begin()
-    corpus = load(spec.corpus, cache_folder() / "corpora")
-    check(corpus)
+    cache = cache_folder() / "corpora"
+    corpus = loaded(spec.corpus, cache)
+    sets = {name: loaded(text, cache) for name, text in spec.sets}
     goes_on_from = run.provenance if mine.claim.step else ()
     session = {
         "source_sha256": source,
@@ -335,6 +336,7 @@ def _train_from_files(
                 spec,
                 mine.folder,
                 corpus,
+                sets=sets,
                 trunk=mine.run.parent / spec.trunk_id,
                 before_commit=mine.check,
                 report=report,
@@ -349,16 +351,17 @@ def _train_from_files(
     except Interrupted as error:
         mine.record("planned", reason=str(error))
         return "planned"
-    mine.publish(
-        spec.schedule.steps,
-        {
-            "loss": trained.holdout.loss,
-            "loss_stderr": trained.holdout.stderr,
-            "bits_per_byte": trained.holdout.bits_per_byte,
-            "train_loss": trained.train_loss,
-            "tokens_per_s": float(read_steps(mine.folder)["tokens_per_s"].median()),
-        },
-    )
+    result = {
+        "loss": trained.holdout.loss,
+        "loss_stderr": trained.holdout.stderr,
+        "bits_per_byte": trained.holdout.bits_per_byte,
+        "train_loss": trained.train_loss,
+        "tokens_per_s": float(read_steps(mine.folder)["tokens_per_s"].median()),
+    }
+    for name, found in trained.sets.items():
+        values = (found.loss, found.stderr, found.bits_per_byte)
+        result |= dict(zip(set_columns(name), values, strict=True))
+    mine.publish(spec.schedule.steps, result)
     return "completed"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -42,6 +42,11 @@ class Plan:
     rungs: tuple[Rung, ...]
     left_out: tuple[LeftOut, ...]
     corpus: CorpusInfo
+
+    def judged_on(self, sets: Mapping[str, str]) -> Plan:
+        """The plan with validation sets, by name the fingerprint of each."""
+        named = tuple(sorted(sets.items()))
+        return replace(self, runs=tuple(replace(run, sets=named) for run in self.runs))
 
     @property
     def points(self) -> tuple[RunSpec, ...]:

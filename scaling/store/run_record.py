@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from scaling.store.checksums import Damaged, verify
 from scaling.store.records import RUN_ID, Refusal
@@ -21,7 +22,7 @@ ENDED: tuple[Status, ...] = ("completed", "diverged", "failed")
 RESULT_COLUMNS = ("loss", "loss_stderr", "bits_per_byte", "train_loss", "tokens_per_s")
 
 # Fields of a configuration that say how a run is judged, and nothing of what it is.
-JUDGED = ("holdout_tokens", "tasks")
+JUDGED = ("holdout_tokens", "tasks", "sets")
 
 Table = Literal["steps.parquet", "evals.parquet"]
 TABLES: tuple[str, ...] = get_args(Table)  # of a run that completed
@@ -65,8 +66,11 @@ class RunRecord(Sealed):
 
     @field_validator("result")
     @classmethod
-    def _has_columns(cls, result: dict[str, float | None] | None) -> dict[str, float | None] | None:
-        if unknown := sorted(set(result or {}) - {*RESULT_COLUMNS}):
+    def _has_columns(
+        cls, result: dict[str, float | None] | None, info: ValidationInfo
+    ) -> dict[str, float | None] | None:
+        known = result_columns(info.data.get("config", {}))
+        if unknown := sorted(set(result or {}) - {*known}):
             raise ValueError(f"{unknown[0][:40]!r} is no column of a result")
         return result
 
@@ -91,8 +95,20 @@ class RunRecord(Sealed):
 
 
 def is_judged_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two configurations ask for the same held-out windows and the same questions."""
-    return all(one.get(name) == other.get(name) for name in JUDGED)
+    """Whether two configurations ask for the same held-out windows, sets and questions."""
+    # What an earlier version did not write was not asked for.
+    return all((one.get(name) or None) == (other.get(name) or None) for name in JUDGED)
+
+
+def set_columns(name: str) -> tuple[str, str, str]:
+    """The columns of a validation set: its loss, the standard error of that, bits per byte."""
+    return f"loss_{name}", f"loss_{name}_stderr", f"bits_per_byte_{name}"
+
+
+def result_columns(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns that training a run of this configuration finds."""
+    sets = (set_columns(name) for name, _ in config.get("sets") or ())
+    return (*RESULT_COLUMNS, *chain.from_iterable(sets))
 
 
 def run_folders(results: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from scaling.store.failpoint import failpoint
 from scaling.store.manifest import Manifest, PlannedRun
 from scaling.store.records import Refusal, check_table, table_bytes
 from scaling.store.results import Results, results_at
-from scaling.store.run_record import RESULT_COLUMNS, RunRecord
+from scaling.store.run_record import RunRecord, result_columns
 from scaling.store.scores import score_table
 
 # The status of a run that completed and has no loss here: it was judged on other held-out windows
@@ -174,7 +174,7 @@ def collect(place: Path | Results, manifest: Manifest) -> Collected:
                 "status": status,
                 **run.columns,
                 "loss": math.nan,
-                **dict.fromkeys(RESULT_COLUMNS, math.nan),
+                **dict.fromkeys(result_columns(run.config), math.nan),
                 **(record.result or {}),
             }
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scaling.data.holdout import HoldoutWindows, summarise_holdout
+from scaling.data.holdout import HoldoutWindows, mean_over_documents
 from scaling.store.records import Refusal
 
 # Olsson et al. take the 50th and the 500th token of contexts of 512: past the first words, and
@@ -36,7 +36,7 @@ def loss_by_position(losses: np.ndarray, windows: HoldoutWindows) -> list[InCont
     """
     T = losses.shape[1]
     return [
-        _mean(f"loss@{context}", losses[:, context - 1], windows)
+        _mean(f"loss@{context}", losses[:, context - 1], windows.document[:, context - 1])
         for context in (1 << power for power in range(T.bit_length()))
     ]
 
@@ -57,10 +57,10 @@ def icl_score(
             f"in-context learning score from {early:g} to {late:g} of {T} tokens: give two places "
             "of a window, the early one first."
         )
-    return _mean("icl_score", losses[:, last - 1] - losses[:, first - 1], windows)
+    score = losses[:, last - 1] - losses[:, first - 1]
+    return _mean("icl_score", score, windows.document[:, last - 1])
 
 
-def _mean(metric: str, values: np.ndarray, windows: HoldoutWindows) -> InContext:
+def _mean(metric: str, values: np.ndarray, document: np.ndarray) -> InContext:
     # Windows of a document are alike, so the error is over documents, as the held-out loss's is.
-    mean = summarise_holdout(values[:, None], windows, None)
-    return InContext(metric, mean.loss, mean.stderr, len(values))
+    return InContext(metric, *mean_over_documents(values, document), len(values))

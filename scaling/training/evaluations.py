@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,19 @@ from typing import Any
 import pandas as pd
 
 from scaling.data.corpus import Corpus
-from scaling.data.holdout import HoldoutLoss, holdout_windows, summarise_holdout
+from scaling.data.holdout import (
+    HoldoutLoss,
+    holdout_windows,
+    packed_windows,
+    summarise_holdout,
+)
 from scaling.spec import RunSpec
 from scaling.store.failpoint import failpoint
 from scaling.store.records import Refusal, write_table
 from scaling.store.scores import HOLDOUT, join_scores, scored_steps, write_scores
 from scaling.store.steps import read_steps
 from scaling.training.inputs import context_scores, evaluator_of
-from scaling.training.judge import Judging, judge
+from scaling.training.judge import Judging, holdout_losses, judge
 from scaling.training.step import Program
 
 
@@ -33,12 +39,19 @@ class Evaluation:
 class Evaluations:
     """What the models of one run are asked, and what they said since the last checkpoint."""
 
-    def __init__(self, spec: RunSpec, folder: Path, corpus: Corpus, program: Program) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        folder: Path,
+        corpus: Corpus,
+        program: Program,
+        sets: Mapping[str, Corpus],
+    ) -> None:
         self.spec = spec
         self.folder = folder
         self.program = program
         self.windows = holdout_windows(corpus, spec.sequence_length, spec.holdout_tokens)
-        self.bytes_per_token = corpus.info.bytes_per_token
+        self.sets = sets
         self.evaluator = None if spec.tasks is None else evaluator_of(spec, corpus, program)
         self.scores: dict[int, pd.DataFrame] = {}  # of evaluated steps, not written yet
 
@@ -55,7 +68,19 @@ class Evaluations:
             rows = [*evaluation.answers, *context_scores(losses, self.windows)]
             step = evaluation.step
             self.scores[step] = pd.DataFrame(rows).assign(run=self.spec.run_id, step=step)
-        return summarise_holdout(losses, self.windows, self.bytes_per_token)
+        return summarise_holdout(losses, self.windows)
+
+    def judge_sets(self, params: Any) -> dict[str, HoldoutLoss]:
+        """The losses on the validation sets, one set after another: at the end of a run alone.
+
+        They would multiply the cost of each evaluation, and nothing on the way is chosen by them.
+        """
+        found = {}
+        for name, text in self.sets.items():
+            windows = packed_windows(text, self.spec.sequence_length, self.spec.holdout_tokens)
+            losses = holdout_losses(self.program, params, windows)
+            found[name] = summarise_holdout(losses, windows)
+        return found
 
     def write_scores(self) -> None:
         """Write the scores of the evaluations since the last checkpoint."""
@@ -80,10 +105,10 @@ class Evaluations:
         steps = read_steps(self.folder)
         steps = steps[steps["val_loss"].notna()]
         common = {"run": self.spec.run_id, "step": steps["step"], "task": HOLDOUT}
-        n = self.windows.tokens.shape[0] * self.spec.sequence_length
+        n = self.windows.document.size
         units = {"loss": 1.0}
-        if self.bytes_per_token is not None:
-            units["bits_per_byte"] = 1 / (math.log(2) * self.bytes_per_token)
+        if (per_token := self.windows.bytes_per_token) is not None:
+            units["bits_per_byte"] = 1 / (math.log(2) * per_token)
         metrics = [
             pd.DataFrame(
                 {

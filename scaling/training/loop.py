@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -43,6 +44,7 @@ from scaling.training.resume import own_checkpoint, trunk_checkpoint, whole_unti
 from scaling.training.saver import Saver
 from scaling.training.step import Metrics, TrainState, mesh_of, program_of
 
+NO_SETS: Mapping[str, Corpus] = MappingProxyType({})
 DIVERGENCE_WINDOW = 50  # steps whose mean loss may not exceed that of guessing, ln V
 
 
@@ -69,6 +71,7 @@ class Trained:
     """What a finished run is worth."""
 
     holdout: HoldoutLoss
+    sets: Mapping[str, HoldoutLoss]  # by the names of validation sets
     train_loss: float  # mean of the last steps, nats/token
 
 
@@ -77,13 +80,14 @@ def train(
     folder: Path,
     corpus: Corpus,
     *,
+    sets: Mapping[str, Corpus] = NO_SETS,
     trunk: Path | None = None,
     mesh: Mesh | None = None,
     before_commit: Callable[[], None] = lambda: None,
     report: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Trained:
-    """Bring the run in `folder` to its end and return its held-out loss.
+    """Bring the run in `folder` to its end and return its held-out loss, and those on `sets`.
 
     Goes on from the last checkpoint; a cooldown starts from one of its trunk's run folder, which is
     only read. `before_commit` is called before anything is written, and may raise.
@@ -95,7 +99,7 @@ def train(
     that do not lead), or what jax raises;
     of a device out of memory scaling/training/exhausted.py says what to try.
     """
-    return _Loop(spec, folder, trunk, corpus, mesh, before_commit).run(report, should_stop)
+    return _Loop(spec, folder, trunk, corpus, sets, mesh, before_commit).run(report, should_stop)
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ class _Loop:
         folder: Path,
         trunk: Path | None,
         corpus: Corpus,
+        sets: Mapping[str, Corpus],
         mesh: Mesh | None,
         before_commit: Callable[[], None],
     ) -> None:
@@ -144,7 +149,7 @@ class _Loop:
         peak = peak_flops(device.device_kind, spec.dtype) or math.nan
         self.peak_flops = peak * self.program.layout.devices  # FLOP/s of all; NaN: not known
         self.causal_flops_per_token = spec.causal_flops_per_token
-        self.evaluations = Evaluations(spec, folder, corpus, self.program)
+        self.evaluations = Evaluations(spec, folder, corpus, self.program, sets)
         self.saver = Saver(folder / "checkpoints", spec.run_id, spec.checkpoint_at, before_commit)
         self.holdout: HoldoutLoss | None = None  # of the last evaluation
         self.rows: list[dict[str, Any]] = []  # logged since the last segment
@@ -191,8 +196,9 @@ class _Loop:
                     raise Interrupted(f"stopped at step {step} of {spec.schedule.steps}")
         if self.holdout is None:  # resumed after the last checkpoint: nothing was left to train
             self.holdout = self._judge_again(state.params, step)
+        sets = self.evaluations.judge_sets(state.params)
         here().lead("end", self._write_tables)
-        return Trained(self.holdout, float(np.mean(self.recent)))
+        return Trained(self.holdout, sets, float(np.mean(self.recent)))
 
     def _write_tables(self) -> None:
         self.before_commit()

@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scaling.data.corpus import Corpus, load
-from scaling.data.verified import check
+from scaling.data.corpus import Corpus
+from scaling.data.verified import loaded
 from scaling.planning.deriving import evaluation_layout
 from scaling.spec import RunSpec, has_own_id, read_spec
 from scaling.store.checksums import Damaged
@@ -59,8 +59,8 @@ def finished(folder: Path) -> Finished:
             "delete the run's folder and run the study again."
         )
     configure_jax()
-    corpus = load(spec.corpus, cache_folder() / "corpora")
-    check(corpus)  # its tokeniser too, which puts the questions
+    # Checked, its tokeniser too, which puts the questions.
+    corpus = loaded(spec.corpus, cache_folder() / "corpora")
     layout = evaluation_layout(spec, target_here())
     mesh = mesh_of(layout)
     program = make_program(spec.architecture, spec.model, spec.optimizer, spec.seed, layout, mesh)

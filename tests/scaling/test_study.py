@@ -130,6 +130,11 @@ def test_what_is_no_positive_number_is_no_quantity(text: Any) -> None:
         ("training", "round_to_steps", 0, "greater than or equal to 1"),
         ("hardware", "microbatch_tokens", 0, "greater than or equal to 1"),
         ("evaluation", "tokens", {"a": 1}, "not a number"),
+        ("evaluation", "sets", "web.txt", "must be sources by name, such as {web = "),
+        ("evaluation", "sets", {"web": ["a.txt"]}, "must be sources by name"),
+        ("evaluation", "sets", {"My web": "a.txt"}, "name 'My web': give up to 32 small letters"),
+        ("evaluation", "sets", {"val": "a.txt"}, "would make loss_val a column of another"),
+        ("evaluation", "sets", {"a_stderr": "a.txt"}, "would make loss_a_stderr a column of"),
     ],
     ids=lambda value: repr(value)[:20],
 )

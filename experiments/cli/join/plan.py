@@ -12,8 +12,9 @@ from experiments.cli.join.identifiability import identifies
 from experiments.cli.progress import Preparation
 from scaling.data.corpus import Corpus, CorpusInfo
 from scaling.data.documents import SourceMissing
-from scaling.data.holdout import Judged, judged
+from scaling.data.holdout import Judged, judged, judged_set
 from scaling.data.prepare import declared, prepare, remembered, unread
+from scaling.data.sets import prepare_sets
 from scaling.planning.plan import Plan, draft
 from scaling.planning.refusals import Refusals
 from scaling.store.paths import cache_folder
@@ -28,7 +29,8 @@ class Planned:
 
     plan: Plan
     condition_number: float | None  # None where the study names no law of params and tokens
-    judged: tuple[Judged, ...]  # by sequence length; empty where the corpus is not here
+    # By sequence length, the held-out text and then sets; empty where the corpus is not here.
+    judged: tuple[Judged, ...]
 
 
 def plan_file(path: Path) -> Planned:
@@ -81,14 +83,20 @@ def plan_study(study: Study) -> Planned:
                 raise
             return _without_text(study, declared, refusals)
     made = _checked(study, corpus.info, refusals)
-    judges = []
+    judges, sets, asked = [], dict[str, Corpus](), study.evaluation
+    with refusals.gathered(), Preparation() as watch:
+        sets = prepare_sets(asked.sets, data, corpus, cache, watch)
     for length in sorted({run.sequence_length for run in made.plan.runs}):
         with refusals.gathered():
-            judges.append(judged(corpus, length, round(study.evaluation.tokens)))
+            judges.append(judged(corpus, length, round(asked.tokens)))
+        for name, text in sets.items():
+            with refusals.gathered():
+                judges.append(judged_set(name, text, length, round(asked.tokens)))
     with refusals.gathered():
         _refuse_tasks(made.plan, corpus)
     refusals.raise_any()
-    return replace(made, judged=tuple(judges))
+    plan = made.plan.judged_on({name: text.info.fingerprint for name, text in sets.items()})
+    return replace(made, plan=plan, judged=tuple(judges))
 
 
 def _without_text(

@@ -89,7 +89,7 @@ def _embedded(rung: Rung) -> float:
 
 
 def _few(planned: Planned, judged: Judged) -> Iterator[str]:
-    if judged.documents >= ENOUGH_DOCUMENTS:
+    if judged.set is not None or judged.documents >= ENOUGH_DOCUMENTS:
         return
     error = DOCUMENT_SPREAD / math.sqrt(judged.documents)
     corpus = planned.plan.corpus

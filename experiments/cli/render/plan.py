@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.text import (
     MOST_ROWS,
     bytes_text,
+    counted,
     duration,
     human,
     paragraph,
@@ -176,7 +177,9 @@ def plan_json(shown: Shown) -> dict[str, Any]:
 
 
 def _evaluated(judged: Judged) -> str:
-    """The held-out text on which the runs of one sequence length are evaluated."""
+    """The text on which the runs of one sequence length are evaluated."""
+    if judged.set is not None:
+        return _of_set(judged)
     n = judged.sequence_length
     size = "" if judged.bytes is None else f" (about {human(judged.bytes)} bytes)"
     all_of = judged.tokens >= judged.held_out_tokens - n * judged.held_out
@@ -188,6 +191,15 @@ def _evaluated(judged: Judged) -> str:
     return (
         f"Held-out loss: over {human(judged.tokens)} of {human(judged.held_out_tokens)} tokens"
         f"{size} in {docs}, windows of {n} {spaced} in each{short}; the same for every run."
+    )
+
+
+def _of_set(judged: Judged) -> str:
+    size = "" if judged.bytes is None else f" (about {human(judged.bytes)} bytes)"
+    return (
+        f"Validation set {judged.set}: {human(judged.tokens)} of {human(judged.held_out_tokens)} "
+        f"tokens{size} in {judged.documents} of {counted(judged.held_out, 'document')}, at the end "
+        f"of each run; column loss_{judged.set}."
     )
 
 

@@ -137,7 +137,7 @@ def test_a_fit_goes_where_it_is_told(
 def test_where_nothing_can_be_written_is_said_before_anything_is_computed(
     runs_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("analysis.fitting.files.fit_path", lambda runs, law: Path("/proc/fit.json"))
+    monkeypatch.setattr("analysis.fitting.files.fit_path", lambda *_: Path("/proc/fit.json"))
     assert scaling(monkeypatch, "fit", runs_csv) == 2
     said = capsys.readouterr()
     assert said.out == "" and "cannot write /proc/fit.json: " in said.err

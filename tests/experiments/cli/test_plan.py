@@ -7,6 +7,7 @@ import re
 import threading
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from experiments.cli.join.plan import Planned, plan_file, plan_study
 from experiments.cli.join.warnings import design_warnings, too_large
 from experiments.cli.render.plan import Shown, plan_text
 from scaling.data import tokenizer
+from scaling.data.corpus import load
 from scaling.data.progress import Step
 from scaling.launch import slots
 from scaling.launch.slots import Host
+from scaling.store.paths import cache_folder
 from scaling.store.records import Refusal
 from scaling.study import Study, parse_study
 from scaling.tasks.jsonl import read_items
@@ -211,6 +214,37 @@ def test_a_plan_says_on_what_its_runs_are_judged(mine: Callable[..., Study]) -> 
     text = plan_text(Shown(planned))
     assert f"in all {judged.documents} held-out documents, windows of 16" in text
     assert f"the held-out loss is over {judged.documents} of 8 documents" in " ".join(text.split())
+
+
+def test_a_plan_names_the_sets_that_its_runs_are_judged_on(
+    mine: Callable[..., Study], tmp_path: Path
+) -> None:
+    texts = [f"a people of the union {number} " * 20 for number in range(6)]
+    (tmp_path / "web.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in texts))
+    plain, named = mine(), {"web": str(tmp_path / "web.jsonl")}
+    study = replace(plain, evaluation=replace(plain.evaluation, sets=named))
+    planned = plan_study(study)
+    _, web = planned.judged
+    assert (web.set, web.held_out) == ("web", 6)
+    ((name, text_of),) = planned.plan.runs[0].sets
+    assert load(text_of, cache_folder() / "corpora").info.source == named[name]
+    ids = [run.run_id for run in plan_study(plain).plan.runs]
+    assert [run.run_id for run in planned.plan.runs] == ids
+    text = " ".join(plan_text(Shown(planned)).split())
+    assert "Validation set web: 400 of" in text and "of 6 documents, at the end of each run" in text
+
+
+def test_a_set_of_the_text_that_is_trained_on_is_refused_with_what_else_is_wrong(
+    mine: Callable[..., Study], tmp_path: Path
+) -> None:
+    plain = mine()
+    sets = {"own": str(tmp_path / "*.txt"), "away": str(tmp_path / "away.txt")}
+    study = replace(plain, evaluation=replace(plain.evaluation, sets=sets))
+    with pytest.raises(Refusal) as caught:
+        plan_study(study)
+    first, second = caught.value.lines
+    assert first.startswith(f"[evaluation] sets: away = '{tmp_path}/away.txt' names no file.")
+    assert re.search(r"sets: own = .* shares \d of its 8 documents with the text", second)
 
 
 def test_a_size_that_is_mostly_embedding_is_said(mine: Callable[..., Study]) -> None:

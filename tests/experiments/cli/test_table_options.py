@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from analysis.fitting.files import load_fit
 from analysis.laws.published import published
 from experiments.cli import compare, emergence, fit, predict, recommend, simulate
 from experiments.cli.app import app
@@ -100,3 +101,53 @@ def test_runs_that_would_print_the_same_show_what_they_differ_in() -> None:
     )
     assert repeat.splitlines()[0].endswith("status     variant")
     assert isoflop.splitlines()[0].endswith("status")
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    """A run table with losses on two sets, each by a law of its own."""
+    truths = {"": "besiroglu-2024", "_web": "chinchilla-2022", "_code": "besiroglu-2024"}
+    sizes = [(n * 1e6, r) for n in (57, 98, 180, 310, 570, 1180) for r in (10, 25, 60)]
+    rows = pd.DataFrame({"params": [n for n, _ in sizes], "tokens": [n * r for n, r in sizes]})
+    for name, truth in truths.items():
+        rows[f"loss{name}"] = published(truth).predict(rows)
+        rows[f"loss{name}_stderr"] = 0.01
+    rows.to_csv(tmp_path / "runs.csv", index=False)
+    return tmp_path / "runs.csv"
+
+
+def test_the_loss_on_a_set_is_fitted_kept_apart_and_named_in_every_answer(
+    judged: Path, scaling: Callable[[str], str]
+) -> None:
+    own = scaling(f"fit {judged} --bootstrap 0")
+    assert "validation set" not in own
+    said = scaling(f"fit {judged} --loss-set web --bootstrap 0")
+    file = judged.with_name("runs.chinchilla.web.json")
+    assert "loss on the validation set web" in " ".join(said.split()) and str(file) in said
+    found = load_fit(file)
+    assert found.data.loss_set == "web"
+    assert found.coefficients == pytest.approx(published("chinchilla-2022").coefficients, rel=1e-3)
+    other = load_fit(judged.with_name("runs.chinchilla.json"))
+    assert other.data.loss_set is None
+    assert other.coefficients == pytest.approx(published("besiroglu-2024").coefficients, rel=1e-3)
+    for line in (
+        f"recommend {file} --flops 1e21",
+        f"predict {file} --params 1e9 --tokens 2e10",
+    ):
+        assert "loss" in (text := " ".join(scaling(line).split()))
+        assert "on the validation set web" in text
+    assert "chinchilla" in scaling(f"compare {judged} --laws chinchilla --loss-set code")
+
+
+def test_a_set_that_no_run_was_judged_on_is_refused_with_those_that_are_there(
+    judged: Path, scaling: Callable[[str], str]
+) -> None:
+    said = (
+        r"--loss-set wbe: .*runs\.csv has no column loss_wbe\. Did you mean web\? Give one of "
+        r"web, code, or name the text in \[evaluation\] sets"
+    )
+    for command in (f"fit {judged}", f"compare {judged} --laws chinchilla"):
+        with pytest.raises(Refusal, match=said):
+            scaling(f"{command} --loss-set wbe")
+    with pytest.raises(Refusal, match="both name the loss to read"):
+        scaling(f"fit {judged} --loss-set web --loss-column loss_web")

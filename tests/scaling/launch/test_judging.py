@@ -6,17 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from experiments.cli.status import looked_at
+from scaling.data.corpus import Corpus
+from scaling.data.sets import prepare_sets
 from scaling.launch.prepare import manifest_of, prepare
 from scaling.launch.worker import train_run
 from scaling.planning.plan import Plan
+from scaling.spec import config_of, spec_of
 from scaling.store import ready
 from scaling.store.manifest import write_manifest
 from scaling.store.ready import run_folder
 from scaling.store.results import unfinished
+from scaling.store.run_record import is_judged_alike
 from scaling.store.steps import read_steps
 from scaling.store.table import JUDGED_OTHERWISE, collect, publish_table
 from scaling.training import loop
@@ -109,3 +114,62 @@ def test_the_status_says_that_a_run_was_judged_otherwise(plan: PlanOf, tmp_path:
     write_manifest(tmp_path, manifest_of(tmp_path, plan(evaluation={"tokens": 400}), b""))
     for row in looked_at(tmp_path).runs:
         assert (row["status"], row["loss"]) == (JUDGED_OTHERWISE, None)
+
+
+@pytest.fixture
+def other_texts(tmp_path: Path) -> dict[str, str]:
+    """Two sets: the words of the corpus in an order of their own, and what it has never seen."""
+    random = np.random.default_rng(5)
+    for name, words in {"near": ["we", "the", "people", "of"], "far": ["QZ", "XK", "JV"]}.items():
+        texts = [" ".join(random.choice(words, 60)) for _ in range(5)]
+        (tmp_path / f"{name}.txt").write_text("\0".join(texts))
+    return {name: str(tmp_path / f"{name}.txt") for name in ("near", "far")}
+
+
+def test_a_set_that_is_added_later_judges_finished_runs_and_trains_none(
+    plan: PlanOf,
+    corpus: Corpus,
+    other_texts: dict[str, str],
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    results, asked = tmp_path / "results", plan()
+    before = finish(results, asked)
+    sets = prepare_sets(other_texts, asked.study.data, corpus, cache / "corpora")
+    named = {name: text.info.fingerprint for name, text in sets.items()}
+    with_sets = asked.judged_on(named)
+    assert [run.run_id for run in with_sets.runs] == [run.run_id for run in asked.runs]
+
+    manifest = manifest_of(results, with_sets, b"")
+    assert {*named.values()} < {*manifest.corpora}  # whose tokens every worker checks
+    with monkeypatch.context() as patch:
+        no_training(patch)
+        after = finish(results, with_sets)
+    columns = [f"{what}_{name}" for name in named for what in ("loss", "bits_per_byte")]
+    columns += [f"loss_{name}_stderr" for name in named]
+    assert {*after.columns} == {*before.columns, *columns}
+    pd.testing.assert_frame_equal(
+        after[before.columns].drop(columns="tokens_per_s"),
+        before.drop(columns="tokens_per_s"),
+        check_exact=True,
+    )
+    assert (after["loss_near"] < after["loss_far"]).all()
+    assert (after[columns] > 0).all(axis=None)
+    # Of bytes, all but the end of a document are text.
+    info = sets["far"].info
+    assert after["bits_per_byte_far"].to_numpy() == pytest.approx(
+        after["loss_far"] / np.log(2) * info.holdout_tokens / info.holdout_bytes, rel=0.05
+    )
+    # Those of whoever had the sets from the beginning.
+    pd.testing.assert_frame_equal(
+        after[columns], finish(tmp_path / "fresh", with_sets)[columns], check_exact=True
+    )
+    assert unfinished(results, manifest) == []
+
+
+def test_runs_of_before_there_were_sets_are_judged_as_a_study_without_them(plan: PlanOf) -> None:
+    config = config_of(plan().runs[0])
+    old = {name: value for name, value in config.items() if name != "sets"}
+    assert is_judged_alike(old, config) and spec_of(old).sets == ()
+    assert not is_judged_alike(old, config_of(plan().judged_on({"web": "0" * 12}).runs[0]))

@@ -12,7 +12,7 @@ from scaling.tasks.position import icl_score, loss_by_position
 
 def windows(n: int, T: int) -> HoldoutWindows:
     """A document each."""
-    return HoldoutWindows(np.zeros((n, T + 1), np.int32), np.arange(n))
+    return HoldoutWindows(np.zeros((n, T + 1), np.int32), np.arange(n)[:, None].repeat(T, 1), None)
 
 
 def test_the_loss_of_a_token_is_found_at_the_number_of_tokens_before_it() -> None:
@@ -40,7 +40,7 @@ def test_the_standard_error_is_the_spread_of_the_score_over_corpora() -> None:
 
 
 def test_windows_of_one_document_have_no_standard_error() -> None:
-    same = HoldoutWindows(np.zeros((3, 9), np.int32), np.zeros(3, np.int64))
+    same = HoldoutWindows(np.zeros((3, 9), np.int32), np.zeros((3, 8), np.int64), None)
     assert icl_score(np.ones((3, 8)), same).stderr is None
 
 

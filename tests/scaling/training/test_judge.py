@@ -14,7 +14,9 @@ from scaling.data.holdout import HoldoutWindows
 from scaling.training import judge as judging
 from scaling.training.judge import holdout_losses, judge
 
-WINDOWS = HoldoutWindows(np.arange(7 * 5, dtype=np.int32).reshape(7, 5), np.arange(7))
+WINDOWS = HoldoutWindows(
+    np.arange(7 * 5, dtype=np.int32).reshape(7, 5), np.arange(7)[:, None].repeat(4, 1), None
+)
 
 
 def program(said: list[str], sequences: int = 3) -> Any:
