@@ -39,9 +39,9 @@ from scaling.planning.deriving import layout_of
 from scaling.planning.layout import Layout
 from scaling.spec import Optimizer, RunSpec
 from scaling.store.records import Refusal
+from scaling.training.optimizer import update_rule
 from scaling.training.target import target_here, target_of
 
-ADAM_EPSILON = 1e-8  # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1
 # The place of dropout's key among those of a seed, after any that initial values are drawn from.
 DROPOUT = 1 << 31
 
@@ -76,21 +76,6 @@ class Program:
     put_windows: Callable[[np.ndarray], jax.Array]
     layout: Layout
     abstract: TrainState  # shapes, dtypes and shardings, for restoring
-
-
-def update_rule(optimizer: Optimizer, leaves: Any) -> optax.GradientTransformation:
-    """AdamW without its learning rate, which the step multiplies in, for parameters of these kinds.
-
-    Decay is decoupled and touches no vectors (Loshchilov & Hutter 2019, arXiv:1711.05101).
-    """
-    return optax.chain(
-        optax.clip_by_global_norm(optimizer.clip_norm),
-        optax.scale_by_adam(optimizer.beta1, optimizer.beta2, eps=ADAM_EPSILON),
-        optax.add_decayed_weights(
-            optimizer.weight_decay,
-            mask=jax.tree.map(lambda leaf: leaf.kind != "vector", leaves),
-        ),
-    )
 
 
 def make_program(
