@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from models.architecture import Architecture, Attention, Execution, Platform
 from models.decoder import memory
 from models.decoder.attention_choice import chosen, refusal
-from models.decoder.config import ModelConfig
+from models.decoder.config import ModelConfig, refuse_loud_head
 from models.decoder.presets import preset
 from models.decoder.settings import DecoderSettings, PresetSettings
 from models.decoder.sizes import Ladder, count_flops, count_params
@@ -60,12 +60,14 @@ class DecoderArchitecture(Architecture):
     def preset(
         self, name: str, settings: PresetSettings, vocab_size: int, context_length: int
     ) -> ModelConfig:
-        return replace(
+        config = replace(
             preset(name).config,
             vocab_size=vocab_size,
             context_length=context_length,
             **settings.overrides,
         )
+        refuse_loud_head(config)
+        return config
 
     def build(self, config: ModelConfig, rngs: nnx.Rngs, execution: Execution) -> Decoder:
         import jax.numpy as jnp

@@ -111,6 +111,24 @@ class ModelConfig:
             )
 
 
+def refuse_loud_head(config: ModelConfig) -> None:
+    """Raises ValueError for an embedding that is too large to be the head as well.
+
+    Of configurations that are to be trained: runs of before that had one are read as they are.
+    """
+    spread = config.embedding_std * config.d_model**0.5
+    if config.head == "tied" and spread > _MOST_SPREAD:
+        raise ValueError(
+            f'embedding_std = {config.embedding_std:g} with head = "tied" and d_model = '
+            f"{config.d_model}: logits would start with a standard deviation of {spread:.3g}, and "
+            "the loss far above ln V. Give overrides embedding_std = 0.02 (GPT-2's), or head = "
+            '"untied"'
+        )
+
+
+# Of logits at the start, over that of what the head reads; GPT-3's largest has 2.2.
+_MOST_SPREAD = 3.0
+
 _SIZES = (
     *("vocab_size", "context_length", "n_layers", "d_model"),
     *("n_heads", "n_kv_heads", "head_dim", "d_ff"),

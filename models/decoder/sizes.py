@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from models.decoder.config import DIALECTS, ModelConfig
+from models.decoder.config import DIALECTS, ModelConfig, refuse_loud_head
 from models.sizes import FlopCount, ParamCount, ParamsConvention, Rung, refuse_size, size_of
 
 AttentionConvention = Literal["causal", "full"]
@@ -96,8 +96,10 @@ class Ladder:
         return self.shape(1, 1)
 
     def nearest(self, target: float, convention: ParamsConvention) -> Rung:
-        """The shape nearest to so many parameters, as `nearest` says."""
-        return nearest(self, target, convention)
+        """The shape nearest to so many parameters, as `nearest` says, if it can be trained."""
+        rung = nearest(self, target, convention)
+        refuse_loud_head(rung.config)
+        return rung
 
     def candidates(self, target: float, convention: ParamsConvention) -> Iterator[ModelConfig]:
         """Shapes within 2× of the aspect ratio: of widths around `target`, the depths around it.

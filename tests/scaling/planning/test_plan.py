@@ -100,7 +100,7 @@ def test_how_often_files_are_written_is_no_part_of_a_runs_identity(plan: PlanOf)
         {"training": {"nominal_tokens": 3072}},
         {"training": {"cooldown_shape": "linear"}},
         {"training": {"cooldown_fraction": 0.5}},
-        {"model": {"overrides": {"head": "tied"}}},
+        {"model": {"overrides": {"head": "tied", "embedding_std": 0.02}}},
         {"model": {"overrides": {"norm_epsilon": 1e-6}}},
         {"model": {"overrides": {"dropout": 0.1}}},
         {"model": {"overrides": {"norm_placement": "post"}}},
@@ -214,6 +214,10 @@ def test_the_table_has_a_row_a_run_and_its_costs_add_up(plan: PlanOf) -> None:
         ),
         ({"model": {"overrides": {"rope_theta": "big"}}}, r"\[model\]"),
         ({"model": {"head_dim": 7}}, "head_dim = 7 is 7 dimensions"),
+        (
+            {"model": {"overrides": {"head": "tied"}}},
+            'embedding_std = 1 with head = "tied" and d_model = 16: .* deviation of 4,',
+        ),
     ],
     ids=str,
 )
