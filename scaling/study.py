@@ -11,13 +11,7 @@ from dataclasses import field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from models.sizes import ParamsConvention
@@ -25,6 +19,7 @@ from scaling.engines import LaunchSection, RaySection, SlurmSection
 from scaling.fields import Beta, Count, Fraction, Positive, Quantity, Seed, Share, Shots, Whole
 from scaling.hardware import Hardware
 from scaling.model_section import ModelSection, model_words
+from scaling.optimizers import OptimizerName
 from scaling.store.records import Refusal, did_you_mean
 from scaling.study_errors import USUAL, Words, lines_of, refuse_long_text, respelt, source_missing
 
@@ -106,6 +101,7 @@ class TrainingSection:
     clip_norm: Positive
     learning_rate_factor: Positive = 1.0  # multiplies the rule's rate: what a sweep varies
     z_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # weight of (ln Z)²
+    optimizer: OptimizerName = "adamw"  # "muon": of matrices in blocks; of all else AdamW
     cooldown_fraction: Fraction = 0.2  # of D; Hägele et al. 2024, section 3: 20% matches cosine
     cooldown_shape: Literal["1-sqrt", "linear"] = "1-sqrt"
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # parameters are float32 always

@@ -30,6 +30,7 @@ ROOMS = {
             "fields",
             "hardware",
             "engines",
+            "optimizers",
             "schedule",
             "store",
             "study_errors",

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from models.architecture import architecture
 from models.sizes import ParamCount, Rung
 from scaling.data.corpus import CorpusInfo
 from scaling.planning.deriving import layout_of
@@ -133,6 +134,8 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
     tasks = None
     with refusals.gathered():
         tasks = _mix_of(study)
+    with refusals.gathered():
+        _refuse_unsuited(study, rung)
     refusals.raise_any()
     base = RunSpec(
         run_id="",
@@ -145,7 +148,12 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
         batch_sequences=training.batch_sequences,
         seed=study.grid.seeds[0],
         optimizer=Optimizer(
-            training.beta1, beta2, training.weight_decay, training.clip_norm, training.z_loss
+            training.beta1,
+            beta2,
+            training.weight_decay,
+            training.clip_norm,
+            training.z_loss,
+            training.optimizer,
         ),
         schedule=Schedule(peak, max(1, round(warmup_tokens / batch_tokens)), 0, "none", 0),
         dtype=training.compute_dtype,
@@ -163,6 +171,23 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
     # Whatever it will be trained on, what it asks for must be possible somewhere.
     layout_of(base, native(base.hardware.attention))
     return base
+
+
+def _refuse_unsuited(study: Study, rung: Rung) -> None:
+    """Raise Refusal for an optimiser, or a rate, that is not for models of this kind."""
+    training, family = study.training, architecture(study.model.architecture)
+    refusals = Refusals()
+    if training.optimizer == "muon" and not family.matrices(rung.config):
+        refusals.add(
+            f'[training] optimizer = "muon": architecture = {study.model.architecture!r} names no '
+            'matrices for it (its matrices()). Give optimizer = "adamw".'
+        )
+    if isinstance(training.learning_rate, str) and family.ratios(rung.config):
+        refusals.add(
+            f"[training] learning_rate = {training.learning_rate!r} follows size, and so does "
+            '[model] parametrization = "mup". Give the rate at base_width as a number.'
+        )
+    refusals.raise_any()
 
 
 def _mix_of(study: Study) -> TaskMix | None:
