@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from models.output import Losses, output_of
 from models.own_source import digest_of
+from models.parametrization import Ratios
 from models.sizes import FlopCount, Ladder, Leaf, ParamCount
 
 if TYPE_CHECKING:
@@ -121,6 +122,17 @@ class Architecture(Protocol):
         inputs = (tokens_BxT,) if keys_B is None else (tokens_BxT, keys_B)
         output = output_of(module(*inputs))
         return losses_of(output, targets_BxT)
+
+    def matrices(self, config: Any) -> Mapping[tuple[int, int], int]:
+        """Its hidden matrices by their shape (inputs, outputs): how many there are.
+
+        Muon trains them and counts its FLOPs by them; it is refused where none are named.
+        """
+        return {}
+
+    def ratios(self, config: Any) -> Ratios | None:
+        """Its width and depth over those of the base that its rate is for; none without µP."""
+        return None
 
     def count_flops(self, config: Any, sequence_length: int) -> FlopCount:
         """FLOPs of a token in training, three times the forward pass: by default six times the

@@ -7,6 +7,7 @@ side and tensor along the other (Rajbhandari et al. 2020, arXiv:1910.02054, stag
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,6 +57,16 @@ def sizes_by_kind(params: Any, leaves: Any) -> dict[Kind, int]:
     for array, leaf in zip(jax.tree.leaves(params), jax.tree.leaves(leaves), strict=True):
         sizes[leaf.kind] += array.size
     return sizes
+
+
+def matrices_of(params: Any, leaves: Any) -> dict[tuple[int, int], int]:
+    """How many hidden matrices of each shape a parameter tree holds, stacked or one by one."""
+    found: Counter[tuple[int, int]] = Counter()
+    for array, leaf in zip(jax.tree.leaves(params), jax.tree.leaves(leaves), strict=True):
+        if leaf.kind == "matrix":
+            *stack, rows, columns = array.shape
+            found[rows, columns] += math.prod(stack)
+    return dict(found)
 
 
 def shardings_of(mesh: Mesh, params: Any, leaves: Any) -> Any:

@@ -165,3 +165,4 @@ class Leaf:
 
     kind: Kind
     axes: tuple[str | None, ...] = ()
+    deep: bool = False  # in a block, of which deeper models have more

@@ -18,6 +18,7 @@ from models.architecture import Config, architecture, code_of
 from models.sizes import FlopCount, ParamCount
 from scaling.data.corpus import CorpusInfo, unique_tokens
 from scaling.hardware import Hardware
+from scaling.optimizers import OptimizerName, step_flops
 from scaling.schedule import Schedule
 from scaling.store.manifest import PlannedRun
 from scaling.store.records import Refusal, fingerprint
@@ -40,10 +41,20 @@ SCIENCE = (
 # Fields that were added after runs had their ids, each with the value that those runs had without
 # saying so. It is hashed only where it is another one. Entries are added and never changed, so that
 # no later default makes an old run another one, or another one an old run.
-FORMER: Mapping[str, Any] = MappingProxyType({})
+FORMER: Mapping[str, Any] = MappingProxyType({"optimizer.name": "adamw"})
 # The same of the fields of a model, by its architecture.
 FORMER_OF_MODELS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {"decoder": MappingProxyType({"dropout": 0.0, "norm_placement": "pre"})}
+    {
+        "decoder": MappingProxyType(
+            {
+                "dropout": 0.0,
+                "norm_placement": "pre",
+                "parametrization": "standard",
+                "base_width": None,
+                "base_depth": None,
+            }
+        )
+    }
 )
 
 # What the compiled step of a run depends on, whatever it trains on. Not its seed: it enters the
@@ -59,7 +70,10 @@ LABELS = ("budget_flops", "variant", "rate_bracketed")
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW with decoupled decay and global-norm clipping, on the cross-entropy plus z-loss."""
+    """Of this name, with decoupled decay and global-norm clipping, on cross-entropy plus z-loss.
+
+    Beside "muon", which is for matrices in blocks, all other arrays have AdamW.
+    """
 
     beta1: float
     beta2: float
@@ -68,6 +82,7 @@ class Optimizer:
     # Weight of the mean of (ln Z)², Z the softmax's normaliser (Chowdhery et al. 2022,
     # arXiv:2204.02311, section 5, who take 1e-4); reported losses leave it out.
     z_loss: float = 0.0
+    name: OptimizerName = "adamw"
 
 
 def _own_config(value: Any, info: ValidationInfo) -> Config:
@@ -154,15 +169,22 @@ class RunSpec:
         return 6.0 * self.params.total * self.tokens
 
     @property
+    def optimizer_flops(self) -> int:
+        """FLOPs that the optimiser's own matrix products add to a step, whatever its batch."""
+        matrices = architecture(self.architecture).matrices(self.model)
+        return step_flops(self.optimizer.name, matrices)
+
+    @property
     def flops_per_token(self) -> float:
-        """Exact training FLOPs a token, attention counted in full."""
-        return float(self.token_flops.total)
+        """Exact training FLOPs a token, attention in full, and the optimiser's part of a step."""
+        return self.token_flops.total + self.optimizer_flops / self.batch_tokens
 
     @property
     def causal_flops_per_token(self) -> float:
         """The same, of attention's scores only those that the causal mask keeps."""
         family = architecture(self.architecture)
-        return float(family.count_causal_flops(self.model, self.sequence_length).total)
+        causal = family.count_causal_flops(self.model, self.sequence_length)
+        return causal.total + self.optimizer_flops / self.batch_tokens
 
 
 def one_of_each(runs: Iterable[RunSpec]) -> list[RunSpec]:
@@ -227,6 +249,7 @@ def spent_flops(run: RunSpec) -> float:
 def run_columns(run: RunSpec, corpus: CorpusInfo) -> dict[str, Any]:
     """The columns of the run table that the specification alone determines."""
     params, flops = run.params, run.token_flops
+    optimizer = plain(run.optimizer)
     text_tokens = run.schedule.steps * run.text_batch_tokens
     text = unique_tokens(text_tokens, corpus, run.sequence_length, run.unique_tokens)
     return {
@@ -246,6 +269,7 @@ def run_columns(run: RunSpec, corpus: CorpusInfo) -> dict[str, Any]:
         "flops_blocks": float(flops.blocks * run.tokens),
         "flops_attention": float(flops.attention * run.tokens),
         "flops_head": float(flops.head * run.tokens),
+        "flops_optimizer": float(run.optimizer_flops * run.schedule.steps),
         "flops_attention_convention": "full",
         "budget_flops": run.budget_flops,
         "variant": run.variant,
@@ -254,7 +278,8 @@ def run_columns(run: RunSpec, corpus: CorpusInfo) -> dict[str, Any]:
         "batch_tokens": run.batch_tokens,
         "learning_rate": run.schedule.peak,
         "rate_bracketed": run.rate_bracketed,
-        **vars(run.optimizer),
+        "optimizer": optimizer.pop("name"),
+        **optimizer,
         "decay": run.schedule.decay,
         "decay_steps": run.schedule.decay_steps,
         "warmup_steps": run.schedule.warmup_steps,

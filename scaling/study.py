@@ -33,6 +33,7 @@ from scaling.fields import (
 from scaling.given import read_once
 from scaling.hardware import Hardware
 from scaling.model_section import ModelSection, model_words
+from scaling.optimizers import OptimizerName
 from scaling.remedies import cannot_read
 from scaling.store.records import Refusal, did_you_mean
 from scaling.study_errors import USUAL, Words, lines_of, refuse_long_text, respelt, source_missing
@@ -109,6 +110,7 @@ class TrainingSection:
     clip_norm: Positive
     learning_rate_factor: Rate = 1.0  # multiplies the rule's rate: what a sweep varies
     z_loss: NonNegative = 0.0  # weight of (ln Z)²
+    optimizer: OptimizerName = "adamw"  # "muon": of matrices in blocks; of all else AdamW
     cooldown_fraction: Fraction = 0.2  # of D; Hägele et al. 2024, section 3: 20% matches cosine
     cooldown_shape: Literal["1-sqrt", "linear"] = "1-sqrt"
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # parameters are float32 always

@@ -41,6 +41,8 @@ CPU: dict[str, tuple[ModelConfig, dict[str, Any], Layout]] = {
     "dots": (DEEP, {**SCANNED, "remat": "dots"}, Layout(16)),
     "full": (DEEP, {**SCANNED, "remat": "full"}, Layout(16)),
     "chunked": (WORDY, {**SCANNED, "remat": "dots", "loss": "chunked"}, Layout(16)),
+    "muon": (WIDE, {}, Layout(2)),
+    "muon scanned": (WIDE, SCANNED, Layout(2)),
     "data": (WIDE, {**SCANNED, "remat": "full"}, Layout(16, devices=4)),
     "fsdp": (WIDE, {**SCANNED, "remat": "dots"}, Layout(16, devices=4, sharding="fsdp")),
 }
@@ -65,9 +67,8 @@ CASES = {
 }
 
 
-def compiled(model: ModelConfig, layout: Layout, chips: Any) -> float:
+def compiled(model: ModelConfig, layout: Layout, chips: Any, optimizer: Optimizer) -> float:
     """Bytes that XLA reserves on each device for the step: what it is given, and what it makes."""
-    optimizer = Optimizer(0.9, 0.95, 0.1, 1.0, 1e-4)
     program = make_program("decoder", model, optimizer, 0, layout, mesh_of(layout, chips))
     memory = compiled_call(program, T).memory_analysis()
     return float(memory.argument_size_in_bytes + memory.temp_size_in_bytes)
@@ -83,11 +84,16 @@ def main(platform: str) -> None:
         chips = jax.devices()
     for name, (model, asked, layout) in CASES[platform].items():
         laid_out = replace(layout, execution=Execution(**asked), steps_per_call=1)
+        optimizer = Optimizer(0.9, 0.95, 0.1, 1.0, 1e-4, "muon" if "muon" in name else "adamw")
         run: Any = SimpleNamespace(
-            architecture="decoder", model=model, params=count_params(model), sequence_length=T
+            architecture="decoder",
+            model=model,
+            params=count_params(model),
+            sequence_length=T,
+            optimizer=optimizer,
         )
         estimate = step_memory(run, laid_out).total
-        needs = compiled(model, laid_out, chips)
+        needs = compiled(model, laid_out, chips, optimizer)
         print(json.dumps({"case": name, "estimate": estimate, "compiled": needs}), flush=True)
 
 

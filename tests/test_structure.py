@@ -32,6 +32,7 @@ ROOMS = {
             "fields",
             "hardware",
             "engines",
+            "optimizers",
             "schedule",
             "remedies",
             "store",

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from models.architecture import Architecture, Attention, Execution, Platform
 from models.decoder import memory
 from models.decoder.attention_choice import chosen, refusal
-from models.decoder.config import ModelConfig
+from models.decoder.config import ModelConfig, refuse_loud_head
 from models.decoder.presets import preset
 from models.decoder.settings import DecoderSettings, PresetSettings
-from models.decoder.sizes import Ladder, count_flops, count_params
+from models.decoder.sizes import Ladder, count_flops, count_params, matrices
 from models.output import Losses
+from models.parametrization import Ratios
 from models.sizes import FlopCount, Leaf, ParamCount
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 INTO = ("fsdp", "tensor")
 BACK = ("tensor", "fsdp")
 LEAVES: Mapping[str, Leaf] = {
-    **dict.fromkeys(("q", "k", "v", "gate", "up"), Leaf("matrix", INTO)),
-    **dict.fromkeys(("out", "down"), Leaf("matrix", BACK)),
+    **dict.fromkeys(("q", "k", "v", "gate", "up"), Leaf("matrix", INTO, deep=True)),
+    **dict.fromkeys(("out", "down"), Leaf("matrix", BACK, deep=True)),
     "embedding": Leaf("embedding", BACK),
     "positions": Leaf("embedding", (None, "fsdp")),
     "head": Leaf("head", INTO),
@@ -54,18 +55,21 @@ class DecoderArchitecture(Architecture):
             head_dim=settings.head_dim,
             aspect_ratio=settings.aspect_ratio,
             queries_per_kv=settings.queries_per_kv,
-            fields=settings.overrides,
+            fields={**settings.overrides, **settings.parametrized},
         )
 
     def preset(
         self, name: str, settings: PresetSettings, vocab_size: int, context_length: int
     ) -> ModelConfig:
-        return replace(
+        config = replace(
             preset(name).config,
             vocab_size=vocab_size,
             context_length=context_length,
             **settings.overrides,
+            **settings.parametrized,
         )
+        refuse_loud_head(config)
+        return config
 
     def build(self, config: ModelConfig, rngs: nnx.Rngs, execution: Execution) -> Decoder:
         import jax.numpy as jnp
@@ -93,6 +97,12 @@ class DecoderArchitecture(Architecture):
 
     def count_params(self, config: ModelConfig) -> ParamCount:
         return count_params(config)
+
+    def matrices(self, config: ModelConfig) -> Mapping[tuple[int, int], int]:
+        return matrices(config)
+
+    def ratios(self, config: ModelConfig) -> Ratios | None:
+        return config.ratios if config.parametrization == "mup" else None
 
     def count_flops(self, config: ModelConfig, sequence_length: int) -> FlopCount:
         return count_flops(config, sequence_length, "full")
@@ -125,7 +135,7 @@ class DecoderArchitecture(Architecture):
     def leaf(self, path: Sequence[str], dimensions: int) -> Leaf:
         # Those of scanned layers have two dimensions.
         if path[-1] in ("bias", "scale"):
-            return Leaf("vector")
+            return Leaf("vector", deep="blocks" in path)
         return next(LEAVES[name] for name in reversed(path) if name in LEAVES)
 
     def check(self, execution: Execution) -> None:

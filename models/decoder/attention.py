@@ -74,7 +74,7 @@ class Attention(nnx.Module):
             config.n_heads * config.head_dim,
             config.n_kv_heads * config.head_dim,
         )
-        std_in, std_out = D**-0.5, (2 * config.n_layers * HK) ** -0.5
+        std_in, std_out = D**-0.5, config.back_std(HK)
         bias = config.biases
         self.q = linear(D, HK, std=std_in, bias=bias, dtype=dtype, rngs=rngs)
         self.k = linear(D, GK, std=std_in, bias=bias, dtype=dtype, rngs=rngs)
@@ -130,4 +130,6 @@ class Attention(nnx.Module):
                 rotate_part(x_BxTxHxK, c.rope_theta, c.rotary_dim, positions_BxT)
                 for x_BxTxHxK in (q_BxTxHxK, k_BxTxGxK)
             )
+        if c.parametrization == "mup":  # of 1 / K; the kernels divide by √K
+            q_BxTxHxK = q_BxTxHxK * c.head_dim**-0.5
         return q_BxTxHxK, k_BxTxGxK, v_BxTxGxK

@@ -42,10 +42,16 @@ class Block(nnx.Module):
         attention_keys_B, mixed_keys_B, mlp_keys_B = (folded(keys_B, part) for part in range(3))
         read_NxD = x_NxD if post else self.attention_norm(x_NxD)
         mixed_NxD, cache = self.attention(read_NxD, batch, place, cache, attention_keys_B)
-        y_NxD = x_NxD + dropped(mixed_NxD, mixed_keys_B, c.dropout)
+        y_NxD = x_NxD + self.added(mixed_NxD, mixed_keys_B)
         if post:
             y_NxD = self.attention_norm(y_NxD)
-            out_NxD = y_NxD + dropped(self.mlp(y_NxD), mlp_keys_B, c.dropout)
+            out_NxD = y_NxD + self.added(self.mlp(y_NxD), mlp_keys_B)
             return self.mlp_norm(out_NxD), cache
         read_NxD = self.mlp_norm(x_NxD if c.parallel else y_NxD)
-        return y_NxD + dropped(self.mlp(read_NxD), mlp_keys_B, c.dropout), cache
+        return y_NxD + self.added(self.mlp(read_NxD), mlp_keys_B), cache
+
+    def added(self, x_NxD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+        """What attention or the MLP made, as the residual stream gets it."""
+        x_NxD = dropped(x_NxD, keys_B, self.config.dropout)
+        depth = self.config.ratios.depth
+        return x_NxD if depth == 1 else x_NxD / depth

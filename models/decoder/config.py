@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from models.parametrization import Parametrization, Ratios
+
 Positions = Literal["rotary", "learned", "sinusoidal", "none"]
 Norm = Literal["rms", "layer"]
 NormPlacement = Literal["pre", "post"]
@@ -64,6 +66,29 @@ class ModelConfig:
     # Share of numbers that training sets to 0: of the embeddings with their positions, of attention
     # probabilities, and of what attention and MLP add (Radford et al. 2018, GPT-1, section 4.1).
     dropout: float = 0.0
+    # How initial values, rates and sums follow the size (models/parametrization.py). At the base,
+    # of so many numbers in the residual stream and so many layers, "mup" is "standard" but for the
+    # scale of attention scores.
+    parametrization: Parametrization = "standard"
+    base_width: int | None = None
+    base_depth: int | None = None
+
+    @property
+    def ratios(self) -> Ratios:
+        """Its width and depth over those of the base; 1 without one."""
+        if self.base_width is None or self.base_depth is None:
+            return Ratios()
+        return Ratios(self.d_model / self.base_width, self.n_layers / self.base_depth)
+
+    @property
+    def head_std(self) -> float:
+        """Standard deviation of a head of its own at the start."""
+        return (self.base_width or self.d_model) ** -0.5
+
+    def back_std(self, n_in: int) -> float:
+        """That of a matrix that leads back to the residual stream: so that all layers add about as
+        much as one does."""
+        return float((2 * (self.base_depth or self.n_layers) * n_in) ** -0.5)
 
     @property
     def rotary_dim(self) -> int:
@@ -97,6 +122,7 @@ class ModelConfig:
                 'norm_placement = "post" has no place in parallel blocks, whose two parts read one '
                 'input through norms; give norm_placement = "pre", or parallel = false'
             )
+        self._check_parametrization()
         turned = self.head_dim * self.rotary_fraction
         if self.positions == "rotary" and (self.rotary_dim % 2 or turned != self.rotary_dim):
             raise ValueError(
@@ -110,12 +136,48 @@ class ModelConfig:
                 "or None to see the whole past"
             )
 
+    def _check_parametrization(self) -> None:
+        for name in ("base_width", "base_depth"):
+            base = getattr(self, name)
+            if self.parametrization == "standard" and base is not None:
+                raise ValueError(
+                    f'{name} = {base!r} is read with parametrization = "mup" alone; remove it'
+                )
+            if self.parametrization == "mup" and (type(base) is not int or base < 1):
+                raise ValueError(
+                    f'{name} = {base!r}: parametrization = "mup" needs a whole number, at least 1'
+                )
+        if self.parametrization == "mup" and self.norm_placement == "post":
+            raise ValueError(
+                'parametrization = "mup" is for blocks that norm what they read; give '
+                'norm_placement = "pre", or parametrization = "standard"'
+            )
+
+
+def refuse_loud_head(config: ModelConfig) -> None:
+    """Raises ValueError for an embedding that is too large to be the head as well.
+
+    Of configurations that are to be trained: runs of before that had one are read as they are.
+    """
+    spread = config.embedding_std * config.d_model**0.5 / config.ratios.width
+    if config.head == "tied" and spread > _MOST_SPREAD:
+        raise ValueError(
+            f'embedding_std = {config.embedding_std:g} with head = "tied" and d_model = '
+            f"{config.d_model}: logits would start with a standard deviation of {spread:.3g}, and "
+            "the loss far above ln V. Give overrides embedding_std = 0.02 (GPT-2's), or head = "
+            '"untied"'
+        )
+
+
+# Of logits at the start, over that of what the head reads; GPT-3's largest has 2.2.
+_MOST_SPREAD = 3.0
 
 _SIZES = (
     *("vocab_size", "context_length", "n_layers", "d_model"),
     *("n_heads", "n_kv_heads", "head_dim", "d_ff"),
 )
 _CHOICES: Mapping[str, tuple[Any, ...]] = {
+    "parametrization": get_args(Parametrization),
     "positions": get_args(Positions),
     "norm": get_args(Norm),
     "norm_placement": get_args(NormPlacement),

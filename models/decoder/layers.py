@@ -137,8 +137,7 @@ class SwiGLU(nnx.Module):
         D, F, bias = config.d_model, config.d_ff, config.biases
         self.gate = linear(D, F, std=D**-0.5, bias=bias, dtype=dtype, rngs=rngs)
         self.up = linear(D, F, std=D**-0.5, bias=bias, dtype=dtype, rngs=rngs)
-        std_out = (2 * config.n_layers * F) ** -0.5
-        self.down = linear(F, D, std=std_out, bias=bias, dtype=dtype, rngs=rngs)
+        self.down = linear(F, D, std=config.back_std(F), bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_NxD: jax.Array) -> jax.Array:
         return self.down(light(_gated)(self.gate(x_NxD), self.up(x_NxD)))
@@ -163,8 +162,7 @@ class PlainMlp(nnx.Module):
         D, F, bias = config.d_model, config.d_ff, config.biases
         self.activation = ACTIVATIONS[config.mlp]
         self.up = linear(D, F, std=D**-0.5, bias=bias, dtype=dtype, rngs=rngs)
-        std_out = (2 * config.n_layers * F) ** -0.5
-        self.down = linear(F, D, std=std_out, bias=bias, dtype=dtype, rngs=rngs)
+        self.down = linear(F, D, std=config.back_std(F), bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x_NxD: jax.Array) -> jax.Array:
         return self.down(light(self.activated)(self.up(x_NxD)))

@@ -133,7 +133,7 @@ class Decoder(nnx.Module):
         # The last block of a post-norm decoder ends with a norm.
         self.final_norm = NORMS[config.norm](config, D) if config.norm_placement == "pre" else None
         self.head = (
-            linear(D, V, std=D**-0.5, bias=False, dtype=dtype, rngs=rngs)
+            linear(D, V, std=config.head_std, bias=False, dtype=dtype, rngs=rngs)
             if config.head == "untied"
             else None
         )
@@ -197,7 +197,9 @@ class Decoder(nnx.Module):
 
     def read(self, x_NxD: jax.Array) -> jax.Array:
         """What the head reads of the residual stream."""
-        return by_sequence(x_NxD if self.final_norm is None else self.final_norm(x_NxD))
+        x_NxD = x_NxD if self.final_norm is None else self.final_norm(x_NxD)
+        width = self.config.ratios.width
+        return by_sequence(x_NxD if width == 1 else x_NxD / width)
 
     def uncapped(self, x_NxD: jax.Array) -> jax.Array:
         """Float32 logits (N, V) before their soft-cap, if any."""

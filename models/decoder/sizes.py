@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from models.decoder.config import DIALECTS, ModelConfig
+from models.decoder.config import DIALECTS, ModelConfig, refuse_loud_head
 from models.sizes import FlopCount, ParamCount, ParamsConvention, Rung, refuse_size, size_of
 
 AttentionConvention = Literal["causal", "full"]
@@ -19,7 +20,6 @@ def count_params(config: ModelConfig) -> ParamCount:
     D, F = config.d_model, config.d_ff
     HK, GK = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     n_up = 2 if config.mlp == "swiglu" else 1
-    matrices = D * HK + 2 * D * GK + HK * D + (n_up + 1) * D * F
     biases = (HK + 2 * GK + D + n_up * F + D) if config.biases else 0
     norm = D + (D if config.norm == "layer" and config.biases else 0)
     qk_norm = 2 * config.head_dim if config.qk_norm else 0
@@ -28,11 +28,20 @@ def count_params(config: ModelConfig) -> ParamCount:
     positions = config.context_length * D if config.positions == "learned" else 0
     return ParamCount(
         embedding=table + positions,
-        matrix=config.n_layers * matrices,
+        matrix=sum(rows * columns * count for (rows, columns), count in matrices(config).items()),
         vector=config.n_layers * (biases + 2 * norm + qk_norm) + final_norm,
         head=table if config.head == "untied" else 0,
         head_matmul=table,
     )
+
+
+def matrices(config: ModelConfig) -> Mapping[tuple[int, int], int]:
+    """The hidden matrices of `config` by their shape (inputs, outputs): how many there are."""
+    D, F = config.d_model, config.d_ff
+    HK, GK = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    n_up = 2 if config.mlp == "swiglu" else 1
+    of_layer = [(D, HK), (D, GK), (D, GK), (HK, D), *((D, F),) * n_up, (F, D)]
+    return {shape: config.n_layers * count for shape, count in Counter(of_layer).items()}
 
 
 def count_flops(
@@ -96,8 +105,10 @@ class Ladder:
         return self.shape(1, 1)
 
     def nearest(self, target: float, convention: ParamsConvention) -> Rung:
-        """The shape nearest to so many parameters, as `nearest` says."""
-        return nearest(self, target, convention)
+        """The shape nearest to so many parameters, as `nearest` says, if it can be trained."""
+        rung = nearest(self, target, convention)
+        refuse_loud_head(rung.config)
+        return rung
 
     def candidates(self, target: float, convention: ParamsConvention) -> Iterator[ModelConfig]:
         """Shapes within 2× of the aspect ratio: of widths around `target`, the depths around it.

@@ -13,6 +13,8 @@ from typing import Any
 
 from models.architecture import Architecture, Config, Settings, architecture
 from models.sizes import Ladder, ParamsConvention, Rung, size_of
+from scaling.optimizers import step_flops
+from scaling.planning.hyperparameters import hyperparameters
 from scaling.planning.refusals import Refusals, listed
 from scaling.store.records import Refusal
 from scaling.study import IsoflopGrid, LadderGrid, ProductGrid, Study
@@ -98,8 +100,19 @@ def _tokens(study: Study, asked: _Sizes, rung: Rung) -> list[float]:
     assert asked.budget_flops is not None
     if grid.flop_count == "6nd":
         return [asked.budget_flops / (6 * rung.counts.total)]
+    return [asked.budget_flops / flops_per_token(study, rung.config)]
+
+
+def flops_per_token(study: Study, config: Config) -> float:
+    """Exact training FLOPs a token of a shape, with its part of what the optimiser multiplies."""
     family = architecture(study.model.architecture)
-    return [asked.budget_flops / family.count_flops(rung.config, study.data.sequence_length).total]
+    length = study.data.sequence_length
+    of_model = family.count_flops(config, length).total
+    of_step = step_flops(study.training.optimizer, family.matrices(config))
+    if not of_step:
+        return float(of_model)
+    batch = hyperparameters(study, family.count_params(config)).batch_sequences
+    return of_model + of_step / (batch * length)
 
 
 def _field(study: Study) -> str:

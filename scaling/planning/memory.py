@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from models.architecture import architecture
 from models.output import BLOCK_ROWS
+from scaling.optimizers import state_numbers
 from scaling.planning.layout import Layout
 from scaling.spec import RunSpec
 
@@ -16,7 +17,7 @@ class StepMemory:
 
     devices: int  # that share it
     sequences: int  # of a microbatch on each of them
-    state: float  # parameters and both moments of Adam, float32
+    state: float  # parameters and what the optimiser keeps of them, float32
     sums: float  # gradients of the microbatches before, float32
     copies: float  # weights in the format that multiplies
     activations: float  # kept for the backward pass of a microbatch
@@ -46,6 +47,7 @@ def step_memory(run: RunSpec, layout: Layout) -> StepMemory:
     c, execution, family = run.model, layout.execution, architecture(run.architecture)
     shared = layout.devices if layout.sharding == "fsdp" else 1
     size, params = execution.bytes_each, run.params.total
+    kept = state_numbers(run.optimizer.name, params, run.params.matrix)
     tokens = layout.sequences * run.sequence_length
     gradients = 4.0 * params / shared
     head = 4.0 * run.params.head_matmul
@@ -64,7 +66,7 @@ def step_memory(run: RunSpec, layout: Layout) -> StepMemory:
     return StepMemory(
         devices=layout.devices,
         sequences=layout.sequences,
-        state=12.0 * params / shared,
+        state=4.0 * (params + kept) / shared,
         sums=gradients if layout.accumulate > 1 else 0.0,
         copies=copies,
         activations=activations,

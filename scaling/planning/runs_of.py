@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from models.architecture import architecture
 from models.sizes import Rung
 from scaling.data.corpus import CorpusInfo
 from scaling.planning.deriving import layout_of
@@ -122,6 +123,8 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
     if isinstance(batch, int):
         with refusals.gathered():
             tasks = _mix_of(study, batch)
+    with refusals.gathered():
+        _refuse_unsuited(study, rung)
     refusals.raise_any()
     assert found is not None
     batch_tokens = found.batch_sequences * study.data.sequence_length
@@ -136,7 +139,12 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
         batch_sequences=found.batch_sequences,
         seed=study.grid.seeds[0],
         optimizer=Optimizer(
-            training.beta1, found.beta2, found.weight_decay, training.clip_norm, training.z_loss
+            training.beta1,
+            found.beta2,
+            found.weight_decay,
+            training.clip_norm,
+            training.z_loss,
+            training.optimizer,
         ),
         schedule=Schedule(
             found.learning_rate, max(1, round(found.warmup_tokens / batch_tokens)), 0, "none", 0
@@ -158,6 +166,23 @@ def base_of(study: Study, corpus: CorpusInfo, rung: Rung) -> RunSpec:
     # Whatever it will be trained on, what it asks for must be possible somewhere.
     layout_of(base, native(base.hardware.attention))
     return base
+
+
+def _refuse_unsuited(study: Study, rung: Rung) -> None:
+    """Raise Refusal for an optimiser, or a rate, that is not for models of this kind."""
+    training, family = study.training, architecture(study.model.architecture)
+    refusals = Refusals()
+    if training.optimizer == "muon" and not family.matrices(rung.config):
+        refusals.add(
+            f'[training] optimizer = "muon": architecture = {study.model.architecture!r} names no '
+            'matrices for it (its matrices()). Give optimizer = "adamw".'
+        )
+    if isinstance(training.learning_rate, str) and family.ratios(rung.config):
+        refusals.add(
+            f"[training] learning_rate = {training.learning_rate!r} follows size, and so does "
+            '[model] parametrization = "mup". Give the rate at base_width as a number.'
+        )
+    refusals.raise_any()
 
 
 def _mix_of(study: Study, batch_sequences: int) -> TaskMix | None:

@@ -27,6 +27,7 @@ from models.sharding import (
     batch_sharding,
     leaves_of,
     make_mesh,
+    matrices_of,
     own_rows,
     put,
     put_rows,
@@ -39,9 +40,9 @@ from scaling.planning.deriving import layout_of
 from scaling.planning.layout import Layout
 from scaling.spec import Optimizer, RunSpec
 from scaling.store.records import Refusal
+from scaling.training.optimizer import update_rule
 from scaling.training.target import target_here, target_of
 
-ADAM_EPSILON = 1e-8  # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1
 # The place of dropout's key among those of a seed, after any that initial values are drawn from.
 DROPOUT = 1 << 31
 
@@ -78,21 +79,6 @@ class Program:
     abstract: TrainState  # shapes, dtypes and shardings, for restoring
 
 
-def update_rule(optimizer: Optimizer, leaves: Any) -> optax.GradientTransformation:
-    """AdamW without its learning rate, which the step multiplies in, for parameters of these kinds.
-
-    Decay is decoupled and touches no vectors (Loshchilov & Hutter 2019, arXiv:1711.05101).
-    """
-    return optax.chain(
-        optax.clip_by_global_norm(optimizer.clip_norm),
-        optax.scale_by_adam(optimizer.beta1, optimizer.beta2, eps=ADAM_EPSILON),
-        optax.add_decayed_weights(
-            optimizer.weight_decay,
-            mask=jax.tree.map(lambda leaf: leaf.kind != "vector", leaves),
-        ),
-    )
-
-
 def make_program(
     name: str,
     model: Config,
@@ -116,7 +102,9 @@ def make_program(
     graph, arrays = nnx.split(nnx.eval_shape(create))
     leaves = leaves_of(family.leaf, arrays)
     _refuse_miscounted(name, family.count_params(model), sizes_by_kind(arrays, leaves))
-    rule = update_rule(optimizer, leaves)
+    if optimizer.name == "muon":
+        _refuse_misshapen(name, family.matrices(model), matrices_of(arrays, leaves))
+    rule = update_rule(optimizer, leaves, family.ratios(model))
 
     def initial() -> TrainState:
         params = nnx.split(create())[1]
@@ -125,13 +113,14 @@ def make_program(
     shapes = jax.eval_shape(initial)
     everywhere = replicated(mesh)
     of_params = shardings_of(mesh, shapes.params, leaves)
-    # Moments lie where their parameters do.
+    # Moments lie where their parameters do. What one rule of several leaves to another has none.
     of_moments = optax.tree.map_params(
         rule,
-        lambda _, sharding: sharding,
+        lambda kept, sharding: kept if _absent(kept) else sharding,
         shapes.moments,
         of_params,
         transform_non_params=lambda _: everywhere,
+        is_leaf=_absent,
     )
     shardings = TrainState(of_params, of_moments, everywhere)  # type: ignore[arg-type]
 
@@ -289,6 +278,10 @@ def program_of(spec: RunSpec, mesh: Mesh | None = None) -> Program:
     return make_program(spec.architecture, spec.model, spec.optimizer, spec.seed, layout, mesh)
 
 
+def _absent(kept: Any) -> bool:
+    return isinstance(kept, optax.MaskedNode)
+
+
 def _platform(mesh: Mesh) -> str:
     return str(mesh.devices.flat[0].platform)
 
@@ -301,3 +294,19 @@ def _refuse_miscounted(name: str, counted: ParamCount, held: Mapping[Kind, int])
                 f"{kind!r} and count_params says {getattr(counted, kind):,}. Correct the count, "
                 "or what leaf() says of their names."
             )
+
+
+def _refuse_misshapen(
+    name: str, named: Mapping[tuple[int, int], int], held: Mapping[tuple[int, int], int]
+) -> None:
+    if named != held:
+        raise Refusal(
+            f"architecture = {name!r}: its parameter tree holds the matrices {_listed(held)} and "
+            f"matrices() says {_listed(named)}. Correct matrices(), or give [training] optimizer = "
+            '"adamw".'
+        )
+
+
+def _listed(matrices: Mapping[tuple[int, int], int]) -> str:
+    found = (f"{count} of {a}×{b}" for (a, b), count in sorted(matrices.items()))
+    return ", ".join(found) or "none"

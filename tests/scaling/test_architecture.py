@@ -99,6 +99,7 @@ def test_a_count_that_the_tree_contradicts_is_refused(
             {"hardware": {"remat": "full"}},
             r"\[hardware\] architecture = 'mixer': .*remat = 'full'",
         ),
+        ({"training": {"optimizer": "muon"}}, r'"muon": architecture = .mixer. names no matrices'),
         ({"grid": {"params": [10]}}, r"less than half of the smallest.*Give at least 34\.$"),
         ({"grid": {"params": [], "presets": ["x"]}}, r"architecture = 'mixer' has no presets\."),
     ],

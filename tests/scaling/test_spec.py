@@ -95,7 +95,8 @@ def test_a_run_of_an_earlier_recipe_has_its_own_id_and_another_program_none() ->
 
 
 def test_every_field_of_what_a_run_is_is_written_out() -> None:
-    former = {f"model.{name}": value for name, value in FORMER_OF_MODELS["decoder"].items()}
+    of_model = {f"model.{name}": value for name, value in FORMER_OF_MODELS["decoder"].items()}
+    former = {**FORMER, **of_model}
 
     def check(value: Any, written: Any, path: str) -> None:
         for each in dataclasses.fields(value):
@@ -191,7 +192,7 @@ def test_a_default_that_changes_later_makes_no_run_another_and_no_other_run_this
     assert run_id_of(dataclasses.replace(BASE, model=as_before)) == run_id_of(BASE)
 
     monkeypatch.setattr(spec, "FORMER", {**FORMER, "optimizer.schedule_free": 0.0})
-    monkeypatch.setattr(Later.__init__, "__defaults__", (0.0, 0.5))
+    monkeypatch.setattr(Later.__init__, "__defaults__", (0.0, "adamw", 0.5))
     assert run_id_of(with_later()) != run_id_of(BASE)
     assert run_id_of(with_later(schedule_free=0.0)) == run_id_of(BASE)
 

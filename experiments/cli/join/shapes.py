@@ -14,7 +14,7 @@ from analysis.recommend.shapes import Built
 from models.architecture import architecture
 from models.sizes import Ladder, ParamsConvention
 from scaling.data.tokenizer import vocabulary
-from scaling.planning.grid import ladder_of
+from scaling.planning.grid import flops_per_token, ladder_of
 from scaling.planning.hyperparameters import hyperparameters
 from scaling.planning.rules import rule_of
 from scaling.study import Study
@@ -75,10 +75,9 @@ class Shapes:
         family = architecture(self.study.model.architecture)
         rung = self.ladder.nearest(target, self.convention)
         counts, shape = rung.counts, family.shape(rung.config)
-        flops = family.count_flops(rung.config, self.study.data.sequence_length).total
         return Built(
             float(rung.params),
-            float(flops),
+            flops_per_token(self.study, rung.config),
             {
                 **vars(rung.config),
                 "shape": " × ".join(map(str, shape.values())),

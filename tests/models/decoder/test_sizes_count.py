@@ -12,10 +12,15 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from models.architecture import Layers, architecture
 from models.decoder.config import DIALECTS, ModelConfig
 from models.decoder.model import Decoder
-from models.decoder.sizes import count_flops, count_params
+from models.decoder.sizes import count_flops, count_params, matrices
 from models.losses import cross_entropy
+from models.sharding import leaves_of, matrices_of
+from scaling.optimizers import step_flops
+from scaling.spec import Optimizer
+from scaling.training.optimizer import update_rule
 
 VARIANTS: list[dict[str, Any]] = [
     {"dialect": dialect, **fields}
@@ -90,6 +95,26 @@ def test_flops_equal_the_dot_products_of_forward_and_backward(
     forward = dot_flops(jax.make_jaxpr(loss)(params).jaxpr)
     assert dot_flops(jax.make_jaxpr(jax.value_and_grad(loss))(params).jaxpr) == counted
     assert 3 * forward == counted
+
+
+@pytest.mark.parametrize("layers", ["unrolled", "scanned"])
+@pytest.mark.parametrize("fields", [{}, {"dialect": "gpt2"}, {"n_kv_heads": 1}], ids=str)
+def test_flops_of_muon_equal_the_dot_products_of_its_update(
+    tiny: Callable[..., ModelConfig],
+    fields: dict[str, Any],
+    layers: Layers,
+    dot_flops: Callable[[Any], int],
+) -> None:
+    config, family = tiny(**fields), architecture("decoder")
+    params = nnx.state(
+        nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0), layers=layers)), nnx.Param
+    )
+    leaves = leaves_of(family.leaf, params)
+    assert matrices_of(params, leaves) == matrices(config)
+    rule = update_rule(Optimizer(0.9, 0.95, 0.1, 1.0, name="muon"), leaves)
+    moments = jax.eval_shape(rule.init, params)
+    traced = jax.make_jaxpr(rule.update)(params, moments, params)
+    assert dot_flops(traced.jaxpr) == step_flops("muon", matrices(config))
 
 
 def test_dot_products_in_a_loop_count_once_a_turn(dot_flops: Callable[[Any], int]) -> None:

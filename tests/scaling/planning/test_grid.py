@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from models.decoder.presets import preset
-from models.decoder.sizes import count_flops, count_params
+from models.decoder.sizes import count_flops, count_params, matrices
 from scaling.data.corpus import CorpusInfo
+from scaling.optimizers import step_flops
 from scaling.planning.grid import cells
 from scaling.planning.plan import Plan, make_plan, plan_table
 from scaling.planning.sweep import variants
@@ -349,3 +350,12 @@ def test_a_corpus_of_another_vocabulary_changes_the_shapes(gridded: StudyOf) -> 
     info = CorpusInfo("0" * 12, "x", 1000, 1, 10**6, 1, 100, 99)
     (run,) = make_plan(gridded(grid), info).points
     assert run.model.vocab_size == 1000
+
+
+def test_equal_compute_counts_what_the_optimiser_multiplies(gridded: StudyOf) -> None:
+    study = gridded({**ISOFLOP, "flop_count": "exact"}, training={"optimizer": "muon"})
+    for cell in cells(study, 256):
+        config = cell.rung.config
+        of_step = step_flops("muon", matrices(config))
+        per_token = count_flops(config, 16, "full").total + of_step / (4 * 16)
+        assert cell.tokens * per_token == pytest.approx(cell.budget_flops, rel=1e-12)

@@ -72,3 +72,9 @@ def test_each_way_to_save_memory_saves_some(run: RunSpec) -> None:
 def test_microbatches_keep_the_sum_of_their_gradients(run: RunSpec) -> None:
     one, two = step_memory(run, Layout(2)), step_memory(run, Layout(2, accumulate=2))
     assert two.total - one.total == 4 * run.params.total
+
+
+def test_muon_keeps_one_number_less_of_each_matrix(run: RunSpec) -> None:
+    muon = replace(run, optimizer=replace(run.optimizer, name="muon"))
+    adamw, less = step_memory(run, Layout(2)), step_memory(muon, Layout(2))
+    assert adamw.state - less.state == 4 * run.params.matrix

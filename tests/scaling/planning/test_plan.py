@@ -100,7 +100,9 @@ def test_how_often_files_are_written_is_no_part_of_a_runs_identity(plan: PlanOf)
         {"training": {"nominal_tokens": 3072}},
         {"training": {"cooldown_shape": "linear"}},
         {"training": {"cooldown_fraction": 0.5}},
-        {"model": {"overrides": {"head": "tied"}}},
+        {"model": {"overrides": {"head": "tied", "embedding_std": 0.02}}},
+        {"model": {"parametrization": "mup"}},
+        {"training": {"optimizer": "muon"}},
         {"model": {"overrides": {"norm_epsilon": 1e-6}}},
         {"model": {"overrides": {"dropout": 0.1}}},
         {"model": {"overrides": {"norm_placement": "post"}}},
@@ -214,6 +216,17 @@ def test_the_table_has_a_row_a_run_and_its_costs_add_up(plan: PlanOf) -> None:
         ),
         ({"model": {"overrides": {"rope_theta": "big"}}}, r"\[model\]"),
         ({"model": {"head_dim": 7}}, "head_dim = 7 is 7 dimensions"),
+        (
+            {"model": {"overrides": {"head": "tied"}}},
+            'embedding_std = 1 with head = "tied" and d_model = 16: .* deviation of 4,',
+        ),
+        (
+            {"model": {"parametrization": "mup"}, "training": {"learning_rate": "sotu-bytes"}},
+            r"learning_rate = 'sotu-bytes' follows size, and so does .*Give the rate at base_width",
+        ),
+        ({"training": {"optimizer": "lion"}}, r"optimizer = 'lion': .*'adamw' or 'muon'"),
+        ({"model": {"base_width": 0}}, r"base_width = 0"),
+        ({"model": {"overrides": {"parametrization": "mup"}}}, "parametrization"),
     ],
     ids=str,
 )
@@ -298,3 +311,39 @@ def test_a_specification_survives_its_file(plan: PlanOf, tmp_path: Path) -> None
             assert planned.flops == spent_flops(run)
             write_json(tmp_path / run.run_id / "run.json", read.planned_record(planned).plain())
             assert read_spec(tmp_path / run.run_id) == run
+
+
+def test_the_base_of_mup_is_no_part_of_a_standard_run(plan: PlanOf) -> None:
+    ids = [[run.run_id for run in plan(model=model).runs] for model in ({}, {"base_width": 64})]
+    assert ids[0] == ids[1]
+    other = plan(model={"parametrization": "mup", "base_width": 64}).runs
+    assert {run.run_id for run in plan(model={"parametrization": "mup"}).runs}.isdisjoint(
+        run.run_id for run in other
+    )
+    model = run_columns(other[0], plan().corpus)
+    assert (model["parametrization"], model["base_width"], model["base_depth"]) == ("mup", 64, 2)
+
+
+def test_parametrizations_and_optimisers_are_swept(plan: PlanOf) -> None:
+    sweep = {
+        "model.parametrization": ["standard", "mup"],
+        "training.optimizer": ["adamw", "muon"],
+    }
+    made = plan(sweep=sweep)
+    columns = [run_columns(run, made.corpus) for run in made.points]
+    assert {(each["parametrization"], each["optimizer"]) for each in columns} == {
+        (parametrization, optimizer)
+        for parametrization in ("standard", "mup")
+        for optimizer in ("adamw", "muon")
+    }
+
+
+def test_the_flops_of_muon_are_part_of_a_run_and_a_column(plan: PlanOf) -> None:
+    muon = plan(training={"optimizer": "muon"})
+    for run, other in zip(muon.points, plan().points, strict=True):
+        row, adamw = (run_columns(each, muon.corpus) for each in (run, other))
+        assert row["flops_optimizer"] == run.optimizer_flops * run.schedule.steps > 0
+        assert row["flops"] == pytest.approx(adamw["flops"] + row["flops_optimizer"])
+        assert adamw["flops_optimizer"] == 0
+        parts = ("flops_blocks", "flops_attention", "flops_head", "flops_optimizer")
+        assert row["flops"] == pytest.approx(sum(row[part] for part in parts))

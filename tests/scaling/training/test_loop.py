@@ -109,6 +109,17 @@ def test_a_run_stopped_after_every_single_call_ends_with_the_same_bits(
         assert_same(run, undisturbed[0], tmp_path)
 
 
+def test_a_run_with_muon_that_was_stopped_ends_with_the_same_bits(
+    plan: PlanOf, corpus: Corpus, tmp_path: Path
+) -> None:
+    run = plan(training={"optimizer": "muon"}, model={"parametrization": "mup"}).runs[0]
+    whole = bring(run, tmp_path / "whole", corpus)
+    with pytest.raises(Interrupted):
+        bring(run, tmp_path / "halved", corpus, should_stop=stop_after(3))
+    assert bring(run, tmp_path / "halved", corpus) == whole
+    assert_same(run, tmp_path / "whole", tmp_path / "halved")
+
+
 @pytest.mark.parametrize("calls", [1, 2, 3, 5, 9])
 def test_a_run_killed_between_checkpoints_ends_with_the_same_bits(
     runs: tuple[RunSpec, ...],

@@ -27,12 +27,12 @@ MODEL = ModelConfig(64, 16, 1, 32, 2, 2, 16, 48)
 TOKENS = np.random.default_rng(0).integers(0, 64, (2, 16, 17)).astype(np.int32)
 RATES = np.full(2, 1e-2, np.float32)
 
-def program(sharding, devices, accumulate=1, dtype="float32", **execution):
+def program(sharding, devices, accumulate=1, dtype="float32", name="adamw", **execution):
     layout = Layout(
         16 // accumulate, accumulate, devices, sharding, Execution(dtype, **execution)
     )
-    adam, mesh = Optimizer(0.9, 0.95, 0.1, 1.0, 1e-4), make_mesh(**{sharding: devices})
-    return make_program("decoder", MODEL, adam, 0, layout, mesh)
+    optimizer, mesh = Optimizer(0.9, 0.95, 0.1, 1.0, 1e-4, name), make_mesh(**{sharding: devices})
+    return make_program("decoder", MODEL, optimizer, 0, layout, mesh)
 """
 
 LOSSES = """
@@ -48,6 +48,11 @@ print(json.dumps([
     losses("fsdp", 2),
     losses("fsdp", 8, 2),
     losses("fsdp", 8, loss="chunked", layers="scanned", remat="dots"),
+]))
+print(json.dumps([
+    losses("data", 1, name="muon"),
+    losses("fsdp", 8, 2, name="muon"),
+    losses("fsdp", 8, name="muon", layers="scanned"),
 ]))
 """
 
@@ -83,10 +88,11 @@ def users(text: str, name: str) -> list[str]:
 
 @pytest.mark.slow
 def test_losses_are_the_same_however_many_devices_share_a_step_and_whatever_they_hold() -> None:
-    alone, *shared = json.loads(run(LOSSES).splitlines()[-1])
-    for losses in shared:
-        # Sums over devices are taken in another order: float32 roundings, and Adam's of them.
-        assert losses == pytest.approx(alone, rel=1e-5)
+    for of_optimizer in map(json.loads, run(LOSSES).splitlines()[-2:]):
+        alone, *shared = of_optimizer
+        for losses in shared:
+            # Sums over devices are taken in another order: float32 roundings, and Adam's of them.
+            assert losses == pytest.approx(alone, rel=1e-5)
 
 
 def test_divided_gradients_are_reduced_by_share_and_kernels_gathered_in_bfloat16(
