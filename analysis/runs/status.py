@@ -34,9 +34,9 @@ MARKS = word_set(
     """aborted canceled cancelled crashed diverged failed incomplete interrupted killed oom
     unfinished"""
 )
+_MARKED = "marked"  # begins the reason, and the column ends it
 _YES, _NO = word_set("true yes y 1"), word_set("false no n 0")
 _CODE = re.compile(r"-?[0-9]{1,10}")  # the exit code of a process
-REMEDY = "If such runs came to their end, name their status with --completed."
 COMPLETED_ATTR = "completed"  # attrs of a table: the user's own words for a completed run
 
 
@@ -65,7 +65,7 @@ def reasons(table: pd.DataFrame) -> pd.Series:
     for name in _marks(table):
         codes, cells = _distinct(table[name])
         marked = np.array([*(_word(cell) in _YES for cell in cells), False])[codes]
-        reason[marked & reason.eq("")] = f"marked {shown(name)}"
+        reason[marked & reason.eq("")] = f"{_MARKED} {shown(name)}"
     if "run_kind" in table:
         trunk = table["run_kind"].eq("trunk") & reason.eq("")
         reason[trunk] = "a trunk, whose learning rate had not decayed"
@@ -73,6 +73,16 @@ def reasons(table: pd.DataFrame) -> pd.Series:
         invalid = table[LEFT_OUT].ne("") & table[LEFT_OUT].notna() & reason.eq("")
         reason = reason.mask(invalid, table[LEFT_OUT])
     return reason
+
+
+def remedy(table: pd.DataFrame) -> str:
+    """What helps where runs that came to their end are left out for what a column says."""
+    why = reasons(table)
+    by = [shown(name) for name in _marks(table) if why.eq(f"{_MARKED} {shown(name)}").any()]
+    said = [f"If {each} says nothing of how a run ended, rename it." for each in by]
+    if column(table) is not None and not why.str.startswith(_MARKED).all():
+        said.append("If such runs came to their end, name their status with --completed.")
+    return " ".join(said)
 
 
 def _marks(table: pd.DataFrame) -> list[str]:

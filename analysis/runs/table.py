@@ -155,8 +155,8 @@ def usable(table: pd.DataFrame) -> Selection:
     if len(table) and not ended.any():
         tally = reason.value_counts().head(8)
         why = ", ".join(f"{count} with {each}" for each, count in tally.items())
-        remedy = "" if status.column(table) is None else status.REMEDY
-        raise Refusal(f"{name_of(table)}: all {len(table)} rows are left out: {why}.", remedy)
+        said = f"{name_of(table)}: all {len(table)} rows are left out: {why}."
+        raise Refusal(said, status.remedy(table))
     first = first_equal(table[ended])
     again = np.flatnonzero(ended)[first != np.arange(len(first))]
     reason.iloc[again] = REPEATED

@@ -61,6 +61,7 @@ def _at_hand(command: str, given_as: str, word: str) -> Iterator[str]:
         study, path = study_of(value)
         with mirrored(Bucket(open_store(study)), command in NEED_RUNS) as folder:
             show_as(str(folder), study)
+            show_as(folder.name, study.rpartition("/")[2])
             yield f"{option}{is_option}{folder / path}"
     elif command in READ_A_STUDY and given_as == ARGUMENT:
         with _study_here(value) as file:

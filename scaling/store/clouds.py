@@ -107,7 +107,7 @@ def _folder(address: str, path: str) -> Handles:
     there = next(each for each in (folder, *folder.parents) if each.exists())
     if not there.is_dir():
         raise Refusal(f"{address!r} is no folder: {there} is a file. Give a folder.")
-    store, prefix = LocalStore(there), folder.relative_to(there).as_posix().removeprefix(".")
+    store, prefix = LocalStore(there), "/".join(folder.relative_to(there).parts)
     return Handles(store, store, prefix, deletes_many=False, folder=folder)
 
 

@@ -106,8 +106,7 @@ def scores(raw: pd.DataFrame, query: ScoreQuery, name: str = "the table") -> Sco
     table, excluded = _usable(table, query, name)
     if len(table) == 0:
         reasons = "; ".join(excluded["reason"].unique())
-        remedy = "" if status.column(excluded) is None else f" {status.REMEDY}"
-        raise Refusal(f"{name}: no score is left ({reasons}).{remedy}")
+        raise Refusal(f"{name}: no score is left ({reasons}).", status.remedy(excluded))
     parts = list(table.groupby(["task", "metric"], sort=False))
     found = [_read(str(task), str(each), rows, query) for (task, each), rows in parts]
     notes += [note for each in found for note in each.notes]

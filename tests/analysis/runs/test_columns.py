@@ -277,6 +277,11 @@ def test_a_run_that_a_column_marks_as_bad_is_left_out(name: str, cells: list[obj
     assert found.rows["loss"].tolist() == [3.0, 2.8]
 
 
+def test_where_marks_leave_no_run_it_is_said_how_a_column_of_another_meaning_is_read() -> None:
+    with pytest.raises(Refusal, match=r"If killed says nothing of how a run ended, rename it\.$"):
+        usable(pd.DataFrame({"loss": [3.0, 2.8], "status": "done", "killed": 1, "failed": 0}))
+
+
 def test_a_column_of_numbers_marks_no_run() -> None:
     table = pd.DataFrame({"loss": [3.0, 2.9], "failed": [0.25, 1.0], "error": [1, 1]})
     assert len(usable(table).rows) == 2

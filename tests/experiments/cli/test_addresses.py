@@ -98,7 +98,7 @@ def test_a_study_in_a_bucket_is_fitted_and_drawn_in_place(
 ) -> None:
     address = f"file://{tmp_path}/bucket/made"
     rows = [
-        {"params": n, "tokens": d, "loss": 1.8 + 500 / n**0.35 + 400 / d**0.3}
+        {"n_params": n, "tokens": d, "loss": 1.8 + 500 / n**0.35 + 400 / d**0.3}
         for n in (1e6, 4e6, 2e7, 9e7)
         for d in (1e8, 5e8, 3e9)
     ]
@@ -108,6 +108,7 @@ def test_a_study_in_a_bucket_is_fitted_and_drawn_in_place(
     assert code == 0, said
     fit = f"{address}/fits/chinchilla.json"
     assert fit in said, "the address is printed, not the mirror"
+    assert "made: params is read from n_params" in said
     assert "fits/chinchilla.json" in [each.key for each in store.list("fits")]
     code, said = run(capsys, monkeypatch, "show", fit)
     assert code == 0, said
@@ -144,6 +145,11 @@ def test_what_is_read_at_an_address_makes_no_folder(
     store.write("a/b.txt", b"kept")
     assert [each.key for each in store.list("")] == ["a/b.txt"]
     assert [each.key for each in open_store(there).list("")] == ["a/b.txt"]
+
+
+def test_a_folder_whose_name_begins_with_a_dot_keeps_it(tmp_path: Path) -> None:
+    open_store(f"file://{tmp_path}/.kept/tiny").write("a.txt", b"kept")
+    assert (tmp_path / ".kept/tiny/a.txt").read_bytes() == b"kept"
 
 
 def test_each_run_that_is_not_taken_is_said_and_the_others_are_counted() -> None:
