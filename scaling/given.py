@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 from scaling.store import waiting
+from scaling.store.records import unblocking
 
 
 def read_once(path: Path, most: int) -> bytes:
@@ -35,14 +36,10 @@ def read_file(path: Path, most: int) -> bytes:
     """
     if "\0" in str(path):
         raise ValueError("NUL in its name")
-    with open(path, "rb", opener=_unblocking) as file:  # Path.open has no opener
+    with open(path, "rb", opener=unblocking) as file:  # Path.open has no opener
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("no regular file, which it must be, since it is read more than once")
         if found.st_size > most:
             raise ValueError(f"{found.st_size:,} bytes; {most:,} are allowed")
         return file.read(most)
-
-
-def _unblocking(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)

@@ -19,7 +19,7 @@ from analysis.interval import Interval
 from analysis.laws.law import Law
 from analysis.plain import plain
 from analysis.runs.messages import row_number
-from analysis.runs.table import read_runs
+from analysis.runs.table import OF_FILE, read_runs
 from analysis.solver.priors import Prior
 from scaling.store.records import Refusal
 
@@ -140,7 +140,7 @@ def _refuse_unasked(asked: Any) -> None:
     for name, value in ({} if asked is None else asked).items():
         each = [*value, *value.values()] if isinstance(value, dict) else value
         parts = each if isinstance(each, list) else [each]
-        known = name == "file" or name in (read_runs.__kwdefaults__ or {})
+        known = name in OF_FILE or name in (read_runs.__kwdefaults__ or {})
         if not (known and all(isinstance(part, str | bool | Real) for part in parts)):
             raise TypeError(f"asked is {asked!r:.60}")
 

@@ -26,7 +26,8 @@ from analysis.runs.quantities import CORE, Asked, read
 from analysis.runs.status import LEFT_OUT
 from scaling.store.records import Refusal, did_you_mean, refuse_newer
 
-ASKED = "asked"  # attrs of a table that was read: its file's name, and how it was to be read
+ASKED = "asked"  # attrs of a table that was read: how it was to be read, and of its file
+OF_FILE = ("file", "sha256")  # the name and the digest
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def read_runs(
 
     `attrs` of the result: `file`; `columns`, which column each quantity was read from;
     `params_column`; `loss_unit`, such as nats/token; `loss_set`; `notes`, sentences about what was
-    taken for what; `asked`, the file's name and the arguments that are not the defaults. Raises one
-    Refusal for all that is wrong, with columns, lines of the file and remedies.
+    taken for what; `asked`, the file's name and digest and the arguments that are not the defaults.
+    Raises one Refusal for all that is wrong, with columns, lines of the file and remedies.
     """
     require, signed = as_names("require", require), as_names("signed", signed)
     where, completed = as_names("where", where), as_names("completed", completed)
@@ -110,7 +111,7 @@ def read_runs(
     )  # fmt: skip
     table = load(path)
     table.attrs[status.COMPLETED_ATTR] = completed
-    table.attrs[ASKED] = plain({**given, "file": path.name})
+    table.attrs[ASKED] = plain({**given, "file": path.name, "sha256": table.attrs.pop("sha256")})
     if loss_set is not None and loss_column not in table:
         raise Refusal(_not_judged(table, loss_set))
     result = read(table, asked)

@@ -245,7 +245,7 @@ def read_bytes(path: Path, largest: int | None = None) -> bytes:
 def opened(path: Path) -> Iterator[BufferedReader]:
     """A regular file, to be read. Raises OSError, for a folder, a pipe and a device too."""
     # Not blocking: a pipe would never end, and is found to be none of our files first.
-    with open(path, "rb", opener=_unblocking) as file:
+    with open(path, "rb", opener=unblocking) as file:
         refuse_irregular(os.fstat(file.fileno()))
         yield file
 
@@ -257,7 +257,7 @@ def refuse_irregular(found: os.stat_result) -> os.stat_result:
     return found
 
 
-def _unblocking(path: str, flags: int) -> int:
+def unblocking(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 

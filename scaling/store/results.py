@@ -159,8 +159,7 @@ def has_ended(results: Results, run: PlannedRun, retry: Collection[Status] = ())
     One that was judged on other held-out windows, or asked other questions, is judged again.
 
     One that completed and is damaged, or has a damaged checkpoint, counts as failed where those are
-    retried; one whose record
-    is damaged has not ended.
+    retried; one whose record is damaged has not ended.
     """
     try:
         record = results.record(run.run_id)

@@ -7,6 +7,7 @@ about a file is trusted: not its size, not its encoding, not that a terminal can
 from __future__ import annotations
 
 import csv
+import hashlib
 import stat
 import zipfile
 from pathlib import Path
@@ -32,9 +33,9 @@ _KINDS = {
 def load(path: Path) -> pd.DataFrame:
     """The table of a file as it is written, with integer labels in the order of the rows.
 
-    `attrs`: `file`; `first_row`, which added to a row's label is its number in the file; `row`,
-    what such a number counts (line, row or object); and, where the file shows it, `decimal`, the
-    decimal mark. Raises Refusal for a file that cannot be read or is too large.
+    `attrs`: `file`; `sha256`, its digest; `first_row`, which added to a row's label is its number
+    in the file; `row`, what such a number counts (line, row or object); and, where the file shows
+    it, `decimal`, the decimal mark. Raises Refusal for a file that cannot be read or is too large.
     """
     kind = _KINDS.get(path.suffix.lower())
     try:
@@ -47,6 +48,7 @@ def load(path: Path) -> pd.DataFrame:
         refuse_heavy(path, found.st_size, MAX_BYTES, keep)
         if kind is None:
             kind = "JSON" if looks_like_json(path) else "CSV"
+        digest = digest_of(path)  # first: of a file that changes meanwhile, neither is believed
         table = _LOADERS[kind](path)
         mark = None if kind == "Parquet" else numbers.mark_of(table)
         if kind == "CSV" and mark == ",":  # 1.500 was read as one and a half
@@ -64,8 +66,17 @@ def load(path: Path) -> pd.DataFrame:
             f"{path} cannot be read as {kind}: {shown(reason, 200)}. "
             "Save it as UTF-8 CSV with one header line, or as Parquet."
         ) from error
-    table.attrs |= {"decimal": mark, "file": str(path)}
+    table.attrs |= {"decimal": mark, "file": str(path), "sha256": digest}
     return table
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file. Raises Refusal where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Refusal(cannot_read(path, error)) from error
 
 
 def _load_spreadsheet(path: Path) -> pd.DataFrame:

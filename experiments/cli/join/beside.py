@@ -1,7 +1,7 @@
 """What lies beside a fit: the run table that it was made of, or by now another.
 
-A fit keeps its rows and how they were read. The table is read in the same way again, so one that
-was written anew with the same runs is the same table.
+A fit keeps its rows, how they were read and the digest of their file. Of another file, the table is
+read in the same way again, so one that was written anew with the same runs is the same table.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import pandas as pd
 
 from analysis.fitting.fit import Fit
 from analysis.fitting.inputs import prepare
+from analysis.runs.files.load import digest_of
 from analysis.runs.sweep import chosen, sweep
-from analysis.runs.table import read_runs, usable
+from analysis.runs.table import OF_FILE, read_runs, usable
 from analysis.text import counted
 from scaling.store.records import Refusal, read_json
 
@@ -45,6 +46,8 @@ def beside(path: Path, fit: Fit) -> Beside:
         return Beside()
     asked = fit.data.asked
     try:
+        if asked is not None and asked.get("sha256") == digest_of(table):
+            return Beside()  # whichever of its rows were fitted
         rows = _read(table, path, fit)
     except Refusal:
         # Where a fit does not say how its table was read, this may have been another way.
@@ -80,7 +83,7 @@ def _read(table: Path, path: Path, fit: Fit) -> pd.DataFrame:
         counts = fit.data.params_column if "params" in fit.law.features else None
         rows = read_runs(table, require=(), params_column=counts)
     else:
-        rows = read_runs(table, **{name: asked[name] for name in asked if name != "file"})
+        rows = read_runs(table, **{name: asked[name] for name in asked if name not in OF_FILE})
     if swept := read_json(path).get("best_of"):
         rows = chosen(rows, sweep(rows, swept["column"], level=swept["level"]), fit.law.target)
     return prepare(fit.law, usable(rows).rows, fit.settings).rows

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fitting.files import load_fit
+from analysis.fitting.files import load_fit, save_fit
+from analysis.fitting.fit import fit
+from analysis.runs.table import read_runs
 from experiments.cli.__main__ import main
 from experiments.cli.join.beside import Beside, beside
 
@@ -130,6 +132,14 @@ def test_a_fit_beside_a_file_is_compared_with_that_file(tmp_path: Path, scaling:
     assert "12 of 12 fitted runs are not in" in said(fit).another
     file.unlink()
     assert said(fit) == Beside()
+
+
+def test_a_fit_of_rows_that_were_chosen_in_python_is_of_the_table_as_it_is(tmp_path: Path) -> None:
+    runs = table().rename(columns={"N": "params", "D": "tokens", "eval": "loss"})
+    runs.assign(tokens=runs["tokens"] * 1e9).to_csv(tmp_path / "mine.csv", index=False)
+    read = read_runs(tmp_path / "mine.csv")
+    save_fit(fit("chinchilla", read[read["params"] < 2e7], bootstrap=0), tmp_path / "small.json")
+    assert said(tmp_path / "small.json") == Beside()
 
 
 @pytest.mark.parametrize("law", ["chinchilla", "steplaw_lr"])
