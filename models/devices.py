@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -96,7 +96,9 @@ def _by_kind() -> dict[str, Device]:
     return {kind: device for device in devices().values() for kind in device.kinds}
 
 
-def _device(name: str, entry: Mapping[str, Any], path: Path) -> Device:
+def _device(name: str, entry: Any, path: Path) -> Device:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{path}: {name} = {entry!r:.60} stands outside a table [DEVICE].")
     unknown = set(entry) - FIELDS
     if unknown:
         known = ", ".join(sorted(FIELDS))
@@ -106,15 +108,19 @@ def _device(name: str, entry: Mapping[str, Any], path: Path) -> Device:
             raise ValueError(f"{path}: {name} has no {field}.")
     if "price" in entry and not (entry.get("price_source") and entry.get("price_date")):
         raise ValueError(f"{path}: {name} has a price without price_source and price_date.")
+    if not isinstance(entry["peak"], dict):
+        raise ValueError(f"{path}: {name} has a peak of no format, such as peak = {{bf16 = 1e15}}.")
     numbers = {"memory": entry["memory"], **entry["peak"]}
     numbers |= {name: entry[name] for name in ("price", "capability") if name in entry}
     for field, value in numbers.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{path}: {name} has {field} = {value}; it must be positive.")
+        if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
+            raise ValueError(
+                f"{path}: {name} has {field} = {value!r:.60}; it must be a positive number."
+            )
     kinds, float32 = entry.get("kinds", []), entry.get("float32")
     if not (isinstance(kinds, list) and all(isinstance(kind, str) and kind for kind in kinds)):
         raise ValueError(f"{path}: {name} has kinds = {kinds!r}; give a list of jax's names.")
-    if float32 is not None and float32 not in entry["peak"]:
+    if float32 is not None and not (isinstance(float32, str) and float32 in entry["peak"]):
         raise ValueError(f"{path}: {name} has float32 = {float32!r}, of which it has no peak.")
     platform = entry.get("platform", "gpu")
     if platform not in ("gpu", "rocm", "tpu"):

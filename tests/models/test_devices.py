@@ -64,6 +64,24 @@ def test_a_table_with_a_faulty_kind_is_refused(tmp_path: Path, text: str, words:
         devices.devices_in(path.read_bytes(), path)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("memory = 1e11", "memory = .* outside a table"),
+        ("[mine]\npeak = 1e14", "peak of no format"),
+        ('[mine]\npeak = { bf16 = "1e14" }', "bf16 = '1e14'; it must be a positive number"),
+        ('[mine]\npeak = { bf16 = 1e14 }\nmemory = "80GB"', "memory = '80GB'; it must be"),
+        (f"[mine]\npeak = {{ bf16 = 1e14 }}\nmemory = 1{'0' * 400}", "memory = 1.*; it must be"),
+        ("[mine]\npeak = { bf16 = 1e14 }\nfloat32 = []", "float32 = \\[\\], of which"),
+    ],
+)
+def test_a_table_of_other_kinds_of_values_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "mine.toml"
+    needs = "" if "memory" in text else "\nmemory = 1e11"
+    with pytest.raises(ValueError, match=words):
+        devices.devices_in(f'{text}{needs}\nsource = "m"\n'.encode(), path)
+
+
 def test_a_kind_of_two_devices_is_refused(tmp_path: Path) -> None:
     entry = 'kinds = ["X"]\npeak = { bf16 = 1e14 }\nmemory = 1e11\nsource = "m"\n'
     path = tmp_path / "mine.toml"
