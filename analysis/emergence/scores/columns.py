@@ -104,7 +104,14 @@ def joined(raw: pd.DataFrame, other: pd.DataFrame, query: ScoreQuery) -> pd.Data
         twice = shown(str(other[on][other[on].duplicated()].iloc[0]))
         raise Refusal(f"--join has {on} = {twice!r} twice. Give a table with one row per model.")
     new = [column for column in other if column == on or column not in raw]
-    result = raw.merge(other[new], on=on, how="left")
+    try:
+        result = raw.merge(other[new], on=on, how="left")
+    except (TypeError, ValueError) as error:  # text in one of them, and numbers in the other
+        raise Refusal(
+            f"{on} is {shown(text_of(raw[on].iloc[0]))} in the scores and "
+            f"{shown(text_of(other[on].iloc[0]))} in --join: values of two kinds. Give both the "
+            "same names, or another column with --on."
+        ) from error
     result.index = raw.index  # the lines of the file of scores
     result.attrs = dict(raw.attrs)
     return result

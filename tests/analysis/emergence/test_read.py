@@ -389,3 +389,11 @@ def test_a_join_that_is_not_one_row_a_model_is_refused(tmp_path: Path) -> None:
     pd.DataFrame({"Model": ["a"], "value": [0.5]}).to_csv(tmp_path / "mine.csv", index=False)
     with pytest.raises(Refusal, match="Model = 'a' twice"):
         read_scores(tmp_path / "mine.csv", ScoreQuery("N", join=tmp_path / "models.csv"))
+
+
+def test_a_join_of_text_with_numbers_is_refused(tmp_path: Path) -> None:
+    scores = "s,task,metric,value\n1.5,a,acc,0.5\n"
+    (tmp_path / "mine.csv").write_text(scores)
+    (tmp_path / "models.csv").write_text("s,N\nabc,1e6\n")
+    with pytest.raises(Refusal, match=r"s is 1\.5 in the scores and abc in --join"):
+        read_scores(tmp_path / "mine.csv", ScoreQuery("N", join=tmp_path / "models.csv"))
