@@ -276,11 +276,11 @@ def first_format(results: Path) -> None:
     [
         (
             newer_plan,
-            rf"plan\.json is of format {FORMAT + 1}, which a newer version.*Update the program",
+            rf"plan\.json is of format {FORMAT + 1}, which a newer .*Update the program",
         ),
         (
             newer_run,
-            rf"run\.json is of format {FORMAT + 1}, which a newer version.*Update the program",
+            rf"run\.json is of format {FORMAT + 1}, which a newer .*Update the program",
         ),
         (first_format, r"run\.json is of format 1, which an earlier version.*can still be fitted"),
     ],
