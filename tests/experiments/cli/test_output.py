@@ -20,7 +20,7 @@ from analysis.laws.published import published
 from experiments.cli import evaluate, tune
 from experiments.cli.__main__ import MODULES, main
 from scaling.planning.plan import Plan
-from scaling.spec import run_columns
+from scaling.spec import RunSpec, run_columns
 from scaling.store.manifest import Manifest, write_manifest
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -96,14 +96,19 @@ def test_every_command_writes_before_it_prints() -> None:
 
 
 def trained(plan: Plan, toml: bytes, results: str, workers: int | None) -> None:
-    """The run table of a plan whose best rate is .01 at every size."""
+    """The run table of a plan whose best rate falls with size."""
+
+    def loss(run: RunSpec) -> float:
+        best = 0.01 * (run.params.non_embedding / 1e5) ** -0.3
+        return float(3 + 0.05 * np.log(run.schedule.peak / best) ** 2)
+
     folder = Path(results) / plan.study.name
     folder.mkdir(exist_ok=True)
     pd.DataFrame(
         {
             **run_columns(run, plan.corpus),
             **{"run_id": run.run_id, "run_kind": run.run_kind, "status": "completed"},
-            "loss": 3 + 0.05 * np.log(run.schedule.peak / 0.01) ** 2,
+            "loss": loss(run),
         }
         for run in plan.runs
     ).to_parquet(folder / "runs.parquet")
