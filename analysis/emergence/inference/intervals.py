@@ -192,7 +192,7 @@ def reaches_level(curves: Curves, level: float) -> Array:
 
 def _edges(attribute: Array, deviance: Array) -> Array:
     """Edges of bins: of equal widths over all curves, of equal counts over the best quarter."""
-    near = attribute[np.argsort(deviance)[: max(len(deviance) // 4, 50)]]
+    near = attribute[np.argsort(deviance, kind="stable")[: max(len(deviance) // 4, 50)]]
     even = np.linspace(attribute.min(), attribute.max(), BINS + 1)
     dense = np.quantile(near, np.linspace(0, 1, BINS + 1))
     edges = np.unique(np.concatenate([even, dense]))
