@@ -221,7 +221,7 @@ def deviances(data: Data, curves: Basis, tables: Tables) -> Array:
     return np.maximum(rounded(left, total), 1e-12)
 
 
-def rounded(deviance: Array, weight: Array) -> Array:
+def rounded(deviance: Array, weight: Array | float) -> Array:
     """`deviance`, changed in place, to what arithmetic can say of it; `weight` is the sum of weights.
 
     Curves often fit equally well: a step anywhere between two scales, a rise anywhere beyond the
