@@ -222,7 +222,7 @@ def deviances(data: Data, curves: Basis, tables: Tables) -> Array:
 
 
 def rounded(deviance: Array, weight: Array | float) -> Array:
-    """`deviance`, changed in place, to what arithmetic can say of it; `weight` is the sum of weights.
+    """`deviance`, in place, to the digits that arithmetic gives; `weight` is the sum of weights.
 
     Curves often fit equally well: a step anywhere between two scales, a rise anywhere beyond the
     last. Rounding differs between processors, and would choose among them: here they are equal, and
