@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -85,8 +87,11 @@ def read_runs(
     """
     require, signed = as_names("require", require), as_names("signed", signed)
     where, completed = as_names("where", where), as_names("completed", completed)
-    defaults = read_runs.__kwdefaults__ or {}
-    given = {name: value for name, value in locals().items() if defaults.get(name, value) != value}
+    given = {
+        name: value
+        for name, value in locals().items()
+        if name in _DEFAULTS and value != _DEFAULTS[name]
+    }
     path = as_path("path", path, "A table can be fitted as it is; else give the path of a file.")
     if path.is_dir():
         refuse_newer(path)
@@ -117,6 +122,9 @@ def read_runs(
     result = read(table, asked)
     result.attrs["loss_set"] = loss_set
     return result
+
+
+_DEFAULTS: Mapping[str, Any] = MappingProxyType(read_runs.__kwdefaults__ or {})
 
 
 def _not_judged(table: pd.DataFrame, loss_set: str) -> str:

@@ -14,17 +14,13 @@ from functools import partial, wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
 from experiments.cli.words import KINDS, refuse_repeated
 from scaling.quantity import parse_quantity
 from scaling.store.records import Refusal
-
-if TYPE_CHECKING:
-    from analysis.fitting.fit import Fit
-    from analysis.laws.published import Published
 
 Described = TypeVar("Described")
 
@@ -198,30 +194,3 @@ def numbers(option: str, words: tuple[str, ...]) -> list[float]:
 def number(option: str, word: str | None) -> float | None:
     """One number, or none. Raises Refusal naming the option."""
     return None if word is None else numbers(option, (word,))[0]
-
-
-def law_source(text: str) -> Fit | Published:
-    """A saved fit, or published coefficients by their name. Raises Refusal for anything else."""
-    if text.startswith("published:"):
-        from analysis.laws.published import published
-
-        return published(text.removeprefix("published:"))
-    return saved_fit(Path(text))
-
-
-def saved_fit(path: Path) -> Fit:
-    """The fit in a file, doubted where the run table beside it is another by now.
-
-    Raises Refusal for a run table, and for a file that holds no fit.
-    """
-    from analysis.fitting.files import load_fit
-    from experiments.cli.join.beside import beside
-
-    if not path.exists():
-        raise Refusal(f"{path} does not exist. Give a file that `scaling fit` wrote.")
-    if path.suffix in (".csv", ".parquet") or path.is_dir():
-        raise Refusal(
-            f"{path} is not a fit. Give `scaling fit {path}` first, then the file it names."
-        )
-    fit = load_fit(path)
-    return fit.doubted(beside(path, fit).cautions)

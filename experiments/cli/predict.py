@@ -14,7 +14,6 @@ from experiments.cli.app import (
     Number,
     Numbers,
     app,
-    law_source,
     number,
     numbers,
 )
@@ -81,6 +80,7 @@ def predict(
     from analysis.forecast.warnings import assumptions
     from analysis.laws.repeated import limit
     from analysis.runs.columns.units import TOKEN
+    from experiments.cli.join.saved import law_source
 
     law = law_source(source)
     unique, seen = number("--unique-tokens", unique_tokens), number("--observed", observed)

@@ -18,7 +18,6 @@ from experiments.cli.app import (
     Numbers,
     app,
     described,
-    law_source,
     number,
     numbers,
 )
@@ -126,6 +125,7 @@ def recommend(
     from analysis.recommend.recommend import recommend as recommended
     from analysis.recommend.shapes import answer_exactly, shapes_for
     from experiments.cli.join import recommendation as parts
+    from experiments.cli.join.saved import law_source
 
     law = law_source(source)
     devices = cost.named()

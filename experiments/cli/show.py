@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from analysis.text import paragraph
-from experiments.cli.app import app, saved_fit
+from experiments.cli.app import app
 from experiments.cli.output import TO_TERMINAL, Outputs
 from experiments.cli.text import say
 
@@ -25,6 +25,7 @@ def show(fit: FitPath, /, *, output: Outputs = TO_TERMINAL) -> None:
         fit: A file that `scaling fit` wrote.
     """
     from analysis.fitting.files import said_by
+    from experiments.cli.join.saved import saved_fit
     from experiments.cli.render.fit import conclusion, next_text
 
     found, said = saved_fit(fit), said_by(fit)

@@ -18,7 +18,6 @@ from experiments.cli.app import (
     Numbers,
     StudyPath,
     app,
-    law_source,
     numbers,
 )
 from experiments.cli.output import TO_TERMINAL, Outputs
@@ -96,6 +95,7 @@ def simulate(
     from analysis.design.simulate import simulate as simulated
     from experiments.cli.join.identifiability import few_trunks
     from experiments.cli.join.plan import plan_file
+    from experiments.cli.join.saved import law_source
 
     truth = law_source(law)
     column = params_column(truth)

@@ -13,7 +13,9 @@ from experiments.cli.output import TO_TERMINAL, Output, Outputs
 from experiments.cli.text import say
 
 if TYPE_CHECKING:
+    from experiments.cli.join.tuning import Swept
     from scaling.planning.plan import Plan
+    from scaling.study import Study
 
 
 @app.command
@@ -51,7 +53,6 @@ def tune(
     from analysis.fitting.result import refuse_level
     from analysis.runs.sweep import to_json
     from experiments.cli.join import tuning
-    from experiments.cli.join.plan import plan_bytes
     from experiments.cli.render.fit import sweep_text
     from scaling.store.records import Refusal, write_bytes
     from scaling.study import study_bytes, study_of
@@ -68,22 +69,7 @@ def tune(
             f"--out {rule} does not end in .toml, as the path of a rule does. Name it so."
         )
     Output(overwrite=output.overwrite).refuse("--out", rule, _is_rule)
-    reach, found = tuning.Reach(), None
-    while True:
-        swept = tuning.with_sweep(toml, reach)
-        plan = plan_bytes(swept, str(study)).plan
-        tuning.refuse_narrow(plan)
-        say(
-            f"{asked.name}: rates from {reach.multiples[0]:g} to {reach.multiples[-1]:g} of its own"
-        )
-        _train(plan, swept, str(results), workers)
-        found = tuning.swept(folder, level)
-        further = found.next(reach)
-        if further == reach:
-            break
-        tuning.refuse_open(asked, found, further)
-        reach = further
-    say(sweep_text(found.best, "params_non_embedding"))
+    found = _swept(asked, toml, study, results, workers, level)
     made = tuning.fitted_rule(found, level, bootstrap)
     write_bytes(rule, tuning.rule_text(asked, made, found.best.cells).encode())
     output.write(
@@ -98,8 +84,33 @@ def tune(
             "warnings": list(made.warnings),
         }
     )
+    say(sweep_text(found.best, "params_non_embedding"))
     say(f"\n{made.summary()}")
     say(f'Rule → {rule}\nNext: give learning_rate = "{rule}" in the [training] of a study')
+
+
+def _swept(
+    asked: Study, toml: bytes, study: Path, results: Path, workers: int | None, level: float
+) -> Swept:
+    """Train a study's rates, further out until every best lies inside what was tried."""
+    from experiments.cli.join import tuning
+    from experiments.cli.join.plan import plan_bytes
+
+    reach = tuning.Reach()
+    while True:
+        swept = tuning.with_sweep(toml, reach)
+        plan = plan_bytes(swept, str(study)).plan
+        tuning.refuse_narrow(plan)
+        say(
+            f"{asked.name}: rates from {reach.multiples[0]:g} to {reach.multiples[-1]:g} of its own"
+        )
+        _train(plan, swept, str(results), workers)
+        found = tuning.swept(results / asked.name, level)
+        further = found.next(reach)
+        if further == reach:
+            return found
+        tuning.refuse_open(asked, found, further)
+        reach = further
 
 
 def _train(plan: Plan, toml: bytes, results: str, workers: int | None) -> None:

@@ -233,7 +233,8 @@ def read_bytes(path: Path, largest: int | None = None) -> bytes:
             if (size := os.fstat(file.fileno()).st_size) <= largest:
                 return file.read(size)
     except OSError as error:
-        otherwise = "" if isinstance(error, FileNotFoundError) else _GIVE_OURS
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        otherwise = "" if missing else _GIVE_OURS
         raise Refusal(cannot_read(path, error, otherwise)) from error
     raise Refusal(
         f"{path} has {size:,} bytes, more than any file of ours of its kind ({largest:,}). "

@@ -58,7 +58,7 @@ def test_ratios_are_to_the_run_with_nothing_between_its_calls(script: Script) ->
 @pytest.mark.slow
 def test_every_way_is_measured_and_written_as_rows_and_ratios(tmp_path: Path) -> None:
     for number in range(8):
-        (tmp_path / f"{number}.txt").write_text("the union of the people " * (40 + number))
+        (tmp_path / f"{number}.txt").write_text(f"the union of {number} peoples " * (40 + number))
     study = tmp_path / "tiny.toml"
     study.write_text(STUDY.format(source=json.dumps(str(tmp_path / "*.txt"))))
     written = tmp_path / "host.json"

@@ -16,7 +16,14 @@ import numpy as np
 import pandas as pd
 
 from analysis.array import Array
-from analysis.emergence.response.deviance import Curves, Data, Indices, basis, deviances
+from analysis.emergence.response.deviance import (
+    Curves,
+    Data,
+    Indices,
+    basis,
+    deviances,
+    rounded,
+)
 from analysis.emergence.response.estimate import Estimate
 from analysis.emergence.scores.series import Series
 from analysis.interval import Interval, student
@@ -58,7 +65,9 @@ def seed_thresholds(
 def midpoints(data: Data, curve: Curves, part: Indices) -> Array:
     """The threshold in log10 of scale of each part of the scores that has three scales or more.
 
-    `part` has a label for each score. Shape, width and levels are those of the one `curve`.
+    `part` has a label for each score. Shape, width and levels are those of the one `curve`. Of a
+    part that never rises, or has risen before its first scale, it is the end of the places tried,
+    whatever the shape: from some place on, all fit alike.
     """
     enough = [s for s in np.unique(part) if len(np.unique(data.t[part == s])) >= 3]
     if not enough:
@@ -73,7 +82,19 @@ def midpoints(data: Data, curve: Curves, part: Indices) -> Array:
     else:
         mean = moved.scores(data.at)
         left = tables.weight @ (mean**2).T - 2 * tables.score @ mean.T
-    return np.asarray(places[np.argmin(left, axis=1)], np.float64)
+        left = rounded(left, tables.weight.sum(1)[:, None])
+    return np.array([_place(places, each == each.min()) for each in left])
+
+
+def _place(places: Array, best: Indices) -> float:
+    """The one of `places` that stands for those flagged, which fit equally well.
+
+    They are all places between two scales where a rise is steep: the middle. They reach an end
+    where there is no rise: that end. The first of them would be the rounding's choice.
+    """
+    if best[0] != best[-1]:
+        return float(places[0] if best[0] else places[-1])
+    return float(places[best].mean())
 
 
 def spread_of_runs(series: Series, data: Data, curve: Curves, level: float) -> float | None:

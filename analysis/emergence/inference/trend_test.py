@@ -108,7 +108,7 @@ def _to_the_lowest(points: _Points) -> _Points:
         return points
     scale: Indices = np.unique(points.scale, return_inverse=True)[1]
     mean = np.bincount(scale, points.weight * points.value) / np.bincount(scale, points.weight)
-    lowest = int(np.argmin(mean))
+    lowest = int(np.argmin(mean.round(12)))  # the first of equal ones, whatever the rounding
     return points.of((scale <= lowest) & (lowest >= 2))
 
 

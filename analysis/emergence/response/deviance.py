@@ -28,6 +28,7 @@ COLUMNS = ("shape", "midpoint", "width", "floor", "ceiling", "free")  # of Curve
 # A score does not distinguish a probability from 0 more finely than half an answer, or than this
 # where the number of answers is not known.
 UNKNOWN_RESOLUTION = 0.005
+ROUNDING = 1e-10  # of all questions: deviances that differ by less differ by rounding
 MOST_SCALES = 48  # kept apart: a fiftieth of the range is far below any width that is judged
 
 
@@ -210,14 +211,28 @@ def deviances(data: Data, curves: Basis, tables: Tables) -> Array:
         left += tables.weight @ curves.level.T
         left *= -2
         left += 2 * tables.constant[:, None]
-        return np.maximum(left, 0.0, out=left)
+        return rounded(np.maximum(left, 0.0, out=left), tables.weight.sum(1)[:, None])
     a, b = levels(data, curves, tables)
     sums = tables.weight @ curves.slope.T, tables.weight @ curves.level.T
     total, score = tables.weight.sum(1)[:, None], tables.score.sum(1)[:, None]
     cross = tables.score @ curves.slope.T
     left = tables.constant[:, None] - 2 * a * score - 2 * b * cross
     left += a**2 * total + 2 * a * b * sums[0] + b**2 * sums[1]
-    return np.maximum(left, 1e-12)
+    return np.maximum(rounded(left, total), 1e-12)
+
+
+def rounded(deviance: Array, weight: Array | float) -> Array:
+    """`deviance`, in place, to the digits that arithmetic gives; `weight` is the sum of weights.
+
+    Curves often fit equally well: a step anywhere between two scales, a rise anywhere beyond the
+    last. Rounding differs between processors, and would choose among them: here they are equal, and
+    the first is the best.
+    """
+    unit = ROUNDING * weight
+    deviance /= unit
+    np.rint(deviance, out=deviance)
+    deviance *= unit
+    return deviance
 
 
 def levels(data: Data, curves: Basis, tables: Tables) -> tuple[Array, Array]:

@@ -35,6 +35,7 @@ from analysis.emergence.response.deviance import (
     basis,
     deviances,
     levels,
+    rounded,
     stack,
 )
 from analysis.emergence.response.links import POWER, SHAPES, Shape
@@ -141,7 +142,7 @@ def search(
                 break
             # Of a kind that is far from the best overall, only its own best is needed.
             count = BEAM if least > best + 2 * cut else max(near, BEAM)
-            chosen = np.argsort(newest.deviance)[:count]
+            chosen = np.argsort(newest.deviance, kind="stable")[:count]
             newest = tried(_halved(newest.nodes, chosen, narrowest))
             best = min(best, float(newest.deviance.min()))
             found.append(newest)
@@ -260,7 +261,7 @@ def _thinned(curves: Curves, deviance: Array, cut: float) -> Indices:
     keep = []
     for kind in np.unique(kinds):
         of_kind = np.flatnonzero(kinds == kind)
-        of_kind = of_kind[np.argsort(deviance[of_kind])]
+        of_kind = of_kind[np.argsort(deviance[of_kind], kind="stable")]
         rest = of_kind[BEAM:][near[of_kind[BEAM:]]]
         keep += [of_kind[:BEAM], rest[:: 1 + len(rest) // MOST_CURVES]]
     return np.concatenate(keep)
@@ -319,7 +320,7 @@ def _deviance_of_owner(data: Data, curves: Curves, tables: Tables, owner: Indice
     weight = tables.weight if len(tables.weight) == 1 else tables.weight[owner]
     if data.bounded:
         fitted = (score * at.slope).sum(1) + (weight * at.level).sum(1)
-        return np.asarray(np.maximum(2 * (constant - fitted), 0.0))
+        return rounded(np.maximum(2 * (constant - fitted), 0.0), weight.sum(1))
     left = np.empty(len(curves))
     for start in range(0, len(curves), 512):  # levels are solved for every pair of table and curve
         part = np.arange(start, min(start + 512, len(curves)))
@@ -332,4 +333,4 @@ def _unbounded(data: Data, curves: Curves, tables: Tables) -> Array:
     a, b = (each.diagonal() for each in levels(data, basis(data, curves), tables))
     mean = a[:, None] + b[:, None] * curves.rise(data.at)
     left = tables.constant - 2 * (tables.score * mean).sum(1) + (tables.weight * mean**2).sum(1)
-    return np.asarray(np.maximum(left, 1e-12))
+    return np.maximum(rounded(left, tables.weight.sum(1)), 1e-12)

@@ -22,6 +22,7 @@ from analysis.emergence.response.deviance import (
     Data,
     deviances,
     levels,
+    rounded,
     with_levels,
 )
 from analysis.emergence.response.search import Mesh
@@ -186,5 +187,6 @@ def _held_out(data: Data, mesh: Mesh, names: Array, forms: list[str]) -> dict[st
             floor, rise = (each[np.arange(scales), rows] for each in (a, b))
             curves = replace(curves, floor=floor, ceiling=floor + rise)
         mean = curves.scores(data.at).diagonal()
-        held[form] = np.array([_at_scale(data, float(each), i) for i, each in enumerate(mean)])
+        left = np.array([_at_scale(data, float(each), i) for i, each in enumerate(mean)])
+        held[form] = rounded(left, data.weight.sum())
     return held

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated
 
 import tyro
@@ -18,7 +17,6 @@ from scaling.remedies import cannot_read
 from scaling.store.records import Refusal, did_you_mean
 
 MAX_BYTES = 1 << 20  # of a file of devices; the one shipped has 5 kB
-NONE: Mapping[str, Device] = MappingProxyType({})
 Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="DEVICE …")]
 
 
@@ -68,20 +66,28 @@ class DeviceOptions:
             raise Refusal(
                 f"--measured {measured} is no file. Give one of benchmarks/accelerator.py --json."
             )
-        own = {} if self.devices is None else _of_file(self.devices)
         named = each_once("--device", self.device)
-        return [device_named(name, self.devices, own) for name in named]
+        known = _known(self.devices)
+        return [_named(name, known, self.devices) for name in named]
 
 
 ON_NO_DEVICE = DeviceOptions()
 
 
-def device_named(name: str, file: Path | None = None, own: Mapping[str, Device] = NONE) -> Device:
-    """The device of that name: of one's own, those in the file, else as shipped.
+def device_named(name: str, file: Path | None = None) -> Device:
+    """The device of that name: of those in one's own file, else as shipped.
 
-    Raises Refusal listing all.
+    Raises Refusal listing all, and for a file that is none of devices.
     """
-    known = {**devices(), **own}
+    return _named(name, _known(file), file)
+
+
+def _known(file: Path | None) -> Mapping[str, Device]:
+    """All devices; the file is read once, for it may be a pipe."""
+    return {**devices(), **({} if file is None else _of_file(file))}
+
+
+def _named(name: str, known: Mapping[str, Device], file: Path | None) -> Device:
     if name not in known:
         where = f"models/{SHIPPED.name}" + ("" if file is None else f" and {file}")
         near = did_you_mean(name, known)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analysis.runs.files.load import load
 from analysis.text import counted
-from scaling.store.manifest import PLAN, Manifest
 
-RUN_TABLE = "runs.parquet"  # not from where it is written, which takes long to import
+if TYPE_CHECKING:
+    from scaling.store.manifest import Manifest
+
+# Not from where they are written, which takes long to import.
+RUN_TABLE, PLAN = "runs.parquet", "plan.json"
 
 
 def is_planned(folder: Path) -> bool:

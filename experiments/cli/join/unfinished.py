@@ -11,7 +11,6 @@ from analysis.runs.files.load import load
 from analysis.runs.messages import listed
 from analysis.text import human, scientific
 from experiments.cli.join.planned import RUN_TABLE, is_planned, other_study, other_table
-from scaling.store.manifest import read_manifest
 from scaling.store.records import Refusal
 
 DESIGN = ("params_total", "tokens", "seed", "budget_flops")  # of a run, what names its point
@@ -31,6 +30,8 @@ def unfinished(runs: Path) -> tuple[str, ...]:
         return ()
     if not is_planned(folder):
         return ()
+    from scaling.store.manifest import read_manifest  # takes long, and most tables have no plan
+
     try:
         manifest = read_manifest(folder)
     except Refusal as refused:

@@ -48,7 +48,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Plan:
     """A plan of one run."""
     source = tmp_path_factory.mktemp("corpus")
     for number in range(8):
-        (source / f"{number}.txt").write_text("the union of the people " * (20 + number))
+        (source / f"{number}.txt").write_text(f"the union of {number} peoples " * (20 + number))
     raw = {**STUDY, "data": {**STUDY["data"], "source": str(source / "*.txt")}}
     study = parse_study(raw, "tiny.toml")
     return make_plan(study, prepare_corpus(study.data, cache / "corpora").info)

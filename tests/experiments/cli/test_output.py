@@ -17,8 +17,10 @@ import pandas as pd
 import pytest
 
 from analysis.laws.published import published
-from experiments.cli import evaluate
+from experiments.cli import evaluate, tune
 from experiments.cli.__main__ import MODULES, main
+from scaling.planning.plan import Plan
+from scaling.spec import RunSpec, run_columns
 from scaling.store.manifest import Manifest, write_manifest
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,6 +51,8 @@ WRITES: dict[str, tuple[list[str], list[str]]] = {
              ["out.json"]),
     "sync": ([".", "memory://there", "--json", "out.json"], ["out.json"]),
     "models": (["gpt2", "--json", "out.json"], ["out.json"]),
+    "tune": (["all.toml", "--bootstrap", "50", "--out", "rule.toml",
+              "--results", ".", "--json", "out.json"], ["rule.toml", "out.json"]),
 }  # fmt: skip
 
 
@@ -91,6 +95,25 @@ def test_every_command_writes_before_it_prints() -> None:
         assert not written or max(written) < min(printed), name
 
 
+def trained(plan: Plan, toml: bytes, results: str, workers: int | None) -> None:
+    """The run table of a plan whose best rate falls with size."""
+
+    def loss(run: RunSpec) -> float:
+        best = 0.01 * (run.params.non_embedding / 1e5) ** -0.3
+        return float(3 + 0.05 * np.log(run.schedule.peak / best) ** 2)
+
+    folder = Path(results) / plan.study.name
+    folder.mkdir(exist_ok=True)
+    pd.DataFrame(
+        {
+            **run_columns(run, plan.corpus),
+            **{"run_id": run.run_id, "run_kind": run.run_kind, "status": "completed"},
+            "loss": loss(run),
+        }
+        for run in plan.runs
+    ).to_parquet(folder / "runs.parquet")
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with run and score tables; runs that were asked and found are made up."""
@@ -110,6 +133,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(evaluate, "_completed", lambda paths: [tmp_path])
     answers = evaluate.Scores([score], ())
     monkeypatch.setattr(evaluate, "_scores", lambda folder, ask: answers)
+    study = (ROOT / "experiments/quickstart.toml").read_text()
+    (tmp_path / "all.toml").write_text(study.replace("max_run_flops", "# max_run_flops"))
+    monkeypatch.setattr(tune, "_train", trained)
     nothing = Manifest.made(study="s", study_sha256="", source_sha256="", runs=[])
     write_manifest(tmp_path, nothing)
     for name in ("study.toml", "plan.csv"):

@@ -35,7 +35,7 @@ def test_every_command_that_writes_asks_before_it_replaces() -> None:
         name: inspect.signature(command).parameters for name, command in app.commands.items()
     }
     writers = {name: of for name, of in writers.items() if {"to_json", "out", "plot"} & {*of}}
-    assert {"fit", "plot", "emergence", "simulate"} == {*writers}
+    assert {"fit", "plot", "emergence", "simulate", "tune"} == {*writers}
     assert all({"output", "overwrite"} & {*of} for of in writers.values())
 
 

@@ -40,7 +40,7 @@ ADDITION = {"task": "addition", "digits": 1}
 def planned(tmp_path: Path, cache: Path) -> Callable[..., Planned]:
     """The plan of a small study with these tasks."""
     for number in range(8):
-        (tmp_path / f"{number}.txt").write_text("the union of the people " * (20 + number))
+        (tmp_path / f"{number}.txt").write_text(f"the union of {number} peoples " * (20 + number))
 
     def make(tasks: dict[str, Any], **data: Any) -> Planned:
         raw: dict[str, Any] = {
@@ -108,7 +108,7 @@ tokens_per_param = [2]"""
 def mine(tmp_path: Path, cache: Path) -> Callable[..., Study]:
     """A study of a text of its own, tokenised by a BPE that is not trained yet."""
     for number in range(8):
-        (tmp_path / f"{number}.txt").write_text("the union of the people " * (20 + number))
+        (tmp_path / f"{number}.txt").write_text(f"the union of {number} peoples " * (20 + number))
 
     def make(grid: str = PRODUCT, **replaced: str) -> Study:
         text = STUDY.replace("{source}", str(tmp_path / "*.txt")).replace("{grid}", grid)

@@ -22,7 +22,7 @@ Warn = Callable[..., list[str]]
 def warned(tmp_path: Path) -> Warn:
     """The warnings about a study of one size, two budgets and these settings."""
     rule = tmp_path / "rate.toml"
-    (tmp_path / "text.txt").write_text("the union of the people " * 3000)
+    (tmp_path / "text.txt").write_text(" ".join(f"the union of {i} people" for i in range(3000)))
 
     def make(
         measured: str = "{}",

@@ -67,7 +67,7 @@ def scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tune:
 
     `plans` of the function are the plans that were trained.
     """
-    (tmp_path / "text.txt").write_text("the union of the people " * 3000)
+    (tmp_path / "text.txt").write_text(" ".join(f"the union of {i} people" for i in range(3000)))
     study = tmp_path / "tuned.toml"
     plans: list[Plan] = []
 

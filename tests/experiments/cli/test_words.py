@@ -156,7 +156,7 @@ def test_a_name_is_written_out_once(refused: Callable[..., str]) -> None:
 
 def test_what_is_no_regular_file_is_not_to_be_deleted(refused: Callable[..., str]) -> None:
     said = refused("predict", "/dev/null", "--params", "1B")
-    assert "/dev/null is no regular file" in said and "elete" not in said
+    assert "/dev/null: it is no regular file" in said and "elete" not in said
 
 
 @pytest.mark.parametrize("by", [[], ["--by", "family"]])

@@ -283,7 +283,7 @@ def test_a_cache_that_cannot_be_written_names_what_sets_where_it_is(
     (tmp_path / "t.txt").write_text(" ".join(map(str, range(2000))))
     (tmp_path / "home").write_text("no folder")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    said = r"below HOME = .*home: .*, or set SCALING_CACHE to a folder"
+    said = r"below HOME = .*home: .*\. Set SCALING_CACHE to a folder"
     monkeypatch.delenv("SCALING_CACHE")
     with pytest.raises(Refusal, match=said):
         prepare(section(tmp_path / "t.txt"), cache_folder() / "corpora")
@@ -418,7 +418,7 @@ def test_a_cache_that_cannot_be_written_is_said_before_anything_is_fetched(
 ) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / buckets.FETCHED).write_text("no folder")
-    with pytest.raises(Refusal, match=r"cannot write the token cache .*set SCALING_CACHE"):
+    with pytest.raises(Refusal, match=r"cannot write the token cache .*Set SCALING_CACHE"):
         prepare(section(f"{bucket}/text"), tmp_path / "cache")
 
 

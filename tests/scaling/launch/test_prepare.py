@@ -34,7 +34,7 @@ def test_a_results_folder_that_cannot_be_written_is_refused(
     plan: Callable[..., Plan], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(Refusal, match="choose another folder"):
+    with pytest.raises(Refusal, match="Choose another folder"):
         prepare(tmp_path / "file", plan(), b"")
 
 

@@ -16,7 +16,7 @@ import pytest
 from analysis.runs.table import read_runs
 from scaling.store.folder import Folder
 from scaling.store.manifest import Manifest, read_manifest, write_manifest
-from scaling.store.records import Refusal, read_json, sealed, write_json
+from scaling.store.records import FORMAT, Refusal, read_json, sealed, write_json
 from scaling.store.run_record import RunRecord, read_run
 from scaling.store.sealed import OtherFormat
 from scaling.store.table import Collected, collect, publish_missing, publish_table
@@ -258,11 +258,11 @@ OF_BEFORE = {"run_id": TRUNK, "status": "completed", "counts": {"tokens": 20}, "
 
 
 def newer_plan(results: Path) -> None:
-    change(results / "plan.json", format=3, note="of tomorrow")
+    change(results / "plan.json", format=FORMAT + 1, note="of tomorrow")
 
 
 def newer_run(results: Path) -> None:
-    change(results / "runs" / TRUNK / "run.json", format=3, note="of tomorrow")
+    change(results / "runs" / TRUNK / "run.json", format=FORMAT + 1, note="of tomorrow")
     (results / "plan.json").unlink()
 
 
@@ -274,8 +274,14 @@ def first_format(results: Path) -> None:
 @pytest.mark.parametrize(
     "wrote, words",
     [
-        (newer_plan, r"plan\.json is of format 3, which a newer version.*Update the program"),
-        (newer_run, r"run\.json is of format 3, which a newer version.*Update the program"),
+        (
+            newer_plan,
+            rf"plan\.json is of format {FORMAT + 1}, which a newer .*Update the program",
+        ),
+        (
+            newer_run,
+            rf"run\.json is of format {FORMAT + 1}, which a newer .*Update the program",
+        ),
         (first_format, r"run\.json is of format 1, which an earlier version.*can still be fitted"),
     ],
 )

@@ -334,6 +334,13 @@ def test_a_branch_is_brought_the_one_checkpoint_of_its_trunk_that_it_starts_from
     assert beside == {f"{trunk.run_id}/run.json", f"{at}/weights", f"{at}/{CHECKSUMS}"}
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache in which no other test's workers are."""
+    monkeypatch.setenv("SCALING_CACHE", str(tmp_path / "own cache"))
+
+
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("part", [None, 0])
 def test_what_a_process_of_this_machine_left_that_died_is_deleted(
     address: str, monkeypatch: pytest.MonkeyPatch, part: int | None
@@ -350,6 +357,7 @@ def test_what_a_process_of_this_machine_left_that_died_is_deleted(
         assert not left.exists()
 
 
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("place", ["another boot", "where earlier versions trained"])
 def test_what_only_has_the_name_of_this_machine_goes_when_it_is_old(
     address: str, place: str
@@ -369,6 +377,7 @@ def test_what_only_has_the_name_of_this_machine_goes_when_it_is_old(
             assert left.exists() is is_there and lock.exists() is is_there
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_what_commands_of_earlier_versions_had_read_goes_when_it_is_old(address: str) -> None:
     read = bucket(address).mirror / "read"
     read.mkdir(parents=True)
@@ -379,6 +388,7 @@ def test_what_commands_of_earlier_versions_had_read_goes_when_it_is_old(address:
         assert not read.exists()
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_what_a_process_of_another_machine_trains_in_a_shared_cache_stays(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,6 +401,7 @@ def test_what_a_process_of_another_machine_trains_in_a_shared_cache_stays(
         assert theirs.exists()
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_an_exclusive_lock_is_asked_for_a_file_that_is_open_to_be_written(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
