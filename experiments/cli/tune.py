@@ -72,6 +72,7 @@ def tune(
     while True:
         swept = tuning.with_sweep(toml, reach)
         plan = plan_bytes(swept, str(study)).plan
+        tuning.refuse_following(plan)
         tuning.refuse_narrow(plan)
         say(
             f"{asked.name}: rates from {reach.multiples[0]:g} to {reach.multiples[-1]:g} of its own"

@@ -23,6 +23,7 @@ from pydantic.dataclasses import dataclass
 
 from models.sizes import ParamCount
 from scaling.fields import Positive
+from scaling.optimizers import OptimizerName
 from scaling.store.records import did_you_mean
 
 SHIPPED = Path(__file__).with_name("rule_files")
@@ -92,6 +93,7 @@ class Rule:
     # Of a rate: the peak of a schedule that decays over the whole run, or the rate of a plateau.
     schedule: Literal["decay", "plateau"] | None = None
     on_plateau: Positive | None = None  # what the source multiplies such a peak by for a plateau
+    optimizer: OptimizerName = "adamw"  # of the runs that a rate was measured in
     measured: Mapping[Variable, tuple[Positive, Positive]] = field(default_factory=dict)
     optima: tuple[Optimum, ...] = ()  # of the sweep that it was fitted to
 
@@ -111,6 +113,11 @@ class Rule:
     def follows(self) -> tuple[str, ...]:
         """The variables that it depends on."""
         return (*self.powers, *self.logarithms)
+
+    @property
+    def follows_size(self) -> bool:
+        """Whether it depends on N."""
+        return not {"params", "params_total", "flops"}.isdisjoint(self.follows)
 
     @property
     def follows_tokens(self) -> bool:
@@ -190,8 +197,8 @@ def rule_of(setting: str, field: str) -> Rule:
     known = shipped(field)
     if setting not in known:
         raise NoRule(
-            f"{field} = {setting!r} is no known rule; give a number, one of {', '.join(known)}, or "
-            f"the path of a rule file, which ends in {SUFFIX}.{did_you_mean(setting, known)}"
+            f"{field} = {setting!r} is no known rule.{did_you_mean(setting, known)} Give a number, "
+            f"one of {', '.join(known)}, or the path of a rule file, which ends in {SUFFIX}"
         )
     return known[setting]
 

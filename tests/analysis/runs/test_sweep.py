@@ -147,6 +147,27 @@ def test_a_fit_of_the_best_names_what_was_left_out_and_what_is_only_a_bound() ->
     assert "highest learning_rate tried is the best at 6 of 9" in found.cautions[0]
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_another_axis_of_a_swept_study_is_named_whose_every_run_has_a_variant(named: bool) -> None:
+    """Two optimisers at the same rates: no loss is the mean of both."""
+    both = pd.concat(
+        [
+            table.assign(
+                **{"optimizer": name} if named else {},
+                loss=table["loss"] + off,
+                variant=[f'optimizer="{name}" rate={rate}' for rate in table["learning_rate"]],
+            )
+            for table in [swept(parabola)]
+            for name, off in (("adamw", 0.0), ("muon", 0.1))
+        ]
+    )
+    varies = "optimizer" if named else "variant"
+    with pytest.raises(
+        Refusal, match=rf"{varies} varies too .* \(\d+ values\).*--where '{varies}=="
+    ):
+        sweep(both, "learning_rate")
+
+
 def test_another_axis_of_the_sweep_is_named() -> None:
     table = swept(parabola)
     both = pd.concat([table.assign(warmup=w, loss=table["loss"] + w / 100) for w in (1, 2)])
