@@ -30,6 +30,8 @@ from scaling.store.records import Refusal
 
 Edge = Literal["lowest", "highest"]
 
+OPTIMA = "optima"  # attrs of a table whose rows are optima, and no rows of any file
+
 SHOWN = 6  # points that a warning names
 NEIGHBOURS = 2  # on each side of the best
 
@@ -148,7 +150,7 @@ def optima(table: pd.DataFrame, swept: Sweep) -> pd.DataFrame:
         columns=[*CORE, swept.column],
     )
     kept = {"file", "params_column", "loss_unit", "loss_set", ASKED} & set(table.attrs)
-    rows.attrs = {"notes": [], **{name: table.attrs[name] for name in kept}}
+    rows.attrs = {"notes": [], OPTIMA: True, **{name: table.attrs[name] for name in kept}}
     bound = np.array([each.optimum is None for each in swept.cells])
     reason = f"the best {swept.column} is an end of its sweep: a bound, no optimum"
     return _set_aside(rows, bound, reason, swept)

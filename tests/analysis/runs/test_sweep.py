@@ -182,3 +182,13 @@ def test_what_is_no_sweep_is_refused() -> None:
         sweep(swept(parabola), "rate")
     with pytest.raises(Refusal, match="level = 90"):
         sweep(swept(parabola), "learning_rate", level=90)
+
+
+def test_an_optimum_far_off_is_to_be_swept_again_and_no_row_has_it_to_leave_out() -> None:
+    grid = pd.concat([swept(parabola).assign(tokens=d) for d in (1e9, 4e9, 2e10)])
+    odd = (grid["params"] == 1e8) & (grid["tokens"] == 4e9)
+    off = np.log(grid["learning_rate"] / (3 * best_rate(1e8)))
+    grid = grid.assign(loss=grid["loss"].mask(odd, 3.0 + parabola(off))).reset_index(drop=True)
+    made = fit(law("steplaw_lr"), optima(grid, sweep(grid, "learning_rate")), bootstrap=0)
+    (said,) = [each for each in made.cautions if "times the scatter" in each]
+    assert said.endswith("Sweep it again, with more seeds or values") and "--where" not in said
