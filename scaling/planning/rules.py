@@ -76,6 +76,11 @@ class Optimum:
     optimum: Positive
     interval: tuple[Positive, Positive] | None = None
 
+    def __post_init__(self) -> None:
+        low, high = self.tried
+        if low > high:
+            raise ValueError(f"tried = [{low:g}, {high:g}] ends before it begins")
+
 
 @dataclass(frozen=True, config=_FILE)
 class Rule:
@@ -105,6 +110,8 @@ class Rule:
             )
         if self.optima and not {"params", "tokens", "flops"}.issuperset(self.follows):
             raise ValueError("optima are of rules that follow params, tokens and flops alone")
+        if self.gives == "batch_tokens" and "batch_tokens" in self.follows:
+            raise ValueError("a batch cannot follow batch_tokens, which is the batch itself")
         for name, (low, high) in self.measured.items():
             if low > high:
                 raise ValueError(f"measured.{name} = [{low:g}, {high:g}] ends before it begins")
@@ -133,7 +140,10 @@ class Rule:
         """What it gives. Raises ValueError where it follows a D that the study does not declare."""
         found = self.factor
         for name, power in self.powers.items():
-            found *= (scale.of(name) / power.unit) ** power.exponent
+            try:
+                found *= (scale.of(name) / power.unit) ** power.exponent
+            except OverflowError:
+                return math.inf
         for name, slope in self.logarithms.items():
             found += slope * math.log(scale.of(name))
         return found

@@ -169,6 +169,10 @@ def following(tmp_path: Path) -> dict[str, str]:
         (("learning_rate", "beta2_half_life"), "goes with no other rule; remove it"),
         (("exponent = -0.5", "exponent = -0.5,,"), "is not valid TOML"),
         (("factor = 0.01", "factor = 0.01\nmeasured = { params = [2.0, 1.0] }"), "ends before"),
+        (
+            ("0.01", "0.01\noptima = [{ params = 1, tokens = 1, tried = [2, 1], optimum = 1 }]"),
+            "optima.0: tried = [2, 1] ends before it begins",
+        ),
     ],
 )
 def test_a_file_that_is_no_rule_is_refused_by_field(
@@ -180,6 +184,25 @@ def test_a_file_that_is_no_rule_is_refused_by_field(
         read_rule(path, "learning_rate")
     (line,) = str(caught.value).splitlines()
     assert line.startswith(f"learning_rate = '{path}'") and said in line
+
+
+def test_a_batch_that_follows_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'gives = "batch_tokens"\nsource = "the tests"\nfactor = 1\n'
+        "powers = { batch_tokens = { exponent = -1.0 } }\n"
+    )
+    with pytest.raises(NoRule, match="a batch cannot follow batch_tokens"):
+        read_rule(path, "batch_sequences")
+
+
+def test_a_rule_beyond_all_numbers_is_refused(plan: Callable[..., Plan], tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        OWN.replace("tokens = { unit = 1e4, exponent = -0.5 }", "params = { exponent = 99.0 }")
+    )
+    with pytest.raises(Refusal, match=r"gives inf at \d+ parameters"):
+        plan(training={"learning_rate": str(path)})
 
 
 def test_a_rule_for_another_field_or_that_is_not_there_is_refused(tmp_path: Path) -> None:
