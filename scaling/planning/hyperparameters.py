@@ -76,6 +76,11 @@ def batch_of(study: Study, params: ParamCount) -> int:
         tokens = resolve(setting, "batch_sequences", Scale(params, 0, _nominal(study.training)))
     except ValueError as error:
         raise Refusal(f"[training] {error}.") from error
+    if tokens >= 2**31 * study.data.sequence_length:  # as a number of sequences is refused
+        raise Refusal(
+            f"[training] batch_sequences = {setting!r} gives {tokens:.3g} tokens at "
+            f"{params.non_embedding} parameters, more than any batch; give a number."
+        )
     return in_few_digits(tokens / study.data.sequence_length)
 
 

@@ -257,6 +257,13 @@ def test_a_batch_by_a_rule_follows_size_and_its_d_rounds_in_whole_batches(
         assert run.schedule.steps % 4 == 0 and run.tokens % run.batch_tokens == 0
 
 
+def test_a_batch_beyond_any_is_refused(plan: Callable[..., Plan], tmp_path: Path) -> None:
+    rule = tmp_path / "batch.toml"
+    rule.write_text('gives = "batch_tokens"\nsource = "the tests"\nfactor = 1e30\n')
+    with pytest.raises(Refusal, match=r"gives 1e\+30 tokens at .* more than any batch"):
+        plan(training={"batch_sequences": str(rule)})
+
+
 def test_weight_decay_by_a_timescale_follows_batch_rate_and_d(plan: Callable[..., Plan]) -> None:
     of = {"weight_decay": "wang-2024", "nominal_tokens": 3072}
     for more in ({}, {"learning_rate_factor": 2.0}, {"batch_sequences": 8}):
