@@ -19,6 +19,7 @@ from analysis.fitting.effective_clusters import NORMAL
 from analysis.fitting.inputs import Inputs, Minimum
 from analysis.laws.law import Law
 from analysis.runs.messages import listed, row_called
+from analysis.runs.sweep import OPTIMA
 from analysis.solver.problem import predictions, to_coefficients
 from analysis.solver.search import descend
 
@@ -92,12 +93,14 @@ def _caution(
     losses = dict.fromkeys(float(observed[at]) for at in farthest)
     drop = " ".join(f"'{target}!={loss!r}'" for loss in losses)
     drop = f": --where {drop}" if len(losses) <= LISTED else " with --where."
+    remedy = f"Correct {it}, or leave {it} out{drop}"
+    if OPTIMA in inputs.rows.attrs:  # between the values of the file, where none can be left out
+        remedy = f"Sweep {it} again, with more seeds or values"
     return (
         f"{listed(named)} {lies} off by {off[far].max() / _scatter(off[~far]):.0f} times the "
         f"scatter of the others. Without {it}: rms log residual "
         f"{float(np.sqrt(np.mean(off[~far] ** 2))):.2g} instead of {whole:.2g}, {moved}. Forecast "
-        f"intervals count {it} as {FAR:g} times the scatter.{kind} Correct {it}, or leave {it} "
-        f"out{drop}"
+        f"intervals count {it} as {FAR:g} times the scatter.{kind} {remedy}"
     )
 
 

@@ -21,7 +21,7 @@ from analysis.array import Array, Index
 from analysis.interval import Interval, percentiles
 from analysis.runs.columns.kinds import is_number
 from analysis.runs.messages import name_of
-from analysis.runs.replicates import MIN_SWEPT, levelled, settings
+from analysis.runs.replicates import MIN_SWEPT, labels, levelled, settings, variants
 from analysis.runs.status import LEFT_OUT
 from analysis.runs.sweep_curves import Window, draw_minima, fit_curves, noise_of
 from analysis.runs.table import ASKED, CORE, standardise, usable
@@ -29,6 +29,8 @@ from analysis.text import human
 from scaling.store.records import Refusal
 
 Edge = Literal["lowest", "highest"]
+
+OPTIMA = "optima"  # attrs of a table whose rows are optima, and no rows of any file
 
 SHOWN = 6  # points that a warning names
 NEIGHBOURS = 2  # on each side of the best
@@ -148,7 +150,7 @@ def optima(table: pd.DataFrame, swept: Sweep) -> pd.DataFrame:
         columns=[*CORE, swept.column],
     )
     kept = {"file", "params_column", "loss_unit", "loss_set", ASKED} & set(table.attrs)
-    rows.attrs = {"notes": [], **{name: table.attrs[name] for name in kept}}
+    rows.attrs = {"notes": [], OPTIMA: True, **{name: table.attrs[name] for name in kept}}
     bound = np.array([each.optimum is None for each in swept.cells])
     reason = f"the best {swept.column} is an end of its sweep: a bound, no optimum"
     return _set_aside(rows, bound, reason, swept)
@@ -190,12 +192,27 @@ def _refuse_zero(rows: pd.DataFrame, column: str) -> None:
 
 def _refuse_other_axes(rows: pd.DataFrame, column: str) -> None:
     """Raises Refusal where other settings vary too, and would be chosen with the column."""
-    if found := settings(rows, ("params", "tokens", column)):
-        raise Refusal(
-            f"{name_of(rows)}: {found[0].column} varies too at equal params, tokens and {column} "
-            f"({found[0].count} values), so each of them has its own best {column}. "
-            f"Select one: {found[0].remedy}."
-        )
+    # In a swept study each value of the column is a variant, which tells its other axes apart.
+    found = settings(rows.drop(columns="variant", errors="ignore"), ("params", "tokens", column))
+    if found:
+        varies, count, remedy = found[0].column, found[0].count, found[0].remedy
+    elif _variants_at(rows, column) > 1:
+        varies, count = "variant", variants(rows)
+        remedy = f"--where 'variant=={labels(rows)[0]}'"
+    else:
+        return
+    raise Refusal(
+        f"{name_of(rows)}: {varies} varies too at equal params, tokens and {column} "
+        f"({count} values), so each of them has its own best {column}. Select one: {remedy}."
+    )
+
+
+def _variants_at(rows: pd.DataFrame, column: str) -> int:
+    """The most variants at one N, D and value of the column."""
+    if "variant" not in rows:
+        return 1
+    at = rows.groupby(["params", "tokens", column])["variant"]
+    return int(at.nunique(dropna=False).max())
 
 
 def _best_tried(params: Array, tokens: Array, values: Array, losses: Array) -> Best:

@@ -100,6 +100,7 @@ def _swept(
     while True:
         swept = tuning.with_sweep(toml, reach)
         plan = plan_bytes(swept, str(study)).plan
+        tuning.refuse_following(plan)
         tuning.refuse_narrow(plan)
         say(
             f"{asked.name}: rates from {reach.multiples[0]:g} to {reach.multiples[-1]:g} of its own"

@@ -14,7 +14,7 @@ from typing import Any
 from models.architecture import Architecture, Config, Settings, architecture
 from models.sizes import Ladder, ParamsConvention, Rung, size_of
 from scaling.optimizers import step_flops
-from scaling.planning.hyperparameters import hyperparameters
+from scaling.planning.hyperparameters import batch_of
 from scaling.planning.refusals import Refusals, listed
 from scaling.store.records import Refusal
 from scaling.study import IsoflopGrid, LadderGrid, ProductGrid, Study
@@ -111,7 +111,7 @@ def flops_per_token(study: Study, config: Config) -> float:
     of_step = step_flops(study.training.optimizer, family.matrices(config))
     if not of_step:
         return float(of_model)
-    batch = hyperparameters(study, family.count_params(config)).batch_sequences
+    batch = batch_of(study, family.count_params(config))
     return of_model + of_step / (batch * length)
 
 

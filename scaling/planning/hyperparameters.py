@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from models.sizes import ParamCount
 from scaling.planning.refusals import Refusals
 from scaling.planning.rules import GIVES, Rule, Scale, rule_of
+from scaling.store.records import Refusal
 from scaling.study import Study, TrainingSection
 
 # A batch by a rule keeps so many binary digits after its first, 8 to 15 times a power of two: from
@@ -47,14 +48,8 @@ def hyperparameters(study: Study, params: ParamCount) -> Hyperparameters:
             refusals.add(f"[training] {error}.")
             return math.nan
 
-    nominal = None if training.nominal_tokens is None else round(training.nominal_tokens)
-    tokens = resolved("batch_sequences", Scale(params, 0, nominal))
-    length = study.data.sequence_length
-    batch = training.batch_sequences
-    if isinstance(batch, str):
-        refusals.raise_any()
-        batch = in_few_digits(tokens / length)
-    scale = Scale(params, batch * length, nominal)
+    batch, nominal = batch_of(study, params), _nominal(training)
+    scale = Scale(params, batch * study.data.sequence_length, nominal)
     rate = training.learning_rate_factor * resolved("learning_rate", scale)
     warmup, beta2 = resolved("warmup_tokens", scale), resolved("beta2", scale)
     decay = resolved("weight_decay", scale)
@@ -70,6 +65,27 @@ def hyperparameters(study: Study, params: ParamCount) -> Hyperparameters:
     if isinstance(training.weight_decay, str):
         decay = scale.batch_tokens / (rate * scale.of("tokens") * decay)
     return Hyperparameters(batch, rate, warmup, beta2, decay)
+
+
+def batch_of(study: Study, params: ParamCount) -> int:
+    """The sequences of a step of a size. Raises Refusal as `hyperparameters` does."""
+    setting = study.training.batch_sequences
+    if not isinstance(setting, str):
+        return setting
+    try:
+        tokens = resolve(setting, "batch_sequences", Scale(params, 0, _nominal(study.training)))
+    except ValueError as error:
+        raise Refusal(f"[training] {error}.") from error
+    if tokens >= 2**31 * study.data.sequence_length:  # as a number of sequences is refused
+        raise Refusal(
+            f"[training] batch_sequences = {setting!r} gives {tokens:.3g} tokens at "
+            f"{params.non_embedding} parameters, more than any batch; give a number."
+        )
+    return in_few_digits(tokens / study.data.sequence_length)
+
+
+def _nominal(training: TrainingSection) -> int | None:
+    return None if training.nominal_tokens is None else round(training.nominal_tokens)
 
 
 def resolve(setting: float | str, field: str, scale: Scale) -> float:
@@ -109,20 +125,25 @@ def plateau_factor(training: TrainingSection) -> float:
     return rule_of(setting, "learning_rate").on_plateau or 1.0
 
 
-def bracketed(training: TrainingSection, params: ParamCount) -> Callable[[int], bool | None]:
+def bracketed(
+    training: TrainingSection, params: ParamCount, rate: float
+) -> Callable[[int], bool | None]:
     """Whether the rate of a size lies inside what the sweep of its rule tried, by the run's tokens.
 
-    Null where the rule was fitted to no sweep, or to none at such N and D.
+    Null where the rule was fitted to no sweep with this optimiser, or to none at such N and D.
     """
     setting = training.learning_rate
     rule = rule_of(setting, "learning_rate") if isinstance(setting, str) else None
     bracket = None if rule is None else rule.bracket()
-    multiple = training.learning_rate_factor * plateau_factor(training)
 
     def judge(tokens: int) -> bool | None:
-        if rule is None or bracket is None or any(outside(rule, Scale(params, 1, tokens))):
+        # What was tried at this D, whatever D the rate is for.
+        at = Scale(params, 1, tokens)
+        if rule is None or bracket is None or any(outside(rule, at)):
             return None
-        return bracket[0] < multiple < bracket[1]
+        if rule.optimizer != training.optimizer:
+            return None
+        return bracket[0] < rate / rule.value(at) < bracket[1]
 
     return judge
 

@@ -23,6 +23,7 @@ from pydantic.dataclasses import dataclass
 
 from models.sizes import ParamCount
 from scaling.fields import Positive
+from scaling.optimizers import OptimizerName
 from scaling.store.records import did_you_mean
 
 SHIPPED = Path(__file__).with_name("rule_files")
@@ -75,6 +76,11 @@ class Optimum:
     optimum: Positive
     interval: tuple[Positive, Positive] | None = None
 
+    def __post_init__(self) -> None:
+        low, high = self.tried
+        if low > high:
+            raise ValueError(f"tried = [{low:g}, {high:g}] ends before it begins")
+
 
 @dataclass(frozen=True, config=_FILE)
 class Rule:
@@ -92,6 +98,7 @@ class Rule:
     # Of a rate: the peak of a schedule that decays over the whole run, or the rate of a plateau.
     schedule: Literal["decay", "plateau"] | None = None
     on_plateau: Positive | None = None  # what the source multiplies such a peak by for a plateau
+    optimizer: OptimizerName = "adamw"  # of the runs that a rate was measured in
     measured: Mapping[Variable, tuple[Positive, Positive]] = field(default_factory=dict)
     optima: tuple[Optimum, ...] = ()  # of the sweep that it was fitted to
 
@@ -103,6 +110,8 @@ class Rule:
             )
         if self.optima and not {"params", "tokens", "flops"}.issuperset(self.follows):
             raise ValueError("optima are of rules that follow params, tokens and flops alone")
+        if self.gives == "batch_tokens" and "batch_tokens" in self.follows:
+            raise ValueError("a batch cannot follow batch_tokens, which is the batch itself")
         for name, (low, high) in self.measured.items():
             if low > high:
                 raise ValueError(f"measured.{name} = [{low:g}, {high:g}] ends before it begins")
@@ -111,6 +120,11 @@ class Rule:
     def follows(self) -> tuple[str, ...]:
         """The variables that it depends on."""
         return (*self.powers, *self.logarithms)
+
+    @property
+    def follows_size(self) -> bool:
+        """Whether it depends on N."""
+        return not {"params", "params_total", "flops"}.isdisjoint(self.follows)
 
     @property
     def follows_tokens(self) -> bool:
@@ -126,7 +140,10 @@ class Rule:
         """What it gives. Raises ValueError where it follows a D that the study does not declare."""
         found = self.factor
         for name, power in self.powers.items():
-            found *= (scale.of(name) / power.unit) ** power.exponent
+            try:
+                found *= (scale.of(name) / power.unit) ** power.exponent
+            except OverflowError:
+                return math.inf
         for name, slope in self.logarithms.items():
             found += slope * math.log(scale.of(name))
         return found
@@ -190,8 +207,8 @@ def rule_of(setting: str, field: str) -> Rule:
     known = shipped(field)
     if setting not in known:
         raise NoRule(
-            f"{field} = {setting!r} is no known rule; give a number, one of {', '.join(known)}, or "
-            f"the path of a rule file, which ends in {SUFFIX}.{did_you_mean(setting, known)}"
+            f"{field} = {setting!r} is no known rule.{did_you_mean(setting, known)} Give a number, "
+            f"one of {', '.join(known)}, or the path of a rule file, which ends in {SUFFIX}"
         )
     return known[setting]
 

@@ -8,6 +8,7 @@ branch off it, so a grid of many budgets costs little more than its longest (Hä
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from models.architecture import architecture
@@ -18,9 +19,10 @@ from scaling.planning.grid import Cell
 from scaling.planning.hyperparameters import bracketed, hyperparameters
 from scaling.planning.layout import native
 from scaling.planning.refusals import Refusals
+from scaling.planning.rules import NoRule, rule_of
 from scaling.schedule import Schedule
 from scaling.spec import Optimizer, RunSpec, run_id_of
-from scaling.study import Study
+from scaling.study import Study, TrainingSection
 from scaling.tasks.mix import TaskMix, resolve_mix
 
 
@@ -51,7 +53,7 @@ def trajectory(study: Study, base: RunSpec, points: Sequence[Cell]) -> list[RunS
     """
     training = study.training
     steps = [whole_steps(study, base.batch_tokens, cell.tokens) for cell in points]
-    inside = bracketed(training, base.params)
+    inside = bracketed(training, base.params, base.schedule.peak)
     if training.schedule == "cosine":
         runs = [_cosine(base, total) for total in steps]
         return [
@@ -177,12 +179,19 @@ def _refuse_unsuited(study: Study, rung: Rung) -> None:
             f'[training] optimizer = "muon": architecture = {study.model.architecture!r} names no '
             'matrices for it (its matrices()). Give optimizer = "adamw".'
         )
-    if isinstance(training.learning_rate, str) and family.ratios(rung.config):
+    if family.ratios(rung.config) and _rate_follows_size(training):
         refusals.add(
             f"[training] learning_rate = {training.learning_rate!r} follows size, and so does "
             '[model] parametrization = "mup". Give the rate at base_width as a number.'
         )
     refusals.raise_any()
+
+
+def _rate_follows_size(training: TrainingSection) -> bool:
+    with suppress(NoRule):  # which is refused as it is
+        setting = training.learning_rate
+        return isinstance(setting, str) and rule_of(setting, "learning_rate").follows_size
+    return False
 
 
 def _mix_of(study: Study, batch_sequences: int) -> TaskMix | None:

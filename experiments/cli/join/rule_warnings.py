@@ -1,4 +1,4 @@
-"""Warnings about the rules of a study: outside their range, or for another schedule."""
+"""Warnings about the rules of a study: outside their range, for another schedule or optimiser."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def rule_warnings(plan: Plan) -> list[str]:
 
 
 def _rules(plan: Plan) -> tuple[dict[tuple[str, str], _Named], dict[str, None]]:
-    """The rules of all variants by field and setting, and what is said of their schedules."""
+    """The rules of all variants by field and setting, and what is said of their rates."""
     named: dict[tuple[str, str], _Named] = {}
     other: dict[str, None] = {}
     runs: dict[str | None, list[RunSpec]] = {}
@@ -52,7 +52,7 @@ def _rules(plan: Plan) -> tuple[dict[tuple[str, str], _Named], dict[str, None]]:
                 scale = _scale(rule, run)
                 for variable in outside(rule, scale):
                     each.outside.setdefault(variable, []).append(scale.of(variable))
-            other |= dict.fromkeys(_schedule_text(training, rule) if rule.schedule else ())
+            other |= dict.fromkeys(_rate_text(training, rule) if rule.schedule else ())
     return named, other
 
 
@@ -83,7 +83,7 @@ def _span(variable: str, low: float, high: float) -> str:
     return f"{LETTERS[variable]} = {' to '.join(ends)}"
 
 
-def _schedule_text(training: TrainingSection, rule: Rule) -> Iterator[str]:
+def _rate_text(training: TrainingSection, rule: Rule) -> Iterator[str]:
     said = f"[training] learning_rate = {training.learning_rate!r} is"
     if rule.schedule == "decay" and training.schedule == "wsd" and plateau_factor(training) == 1:
         yield (
@@ -95,6 +95,12 @@ def _schedule_text(training: TrainingSection, rule: Rule) -> Iterator[str]:
         yield (
             f"{said} the rate of a plateau, and schedule = 'cosine' decays from it over the whole "
             "run. Measure the peak with `scaling tune`, or give a rule for one."
+        )
+    if rule.optimizer != training.optimizer:
+        yield (
+            f"[training] learning_rate = {training.learning_rate!r} was measured with "
+            f"{rule.optimizer}, and optimizer = {training.optimizer!r} may have another best rate. "
+            "Measure it with `scaling tune`, or sweep learning_rate_factor."
         )
 
 

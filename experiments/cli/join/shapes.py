@@ -63,10 +63,18 @@ class Shapes:
         rule, formula = training.learning_rate, "a number"
         if isinstance(rule, str):
             formula = f"{rule}: {rule_of(rule, 'learning_rate').formula}"
+        rate: float | None = found.learning_rate
+        if base := family.ratios(config):
+            # No array but at the base has this rate, so it stands beside no other rule's.
+            formula = (
+                f"µP: {rate:g} at its base, {1 / base.width:.3g} times as wide and "
+                f"{1 / base.depth:.3g} times as deep"
+            )
+            rate = None
         return Rates(
             f"study {self.study.name}",
             f"its [training], {formula}",
-            found.learning_rate,
+            rate,
             found.batch_sequences * self.study.data.sequence_length,
             (),
         )

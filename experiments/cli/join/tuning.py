@@ -8,6 +8,7 @@ tried next follows from what has ended, so the command goes on where it was stop
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from analysis.laws.catalogue import law
 from analysis.runs.sweep import Best, Sweep, optima, sweep
 from analysis.runs.table import read_runs
 from analysis.text import decimal, human, scientific
+from models.architecture import architecture
 from scaling.planning.plan import Plan
 from scaling.store.records import Refusal
 from scaling.study import Study
@@ -71,6 +73,16 @@ def refuse_untunable(study: Study) -> None:
         raise Refusal(
             f"[training] learning_rate_factor = {study.training.learning_rate_factor:g}: `scaling "
             "tune` varies it. Remove it; learning_rate is where the sweep begins."
+        )
+
+
+def refuse_following(plan: Plan) -> None:
+    """Raise Refusal for models whose rate follows size already: no rule in N would serve them."""
+    if any(architecture(run.architecture).ratios(run.model) for run in plan.points):
+        raise Refusal(
+            '[model] parametrization = "mup" has one learning_rate for all sizes, and a rule in N '
+            'is refused with it. Give [sweep] "training.learning_rate" in the study, `scaling '
+            "run` it, and read the best rates from `scaling fit --best-of learning_rate`."
         )
 
 
@@ -162,6 +174,7 @@ def rule_text(study: Study, made: Fit, cells: Sequence[Best]) -> str:
         name: f"{name} {decimal(made.coefficients[name], span)} [{decimal(span.low, span)} … "
         f"{decimal(span.high, span)}]"
         for name, span in made.interval.coefficients.items()
+        if math.isfinite(span.low)  # without resamples there are none
     }
     schedule = "plateau" if study.training.schedule == "wsd" else "decay"
     lines = [
@@ -170,6 +183,7 @@ def rule_text(study: Study, made: Fit, cells: Sequence[Best]) -> str:
         f'gives = "{COLUMN}"',
         f'source = "measured by scaling tune: {study.name}, {len(inside)} best rates"',
         f'schedule = "{schedule}"',
+        f'optimizer = "{study.training.optimizer}"',
         f"factor = {k!r}",
         f"powers = {{ params = {{ exponent = {a!r} }}, tokens = {{ exponent = {b!r} }} }}",
         f"measured = {{ params = {ends['params']}, tokens = {ends['tokens']} }}",

@@ -147,6 +147,27 @@ def test_a_fit_of_the_best_names_what_was_left_out_and_what_is_only_a_bound() ->
     assert "highest learning_rate tried is the best at 6 of 9" in found.cautions[0]
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_another_axis_of_a_swept_study_is_named_whose_every_run_has_a_variant(named: bool) -> None:
+    """Two optimisers at the same rates: no loss is the mean of both."""
+    both = pd.concat(
+        [
+            table.assign(
+                **{"optimizer": name} if named else {},
+                loss=table["loss"] + off,
+                variant=[f'optimizer="{name}" rate={rate}' for rate in table["learning_rate"]],
+            )
+            for table in [swept(parabola)]
+            for name, off in (("adamw", 0.0), ("muon", 0.1))
+        ]
+    )
+    varies = "optimizer" if named else "variant"
+    with pytest.raises(
+        Refusal, match=rf"{varies} varies too .* \(\d+ values\).*--where '{varies}=="
+    ):
+        sweep(both, "learning_rate")
+
+
 def test_another_axis_of_the_sweep_is_named() -> None:
     table = swept(parabola)
     both = pd.concat([table.assign(warmup=w, loss=table["loss"] + w / 100) for w in (1, 2)])
@@ -161,3 +182,13 @@ def test_what_is_no_sweep_is_refused() -> None:
         sweep(swept(parabola), "rate")
     with pytest.raises(Refusal, match="level = 90"):
         sweep(swept(parabola), "learning_rate", level=90)
+
+
+def test_an_optimum_far_off_is_to_be_swept_again_and_no_row_has_it_to_leave_out() -> None:
+    grid = pd.concat([swept(parabola).assign(tokens=d) for d in (1e9, 4e9, 2e10)])
+    odd = (grid["params"] == 1e8) & (grid["tokens"] == 4e9)
+    off = np.log(grid["learning_rate"] / (3 * best_rate(1e8)))
+    grid = grid.assign(loss=grid["loss"].mask(odd, 3.0 + parabola(off))).reset_index(drop=True)
+    made = fit(law("steplaw_lr"), optima(grid, sweep(grid, "learning_rate")), bootstrap=0)
+    (said,) = [each for each in made.cautions if "times the scatter" in each]
+    assert said.endswith("Sweep it again, with more seeds or values") and "--where" not in said

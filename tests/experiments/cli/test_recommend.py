@@ -343,3 +343,19 @@ def test_no_shapes_are_built_of_a_study_whose_runs_were_not_fitted(
     assert scaling(monkeypatch, *ask) == 2
     assert "runs.parquet" in capsys.readouterr().err
     assert scaling(monkeypatch, *ask, "--study", study) == 0
+
+
+def test_the_rate_of_a_mup_study_is_that_of_its_base_and_of_no_other_size(
+    monkeypatch, capsys, tmp_path
+):
+    study, out = tmp_path / "mup.toml", tmp_path / "r.json"
+    text = Path(STUDY).read_text()
+    text = re.sub(r"(?m)^learning_rate = .*$", "learning_rate = 0.5", text)
+    study.write_text(text.replace("[model]", '[model]\nparametrization = "mup"'))
+    ask = (BESIROGLU, "--flops", "1e20", "--study", study, "--rules", "steplaw-2025")
+    assert scaling(monkeypatch, "recommend", *ask, "--json", out) == 0
+    [[own, step]] = json.loads(out.read_text())["rates"]
+    assert own["learning_rate"] is None and step["learning_rate"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"µP: 0\.5 at its base, 0\.\d+ times as wide and 0\.\d+ times as deep", said)
+    assert "peak rates differ" not in said

@@ -95,6 +95,15 @@ def test_a_peak_is_no_rate_of_a_plateau_unless_its_source_says_how(warned: Warn)
     assert "the rate of a plateau, and schedule = 'cosine'" in warning
 
 
+def test_a_rate_measured_with_another_optimiser_is_doubted(warned: Warn) -> None:
+    (warning,) = warned(optimizer="muon")
+    assert "was measured with adamw, and optimizer = 'muon'" in warning
+    assert "`scaling tune`" in warning
+    assert warned(more='optimizer = "muon"\n', optimizer="muon") == []
+    both = {"training.optimizer": ["adamw", "muon"]}
+    assert len(warned(sweep=both)) == 1
+
+
 def test_a_batch_that_leaves_few_steps_is_named_with_one_that_would_do() -> None:
     study = read_study(EXPERIMENTS / "accelerator.toml")
     plan = plan_study(study).plan

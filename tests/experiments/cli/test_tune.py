@@ -83,7 +83,9 @@ def scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tune:
 
         study.write_text(STUDY.format(folder=tmp_path).replace(*change))
         monkeypatch.setattr(tune, "_train", train)
-        words = ["scaling", "tune", str(study), "--results", str(tmp_path), "--bootstrap", "200"]
+        words = ["scaling", "tune", str(study), "--results", str(tmp_path)]
+        if "--bootstrap" not in more:
+            words += ["--bootstrap", "200"]
         monkeypatch.setattr(sys, "argv", [*words, *more])
         return main()
 
@@ -150,6 +152,7 @@ def test_rates_that_diverge_end_a_sweep_and_leave_no_optimum(scaling: Any, capsy
         (("4096, 16384", "4096"), "[grid] has 3 sizes and 1 budgets"),
         (("beta1", "learning_rate_factor = 2.0\nbeta1"), "learning_rate_factor = 2: `scaling"),
         (("[evaluation]", '[sweep]\n"training.beta1" = [0.8]\n[evaluation]'), "[sweep] training.b"),
+        (("head_dim", 'parametrization = "mup"\nhead_dim'), '[model] parametrization = "mup" has'),
     ],
 )
 def test_a_study_that_cannot_be_tuned_is_refused_before_anything_is_trained(
@@ -178,3 +181,16 @@ def test_a_file_that_is_no_rule_of_this_command_is_not_replaced(
 def test_a_sweep_reaches_by_doublings() -> None:
     assert Reach().multiples == (0.5, 0.707, 1.0, 1.41, 2.0)
     assert set(Reach().multiples) < set(Reach(2, 1).multiples)
+
+
+def test_a_rule_says_which_optimiser_it_was_measured_with(scaling: Any, tmp_path: Path) -> None:
+    file = tmp_path / "tuned" / "rule.toml"
+    assert scaling() == 0
+    assert read_rule(file, "learning_rate").optimizer == "adamw"
+    assert scaling(parabola, ("beta1", 'optimizer = "muon"\nbeta1')) == 0
+    assert read_rule(file, "learning_rate").optimizer == "muon"
+
+
+def test_a_rule_without_resamples_claims_no_intervals(scaling: Any, tmp_path: Path) -> None:
+    assert scaling(parabola, ("", ""), "--bootstrap", "0") == 0
+    assert "nan" not in (tmp_path / "tuned" / "rule.toml").read_text()

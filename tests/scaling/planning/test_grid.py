@@ -14,7 +14,7 @@ from models.decoder.presets import preset
 from models.decoder.sizes import count_flops, count_params, matrices
 from scaling.data.corpus import CorpusInfo
 from scaling.optimizers import step_flops
-from scaling.planning.grid import cells
+from scaling.planning.grid import cells, flops_per_token, ladder_of
 from scaling.planning.plan import Plan, make_plan, plan_table
 from scaling.planning.sweep import variants
 from scaling.store.records import Refusal
@@ -359,3 +359,12 @@ def test_equal_compute_counts_what_the_optimiser_multiplies(gridded: StudyOf) ->
         of_step = step_flops("muon", matrices(config))
         per_token = count_flops(config, 16, "full").total + of_step / (4 * 16)
         assert cell.tokens * per_token == pytest.approx(cell.budget_flops, rel=1e-12)
+
+
+def test_the_flops_of_a_shape_ask_for_no_rate(gridded: StudyOf) -> None:
+    """Kaplan's is below zero from 12 billion parameters on."""
+    training = {"optimizer": "muon", "learning_rate": "kaplan-2020"}
+    study = gridded({"kind": "product", "params": [3400], "tokens": [1536]}, training=training)
+    large = ladder_of(study, 256).nearest(2e10, "total").config
+    of_step = step_flops("muon", matrices(large)) / (4 * 16)
+    assert flops_per_token(study, large) == count_flops(large, 16, "full").total + of_step

@@ -109,6 +109,11 @@ def test_a_number_means_itself() -> None:
     assert resolve(0.25, "learning_rate", Scale(SMALL, 1, None)) == 0.25
 
 
+def test_an_unknown_rule_is_refused_in_whole_sentences(plan: Callable[..., Plan]) -> None:
+    with pytest.raises(Refusal, match=r"rule\. Did you mean olmo-core\? Give .* ends in \.toml\.$"):
+        plan(training={"batch_sequences": "olmo-cor"})
+
+
 def test_an_unknown_rule_is_refused_with_the_known_ones() -> None:
     with pytest.raises(NoRule, match=r"learning_rate = 'kaplan-2021' is no known.*kaplan-2020"):
         resolve("kaplan-2021", "learning_rate", Scale(SMALL, 1, None))
@@ -164,6 +169,10 @@ def following(tmp_path: Path) -> dict[str, str]:
         (("learning_rate", "beta2_half_life"), "goes with no other rule; remove it"),
         (("exponent = -0.5", "exponent = -0.5,,"), "is not valid TOML"),
         (("factor = 0.01", "factor = 0.01\nmeasured = { params = [2.0, 1.0] }"), "ends before"),
+        (
+            ("0.01", "0.01\noptima = [{ params = 1, tokens = 1, tried = [2, 1], optimum = 1 }]"),
+            "optima.0: tried = [2, 1] ends before it begins",
+        ),
     ],
 )
 def test_a_file_that_is_no_rule_is_refused_by_field(
@@ -175,6 +184,25 @@ def test_a_file_that_is_no_rule_is_refused_by_field(
         read_rule(path, "learning_rate")
     (line,) = str(caught.value).splitlines()
     assert line.startswith(f"learning_rate = '{path}'") and said in line
+
+
+def test_a_batch_that_follows_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'gives = "batch_tokens"\nsource = "the tests"\nfactor = 1\n'
+        "powers = { batch_tokens = { exponent = -1.0 } }\n"
+    )
+    with pytest.raises(NoRule, match="a batch cannot follow batch_tokens"):
+        read_rule(path, "batch_sequences")
+
+
+def test_a_rule_beyond_all_numbers_is_refused(plan: Callable[..., Plan], tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        OWN.replace("tokens = { unit = 1e4, exponent = -0.5 }", "params = { exponent = 99.0 }")
+    )
+    with pytest.raises(Refusal, match=r"gives inf at \d+ parameters"):
+        plan(training={"learning_rate": str(path)})
 
 
 def test_a_rule_for_another_field_or_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -229,6 +257,13 @@ def test_a_batch_by_a_rule_follows_size_and_its_d_rounds_in_whole_batches(
         assert run.schedule.steps % 4 == 0 and run.tokens % run.batch_tokens == 0
 
 
+def test_a_batch_beyond_any_is_refused(plan: Callable[..., Plan], tmp_path: Path) -> None:
+    rule = tmp_path / "batch.toml"
+    rule.write_text('gives = "batch_tokens"\nsource = "the tests"\nfactor = 1e30\n')
+    with pytest.raises(Refusal, match=r"gives 1e\+30 tokens at .* more than any batch"):
+        plan(training={"batch_sequences": str(rule)})
+
+
 def test_weight_decay_by_a_timescale_follows_batch_rate_and_d(plan: Callable[..., Plan]) -> None:
     of = {"weight_decay": "wang-2024", "nominal_tokens": 3072}
     for more in ({}, {"learning_rate_factor": 2.0}, {"batch_sequences": 8}):
@@ -269,9 +304,55 @@ def test_a_run_knows_whether_its_rate_lies_inside_what_a_sweep_tried(
     assert {run.rate_bracketed for run in plan().runs} == {None}
 
 
+def test_the_rate_of_a_run_is_judged_by_what_was_tried_at_its_own_d(
+    plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    """Rates from half to twice 0.02 (D / 1536) were tried; at a declared D the rate is one."""
+    rule = tmp_path / "rate.toml"
+    rule.write_text(
+        'gives = "learning_rate"\nsource = "the tests"\nschedule = "plateau"\nfactor = 0.02\n'
+        "powers = { tokens = { unit = 1536, exponent = 1.0 } }\n"
+        "optima = [{ params = 3400, tokens = 1536, tried = [0.01, 0.04], optimum = 0.02 }]\n"
+    )
+
+    def inside(nominal: int) -> dict[int, bool | None]:
+        made = plan(training={"learning_rate": str(rule), "nominal_tokens": nominal})
+        return {run.tokens: run.rate_bracketed for run in made.points}
+
+    assert inside(2304) == {1536: True, 3072: True}
+    assert inside(4608) == {1536: False, 3072: True}
+    assert inside(1024) == {1536: True, 3072: False}
+
+
+def test_a_sweep_with_another_optimiser_brackets_no_rate(
+    plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    rule = tmp_path / "rate.toml"
+    text = (
+        'gives = "learning_rate"\nsource = "the tests"\nschedule = "plateau"\nfactor = 0.02\n'
+        "optima = [{ params = 3400, tokens = 1536, tried = [0.01, 0.03], optimum = 0.02 }]\n"
+    )
+
+    def inside(optimizer: str) -> set[bool | None]:
+        made = plan(training={"learning_rate": str(rule), "optimizer": optimizer})
+        return {run.rate_bracketed for run in made.points}
+
+    rule.write_text(text)
+    assert (inside("adamw"), inside("muon")) == ({True}, {None})
+    rule.write_text('optimizer = "muon"\n' + text)
+    assert (inside("adamw"), inside("muon")) == ({None}, {True})
+
+
 def test_an_unknown_rule_and_tokens_rounded_too_far_are_refused_together(
     plan: Callable[..., Plan],
 ) -> None:
     with pytest.raises(Refusal) as caught:
         plan(training={"learning_rate": "nobody"}, grid={"tokens": [100, 3072]})
     assert [line.split()[0] for line in str(caught.value).splitlines()] == ["[training]", "[grid]"]
+
+
+def test_under_mup_a_rate_may_follow_d_which_mup_does_not(
+    plan: Callable[..., Plan], following: dict[str, str]
+) -> None:
+    made = plan(model={"parametrization": "mup"}, training={**following, "nominal_tokens": "2.5k"})
+    assert {run.schedule.peak for run in made.runs} == {0.02}
