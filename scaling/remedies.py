@@ -17,6 +17,7 @@ _REMEDIES = {
     errno.EIO: _DISK,
     errno.ESTALE: _DISK,
     errno.ETIMEDOUT: _DISK,
+    errno.EFBIG: "Allow larger files there (`ulimit -f`, or another file system)",
     errno.EROFS: "Make its file system writable",
 }
 _SHUT = (errno.EACCES, errno.EPERM)

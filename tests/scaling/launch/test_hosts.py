@@ -195,8 +195,8 @@ def test_a_run_fails_of_what_one_process_cannot_begin(ready, small, tmp_path) ->
     refusing = """
     import scaling.launch.hosts as hosts
     from scaling.store.records import Refusal
-    def refuse(corpus): raise Refusal("its corpus is damaged")
-    hosts.check = refuse
+    def refuse(corpus, cache): raise Refusal("its corpus is damaged")
+    hosts.loaded = refuse
     """
     codes = finish(start(ready(tmp_path), 2, {1: refusing}))
     assert codes == [1, 1]  # they go on together to the next run, of which the same is true

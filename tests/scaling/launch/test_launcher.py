@@ -98,7 +98,7 @@ def state(results: Path) -> dict[Path, tuple[int, bytes]]:
 def test_dead_and_preempted_workers_are_followed_by_others_and_a_finished_study_stays(
     plan: Callable[..., Plan], tmp_path: Path
 ) -> None:
-    sweep = {"training.learning_rate_factor": [1.0, 2.0, 1e30]}
+    sweep = {"training.learning_rate": [0.02, 0.04, 1000.0]}
     made = plan(grid={"tokens": [1536]}, sweep=sweep)
     runs, local, snapshots = folders(tmp_path, made), Recorded(), list[Snapshot]()
 
