@@ -117,6 +117,8 @@ class RunSpec:
     nominal_tokens: int | None = None  # the D that rules follow; null where none is declared
     unique_tokens: int | None = None  # cap on the distinct training tokens; null: the whole corpus
     tasks: TaskMix | None = None  # null: text alone
+    # How held-out text is cut. Records of before have none: windows lay in long documents alone.
+    holdout_windows: Literal["packed"] = "packed"
     # Validation sets by name, each with the fingerprint of its tokens, in the order of the names.
     sets: tuple[tuple[str, str], ...] = ()
     budget_flops: float | None = None  # the isoFLOP budget that the point belongs to
