@@ -23,6 +23,7 @@ def tune(
     study: StudyPath,
     /,
     *,
+    batch: bool = False,
     workers: int | None = None,
     results: Annotated[Path, arg(metavar="FOLDER")] = Path("results"),
     level: float = 0.9,
@@ -37,17 +38,21 @@ def tune(
     is an end of the sweep, the sweep doubles outward, until every best lies inside. A curve in the
     logarithm of the rate places each optimum, with an interval, and a power law in N and D is
     fitted through them. The rule is written to rule.toml in the results folder: give its path as
-    the learning_rate of another study. The command may be stopped and given again.
+    the learning_rate of another study. With --batch all rates are swept at half, once and twice the
+    study's batch, and further out in the same way; a second rule, B = k D^b, is written beside the
+    first. The command may be stopped and given again.
 
         scaling tune my_tuning.toml --workers 2
+        scaling tune my_tuning.toml --batch
         scaling tune my_tuning.toml --out rules/rate.toml
 
     Args:
+        batch: Sweep the batch too, at least three times as many runs.
         workers: Number of runs to train at once. The default is one per core, or one per GPU.
         results: Folder for the results; each study has a folder of its name in it.
         level: Level of the intervals.
         bootstrap: Number of bootstrap resamples of the fit; with 0, its exponents have no interval.
-        out: Write the rule to this file instead, which ends in .toml.
+        out: Write the rule to this file instead, which ends in .toml; that of the batch beside it.
     """
     from analysis.arguments import refuse_times
     from analysis.fitting.result import refuse_level
@@ -68,46 +73,70 @@ def tune(
         raise Refusal(
             f"--out {rule} does not end in .toml, as the path of a rule does. Name it so."
         )
-    Output(overwrite=output.overwrite).refuse("--out", rule, _is_rule)
-    found = _swept(asked, toml, study, results, workers, level)
-    made = tuning.fitted_rule(found, level, bootstrap)
-    write_bytes(rule, tuning.rule_text(asked, made, found.best.cells).encode())
+    files = {tuning.COLUMN: rule}
+    if batch:
+        files[tuning.BATCH] = rule.with_name(f"{rule.stem}-batch.toml")
+    for file in files.values():
+        Output(overwrite=output.overwrite).refuse("--out", file, _is_rule)
+    own = tuning.own_batch(asked) if batch else None
+    found = _swept(asked, toml, own, study, results, workers, level)
+    made = tuning.fitted_rules(found, level, bootstrap)
+    for column, file in files.items():
+        cells = found.sweeps[column].cells
+        write_bytes(file, tuning.rule_text(asked, column, made[column], cells).encode())
     output.write(
         {
-            "rule": str(rule),
-            "best_of": to_json(found.best),
-            "coefficients": dict(made.coefficients),
+            "rules": {column: str(file) for column, file in files.items()},
+            "best_of": {column: to_json(each) for column, each in found.sweeps.items()},
+            "coefficients": {column: dict(each.coefficients) for column, each in made.items()},
             "interval": {
-                "level": made.interval.level,
-                "coefficients": {n: list(s) for n, s in made.interval.coefficients.items()},
+                "level": level,
+                "coefficients": {
+                    column: {n: list(s) for n, s in each.interval.coefficients.items()}
+                    for column, each in made.items()
+                },
             },
-            "warnings": list(made.warnings),
+            "warnings": [said for each in made.values() for said in each.warnings],
         }
     )
-    say(sweep_text(found.best, "params_non_embedding"))
-    say(f"\n{made.summary()}")
-    say(f'Rule → {rule}\nNext: give learning_rate = "{rule}" in the [training] of a study')
+    for column, each in made.items():
+        say(sweep_text(found.sweeps[column], "params_non_embedding"))
+        say(f"\n{each.summary()}\n")
+    given = {tuning.COLUMN: "learning_rate", tuning.BATCH: "batch_sequences"}
+    fields = " and ".join(f'{given[column]} = "{file}"' for column, file in files.items())
+    say(f"Next: give {fields} in the [training] of a study")
 
 
 def _swept(
-    asked: Study, toml: bytes, study: Path, results: Path, workers: int | None, level: float
+    asked: Study,
+    toml: bytes,
+    own: int | None,
+    study: Path,
+    results: Path,
+    workers: int | None,
+    level: float,
 ) -> Swept:
-    """Train a study's rates, further out until every best lies inside what was tried."""
+    """Train a study's rates, and batches where it has an `own` one to begin from, further out until
+    every best lies inside what was tried."""
     from experiments.cli.join import tuning
     from experiments.cli.join.plan import plan_bytes
 
-    reach = tuning.Reach()
+    reach = tuning.Reach() if own is None else tuning.Reach(smaller=1, larger=1)
     while True:
-        swept = tuning.with_sweep(toml, reach)
+        swept = tuning.with_sweep(toml, reach, own)
         plan = plan_bytes(swept, str(study)).plan
         tuning.refuse_following(plan)
         tuning.refuse_narrow(plan)
-        say(
-            f"{asked.name}: rates from {reach.multiples[0]:g} to {reach.multiples[-1]:g} of its own"
+        rates = f"rates from {reach.multiples[0]:g} to {reach.multiples[-1]:g} of its own"
+        batches = (
+            ""
+            if own is None
+            else f", batches of {', '.join(map(str, reach.batches(own)))} sequences"
         )
+        say(f"{asked.name}: {rates}{batches}")
         _train(plan, swept, str(results), workers)
         found = tuning.swept(results / asked.name, level)
-        further = found.next(reach)
+        further = found.next(reach, own or 1)
         if further == reach:
             return found
         tuning.refuse_open(asked, found, further)

@@ -120,6 +120,50 @@ def test_the_rule_that_made_the_losses_is_found_wherever_the_sweep_begins(
     assert low < 1 < high
 
 
+def bowl(run: RunSpec) -> float:
+    """Least at a rate and a batch that follow size and tokens."""
+    off = math.log(run.batch_tokens / (0.6 * run.tokens**0.6))
+    return parabola(run) + 0.02 * off**2
+
+
+def test_the_batch_that_made_the_losses_is_found_too(scaling: Any, tmp_path: Path) -> None:
+    change = ("tokens = [4096, 16384]", "tokens = [8192, 32768]")
+    assert scaling(bowl, change, "--batch", "--out", str(tmp_path / "r.toml")) == 0
+    assert len(scaling.plans) > 1  # the best batch lies beyond twice the study's
+    rule = read_rule(tmp_path / "r-batch.toml", "batch_sequences")
+    assert rule.follows == ("tokens",) and len(rule.optima) == 6
+    for each in rule.optima:
+        assert each.optimum == pytest.approx(0.6 * each.tokens**0.6, rel=2e-2)
+        assert each.tried[0] < each.optimum < each.tried[1]
+    run = scaling.plans[0].points[0]
+    at = Scale(run.params, 0, 20_000)
+    assert rule.value(at) == pytest.approx(0.6 * 20_000**0.6, rel=2e-2)
+    rate = read_rule(tmp_path / "r.toml", "learning_rate")
+    for each in rate.optima:
+        assert each.optimum == pytest.approx(best(each.params, each.tokens), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (("batch_sequences = 4", "batch_sequences = 3"), "= 3 cannot be halved"),
+        (("batch_sequences = 4", 'batch_sequences = "olmo-core"'), "Give a number from which"),
+        (("16384", "16640"), "multiples of 512 tokens, so batches"),
+    ],
+)
+def test_a_batch_that_cannot_be_tuned_is_refused_before_anything_is_trained(
+    scaling: Any, capsys: Any, change: tuple[str, str], said: str
+) -> None:
+    assert scaling(bowl, change, "--batch") == 2
+    assert said in capsys.readouterr().err
+    assert scaling.plans == []
+
+
+def test_a_batch_of_one_sequence_is_halved_no_further() -> None:
+    assert Reach(smaller=3, larger=1).batches(4) == (1, 2, 4, 8)
+    assert Reach(smaller=1, larger=2).batches(6) == (3, 6, 12, 24)
+
+
 def test_a_wider_sweep_keeps_every_run_before_it(scaling: Any) -> None:
     assert scaling(parabola, ("learning_rate = 0.02", "learning_rate = 0.0025")) == 0
     rounds = ids(scaling.plans)
