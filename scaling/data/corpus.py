@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -166,7 +167,7 @@ class Corpus:
         note = self.folder / PLACE
         if not note.exists():
             return None
-        name = str(read_json(note)["index"])
+        name = str(_noted(note, self.folder)["index"])
         if not RUN_ID.fullmatch(name):
             raise Refusal(f"{note} names no index. Delete {self.folder}: it is made again.")
         return self.folder / name
@@ -180,7 +181,7 @@ class Corpus:
             names = ("train.bin", "holdout.bin") if self.info.train_tokens else ("holdout.bin",)
             return tuple(map(self._own, names))
         found, row = [], 0
-        for file in read_json(self.index / "files.json")["files"]:
+        for file in _noted(self.index / "files.json", self.folder)["files"]:
             path, dtype, offset = Path(file["path"]), file["dtype"], file["offset"]
             noted = self.index / "digests"
             found.append(checked_file(path, dtype, offset, file["tokens"], noted, row, RESTORE))
@@ -247,6 +248,16 @@ def made_again(folder: Path) -> str:
     )
 
 
+def _noted(path: Path, folder: Path) -> Any:
+    """What a file of a corpus in `folder` notes. Raises Refusal that says how it is made again."""
+    try:
+        return read_json(path)
+    except Refusal as error:
+        if not is_damage(error):
+            raise
+        raise Refusal(error.cause, made_again(folder)) from error
+
+
 def load(fingerprint: str, cache: Path) -> Corpus:
     """The corpus that `prepare` made in `cache`. Raises Refusal if it is not there or damaged."""
     corpus = _named(fingerprint, cache)
@@ -270,14 +281,14 @@ def _named(fingerprint: str, cache: Path) -> Corpus:
         raise Refusal(f"corpus {fingerprint[:40]!r} is none: its name has 12 hexadecimal digits.")
     if not note.exists():
         raise Refusal(f"corpus {fingerprint} is not in {cache}. {MAKE}.")
-    value = read_json(note)
+    value = _noted(note, folder)
     try:
         check_seal(value)
         info = TypeAdapter(CorpusInfo).validate_python(value)
         if info.fingerprint != fingerprint:
             raise ValueError("it is another's")
         if "sha256" not in value and (folder / CHECKSUMS).exists():  # of an earlier version
-            noted = read_json(folder / CHECKSUMS)["files"]
+            noted = _noted(folder / CHECKSUMS, folder)["files"]
             verify(f"corpus {folder}", {note.name: note}, {note.name: noted[note.name]})
     except Damaged as error:
         what = remedy(error, f"Delete {folder}. {MAKE}.")

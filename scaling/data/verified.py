@@ -84,7 +84,8 @@ def _hash(corpus: Corpus) -> None:
         if is_damage(error):
             _note(corpus).unlink(missing_ok=True)
         what = remedy(error, made_again(corpus.folder))
-        raise Damaged(f"{str(error).rstrip('.')}. {what}") from error
+        cause = error.cause if isinstance(error, Refusal) else str(error)
+        raise Damaged(f"{cause.rstrip('.')}. {what}") from error
     if sum(file.bytes for file in corpus.files) <= WHOLE:
         try:
             for file in corpus.files:

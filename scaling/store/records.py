@@ -36,7 +36,8 @@ FORMAT = 3
 OLDEST_FORMAT = 2
 MAX_JSON = 64 << 20  # bytes; a fit has thousands, a run of a thousand sessions a million
 MAX_TABLE = 8 << 30  # bytes; the steps of five million take half a gigabyte
-# What is in a place where only a file of ours can be; deleting a device would help nobody.
+RESTORE = "Restore it or delete it."
+# Where no file of ours is; deleting a device would help nobody.
 _GIVE_OURS = "Give a file that this program wrote."
 
 
@@ -202,7 +203,7 @@ def read_json(path: Path, largest: int | None = None) -> Any:
     try:
         return json.loads(read_bytes(path, largest))
     except (ValueError, RecursionError) as error:
-        raise Refusal(f"{path} is not valid JSON ({error}). Restore it or delete it.") from error
+        raise Refusal(f"{path} is not valid JSON ({error}).", RESTORE) from error
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -216,9 +217,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
         if value.pop("sha256", None) is None:
             raise ValueError("it has no sha256")
     except (AttributeError, TypeError, ValueError, RecursionError) as error:
-        raise Refusal(
-            f"{path} is not as it was written ({error}). Restore it or delete it."
-        ) from error
+        raise Refusal(f"{path} is not as it was written ({error}).", RESTORE) from error
     return dict(value)
 
 
@@ -237,8 +236,8 @@ def read_bytes(path: Path, largest: int | None = None) -> bytes:
         otherwise = "" if missing else _GIVE_OURS
         raise Refusal(cannot_read(path, error, otherwise)) from error
     raise Refusal(
-        f"{path} has {size:,} bytes, more than any file of ours of its kind ({largest:,}). "
-        f"{_GIVE_OURS}"
+        f"{path} has {size:,} bytes, more than any file of ours of its kind ({largest:,}).",
+        _GIVE_OURS,
     )
 
 

@@ -105,11 +105,13 @@ def cluster(head: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]
     head.empty()
 
 
-def launch(grid: Any, *options: object, **environment: str) -> subprocess.Popen[str]:
-    """`scaling run` with one worker on a cluster, in a home of its own: Ray writes there."""
+def launch(
+    grid: Any, *options: object, workers: int = 1, **environment: str
+) -> subprocess.Popen[str]:
+    """`scaling run` on a cluster, in a home of its own: Ray writes there."""
     home = str(grid.study.parent)
     process: subprocess.Popen[str] = grid.launch(
-        "--launcher", "ray", *options, workers=1, HOME=home, **environment
+        "--launcher", "ray", *options, workers=workers, HOME=home, **environment
     )
     return process
 
@@ -198,10 +200,12 @@ def test_a_node_without_this_program_is_named_before_anything_is_trained(
 
 
 def test_what_the_cluster_does_not_have_is_refused(cluster: Cluster, grid: Any) -> None:
-    for options, words in (
-        (["--devices-per-run", "3"], "the largest node of the Ray cluster has 0 GPUs"),
-        (["--workers", "7"], "--workers 7: the Ray cluster has 1 places of one core now"),
+    for workers, options, words in (
+        (1, ["--devices-per-run", "3"], "the largest node of the Ray cluster has 0 GPUs"),
+        (7, [], "--workers 7: the Ray cluster has 1 places of one core now"),
     ):
-        code, said = grid.finish(launch(grid, *options, RAY_ADDRESS=cluster.address))
+        code, said = grid.finish(
+            launch(grid, *options, workers=workers, RAY_ADDRESS=cluster.address)
+        )
         assert code == 2 and words in said, said
     assert not grid.folder.exists()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scaling.data import chunks, sources, verified
@@ -24,6 +25,7 @@ from scaling.data.reading import read_first
 from scaling.data.sources import open_sources
 from scaling.data.split import held_out
 from scaling.data.verified import check, check_afresh
+from scaling.store.checksums import Damaged
 from scaling.store.records import Refusal, read_json
 from scaling.study import DataSection
 
@@ -174,6 +176,27 @@ def test_a_corpus_that_is_not_there_or_not_whole_is_refused(
     (made.folder / "info.json").write_text("{}")
     with pytest.raises(Refusal, match=r"describes no corpus. Delete"):
         load(made.info.fingerprint, tmp_path)
+
+
+def test_any_note_of_a_corpus_that_is_no_text_is_refused_with_what_makes_it_again(
+    section: Section, corpus_source: str, tmp_path: Path
+) -> None:
+    np.random.default_rng(0).integers(0, 50, 9000).astype("<u2").tofile(tmp_path / "t.bin")
+    tokens = {"vocab_size": 50, "end_token": 49, "token_dtype": "uint16"}
+    for given in (section(corpus_source), section(tmp_path / "t.bin", **tokens)):
+        made = prepare(given, tmp_path / "cache")
+        index = [] if made.index is None else [*made.index.glob("*.json")]
+        notes = [*made.folder.glob("*.json"), *index]
+        assert len(notes) > 1
+        for note in notes:
+            content = bytearray(note.read_bytes())
+            content[len(content) // 2] = 0xB6
+            note.write_bytes(content)
+            with pytest.raises((Refusal, Damaged), match=f"Delete {made.folder}: it is made"):
+                check(load(made.info.fingerprint, tmp_path / "cache"))
+            shutil.rmtree(made.folder)
+            made = prepare(given, tmp_path / "cache")
+            check(load(made.info.fingerprint, tmp_path / "cache"))
 
 
 def test_a_bit_that_flips_in_the_cache_is_found_before_it_is_trained_on(
