@@ -12,6 +12,7 @@ import tyro
 from analysis.text import paragraph
 from experiments.cli.app import Folder, LawName, app
 from experiments.cli.output import TO_TERMINAL, Outputs
+from experiments.cli.table_options import SetName
 from experiments.cli.text import say
 from scaling.store.records import Refusal, read_json
 from scaling.store.run_record import damage, read_run, run_folders
@@ -29,6 +30,7 @@ def plot(
     /,
     *,
     law: LawName = None,
+    loss_set: SetName = None,
     out: Folder = None,
     output: Outputs = TO_TERMINAL,
 ) -> None:
@@ -52,6 +54,7 @@ def plot(
     Args:
         source: A results folder or a run table that was fitted, or the file of a fit.
         law: The fitted law to draw. It may be left out where only one law was fitted.
+        loss_set: Validation set of the fit to draw, where `scaling fit` was given one.
         out: Folder for the figures. By default `figures` in the results folder, or for a file
             <file>.figures next to it.
     """
@@ -61,7 +64,7 @@ def plot(
     folder = out or (
         source / "figures" if source.is_dir() else source.with_name(f"{source.stem}.figures")
     )
-    path = source if law_in(source) else _fit_of(source, law, needed=not scored)
+    path = source if law_in(source) else _fit_of(source, law, loss_set, needed=not scored)
 
     warnings: list[str] = []
 
@@ -112,9 +115,9 @@ def _make(folder: Path) -> None:
         raise Refusal(f"cannot write figures to {folder}. Give another folder with --out.")
 
 
-def _fit_of(source: Path, law: str | None, needed: bool) -> Path | None:
-    """The fit of a folder or table by the law asked for, else its only one; None where there is
-    none and none is `needed`.
+def _fit_of(source: Path, law: str | None, loss_set: str | None, needed: bool) -> Path | None:
+    """The fit of a folder or table by the law asked for, else its only one, on a validation set
+    where one is given; None where there is none and none is `needed`.
 
     Only a fit of the name that `scaling fit` gives it: another may be of other runs.
     """
@@ -125,11 +128,16 @@ def _fit_of(source: Path, law: str | None, needed: bool) -> Path | None:
     begins = "" if source.is_dir() else f"{source.stem}."
     files = sorted(fit_path(source, "any").parent.glob("*.json"))
     named = {path: law_in(path) for path in files if path.name.startswith(begins)}
-    found = {name: path for path, name in named.items() if name and path == fit_path(source, name)}
+    found = {
+        name: path
+        for path, name in named.items()
+        if name and path == fit_path(source, name, loss_set)
+    }
+    on = "" if loss_set is None else f" --loss-set {loss_set}"
     if law is not None and law not in found:
         known = f"; it has {', '.join(found)}" if found else ""
         raise Refusal(
-            f"{source} has no fit of {law}{known}. First: scaling fit {source} --law {law}"
+            f"{source} has no fit of {law}{on}{known}. First: scaling fit {source} --law {law}{on}"
         )
     if law is not None:
         return found[law]
@@ -138,8 +146,8 @@ def _fit_of(source: Path, law: str | None, needed: bool) -> Path | None:
         raise Refusal(f"{source} has fits of {names}. Give --law {next(iter(found))}, say.")
     if not found and needed:
         raise Refusal(
-            f"{source} has no fit. First: scaling fit {source}, or give the file of a fit that "
-            "--out put elsewhere."
+            f"{source} has no fit{on}. First: scaling fit {source}{on}, or give the file of a fit "
+            "that --out put elsewhere."
         )
     return next(iter(found.values()), None)
 

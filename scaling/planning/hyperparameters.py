@@ -62,8 +62,19 @@ def hyperparameters(study: Study, params: ParamCount) -> Hyperparameters:
     rate *= plateau_factor(training)
     if isinstance(training.beta2, str):
         beta2 = 0.5 ** (scale.batch_tokens / beta2)
+        if not 0 < beta2 < 1:
+            refusals.add(
+                f"[training] beta2 = {training.beta2!r} gives {beta2:g} for a batch of "
+                f"{scale.batch_tokens:,} tokens, which is none. Give a number from 0 to below 1."
+            )
     if isinstance(training.weight_decay, str):
         decay = scale.batch_tokens / (rate * scale.of("tokens") * decay)
+        if not rate * decay < 1:  # weights would change their sign at every step
+            refusals.add(
+                f"[training] weight_decay = {training.weight_decay!r} gives {decay:.3g} at a rate "
+                f"of {rate:.3g}, and takes more from a weight at a step than it has. Give a number."
+            )
+    refusals.raise_any()
     return Hyperparameters(batch, rate, warmup, beta2, decay)
 
 

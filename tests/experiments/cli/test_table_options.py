@@ -136,6 +136,9 @@ def test_the_loss_on_a_set_is_fitted_kept_apart_and_named_in_every_answer(
     ):
         assert "loss" in (text := " ".join(scaling(line).split()))
         assert "on the validation set web" in text
+    assert "loss.png" in scaling(f"plot {judged} --loss-set web")
+    with pytest.raises(Refusal, match=r"no fit --loss-set code\. First: scaling fit .*-set code,"):
+        scaling(f"plot {judged} --loss-set code")
     assert "chinchilla" in scaling(f"compare {judged} --laws chinchilla --loss-set code")
 
 

@@ -274,6 +274,28 @@ def test_weight_decay_by_a_timescale_follows_batch_rate_and_d(plan: Callable[...
         plan(training={"weight_decay": "wang-2024"})
 
 
+@pytest.mark.parametrize(
+    "field, gives, factor, said",
+    [
+        ("beta2", "beta2_half_life", 1e-9, "gives 0 for a batch of 64 tokens"),
+        ("beta2", "beta2_half_life", 1e300, "gives 1 for a batch of 64 tokens"),
+        (
+            "weight_decay",
+            "weight_decay_timescale",
+            1e-9,
+            "more from a weight at a step than it has",
+        ),
+    ],
+)
+def test_what_a_rule_gives_that_no_optimiser_can_have_is_refused(
+    plan: Callable[..., Plan], tmp_path: Path, field: str, gives: str, factor: float, said: str
+) -> None:
+    rule = tmp_path / "rule.toml"
+    rule.write_text(f'gives = "{gives}"\nsource = "the tests"\nfactor = {factor}\n')
+    with pytest.raises(Refusal, match=rf"\[training\] {field} = .*{said}"):
+        plan(training={field: str(rule), "nominal_tokens": 3072})
+
+
 def test_a_peak_becomes_a_plateaus_rate_only_where_the_source_says_how(
     plan: Callable[..., Plan],
 ) -> None:
