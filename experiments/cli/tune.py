@@ -39,8 +39,8 @@ def tune(
     logarithm of the rate places each optimum, with an interval, and a power law in N and D is
     fitted through them. The rule is written to rule.toml in the results folder: give its path as
     the learning_rate of another study. With --batch all rates are swept at half, once and twice the
-    study's batch, and further out in the same way; a second rule, B = k D^b, is written beside the
-    first. The command may be stopped and given again.
+    study's batch, and further out in the same way; a second rule, B = k D^b, is written next to
+    the first. The command may be stopped and given again.
 
         scaling tune my_tuning.toml --workers 2
         scaling tune my_tuning.toml --batch
@@ -52,7 +52,7 @@ def tune(
         results: Folder for the results; each study has a folder of its name in it.
         level: Level of the intervals.
         bootstrap: Number of bootstrap resamples of the fit; with 0, its exponents have no interval.
-        out: Write the rule to this file instead, which ends in .toml; that of the batch beside it.
+        out: Write the rule to this file instead, which ends in .toml; that of the batch next to it.
     """
     from analysis.arguments import refuse_times
     from analysis.fitting.result import refuse_level

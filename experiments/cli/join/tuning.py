@@ -128,7 +128,10 @@ def refuse_untunable(study: Study) -> None:
 
 
 def own_batch(study: Study) -> int:
-    """The batch of a study, in sequences, from which its sweep begins."""
+    """The batch of a study, in sequences, from which its sweep begins.
+
+    Raises Refusal for a rule, and for a batch that has no half.
+    """
     own = study.training.batch_sequences
     if isinstance(own, str):
         raise Refusal(
@@ -303,12 +306,13 @@ def rule_text(study: Study, column: str, made: Fit, cells: Sequence[Best]) -> st
         for name, letter in (("params", "a"), ("tokens", "b"))
         if letter in found
     )
+    best = f"best {NOUNS[column]} at {len(inside)} points"
     formula = "rate = k N^a D^b, N without embedding and head" if column == COLUMN else "B = k D^b"
     lines = [
         f"# {MADE} on the study {study.name}: {formula}.",
         f"# {made.interval.level:.0%} intervals: {'; '.join(spans.values()) or 'none'}",
         f'gives = "{column}"',
-        f'source = "measured by scaling tune: {study.name}, {len(inside)} best {NOUNS[column]}s"',
+        f'source = "measured by scaling tune: {study.name}, {best}"',
         *(of_rate if column == COLUMN else []),
         f"factor = {found['k']!r}",
         f"powers = {{ {powers} }}",

@@ -132,6 +132,7 @@ def test_the_batch_that_made_the_losses_is_found_too(scaling: Any, tmp_path: Pat
     assert len(scaling.plans) > 1  # the best batch lies beyond twice the study's
     rule = read_rule(tmp_path / "r-batch.toml", "batch_sequences")
     assert rule.follows == ("tokens",) and len(rule.optima) == 6
+    assert rule.source == "measured by scaling tune: tuned, best batch at 6 points"
     for each in rule.optima:
         assert each.optimum == pytest.approx(0.6 * each.tokens**0.6, rel=2e-2)
         assert each.tried[0] < each.optimum < each.tried[1]
