@@ -302,6 +302,7 @@ MADE_UP: dict[str, dict[str, float]] = {
     **{entry.law.name: dict(entry.coefficients) for entry in PUBLISHED.values()},
     "chinchilla_tied": {"E": 1.7, "A": 400, "alpha": 0.33, "B": 800},
     "chinchilla_coupled": {"E": 1.7, "A": 400, "alpha": 0.33, "beta": 0.3, "B": 800},
+    "chinchilla_power": {"E": 1.7, "A": 900, "alpha": 0.4, "B": 2e4, "beta": 0.5, "gamma": 0.7},
     "kaplan_n_floor": {"E": 1.7, "A": 400, "alpha_N": 0.33},
     "kaplan_d_floor": {"E": 1.7, "A": 800, "alpha_D": 0.33},
     "kaplan_c_floor": {"E": 1.7, "A": 2e3, "alpha_C": 0.16},

@@ -48,6 +48,7 @@ def _constant(name: str, column: str) -> Expr:
 
 def _chinchilla() -> list[Law]:
     coupled = E + ((A / N**alpha) ** (1 / beta) + (B / D**beta) ** (1 / beta)) ** beta
+    gamma = positive("gamma", start_lower=0.3, start_upper=3.0, lower=0.05, upper=20.0)
     return [
         Law("chinchilla", E + A / N**alpha + B / D**beta, f"{_HOFFMANN}, eq. 10 (approach 3)"),
         Law(
@@ -59,6 +60,13 @@ def _chinchilla() -> list[Law]:
             "chinchilla_coupled",
             coupled,
             f"{_KAPLAN}, eq. 1.5 with a floor, written with the constants of eq. 10 of {_HOFFMANN}",
+            within="chinchilla",
+        ),
+        Law(
+            "chinchilla_power",
+            E + (A / N**alpha + B / D**beta) ** gamma,
+            "Busbridge et al. 2025, arXiv:2502.08606 (the law of supervised models)",
+            "chinchilla where γ = 1, kaplan_nd with a floor where β = 1",
             within="chinchilla",
         ),
     ]

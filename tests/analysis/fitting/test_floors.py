@@ -99,7 +99,8 @@ def test_a_coefficient_of_either_sign_is_no_floor_and_keeps_its_scale() -> None:
 
 def test_every_shipped_law_of_an_irreducible_loss_has_one_floor() -> None:
     assert {name for name, each in LAWS.items() if each.floors} == {
-        "chinchilla", "chinchilla_tied", "chinchilla_coupled", "overtraining", "data_constrained",
+        "chinchilla", "chinchilla_tied", "chinchilla_coupled", "chinchilla_power", "overtraining",
+            "data_constrained",
         "kaplan_n_floor", "kaplan_d_floor", "kaplan_c_floor", "bnsl_1", "bnsl_2", "bnsl_3", "m2",
         "m4",
     }  # fmt: skip

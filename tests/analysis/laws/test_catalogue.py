@@ -18,6 +18,7 @@ TRUTHS: dict[str, dict[str, float]] = {
     **{f"kaplan_{x}_floor": {"E": 1.7, "A": 90.0, f"alpha_{x.upper()}": 0.22} for x in "ndc"},
     "chinchilla_tied": {"E": 1.7, "A": 400, "alpha": 0.33, "B": 800},
     "chinchilla_coupled": {"E": 1.7, "A": 400, "alpha": 0.33, "beta": 0.3, "B": 800},
+    "chinchilla_power": {"E": 1.7, "A": 900, "alpha": 0.4, "B": 2e4, "beta": 0.5, "gamma": 0.7},
     "overtraining": {"E": 1.8, "a": 150, "eta": 0.15, "b": 190},
     "allocation_d": {"k": 5.0, "a": 0.5},
     "m1": {"b": 20, "c": 0.1},
@@ -76,7 +77,7 @@ def test_a_long_law_reproduces_its_own_runs(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["kaplan_nd", "kaplan_ns", "chinchilla_coupled", "overtraining", "m3", "m4", "bnsl_1", "routed",
+    ["kaplan_nd", "kaplan_ns", "chinchilla_coupled", "chinchilla_power", "overtraining", "m3", "m4", "bnsl_1", "routed",
      "data_constrained", pytest.param("bnsl_2", marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_scipy_started_at_the_truth_finds_the_same_minimum(name: str) -> None:

@@ -54,13 +54,14 @@ def test_an_answer_meets_every_condition_and_numeric_agrees_with_closed_form(ask
 
 @pytest.mark.parametrize("ask", ASKS[1:5], ids=str)
 @pytest.mark.parametrize(
-    "name", ["chinchilla_tied", "chinchilla_coupled", "kaplan_nd", "overtraining"]
+    "name",
+    ["chinchilla_tied", "chinchilla_coupled", "chinchilla_power", "kaplan_nd", "overtraining"],
 )
 def test_closed_forms_of_other_laws_meet_the_conditions_as_numeric_ones_do(name, ask):
     formula = law(name).loss
     other = Law("renamed", formula + 0.1 * formula - 0.1 * formula, source="the same, unrecognised")
     constants = {**HOFFMANN, "N_c": 6.4e13, "D_c": 1.8e13, "alpha_N": 0.076, "alpha_D": 0.103}
-    constants |= {"a": 150.0, "b": 190.0, "eta": 0.14}
+    constants |= {"gamma": 0.7, "a": 150.0, "b": 190.0, "eta": 0.14}
     own = {key: constants[key] for key in law(name).coefficients}
     closed, numeric = (solve(each, own, ask) for each in (law(name), other))
     for got in ("params", "tokens", "loss"):

@@ -42,6 +42,7 @@ COEFFICIENTS = {
     "chinchilla": {"E": 1.7, "A": 406.4, "alpha": 0.34, "B": 410.7, "beta": 0.28},
     "chinchilla_tied": {"E": 1.7, "A": 406.4, "alpha": 0.34, "B": 1410.7},
     "chinchilla_coupled": {"E": 1.7, "A": 406.4, "alpha": 0.34, "B": 410.7, "beta": 0.28},
+    "chinchilla_power": {"E": 1.7, "A": 906.4, "alpha": 0.4, "B": 2e4, "beta": 0.5, "gamma": 0.7},
     "kaplan_nd": {"N_c": 6.4e13, "alpha_N": 0.076, "D_c": 1.8e13, "alpha_D": 0.103},
     "overtraining": {"E": 1.7, "a": 150.0, "b": 190.0, "eta": 0.14},
 }
