@@ -1,19 +1,21 @@
-"""How often does the loss of a larger run fall inside its forecast interval?
+"""How far off are forecasts of larger runs, and how often do their intervals hold them?
 
     python benchmarks/forecasts.py [--json FILE] [--data DIR]
 
-The Chinchilla law is fitted to each published table below a compute cut, and the losses above it
-are looked up in two intervals of nominal 90%: that of the fitted curve, which knows the
-coefficients' uncertainty alone, and that of `scaling predict`, whose scatter grows with the
-distance. A run above several cuts counts once (each time as one over their number), and sources
-count alike, however many tables and runs they have.
+The runs of each published table at or below a compute cut are given to `scaling predict`, by the
+laws of its ensemble together and by the Chinchilla law alone, and the losses above the cut are
+looked up: the cuts lie at 1/10 and 1/30 of the largest compute, and at others for the intervals.
 
-The growth of the scatter (`forecast.scatter.GROWTH`) is set here. Of each later run the least
-growth is computed with which its interval holds it; the value is the one that 90% of the runs
-need at most. Coverage of a source is reported with the value that the other sources give. Exit
-status 1 where GROWTH is not that value rounded up to a tenth, or where the mean over sources, each
-judged by the others' value, lies outside 85 to 95%. On tables that nobody had looked at when the
-growth was set (by overlapping cuts of fewer sources), intervals of 90% held 78%.
+Of errors, each table has a ratio at each cut: the median absolute error of the ensemble over that of
+the law alone; means are geometric, over tables of a source and then over sources, with an interval
+by resampling sources. Of intervals, each run counts once in its table, each table once in its
+source and each source alike: how many they hold, and their interval score (Gneiting & Raftery 2007)
+in % of the loss, against the intervals of the law alone.
+
+The constants of `forecast.scatter` are set here (--constants prints what other values would give),
+and coverage of a source is also given by the constants that the other sources would choose.
+Exit status 1 where the ratio at 1/10 is above .65 or that at 1/30 above .85, or where intervals of
+nominal 90% hold fewer than 85% or more than 95%.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import argparse
 import json
-import math
 import sys
 import warnings
 from collections.abc import Iterator
@@ -33,97 +34,96 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from decisions import DATA, Table, compute, tables
+from decisions import DATA, Table, tables
 
 from analysis.array import Array
 from analysis.fitting.fit import fit
-from analysis.forecast.predict import predictions
-from analysis.forecast.scatter import GROWTH, scatter_of
-from analysis.interval import student
+from analysis.forecast.backtest import Way, backtest, cuts_at, interval_score, weights_of
+from analysis.forecast.predict import Prediction, law_predictions, predictions
 from analysis.laws.catalogue import law
-from scaling.store.records import Refusal
 
-SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the runs lie at or below the cuts
-BINS = (-1.0, 0.05, 0.5, 1.0, 1.5, 10.0)  # decades beyond the cut
-LEVEL = 0.9
-LOW, HIGH = 0.85, 0.95
+FACTORS = (3.0, 10.0, 30.0, 100.0)  # below the largest compute
+JUDGED = (10.0, 30.0)
+MOST = {10.0: 0.65, 30.0: 0.85}  # of the ratio to the error of the law alone
+LEVEL, LOW, HIGH = 0.9, 0.85, 0.95
+DECADES = (-1.0, 0.05, 0.5, 1.0, 1.5, 10.0)
+TINY = 2e-4  # of the loss: errors below it are alike
+RESAMPLES = 2000
 
 
-def backtest(table: Table, share: float) -> Iterator[dict[str, Any]]:
-    """A row for each run above the cut that leaves `share` of them at or below it."""
-    flops = compute(table.runs)
-    cut = float(np.quantile(flops, share, method="lower"))
-    below = flops <= cut * (1 + 1e-9)
-    try:
-        source = fit(law("chinchilla"), table.runs[below], bootstrap=200, checks=False)
-    except Refusal as refusal:
-        print(f"{table.name}, {share:.0%}: {refusal}", file=sys.stderr)
-        return
-    scatter, later = scatter_of(source), table.runs[~below]
-    assert scatter is not None
-    reach = student(scatter.freedom, LEVEL) * scatter.sd  # without growth
-    for each, run, loss in zip(predictions(source, later), later.index, later["loss"], strict=True):
-        if each.curve is None or each.interval is None:
-            print(f"{table.name}, {share:.0%}: {source.reason}", file=sys.stderr)
-            return
-        error = math.log(loss / each.loss)
-        side = math.log(each.curve[error > 0] / each.loss)
-        yield {
-            "source": table.source,
-            "table": table.name,
-            "share": share,
-            "run": int(run),
-            "decades": each.decades_beyond,
-            "log_error": error,
-            "curve": each.curve[0] <= loss <= each.curve[1],
-            "forecast": each.interval[0] <= loss <= each.interval[1],
-            "growth": needed(error, side, reach, each.decades_beyond or 0.0),
+def way(of: Any) -> Way:
+    """The Chinchilla law fitted to runs, and what `of`, a function of a fit, forecasts by it."""
+
+    def given(rows: pd.DataFrame) -> Any:
+        source = fit(law("chinchilla"), rows, bootstrap=200, checks=False, level=LEVEL)
+        return lambda later: frame(of(source, later))
+
+    return given
+
+
+def frame(found: list[Prediction]) -> pd.DataFrame:
+    """Losses and their intervals; one that reaches everywhere where none is known."""
+    nothing = (0.0, np.inf)
+    spans = [each.interval or nothing for each in found]
+    return pd.DataFrame(spans, columns=["run_low", "run_high"]).assign(
+        loss=[each.loss for each in found]
+    )
+
+
+WAYS = {"ensemble": way(predictions), "law alone": way(law_predictions)}
+
+
+def judged(table: Table) -> Iterator[pd.DataFrame]:
+    """Later runs of a table by each way and cut."""
+    for factor, cut in cuts_at(table.runs, FACTORS).items():
+        for name, each in WAYS.items():
+            found = backtest(table.runs, each, cut)
+            yield found.assign(way=name, factor=factor, source=table.source, table=table.name)
+
+
+def ratios(found: pd.DataFrame) -> pd.DataFrame:
+    """Of each table at each cut that is judged: median absolute errors, in %, and their ratio."""
+    errors = found.assign(error=found["log_error"].abs())
+    keys = ["factor", "source", "table", "way"]
+    median = errors.groupby(keys)["error"].median().unstack()
+    ratio = (median["ensemble"] + TINY) / (median["law alone"] + TINY)
+    result = (100 * median).assign(ratio=ratio).reset_index()
+    return result[result["factor"].isin(JUDGED)]
+
+
+def mean_of(rows: pd.DataFrame) -> float:
+    """The geometric mean ratio, over the tables of a source and then over sources."""
+    return float(np.exp(_by_source(rows).mean()))
+
+
+def _by_source(rows: pd.DataFrame) -> Array:
+    logs = np.log(rows["ratio"]).groupby([rows["source"], rows["table"]]).mean()
+    return np.asarray(logs.groupby("source").mean())
+
+
+def resampled(rows: pd.DataFrame) -> tuple[float, float]:
+    """The central 90% of that mean over sources drawn with replacement."""
+    logs, rng = _by_source(rows), np.random.default_rng(0)
+    drawn = rng.choice(logs, size=(RESAMPLES, len(logs))).mean(axis=1)
+    low, high = np.exp(np.quantile(drawn, [0.05, 0.95]))
+    return float(low), float(high)
+
+
+def intervals(found: pd.DataFrame) -> pd.DataFrame:
+    """Of each way and table: the share of runs held, and the interval score in % of the loss."""
+    score = interval_score(found["loss"], found["low"], found["high"], LEVEL)
+    rows = found.assign(score=100 * score / found["loss"])
+    means = {
+        key: {
+            "held": np.average(each["held"], weights=each["weight"]),
+            "score": np.average(each["score"], weights=each["weight"]),
+            "runs": each["run"].nunique(),
         }
-
-
-def needed(error: float, side: float, reach: float, decades: float) -> float:
-    """The least growth with which the interval holds a run, -inf if none is; inf if none does.
-
-    `forecast_ends` solved for it: error² = side² + reach²(1 + growth·decades)².
-    """
-    left = math.sqrt(max(error**2 - side**2, 0.0))
-    if left <= reach:
-        return -math.inf
-    return (left / reach - 1) / decades if decades > 0 else math.inf
-
-
-def value(growth: Array, weights: Array) -> float:
-    """The growth that runs of a share LEVEL of the weight need at most."""
-    order = np.argsort(growth)
-    total = np.cumsum(weights[order])
-    return float(growth[order][np.searchsorted(total, LEVEL * total[-1])])
-
-
-def weights_of(found: pd.DataFrame) -> pd.Series:
-    """Each run once, and each source alike."""
-    once = 1 / found.groupby(["table", "run"])["share"].transform("count")
-    return once / once.groupby(found["source"]).transform("sum")
-
-
-def by_source(found: pd.DataFrame) -> pd.DataFrame:
-    """Coverage of each source, also with the growth that the others give."""
-    rows = {}
-    for name, own in found.groupby("source"):
-        others = found[found["source"] != name]
-        given = GROWTH if others.empty else value(*_columns(others))
-        rows[name] = {
-            "tables": own["table"].nunique(),
-            "runs": own.groupby(["table", "run"]).ngroups,
-            "curve": np.average(own["curve"], weights=own["weight"]),
-            "forecast": np.average(own["forecast"], weights=own["weight"]),
-            "growth of others": given,
-            "by that": np.average(own["growth"] <= given, weights=own["weight"]),
-        }
-    return pd.DataFrame(rows).T
-
-
-def _columns(found: pd.DataFrame) -> tuple[Array, Array]:
-    return found["growth"].to_numpy(), found["weight"].to_numpy()
+        for key, each in rows.groupby(["way", "source", "table"])
+    }
+    result = pd.DataFrame(means).T
+    result.index = result.index.set_names(["way", "source", "table"])
+    return result.reset_index()
 
 
 def main() -> int:
@@ -132,43 +132,37 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=DATA)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    rows = [
-        row for table in tables(options.data) for share in SHARES for row in backtest(table, share)
-    ]
-    found = pd.DataFrame(rows)
-    found["weight"] = weights_of(found)
-    sources = by_source(found)
-    near = pd.cut(found["decades"], BINS)
-    distances = pd.DataFrame(
-        {
-            way: found.groupby(near, observed=True).apply(
-                lambda each, way=way: np.average(each[way], weights=each["weight"])
-            )
-            for way in ("curve", "forecast")
-        }
+    found = pd.concat(
+        [each for table in tables(options.data) for each in judged(table)], ignore_index=True
     )
-    best = value(*_columns(found))
-    print(f"Share of later losses inside, nominal {LEVEL:.0%}\n")
-    print(sources.round(2).to_string(), "\n")
-    print(distances.round(2).to_string(), "\n")
-    means = sources[["curve", "forecast", "by that"]].mean()
-    print(
-        f"mean over sources: curve {means['curve']:.3f}, forecast {means['forecast']:.3f}, by the "
-        f"growth of the others {means['by that']:.3f}\n"
-        f"growth set on all: {best:.2f}; in the program, rounded up: {GROWTH:g}"
+    found = found[found["high"] < np.inf]
+    found["weight"] = found.groupby("way", group_keys=False).apply(weights_of)
+    errors, spans = ratios(found), intervals(found)
+    print(errors.round(2).to_string(index=False), "\n")
+    print(spans.round(2).to_string(index=False), "\n")
+    numbers: dict[str, float] = {}
+    for factor in JUDGED:
+        rows = errors[errors["factor"] == factor]
+        low, high = resampled(rows)
+        numbers[f"error ratio at 1/{factor:g}"] = mean_of(rows)
+        print(f"errors at 1/{factor:g}: {mean_of(rows):.2f} [{low:.2f} … {high:.2f}] of the law's")
+    for name, each in spans.groupby("way"):
+        held = float(each.groupby("source")["held"].mean().mean())
+        score = float(each["score"].median())
+        numbers |= {f"{name}: held": held, f"{name}: interval score, median of tables": score}
+        below = int((each["held"] < 0.8).sum())
+        print(f"{name}: {held:.1%} held, {below} of {len(each)} tables below 80%; "
+              f"interval score {score:.1f}% of the loss")  # fmt: skip
+    far = pd.cut(found["decades"], DECADES)
+    held = found.groupby(["way", far], observed=True).apply(
+        lambda each: np.average(each["held"], weights=each["weight"])
     )
+    print("\nheld, by decades beyond\n", held.unstack(0).round(2).to_string())
     if options.json:
-        ratios = {
-            "curve coverage": float(means["curve"]),
-            "forecast coverage": float(means["forecast"]),
-            "forecast coverage by other sources": float(means["by that"]),
-            "growth": best,
-        }
-        table = sources.reset_index(names="source").to_dict("records")
-        options.json.write_text(json.dumps({"rows": table, "ratios": ratios}, indent=1) + "\n")
-    if not LOW <= means["by that"] <= HIGH:
-        return 1
-    return 0 if math.isclose(GROWTH, math.ceil(10 * best) / 10) else 1
+        value = {"rows": [*errors.to_dict("records"), *spans.to_dict("records")], "ratios": numbers}
+        options.json.write_text(json.dumps(value, indent=1) + "\n")
+    missed = any(numbers[f"error ratio at 1/{factor:g}"] > most for factor, most in MOST.items())
+    return int(missed or not LOW <= numbers["ensemble: held"] <= HIGH)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from analysis.fitting.effective_clusters import FEWEST, clusters_of
 from analysis.fitting.fit import Fit, Status, fit
 from analysis.fitting.functionals import values_over_draws
 from analysis.forecast.comparison import Comparison, Cut, Rival, Score
-from analysis.forecast.predict import predictions
+from analysis.forecast.predict import law_predictions
 from analysis.interval import Interval, student
 from analysis.laws.catalogue import as_law
 from analysis.laws.law import Law
@@ -195,7 +195,7 @@ def _try(law: Law, rows: pd.DataFrame, below: Mask, settings: dict[str, Any]) ->
     if found.status is Status.FAILED:
         return _Tried(replace(unfitted, reason=found.reason), errors, None, later)
     observed = later[law.target].to_numpy(dtype=float)
-    predicted = predictions(found, later)
+    predicted = law_predictions(found, later)
     errors[~below] = np.abs(np.array([each.loss for each in predicted]) / observed - 1)
     score = Score(
         law.name, len(seen), len(later), float(errors[~below].mean()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ from analysis.fitting.fit import Fit, Status
 from analysis.fitting.functionals import interval_over_draws
 from analysis.fitting.source import Source, as_source, level_of, refuse_failed
 from analysis.fitting.status import interpolates
+from analysis.forecast.ensemble import ensemble_of
 from analysis.forecast.scatter import run_spans, scale_of
+from analysis.forecast.together import together
 from analysis.forecast.warnings import (
     basis_warnings,
     distance,
@@ -53,6 +55,7 @@ class Prediction:
     decades_beyond: float | None  # see `warnings.distance`; 0 inside, None: not known
     target: str = "loss"  # what the law predicts, if something else
     doubt: str = ""  # how the fit ended, if not well: weakly identified, at a bound
+    law_loss: float | None = None  # by the fitted law alone; null where `loss` is that
 
     @property
     def sentence(self) -> str:
@@ -66,7 +69,10 @@ class Prediction:
         text = f"{said}, {self.level:.0%} forecast {span_text(self.target, self.interval)}"
         if self.decades_beyond is not None:
             text += f", {_far(self.decades_beyond)}"
-        return f"{text} (the curve alone {span_text(self.target, self.curve)})"
+        curve = span_text(self.target, self.curve)
+        if self.law_loss is None:
+            return f"{text} (the curve alone {curve})"
+        return f"{text} (the fitted law alone {number_text(self.target, self.law_loss)}, {curve})"
 
     def verdict(self, observed: float, unit: str = TOKEN) -> str:
         """Whether an observed loss, in the unit of the law, fell inside, in words."""
@@ -88,6 +94,7 @@ class Prediction:
             self.target: self.loss,
             "interval": interval,
             "curve": self.curve and list(self.curve),
+            **({} if self.law_loss is None else {"law_loss": self.law_loss}),
             "decades_beyond_data": self.decades_beyond,
             **({"doubt": self.doubt} if self.doubt else {}),
         }
@@ -98,11 +105,11 @@ def predict(
 ) -> pd.DataFrame:
     """The loss at every one of `rows`: a table, or a mapping of columns (or numbers) by name.
 
-    One row for each, under the same index: the law's features, the loss (or what else the law
-    predicts), `curve_low` and `curve_high` of the fitted curve alone, `run_low` and `run_high` in
-    which the loss of one run should fall (NaN without draws), and `decades_beyond` the fitted runs
-    (NaN: not known). What is doubtful is in `.attrs["warnings"]`, the level in `.attrs["level"]`.
-    Columns, units and refusals are those of `predictions`.
+    One row for each, under the same index: the law's features, the loss forecast (or what else the
+    law predicts), `run_low` and `run_high` in which the loss of one run should fall (NaN without
+    draws), `law_loss` by the fitted law alone, `curve_low` and `curve_high` of its curve, and
+    `decades_beyond` the fitted runs (NaN: not known). What is doubtful is in `.attrs["warnings"]`,
+    the level in `.attrs["level"]`. Columns, units and refusals are those of `predictions`.
     """
     law = as_source("source", source).law
     rows = _checked(law, rows if isinstance(rows, pd.DataFrame) else _table(rows))
@@ -132,8 +139,9 @@ def _row(each: Prediction) -> dict[str, float]:
     curve_low, curve_high = each.curve or (nan, nan)
     run_low, run_high = each.interval or (nan, nan)
     return {
-        **each.features, each.target: each.loss, "curve_low": curve_low, "curve_high": curve_high,
-        "run_low": run_low, "run_high": run_high,
+        **each.features, each.target: each.loss, "run_low": run_low, "run_high": run_high,
+        "law_loss": each.loss if each.law_loss is None else each.law_loss,
+        "curve_low": curve_low, "curve_high": curve_high,
         "decades_beyond": nan if each.decades_beyond is None else each.decades_beyond,
     }  # fmt: skip
 
@@ -141,7 +149,30 @@ def _row(each: Prediction) -> dict[str, float]:
 def predictions(
     source: Source, rows: pd.DataFrame, *, level: float | None = None
 ) -> list[Prediction]:
-    """The loss at every row of `rows`, which needs the law's columns (`flops` is 6·N·D).
+    """The loss forecast at every row of `rows`, which needs the law's columns (`flops` is 6·N·D).
+
+    By the laws of `ensemble` together, fitted to the same runs, with what the fitted law says
+    beside it (`law_loss`, `curve`); by the fitted law alone where `ensemble.why_plain` says why.
+    Level and refusals are those of `law_predictions`.
+    """
+    alone = law_predictions(source, rows, level=level)
+    joint = ensemble_of(source) if isinstance(source, Fit) else None
+    known = [each for each in alone if each.interval is not None]
+    if joint is None or not isinstance(source, Fit) or len(known) < len(alone):
+        return alone
+    features = {name: rows[name].to_numpy(dtype=float) for name in ("params", "tokens")}
+    far = np.array([each.decades_beyond for each in alone], dtype=float)
+    losses, spans = together(joint, features, far, level_of(source, level))
+    return [
+        replace(each, loss=float(loss), interval=span, law_loss=each.loss)
+        for each, loss, span in zip(alone, losses, spans, strict=True)
+    ]
+
+
+def law_predictions(
+    source: Source, rows: pd.DataFrame, *, level: float | None = None
+) -> list[Prediction]:
+    """The loss at every row of `rows` by the law of the source alone.
 
     Intervals are at `level`, by default the fit's. Of more `unique_tokens` than tokens, the tokens
     are used: none of them repeats. Raises Refusal for a fit that failed, naming a column that is

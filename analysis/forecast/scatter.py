@@ -107,7 +107,7 @@ def scale_of(source: Fit) -> tuple[Callable[[Array], Array], Callable[[Array], A
 def run_spans(
     source: Fit, loss: Array, low: Array, high: Array, decades: Array, level: float
 ) -> list[Interval | None]:
-    """The interval of each run's loss, around the curve's `loss`, `low` and `high`.
+    """The interval of each run's loss by one law, around the curve's `loss`, `low` and `high`.
 
     `decades` is how far it lies outside the fit's (`warnings.distance`). None without the fit's
     rows.

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from analysis.allocation.power_law import local_exponent
 from analysis.array import Array
@@ -17,6 +19,8 @@ from analysis.fitting.fit import Fit
 from analysis.fitting.functionals import Quantity, draws_of, values_over_draws
 from analysis.fitting.source import Source, level_of, refuse_failed
 from analysis.fitting.status import interpolates
+from analysis.forecast.ensemble import ensemble_of
+from analysis.forecast.predict import Prediction, predictions
 from analysis.forecast.scatter import run_spans, scale_of
 from analysis.forecast.warnings import (
     basis_warnings,
@@ -70,6 +74,7 @@ def answer(
     params = float(best.params) if question.params is None else question.params
     tokens = float(best.tokens) if question.tokens is None else question.tokens
     loss = float(best.loss)
+    run = _forecast(source, question, params, tokens, level)
     flops = FLOPS_PER_PARAM_TOKEN * params * tokens
     cheap = cheapest(law, source.coefficients, loss)
     least = float(FLOPS_PER_PARAM_TOKEN * cheap.params * cheap.tokens)
@@ -80,10 +85,11 @@ def answer(
         flops=flops if question.flops is None else question.flops,
         params=params,
         tokens=tokens,
-        loss=loss,
+        loss=loss if run is None else run.loss,
+        law_loss=loss,
         compute_ratio=max(1.0, flops / least) if least > 0 and by == "law" else 1.0,
         params_exponent=float(local_exponent(law, source.coefficients, flops, EXPONENT_OVER)),
-        interval=None if drawn is None else drawn.interval,
+        interval=None if drawn is None else _of_run(drawn.interval, run),
         decades_beyond_data=beyond,
         worth_of_last_token=worth_of_last_token(law, source.coefficients, tokens),
         shape=None if build is None else build(params),
@@ -114,6 +120,26 @@ def decades_beyond_data(source: Source, flops: float) -> float | None:
     if not isinstance(source, Fit) or source.data.flops_max is None:
         return None
     return max(0.0, math.log10(flops / source.data.flops_max))
+
+
+def _forecast(
+    source: Source, question: Question, params: float, tokens: float, level: float
+) -> Prediction | None:
+    """The loss that the answer's run is forecast to reach, as `scaling predict` has it; None where
+    the law forecasts alone, or the loss is what was asked."""
+    if question.loss is not None or question.unique_tokens is not None:
+        return None
+    if not isinstance(source, Fit) or ensemble_of(source) is None:
+        return None
+    [found] = predictions(
+        source, pd.DataFrame({"params": [params], "tokens": [tokens]}), level=level
+    )
+    return found
+
+
+def _of_run(interval: AnswerIntervals, run: Prediction | None) -> AnswerIntervals:
+    """With the interval of the run's loss as it is forecast."""
+    return interval if run is None else replace(interval, loss=run.interval)
 
 
 # --- intervals --------------------------------------------------------------------------------

@@ -64,7 +64,8 @@ class Recommendation:
     flops: float  # C, training
     params: float  # N
     tokens: float  # D
-    loss: float  # nats/token
+    loss: float  # nats/token; of the run, as it is forecast
+    law_loss: float  # by the law alone
     compute_ratio: float  # C over the least C for this loss; 1 for a compute-optimal run
     params_exponent: float  # a in N* ∝ C^a near this budget; D* ∝ C^(1 - a)
     interval: AnswerIntervals | None  # None: the source has no draws
@@ -124,7 +125,7 @@ class Recommendation:
     def json(self) -> dict[str, Any]:
         """Plain values at full precision."""
         numbers = (
-            *("flops", "params", "tokens", "loss", "tokens_per_param", "compute_ratio"),
+            *("flops", "params", "tokens", "loss", "law_loss", "tokens_per_param", "compute_ratio"),
             *("total_flops", "epochs", "worth_of_last_token", "params_exponent"),
             *("tokens_exponent", "decades_beyond_data", "by"),
         )
