@@ -96,9 +96,10 @@ def _few(planned: Planned, judged: Judged) -> Iterator[str]:
     every = corpus.train_documents + corpus.holdout_documents
     fraction = planned.plan.study.data.holdout_fraction * ENOUGH_DOCUMENTS / judged.documents
     remedy = "Give the text as more documents (JSON lines, or NUL bytes between them)"
-    if judged.documents < judged.held_out - judged.short:
-        tokens = ENOUGH_DOCUMENTS * judged.sequence_length
-        remedy = f"Give [evaluation] tokens = {tokens} to judge {ENOUGH_DOCUMENTS} of them"
+    if judged.documents < judged.held_out:
+        tokens = math.ceil(judged.tokens * ENOUGH_DOCUMENTS / judged.documents)
+        tokens = min(tokens, judged.held_out_tokens)
+        remedy = f"Give [evaluation] tokens = {tokens} to judge more of them"
     elif fraction <= MOST_HELD_OUT and judged.held_out >= FEW_PIECES:
         remedy = f"[data] holdout_fraction = {fraction:.2g} would hold out about as many"
     yield (
