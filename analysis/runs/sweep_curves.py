@@ -38,6 +38,13 @@ class Curves:
 
     bottom: list[Array]  # where each has its minimum
     fitted: list[Array]  # its losses at the values of the window
+    coefficients: list[Array]  # c0, c1 and c2 of each, (draws, 3)
+    skew: Array  # γ of all
+
+    def at(self, curve: int, x: Array) -> Array:
+        """The losses of one curve at x, one per draw."""
+        c0, c1, c2 = self.coefficients[curve].T
+        return np.asarray(c0 + c1 * x + c2 * (x**2 + self.skew * x**3))
 
 
 def fit_curves(windows: list[Window], losses: list[Array]) -> Curves:
@@ -47,7 +54,7 @@ def fit_curves(windows: list[Window], losses: list[Array]) -> Curves:
     low or too high by the same share. `losses` has one row per draw.
     """
     skew = _skew(windows, losses)
-    bottoms, fitted = [], []
+    bottoms, fitted, coefficients = [], [], []
     for window, loss in zip(windows, losses, strict=True):
         x = window.x
         bent = x**2 + skew[:, None] * x**3
@@ -58,7 +65,8 @@ def fit_curves(windows: list[Window], losses: list[Array]) -> Curves:
         found = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
         bottoms.append(_bottom(found, skew, x))
         fitted.append(np.einsum("dpk,dk->dp", design, found))
-    return Curves(bottoms, fitted)
+        coefficients.append(found)
+    return Curves(bottoms, fitted, coefficients, skew)
 
 
 def _skew(windows: list[Window], losses: list[Array]) -> Array:
