@@ -29,6 +29,8 @@ def paired_means(
 ) -> Array | None:
     """Draws of the mean loss at each value of `by`, in their order, (draws, values).
 
+    Two tables of the same seeds, asked with one number `seed`, have the same draws of their seeds.
+
     Values that lack a seed, as where a run diverged, vary by themselves, as much as all others do.
     None where fewer than FEWEST seeds have runs at most of the values.
     """

@@ -125,7 +125,16 @@ def draw_minima(windows: list[Window], noise: Noise, seed: int) -> list[Array]:
         window.loss + sd / np.sqrt(window.runs) * rng.standard_normal((DRAWS, len(window.x)))
         for window in windows
     ]
-    half = DRAWS // 2
+    return minima(windows, losses)
+
+
+def minima(windows: list[Window], losses: list[Array]) -> list[Array]:
+    """Where each point's curve has its minimum in each draw of the losses.
+
+    The second half of the draws uses only the best value and one neighbour on each side, which
+    depends less on the form of the curve.
+    """
+    half = len(losses[0]) // 2 if losses else 0
     near = [np.abs(np.arange(len(w.x)) - int(np.argmin(np.abs(w.x)))) <= 1 for w in windows]
     narrow = [Window(w.x[n], w.loss[n], w.runs[n]) for w, n in zip(windows, near, strict=True)]
     wide = fit_curves(windows, [loss[:half] for loss in losses])

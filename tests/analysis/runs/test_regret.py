@@ -76,7 +76,7 @@ def held(each: Regret, truth: float) -> bool:
     return each.interval.holds(truth)
 
 
-@pytest.mark.parametrize(("seeds", "shared"), [(3, 0.02), (5, 0.02), (1, 0.0), (2, 0.0)])
+@pytest.mark.parametrize(("seeds", "shared"), [(3, 0.02), (2, 0.0)])
 @pytest.mark.parametrize("off", [0.0, 0.7])
 def test_intervals_hold_what_a_rate_costs(seeds: int, shared: float, off: float) -> None:
     found = [
