@@ -54,10 +54,10 @@ def test_the_parabola_agrees_with_the_law_and_akima_cannot_tell() -> None:
     found = approaches(saved)
     exponent = {each.method: each.exponent for each in found.rows}
     # As the study's header says; Akima follows single shapes and is the one that scatters.
-    assert exponent["3 law"] == pytest.approx(0.55, abs=0.01)
-    assert exponent["2 parabola"] == pytest.approx(0.55, abs=0.01)
-    assert exponent["1 envelope"] == pytest.approx(0.51, abs=0.01)
-    assert exponent["2 Akima"] == pytest.approx(0.73, abs=0.01)
+    assert exponent["3 law"] == pytest.approx(0.51, abs=0.01)
+    assert exponent["2 parabola"] == pytest.approx(0.54, abs=0.01)
+    assert exponent["1 envelope"] == pytest.approx(0.53, abs=0.01)
+    assert exponent["2 Akima"] == pytest.approx(0.74, abs=0.01)
     assert "2 parabola agrees with the law" in found.sentence
     assert "2 Akima cannot be separated from the law" in found.sentence
 
@@ -75,16 +75,25 @@ def test_four_epochs_are_as_good_as_fresh_tokens_and_sixteen_cost_large_models_m
     ratio = (mean[True] / mean[False] - 1).reset_index(name="price")
     price = ratio.pivot_table(index="params", columns="tokens", values="price")
     cells = table.groupby(["params", "tokens", "variant"])["loss"]
-    seeds = np.sqrt((cells.var() / cells.mean() ** 2).mean())  # relative, of a run
-    assert seeds == pytest.approx(0.006, abs=0.0005)
+    squares = (cells.var() / cells.mean() ** 2).groupby("params").mean()
+    seeds = np.sqrt(squares)  # relative, of a run; larger models scatter less
+    assert seeds.to_numpy() == pytest.approx([0.014, 0.008, 0.005], abs=0.0005)
     # A ratio of two means of two runs has the scatter of one run.
-    assert price[[524288, 1048576]].abs().max(axis=None) < 2 * seeds
+    assert (price[[524288, 1048576]].abs().max(axis=1) < 2 * seeds).all()
     assert price[4194304].is_monotonic_increasing
-    assert price[4194304].iloc[-1] > 7 * seeds
+    assert abs(price[4194304].iloc[0]) < seeds.iloc[0]
+    assert price[4194304].iloc[-1] > 10 * seeds.iloc[-1]
 
 
-def test_the_law_of_repeats_finds_the_published_half_life_and_not_the_one_of_parameters() -> None:
+def test_the_law_of_repeats_leaves_both_of_its_constants_open_about_the_published_ones() -> None:
     saved = load_fit(REFERENCE / "repeat" / "fits" / "data_constrained.json")
-    low, high = saved.interval.coefficients["R_D"]
-    assert low < published("muennighoff-2023").coefficients["R_D"] < high
-    assert saved.status is Status.AT_BOUND and "R_N" in saved.reason
+    theirs = published("muennighoff-2023").coefficients
+    for name in ("R_D", "R_N"):
+        assert saved.interval.coefficients[name].holds(theirs[name])
+    assert saved.status is Status.WEAKLY_IDENTIFIED
+    assert "leave A, R_N and R_D open" in saved.reason
+
+
+def test_the_law_of_repeats_forecasts_the_largest_models_sixteen_epochs_too_low() -> None:
+    said = load_fit(REFERENCE / "repeat" / "fits" / "data_constrained.json").cautions
+    assert any("tokens 4.19M) misses it by -0.0346 (-2.68%), outside" in each for each in said)

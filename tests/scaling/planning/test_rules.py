@@ -37,7 +37,6 @@ def batch(name: str, params: int, tokens: int | None = None) -> float:
 # What the rules gave when they were code, to the last bit.
 BEFORE = {
     "kaplan-2020": lambda n: 0.003239 - 0.0001395 * math.log(n),
-    "sotu-bytes": lambda n: 0.0053 * (n / 1e5) ** -0.44,
 }
 
 
