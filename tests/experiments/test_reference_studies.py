@@ -15,6 +15,8 @@ from analysis.fitting.fit import Status
 from analysis.laws.published import published
 from analysis.runs.table import read_runs
 from experiments.cli.join.plan import plan_study
+from experiments.cli.join.tuned_regret import regrets_of_rules
+from experiments.cli.join.tuning import swept
 from scaling.planning.plan import Plan
 from scaling.study import read_study
 
@@ -35,6 +37,21 @@ def test_the_reference_runs_are_the_runs_that_the_study_plans(
     plan = plan_study(read_study(ROOT / "experiments" / f"{name}.toml")).plan
     assert set(table["status"]) == {"completed"}
     refuse_other_runs(plan, table)
+
+
+# --- tune -------------------------------------------------------------------------------------
+
+
+def test_the_tuned_rule_costs_next_to_nothing_at_sizes_and_budgets_it_was_not_fitted_to() -> None:
+    found = regrets_of_rules(swept(REFERENCE / "tune", 0.9), 0.9)["learning_rate"]
+    shares = [each.share for each in found if each.share is not None]
+    assert len(shares) == 6
+    smallest, *others = shares
+    assert smallest == pytest.approx(0.0041, abs=2e-4) and max(others) < 6e-4
+    spans = [each.interval for each in found if each.interval is not None]
+    assert len(spans) == 6 and spans[0].low == 0
+    assert spans[0].high == pytest.approx(0.052, abs=0.003)
+    assert max(span.high for span in spans[2:]) < 0.01
 
 
 # --- isoflop ----------------------------------------------------------------------------------
