@@ -9,7 +9,7 @@ import pytest
 from scipy.special import expit
 
 from analysis.array import Array
-from analysis.emergence.forecast.backtest import choose_way, smaller_cuts
+from analysis.emergence.forecast.backtest import better, choose_way, smaller_cuts
 from analysis.emergence.forecast.bounded import fit_bounded
 from analysis.emergence.forecast.forecast import Forecast, forecast_scores
 from analysis.emergence.forecast.latent_ability import FORMS, Observations, Posterior
@@ -112,13 +112,17 @@ def test_the_way_over_the_loss_is_taken_where_it_forecast_better_below_the_cut()
     series, loss = over_the_loss(noise=0.0)
     found = forecast_scores(series, CUT, loss=loss)
     assert found.way is not None
-    better = min(found.way.crps, key=lambda way: found.way.crps[way])
-    assert found.way.way == better and found.way.n > 10
+    assert found.way.way == better(found.way.crps) and found.way.n > 10
     same = forecast_scores(series, CUT, method=found.way.way, loss=loss)
     assert np.array_equal(found.median, same.median)
     series, loss = over_the_loss(noise=0.5)
     hidden = forecast_scores(series, CUT, loss=loss)
     assert hidden.way is not None and hidden.way.way == "direct"
+
+
+@pytest.mark.parametrize(("over", "way"), [(0.079, "two_step"), (0.081, "direct")])
+def test_the_way_over_the_loss_must_be_better_by_a_fifth(over: float, way: str) -> None:
+    assert better({"direct": 0.1, "two_step": over}) == way
 
 
 def test_without_losses_to_compare_by_scores_are_forecast_directly() -> None:
