@@ -13,6 +13,8 @@ from analysis.allocation.approaches import approaches
 from analysis.fitting.files import load_fit
 from analysis.fitting.fit import Status
 from analysis.laws.published import published
+from analysis.runs.equal_loss import equal_loss
+from analysis.runs.sweep import sweep
 from analysis.runs.table import read_runs
 from experiments.cli.join.plan import plan_study
 from experiments.cli.join.tuned_regret import regrets_of_rules
@@ -29,7 +31,7 @@ def points(name: str) -> pd.DataFrame:
     return table[table["run_kind"] == "cooldown"]
 
 
-@pytest.mark.parametrize("name", ["isoflop", "repeat"])
+@pytest.mark.parametrize("name", ["isoflop", "repeat", "muon"])
 def test_the_reference_runs_are_the_runs_that_the_study_plans(
     name: str, refuse_other_runs: Callable[[Plan, pd.DataFrame], None]
 ) -> None:
@@ -114,3 +116,23 @@ def test_the_law_of_repeats_leaves_both_of_its_constants_open_about_the_publishe
 def test_the_law_of_repeats_forecasts_the_largest_models_sixteen_epochs_too_low() -> None:
     said = load_fit(REFERENCE / "repeat" / "fits" / "data_constrained.json").cautions
     assert any("tokens 4.19M) misses it by -0.0346 (-2.68%), outside" in each for each in said)
+
+
+# --- muon -------------------------------------------------------------------------------------
+
+
+def test_adamw_takes_half_as_much_compute_again_as_muon_to_the_same_loss() -> None:
+    found = equal_loss(read_runs(REFERENCE / "muon" / "runs.csv"), "optimizer", "adamw", "muon")
+    assert found.ratio == pytest.approx(1.47, abs=0.005)
+    assert found.interval == pytest.approx((1.42, 1.53), abs=0.005)
+    assert [each.ratio for each in found.sizes] == pytest.approx([1.71, 1.43, 1.29], abs=0.005)
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_best_rate_of_both_optimisers_lies_inside_its_sweep(optimizer: str) -> None:
+    table = read_runs(
+        REFERENCE / "muon" / "runs.csv", where=(f"optimizer=={optimizer}", "run_kind!=trunk")
+    )
+    found = sweep(table, "learning_rate")
+    assert len(found.cells) == 9 and not found.bounds
