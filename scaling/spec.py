@@ -28,8 +28,9 @@ from scaling.tasks.mix import TaskMix
 # Part of every run's identity, by the number format of its activations. Raised where code that no
 # configuration names changes results beyond roundings: initialisation, the optimiser's constants,
 # the schedules' shapes. bfloat16 2: the gradient of the embedding is summed in float32, and logits
-# are float32 throughout; before, a frequent token's gradient was up to 80% off.
-RECIPES: Mapping[str, int] = MappingProxyType({"float32": 1, "bfloat16": 2})
+# are float32 throughout; before, a frequent token's gradient was up to 80% off. float32 2 and
+# bfloat16 3: tables of tokens and positions are not decayed.
+RECIPES: Mapping[str, int] = MappingProxyType({"float32": 2, "bfloat16": 3})
 
 # What a run is: the fields of RunSpec that are part of its identity, `schedule` of a trunk without
 # its length. All others say how it is carried out, how it is judged, or what it is for.
@@ -77,7 +78,7 @@ class Optimizer:
 
     beta1: float
     beta2: float
-    weight_decay: float  # multiplied by the learning rate; matrices only
+    weight_decay: float  # multiplied by the learning rate; matrices and heads only
     clip_norm: float
     # Weight of the mean of (ln Z)², Z the softmax's normaliser (Chowdhery et al. 2022,
     # arXiv:2204.02311, section 5, who take 1e-4); reported losses leave it out.
@@ -117,6 +118,8 @@ class RunSpec:
     nominal_tokens: int | None = None  # the D that rules follow; null where none is declared
     unique_tokens: int | None = None  # cap on the distinct training tokens; null: the whole corpus
     tasks: TaskMix | None = None  # null: text alone
+    # How held-out text is cut. Records of before have none: windows lay in long documents alone.
+    holdout_windows: Literal["packed"] = "packed"
     # Validation sets by name, each with the fingerprint of its tokens, in the order of the names.
     sets: tuple[tuple[str, str], ...] = ()
     budget_flops: float | None = None  # the isoFLOP budget that the point belongs to

@@ -117,6 +117,7 @@ class TrainingSection:
     round_to_steps: Count = 8  # every D, and every cooldown, is a multiple of so many steps
     nominal_tokens: Quantity | None = None  # a D for rules to follow: never the trunk's length
     checkpoint_every_tokens: Quantity | None = None  # beside branch points and the end
+    allow_long_warmup: bool = False  # leave to warm up over more than 20% of a run
 
 
 Quantities = Annotated[tuple[Quantity, ...], Field(min_length=1)]

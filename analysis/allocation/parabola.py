@@ -21,8 +21,8 @@ REACH = 1.6  # ln N: runs within a factor 5 of N* count, those close to it most 
 LEAST_SHARE = 0.3  # of the runs count, however far they lie
 # The scatter of log loss about the parabola is estimated from the residuals. Before any is seen it
 # is taken to be NOISE, and that counts as NOISE_RUNS runs: between seeds of tiny models log loss
-# differs by .8% (REFERENCE of analysis/design), of large ones by .1%. Of 4 to 64 runs, 16 cost
-# least on other sources for four of the five left out in turn (benchmarks/decision_constants.py).
+# differs by .7% (REFERENCE of analysis/design), of large ones by .1%. From 4 to 64 runs
+# all cost .35 to .37% of the loss in the mean of five sources (benchmarks/decision_constants.py).
 NOISE, NOISE_RUNS = 0.005, 16.0
 MEAN_TO_SD = math.sqrt(math.pi / 2)  # of a normal: sd over mean |deviation|
 MILD = 1.345  # × the scatter: residuals beyond weigh as 1/size: 95% efficient (Huber 1964)

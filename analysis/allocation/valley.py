@@ -61,9 +61,9 @@ RUNS_ALONE, LAW_ALONE = 0.9, 0.5
 ONE_SIDE = 0.1
 UNKNOWN = math.log(2.0)  # sd of ln N* at the largest budget, from which on it is not determined
 # Of ln N*: how exactly a best size can be read where sizes lie √2 apart, and what a straight valley
-# misses a decade beyond the runs. By likelihood on four of five published sources they come to .09
-# to .14 and .12 to .23; with those, 90% intervals hold .67 to 1.00 of the best sizes of the fifth
-# (mean .93), with these .83 to 1.00, up to 2.4 decades beyond (benchmarks/decision_constants.py).
+# misses a decade beyond the runs. By likelihood on four of five published sources they come to .10
+# to .13 and .13 to .23; with those, 90% intervals hold .67 to 1.00 of the best sizes of the fifth
+# (mean .91), with these .87 to 1.00, up to 2.4 decades beyond (benchmarks/decision_constants.py).
 READING, DRIFT = 0.15, 0.2
 FEWEST_RUNS = TERMS + 2  # near the valley
 DRAWS = 200

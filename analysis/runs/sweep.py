@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from analysis.runs.columns.kinds import is_number
 from analysis.runs.messages import name_of
 from analysis.runs.replicates import MIN_SWEPT, labels, levelled, settings, variants
 from analysis.runs.status import LEFT_OUT
-from analysis.runs.sweep_curves import Window, draw_minima, fit_curves, noise_of
+from analysis.runs.sweep_curves import Curves, Window, draw_minima, fit_curves, noise_of
 from analysis.runs.table import ASKED, CORE, standardise, usable
 from analysis.text import human
 from scaling.store.records import Refusal
@@ -98,6 +98,27 @@ def sweep(table: pd.DataFrame, column: str, *, level: float = 0.9, seed: int = 0
     """
     if not 0 < level < 1:
         raise Refusal(f"level = {level} is not between 0 and 1. Give e.g. 0.9.")
+    read = measured(table, column)
+    noise = noise_of(read.rows, column, read.windows, read.curves)
+    drawn: Sequence[Array | None] = [None] * len(read.windows)
+    if noise is not None:
+        drawn = draw_minima(read.windows, noise, seed)
+    bottoms = iter(zip(read.curves.bottom, drawn, strict=True))
+    cells = (best if best.edge else _between(best, *next(bottoms), level) for best in read.best)
+    return Sweep(column, level, None if noise is None else noise.sd, tuple(cells))
+
+
+class Measured(NamedTuple):
+    """What a sweep is read from."""
+
+    rows: pd.DataFrame  # of the table that count, N and D of one point equal
+    best: tuple[Best, ...]  # tried at each N and D, in the order of N, then D
+    windows: list[Window]  # of those that are no end of their sweep
+    curves: Curves  # through the windows
+
+
+def measured(table: pd.DataFrame, column: str) -> Measured:
+    """The best values tried and the curves near them. Raises Refusal as `sweep` does."""
     rows = usable(table).rows
     _refuse_zero(rows, column)
     rows = levelled(standardise(rows, require=(*CORE, column)))
@@ -110,15 +131,12 @@ def sweep(table: pd.DataFrame, column: str, *, level: float = 0.9, seed: int = 0
             "optimum between them.",
             "Give three or more values of it at each.",
         )
-    found = [_best_tried(*point.T[:4]) for point in points]
+    found = tuple(_best_tried(*point.T[:4]) for point in points)
     pairs = zip(found, points, strict=True)
     windows = [_window(best, point[:, 4]) for best, point in pairs if best.edge is None]
-    curves = fit_curves(windows, [window.loss[None] for window in windows])
-    noise = noise_of(rows, column, windows, curves)
-    drawn = [None] * len(windows) if noise is None else draw_minima(windows, noise, seed)
-    bottoms = iter(zip(curves.bottom, drawn, strict=True))
-    cells = tuple(best if best.edge else _between(best, *next(bottoms), level) for best in found)
-    return Sweep(column, level, None if noise is None else noise.sd, cells)
+    return Measured(
+        rows, found, windows, fit_curves(windows, [each.loss[None] for each in windows])
+    )
 
 
 def chosen(table: pd.DataFrame, swept: Sweep, target: str) -> pd.DataFrame:

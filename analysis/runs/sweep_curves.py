@@ -38,6 +38,13 @@ class Curves:
 
     bottom: list[Array]  # where each has its minimum
     fitted: list[Array]  # its losses at the values of the window
+    coefficients: list[Array]  # c0, c1 and c2 of each, (draws, 3)
+    skew: Array  # γ of all
+
+    def at(self, curve: int, x: Array) -> Array:
+        """The losses of one curve at x, one per draw."""
+        c0, c1, c2 = self.coefficients[curve].T
+        return np.asarray(c0 + c1 * x + c2 * (x**2 + self.skew * x**3))
 
 
 def fit_curves(windows: list[Window], losses: list[Array]) -> Curves:
@@ -47,7 +54,7 @@ def fit_curves(windows: list[Window], losses: list[Array]) -> Curves:
     low or too high by the same share. `losses` has one row per draw.
     """
     skew = _skew(windows, losses)
-    bottoms, fitted = [], []
+    bottoms, fitted, coefficients = [], [], []
     for window, loss in zip(windows, losses, strict=True):
         x = window.x
         bent = x**2 + skew[:, None] * x**3
@@ -58,7 +65,8 @@ def fit_curves(windows: list[Window], losses: list[Array]) -> Curves:
         found = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
         bottoms.append(_bottom(found, skew, x))
         fitted.append(np.einsum("dpk,dk->dp", design, found))
-    return Curves(bottoms, fitted)
+        coefficients.append(found)
+    return Curves(bottoms, fitted, coefficients, skew)
 
 
 def _skew(windows: list[Window], losses: list[Array]) -> Array:
@@ -117,7 +125,16 @@ def draw_minima(windows: list[Window], noise: Noise, seed: int) -> list[Array]:
         window.loss + sd / np.sqrt(window.runs) * rng.standard_normal((DRAWS, len(window.x)))
         for window in windows
     ]
-    half = DRAWS // 2
+    return minima(windows, losses)
+
+
+def minima(windows: list[Window], losses: list[Array]) -> list[Array]:
+    """Where each point's curve has its minimum in each draw of the losses.
+
+    The second half of the draws uses only the best value and one neighbour on each side, which
+    depends less on the form of the curve.
+    """
+    half = len(losses[0]) // 2 if losses else 0
     near = [np.abs(np.arange(len(w.x)) - int(np.argmin(np.abs(w.x)))) <= 1 for w in windows]
     narrow = [Window(w.x[n], w.loss[n], w.runs[n]) for w, n in zip(windows, near, strict=True)]
     wide = fit_curves(windows, [loss[:half] for loss in losses])

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from analysis.emergence.scores.query import PerTask, ScoreQuery
     from analysis.emergence.scores.read import Scores
 
-Method = Literal["auto", "logistic", "power_log_prob", "two_step"]
+Method = Literal["auto", "direct", "logistic", "power_log_prob", "two_step"]
 ScoresPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SCORES")]
 Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME …")]
 Columns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN …")]
@@ -125,8 +125,10 @@ class ForecastOptions:
     Args:
         cut: Fit the scores up to this scale, and forecast those above.
         at: Forecast at these scales too; without --cut, from all scores.
-        method: Forecast by auto (several curves, averaged by their evidence), by one curve, or by
-            two_step, from scale to loss and from loss to score.
+        method: Forecast directly (direct: several curves, averaged by their evidence), by one curve
+            (logistic, power_log_prob), or from scale to loss and from loss to score (two_step).
+            By default, auto: whichever of direct and two_step did better above smaller cuts, where
+            the table has a column `loss`; else direct.
     """
 
     cut: Number = None
@@ -155,7 +157,7 @@ class ForecastOptions:
                 forecast_scores(
                     series, last if cutoff is None else cutoff, at=scales,
                     method=self.method or "auto",
-                    loss=losses(rows) if self.method == "two_step" else None,
+                    loss=losses(rows) if self.method in (None, "auto", "two_step") else None,
                     flops=compute(rows), level=level, seed=seed, cautions=curve.cautions,
                 )
             )  # fmt: skip

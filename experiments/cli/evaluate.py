@@ -225,7 +225,7 @@ def _in_context(run: Finished) -> Scores:
     judged = (
         f"context: {len(windows.tokens)} windows of {spec.sequence_length} tokens, from "
         f"{len(np.unique(windows.document))} of the {held_out} held-out documents of "
-        f"{run.corpus.info.source!r}; documents shorter than a window are not used"
+        f"{run.corpus.info.source!r}, packed one after another"
     )
     rows = [{**row, "shots": None, "chance": None} for row in context_scores(losses, windows)]
     return Scores(rows, (judged,))

@@ -77,8 +77,8 @@ def simulate(
         flops: Compute budgets to recommend for; by default the power of ten above the largest run.
         noise: Standard deviation of log loss between branches of one trunk. By default that of the
             replicate seeds of the fit that is the truth; without any, that of the tiny models of
-            results/reference/isoflop: .0043. Runs at lower losses differ less.
-        seed_noise: The same between trunks, shared by their branches; .0066 in
+            results/reference/isoflop: .0045. Runs at lower losses differ less.
+        seed_noise: The same between trunks, shared by their branches; .0058 in
             results/reference/isoflop.
         noise_from: Take both from the replicate seeds of this results folder or run table.
         run_table: How the table of --noise-from is read.

@@ -38,7 +38,8 @@ def tune(
     is an end of the sweep, the sweep doubles outward, until every best lies inside. A curve in the
     logarithm of the rate places each optimum, with an interval, and a power law in N and D is
     fitted through them. The rule is written to rule.toml in the results folder: give its path as
-    the learning_rate of another study. With --batch all rates are swept at half, once and twice the
+    the learning_rate of another study. What such a rule costs is shown for every size and budget,
+    by the rule of all the other ones. With --batch all rates are swept at half, once and twice the
     study's batch, and further out in the same way; a second rule, B = k D^b, is written next to
     the first. The command may be stopped and given again.
 
@@ -56,9 +57,12 @@ def tune(
     """
     from analysis.arguments import refuse_times
     from analysis.fitting.result import refuse_level
+    from analysis.plain import plain
     from analysis.runs.sweep import to_json
     from experiments.cli.join import tuning
+    from experiments.cli.join.tuned_regret import regrets_of_rules
     from experiments.cli.render.fit import sweep_text
+    from experiments.cli.render.tune import regret_text
     from scaling.store.records import Refusal, write_bytes
     from scaling.study import study_bytes, study_of
 
@@ -81,6 +85,7 @@ def tune(
     own = tuning.own_batch(asked) if batch else None
     found = _swept(asked, toml, own, study, results, workers, level)
     made = tuning.fitted_rules(found, level, bootstrap)
+    regrets = regrets_of_rules(found, level)
     for column, file in files.items():
         cells = found.sweeps[column].cells
         write_bytes(file, tuning.rule_text(asked, column, made[column], cells).encode())
@@ -96,12 +101,14 @@ def tune(
                     for column, each in made.items()
                 },
             },
+            "regret": plain(regrets),
             "warnings": [said for each in made.values() for said in each.warnings],
         }
     )
     for column, each in made.items():
         say(sweep_text(found.sweeps[column], "params_non_embedding"))
         say(f"\n{each.summary()}\n")
+        say(f"{regret_text(column, regrets[column], level)}\n")
     given = {tuning.COLUMN: "learning_rate", tuning.BATCH: "batch_sequences"}
     fields = " and ".join(f'{given[column]} = "{file}"' for column, file in files.items())
     say(f"Next: give {fields} in the [training] of a study")

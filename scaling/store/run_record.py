@@ -22,7 +22,7 @@ ENDED: tuple[Status, ...] = ("completed", "diverged", "failed")
 RESULT_COLUMNS = ("loss", "loss_stderr", "bits_per_byte", "train_loss", "tokens_per_s")
 
 # Fields of a configuration that say how a run is judged, and nothing of what it is.
-JUDGED = ("holdout_tokens", "tasks", "sets")
+JUDGED = ("holdout_tokens", "holdout_windows", "tasks", "sets")
 
 Table = Literal["steps.parquet", "evals.parquet"]
 TABLES: tuple[str, ...] = get_args(Table)  # of a run that completed

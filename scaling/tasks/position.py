@@ -62,5 +62,6 @@ def icl_score(
 
 
 def _mean(metric: str, values: np.ndarray, document: np.ndarray) -> InContext:
-    # Windows of a document are alike, so the error is over documents, as the held-out loss's is.
+    # Windows of a document (of a difference, that of its late token) are alike, so the error is
+    # over documents, as the held-out loss's is.
     return InContext(metric, *mean_over_documents(values, document), len(values))

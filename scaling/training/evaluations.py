@@ -14,7 +14,6 @@ from scaling.data.corpus import Corpus
 from scaling.data.holdout import (
     HoldoutLoss,
     holdout_windows,
-    packed_windows,
     summarise_holdout,
 )
 from scaling.spec import RunSpec
@@ -77,7 +76,7 @@ class Evaluations:
         """
         found = {}
         for name, text in self.sets.items():
-            windows = packed_windows(text, self.spec.sequence_length, self.spec.holdout_tokens)
+            windows = holdout_windows(text, self.spec.sequence_length, self.spec.holdout_tokens)
             losses = holdout_losses(self.program, params, windows)
             found[name] = summarise_holdout(losses, windows)
         return found

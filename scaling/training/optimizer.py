@@ -10,10 +10,14 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from models.parametrization import Ratios, multipliers
+from models.sizes import Kind
 from scaling.optimizers import COEFFICIENTS, ITERATIONS, MOMENTUM, UPDATE_RMS
 from scaling.spec import Optimizer
 
 ADAM_EPSILON = 1e-8  # Kingma & Ba 2015, arXiv:1412.6980, algorithm 1
+# Tables of tokens and positions are not decayed: most of their rows get no gradient in most steps,
+# and would shrink with every one (OLMo team 2025, arXiv:2501.00656, section 3).
+DECAYED: tuple[Kind, ...] = ("matrix", "head")
 MUON_EPSILON = 1e-8  # added to the norm that a momentum is divided by
 
 
@@ -23,7 +27,7 @@ def update_rule(
     """The update without its learning rate, which the step multiplies in.
 
     `leaves` says what each array is, and `ratios` how large the model is for µP. Decay is decoupled
-    and touches no vectors (Loshchilov & Hutter 2019, arXiv:1711.05101).
+    (Loshchilov & Hutter 2019, arXiv:1711.05101) and of matrices and heads alone.
     """
     muon = optimizer.name == "muon"
     adam = optax.scale_by_adam(optimizer.beta1, optimizer.beta2, eps=ADAM_EPSILON)
@@ -37,7 +41,7 @@ def update_rule(
         *rules,
         optax.add_decayed_weights(
             optimizer.weight_decay,
-            mask=jax.tree.map(lambda leaf: leaf.kind != "vector", leaves),
+            mask=jax.tree.map(lambda leaf: leaf.kind in DECAYED, leaves),
         ),
     )
 

@@ -23,7 +23,9 @@ def script() -> Callable[[str], ModuleType]:
             spec = importlib.util.spec_from_file_location(known, FOLDER / f"{name}.py")
             assert spec is not None and spec.loader is not None
             sys.modules[known] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[known])
+            with pytest.MonkeyPatch.context() as patch:
+                patch.syspath_prepend(str(FOLDER))  # scripts import each other, as when run
+                spec.loader.exec_module(sys.modules[known])
         return sys.modules[known]
 
     return load

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
+import pytest
+
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "benchmarks" / "results"
 
@@ -21,41 +24,35 @@ def test_every_pool_of_the_benchmark_keeps_its_limits_and_none_is_left_to_chance
     ]
 
 
-def test_the_table_of_forecasts_on_the_page_is_the_benchmark_s() -> None:
-    groups = json.loads((KEPT / "scores_ahead.json").read_text())["groups"]
-    lines = (ROOT / "docs" / "emergence.md").read_text().splitlines()
-    first = next(i for i, line in enumerate(lines) if line.startswith("| larger models on"))
-    rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines[first + 2 :][:6]]
-
-    def three(value: float) -> str:
-        return f"{value:.3f}".lstrip("0")
-
-    expected = [
-        [
-            *(
-                f"{three(group[f'{name}: mean CRPS'])}, {three(group[f'{name}: median CRPS'])}"
-                for name in ("auto", "persistence", "plain_logistic")
-            ),
-            f"{group['tasks won over plain_logistic']:.0%}",
-            f"{group['inside 90%']:.0%}",
-            f"{group['inside 90%, plain logistic']:.0%}",
-        ]
-        for group in groups.values()
-    ]
-    assert rows == expected
+def test_forecasts_of_scores_keep_their_limits_and_the_page_has_what_they_are(script) -> None:
+    bench, kept = script("scores_ahead"), json.loads((KEPT / "scores_ahead.json").read_text())
+    again = bench.result(kept["rows"])
+    for part in ("sources", "groups"):
+        assert kept[part].keys() == again[part].keys()
+        for name, numbers in kept[part].items():
+            assert numbers == pytest.approx(again[part][name])
+    assert bench.faults(kept) == []
+    page = (ROOT / "docs" / "emergence.md").read_text()
+    assert [line for line in bench.page(kept) if line not in page] == []
+    assert f"{len(kept['rows'])} of the 222 tables" in " ".join(page.split())
 
 
-def test_the_page_says_where_the_logistic_forecasts_better() -> None:
-    kept = json.loads((KEPT / "scores_ahead.json").read_text())
-    rows, groups = kept["rows"], kept["groups"]
-    better = sum(row["plain_logistic_crps"] < row["auto_crps"] for row in rows)
-    page = " ".join((ROOT / "docs" / "emergence.md").read_text().split())
-    assert f"the logistic is nearer on {better} of {len(rows)} tasks" in page
-    (mean, median), (mean_mmlu, median_mmlu) = (
-        [-groups[name][f"skill {of}over plain_logistic"] for of in ("", "of medians ")]
-        for name in ("benchmarks", "opt-bloom, mmlu")
-    )
-    assert (
-        f"CRPS is {mean:.0%} above its on the benchmarks (of medians {median:.0%}) and "
-        f"{mean_mmlu:.0%} on MMLU's subjects ({median_mmlu:.0%})"
-    ) in page
+def test_a_turn_is_chosen_without_the_source_that_it_is_judged_on(script) -> None:
+    bench = script("scores_ahead")
+    costly = {"turn 0": 1.0, "turn 0.4": 1.0, "turn 0.8": 1.1, "before": 1.0}
+    cheap = {**costly, "turn 0.8": 1.0}
+    rows = pd.DataFrame(
+        {"source": source, "scores": 10, **{f"{name}: crps": value for name, value in of.items()},
+         **{f"{name}: coverage": 0.9 for name in of}}
+        for source, of in (("a", costly), ("b", cheap))
+    )  # fmt: skip
+    turns = bench.by_choice(rows).set_index("source")["turn"]
+    assert turns.to_dict() == {"a": 0.8, "b": 0.4}
+    assert bench.chosen_turn(rows) == 0.4
+
+
+def test_intervals_too_wide_or_too_narrow_and_a_loss_of_crps_are_faults(script) -> None:
+    bench, kept = script("scores_ahead"), json.loads((KEPT / "scores_ahead.json").read_text())
+    for name, value in (("inside 90%", 0.84), ("inside 90%", 0.96), ("mean CRPS", 1.0)):
+        every = {**kept["sources"]["all"], f"auto: {name}": value}
+        assert len(bench.faults({**kept, "sources": {"all": every}})) == 1

@@ -124,16 +124,17 @@ def test_the_cost_of_recommendations_is_the_benchmark_s() -> None:
     better = by_source.lt(ours, axis=0)
     assert better.loc["datablations", "Hoffmann 2022"]
     assert better.loc["epoch-chinchilla", "20 tokens/param"]
-    assert better.loc["own isoflop study", "isoFLOP parabolas"]
+    assert better.loc["own isoflop study", ["isoFLOP parabolas", "chinchilla fit"]].all()
 
 
 def test_how_often_the_interval_of_n_held_is_the_benchmark_s() -> None:
     found = kept("decision_constants")["intervals"]
     held = {name: round(each["held"], 2) for name, each in found.items()}
-    assert sorted(held.values()) == [0.67, 0.99, 1.0, 1.0, 1.0]
+    assert sorted(held.values()) == [0.67, 0.92, 0.99, 1.0, 1.0]
     assert held["epoch-chinchilla"] == 0.67
     assert round(found["epoch-chinchilla"]["held, as shipped"], 2) == 0.87
-    assert "99% of them on one and 67% on `epoch-chinchilla`" in page("docs/statistics.md")
+    said = "99% of them on one, 92% on one and 67% on `epoch-chinchilla`"
+    assert said in page("docs/statistics.md")
 
 
 def test_the_speed_of_training_on_a_cpu_is_the_benchmark_s() -> None:

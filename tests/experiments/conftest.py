@@ -85,14 +85,22 @@ def refusals_advise_only_what_there_is(monkeypatch: pytest.MonkeyPatch, advised:
 
 @pytest.fixture(scope="session")
 def refuse_other_runs() -> Callable[[Plan, pd.DataFrame], None]:
-    """Fails where a table is not of the runs of a plan, by what they are.
-
-    The ids of the reference runs are of a time when layout and evaluation were part of them.
-    """
-    names = ["run_kind", "params_total", "tokens", "seed", "batch_tokens", "learning_rate"]
+    """Fails where a table is not of the runs of a plan, by their ids and by what they are."""
+    names = [
+        "run_id",
+        "run_kind",
+        "params_total",
+        "tokens",
+        "seed",
+        "batch_tokens",
+        "learning_rate",
+    ]
 
     def compare(plan: Plan, table: pd.DataFrame) -> None:
-        planned = [{"run_kind": run.run_kind, **run_columns(run, plan.corpus)} for run in plan.runs]
+        planned = [
+            {"run_id": run.run_id, "run_kind": run.run_kind, **run_columns(run, plan.corpus)}
+            for run in plan.runs
+        ]
         rows = (pd.DataFrame(each)[names].sort_values(names) for each in (planned, table))
         np.testing.assert_array_equal(*(each.to_numpy() for each in rows))
 

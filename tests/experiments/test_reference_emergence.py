@@ -68,22 +68,25 @@ def test_every_run_was_asked_the_items_that_are_held_out(scores: pd.DataFrame) -
 def test_two_layers_copy_and_one_does_not_at_the_same_size(ends: pd.DataFrame) -> None:
     copy = of(ends, "copy")
     one, two = copy[copy["n_layers"] == 1], copy[copy["n_layers"] == 2]
+    assert set(one["params_non_embedding"]) == {50_368}
     assert (one["exact_match"] <= 2 / 64).all()
-    assert two.groupby("params_non_embedding")["exact_match"].max().min() >= 0.7
+    most = two.groupby("params_non_embedding")["exact_match"].max()
+    assert (most[[55_536, 100_672]] >= 0.9).all()
+    assert most[25_248] == 16 / 64  # half as large, and still sixteen times the best of one layer
 
 
 def test_seeds_of_one_size_end_far_apart(ends: pd.DataFrame) -> None:
     copy = of(ends, "copy").query("n_layers == 2")
     spread = copy.groupby("params_non_embedding")["exact_match"].agg(["min", "max"])
     assert (spread["min"] == 0).all()
-    assert (spread["max"] - spread["min"] >= 0.7).all()
+    assert (spread["max"] >= [0.25, 0.9, 0.9]).all()  # of the smallest size none is above .25
 
 
 def test_where_no_answer_is_right_token_accuracy_and_log_probability_still_differ(
     ends: pd.DataFrame,
 ) -> None:
     never = of(ends, "copy").query("exact_match == 0")
-    assert never["token_accuracy"].max() > 4 * never["token_accuracy"].min()
+    assert never["token_accuracy"].max() > 13 * never["token_accuracy"].min()
     assert never["token_accuracy"].corr(never["answer_logprob"]) > 0.8
 
 
@@ -97,7 +100,8 @@ def test_addition_does_not_rise_where_both_orders_of_a_sum_are_held_out() -> Non
     scores = pd.read_csv(REFERENCE / "unordered.csv").query("shots == 0 & metric == 'exact_match'")
     sums = scores[scores["task"] == "addition_unordered digits=1"]
     assert set(sums["n"]) == {len(evaluation_items(UnorderedAddition(digits=1), 64))}
-    assert len(sums) == 24 and (sums["value"] < 1.5 / 27).all()
+    right = (sums["value"] * 27).round()
+    assert len(sums) == 24 and sorted(right)[-2:] == [0, 2]  # of 27: two in one run, none in others
     copied = scores[scores["task"] == "copy length=10"]
     assert (copied.query("n_layers == 1")["value"] < 0.1).all()
     assert copied.query("n_layers == 2").groupby("params_non_embedding")["value"].max().max() == 1

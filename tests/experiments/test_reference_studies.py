@@ -13,8 +13,12 @@ from analysis.allocation.approaches import approaches
 from analysis.fitting.files import load_fit
 from analysis.fitting.fit import Status
 from analysis.laws.published import published
+from analysis.runs.equal_loss import equal_loss
+from analysis.runs.sweep import sweep
 from analysis.runs.table import read_runs
 from experiments.cli.join.plan import plan_study
+from experiments.cli.join.tuned_regret import regrets_of_rules
+from experiments.cli.join.tuning import swept
 from scaling.planning.plan import Plan
 from scaling.study import read_study
 
@@ -27,7 +31,7 @@ def points(name: str) -> pd.DataFrame:
     return table[table["run_kind"] == "cooldown"]
 
 
-@pytest.mark.parametrize("name", ["isoflop", "repeat"])
+@pytest.mark.parametrize("name", ["isoflop", "repeat", "muon"])
 def test_the_reference_runs_are_the_runs_that_the_study_plans(
     name: str, refuse_other_runs: Callable[[Plan, pd.DataFrame], None]
 ) -> None:
@@ -35,6 +39,21 @@ def test_the_reference_runs_are_the_runs_that_the_study_plans(
     plan = plan_study(read_study(ROOT / "experiments" / f"{name}.toml")).plan
     assert set(table["status"]) == {"completed"}
     refuse_other_runs(plan, table)
+
+
+# --- tune -------------------------------------------------------------------------------------
+
+
+def test_the_tuned_rule_costs_next_to_nothing_at_sizes_and_budgets_it_was_not_fitted_to() -> None:
+    found = regrets_of_rules(swept(REFERENCE / "tune", 0.9), 0.9)["learning_rate"]
+    shares = [each.share for each in found if each.share is not None]
+    assert len(shares) == 6
+    smallest, *others = shares
+    assert smallest == pytest.approx(0.0041, abs=2e-4) and max(others) < 6e-4
+    spans = [each.interval for each in found if each.interval is not None]
+    assert len(spans) == 6 and spans[0].low == 0
+    assert spans[0].high == pytest.approx(0.052, abs=0.003)
+    assert max(span.high for span in spans[2:]) < 0.01
 
 
 # --- isoflop ----------------------------------------------------------------------------------
@@ -54,10 +73,10 @@ def test_the_parabola_agrees_with_the_law_and_akima_cannot_tell() -> None:
     found = approaches(saved)
     exponent = {each.method: each.exponent for each in found.rows}
     # As the study's header says; Akima follows single shapes and is the one that scatters.
-    assert exponent["3 law"] == pytest.approx(0.55, abs=0.01)
-    assert exponent["2 parabola"] == pytest.approx(0.55, abs=0.01)
-    assert exponent["1 envelope"] == pytest.approx(0.51, abs=0.01)
-    assert exponent["2 Akima"] == pytest.approx(0.73, abs=0.01)
+    assert exponent["3 law"] == pytest.approx(0.51, abs=0.01)
+    assert exponent["2 parabola"] == pytest.approx(0.54, abs=0.01)
+    assert exponent["1 envelope"] == pytest.approx(0.53, abs=0.01)
+    assert exponent["2 Akima"] == pytest.approx(0.74, abs=0.01)
     assert "2 parabola agrees with the law" in found.sentence
     assert "2 Akima cannot be separated from the law" in found.sentence
 
@@ -75,16 +94,45 @@ def test_four_epochs_are_as_good_as_fresh_tokens_and_sixteen_cost_large_models_m
     ratio = (mean[True] / mean[False] - 1).reset_index(name="price")
     price = ratio.pivot_table(index="params", columns="tokens", values="price")
     cells = table.groupby(["params", "tokens", "variant"])["loss"]
-    seeds = np.sqrt((cells.var() / cells.mean() ** 2).mean())  # relative, of a run
-    assert seeds == pytest.approx(0.006, abs=0.0005)
+    squares = (cells.var() / cells.mean() ** 2).groupby("params").mean()
+    seeds = np.sqrt(squares)  # relative, of a run; larger models scatter less
+    assert seeds.to_numpy() == pytest.approx([0.014, 0.008, 0.005], abs=0.0005)
     # A ratio of two means of two runs has the scatter of one run.
-    assert price[[524288, 1048576]].abs().max(axis=None) < 2 * seeds
+    assert (price[[524288, 1048576]].abs().max(axis=1) < 2 * seeds).all()
     assert price[4194304].is_monotonic_increasing
-    assert price[4194304].iloc[-1] > 7 * seeds
+    assert abs(price[4194304].iloc[0]) < seeds.iloc[0]
+    assert price[4194304].iloc[-1] > 10 * seeds.iloc[-1]
 
 
-def test_the_law_of_repeats_finds_the_published_half_life_and_not_the_one_of_parameters() -> None:
+def test_the_law_of_repeats_leaves_both_of_its_constants_open_about_the_published_ones() -> None:
     saved = load_fit(REFERENCE / "repeat" / "fits" / "data_constrained.json")
-    low, high = saved.interval.coefficients["R_D"]
-    assert low < published("muennighoff-2023").coefficients["R_D"] < high
-    assert saved.status is Status.AT_BOUND and "R_N" in saved.reason
+    theirs = published("muennighoff-2023").coefficients
+    for name in ("R_D", "R_N"):
+        assert saved.interval.coefficients[name].holds(theirs[name])
+    assert saved.status is Status.WEAKLY_IDENTIFIED
+    assert "leave A, R_N and R_D open" in saved.reason
+
+
+def test_the_law_of_repeats_forecasts_the_largest_models_sixteen_epochs_too_low() -> None:
+    said = load_fit(REFERENCE / "repeat" / "fits" / "data_constrained.json").cautions
+    assert any("tokens 4.19M) misses it by -0.0346 (-2.68%), outside" in each for each in said)
+
+
+# --- muon -------------------------------------------------------------------------------------
+
+
+def test_adamw_takes_half_as_much_compute_again_as_muon_to_the_same_loss() -> None:
+    found = equal_loss(read_runs(REFERENCE / "muon" / "runs.csv"), "optimizer", "adamw", "muon")
+    assert found.ratio == pytest.approx(1.47, abs=0.005)
+    assert found.interval == pytest.approx((1.42, 1.53), abs=0.005)
+    assert [each.ratio for each in found.sizes] == pytest.approx([1.71, 1.43, 1.29], abs=0.005)
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_best_rate_of_both_optimisers_lies_inside_its_sweep(optimizer: str) -> None:
+    table = read_runs(
+        REFERENCE / "muon" / "runs.csv", where=(f"optimizer=={optimizer}", "run_kind!=trunk")
+    )
+    found = sweep(table, "learning_rate")
+    assert len(found.cells) == 9 and not found.bounds

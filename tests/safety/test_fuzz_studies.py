@@ -64,6 +64,7 @@ KNOWN = (
     ),
     *("max_run_flops", "replicate_seeds", "overrides", "queries_per_kv", "z_loss", "sizes"),
     *("hardware", "steps_per_call", "round_to_steps", "nominal_tokens"),
+    "allow_long_warmup",
     *("span", "center_params", "center_tokens_per_param", "budgets", "tokens", "train_tokens"),
 )
 

@@ -38,6 +38,7 @@ holdout_fraction = 0.05
 schedule = "wsd"
 batch_sequences = 8
 learning_rate = "sotu-bytes"
+nominal_tokens = "1M"
 warmup_tokens = "25k"
 weight_decay = 0
 beta1 = 0.9

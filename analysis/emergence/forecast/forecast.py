@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis.array import Array
+from analysis.emergence.forecast.backtest import Backtest, choose_way
 from analysis.emergence.forecast.bounded import WITHOUT_NOISE, BoundedFit, Method, fit_bounded
 from analysis.emergence.forecast.log_probability import LogProbabilityFit, fit_log_probability
 from analysis.emergence.forecast.scoring import Judged, judge
@@ -61,6 +62,7 @@ class Forecast:
     high: Array
     threshold: Estimate  # scale at which a new model is midway from chance to best
     weights: dict[str, float]  # of the forms
+    way: Backtest | None  # of `auto` where losses are known: directly or over the loss, and why
     track: Band  # for a figure: the fit and the forecast, on an even grid that has the cutoff
     judged: tuple[Judged, ...]  # this, persistence and logistic; empty without scores to judge by
     missed: str | None  # a warning where it misses the last score that it was fitted to
@@ -102,6 +104,7 @@ class Forecast:
         return {
             "task": self.series.task, "metric": self.series.metric.name, "cut": self.cutoff,
             "method": self.method, "n": self.n, "level": self.level, "forms": self.weights,
+            "way": None if self.way is None else asdict(self.way),
             "emergence": self.threshold.to_json(),
             "predictions": [
                 {"scale": x, "observed": None if math.isnan(seen) else seen, "median": median,
@@ -130,7 +133,8 @@ def forecast_scores(
     """The scores of models larger than `cutoff`, from those up to it.
 
     Scores are forecast at the scales of `series` above the cutoff, where they are judged, and at
-    the scales `at`. `two_step` uses the loss (one value per score, in the order of `series`).
+    the scales `at`. `loss` has one value per score, in the order of `series`: `two_step` goes over
+    it, and `auto` goes over it where that forecast better above smaller cuts (`Forecast.way`).
     `flops`, in the same order, give the compute in a decade of the scale, which is the unit of the
     priors and of the logistic's bound. Without them a decade of parameters counts as two of FLOPs,
     and any other as one. `cautions` are warnings about the scores themselves (`Curve.cautions`).
@@ -141,8 +145,12 @@ def forecast_scores(
     below = _below(series, cutoff)
     rng = np.random.default_rng(seed)
     fit: BoundedFit | LogProbabilityFit
+    way = None
     if series.metric.bounded:
-        fit = fit_bounded(series, below, method, loss, flops, rng)
+        if method == "auto":
+            way = choose_way(series, below, loss, flops)
+        fitted = method if way is None else way.way
+        fit = fit_bounded(series, below, fitted, loss, flops, rng)
     else:
         fit = fit_log_probability(series, below, method)
     threshold = fit.threshold(level, rng)
@@ -174,6 +182,7 @@ def forecast_scores(
         high=band.high,
         threshold=threshold,
         weights=fit.weights,
+        way=way,
         track=track,
         judged=tuple(judged),
         missed=missed,

@@ -11,7 +11,7 @@ weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -32,6 +32,10 @@ _POINTS, _WEIGHTS = hermegauss(15)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 UNKNOWN_N = 1000.0  # questions, where the table has no number: their noise is then negligible
 TAILS = 5.0  # degrees of freedom of the importance sampler: heavier tails than the posterior's
+LAST = 1.0  # decades of FLOPs from the origin of the coefficients to the largest scale fitted
+# Beyond the largest scale fitted the slope may turn, which the scores do not show: by a Student t
+# distribution whose scale is this share of the prior's deviation of slopes.
+TURN, TURN_TAILS = 0.4, 4.0
 LEAST_CURVATURE = 0.1  # of the posterior at its mode: a flatter direction is drawn with sd 3
 
 
@@ -71,6 +75,11 @@ FORMS: tuple[Form, ...] = (
 )  # fmt: skip
 
 
+def with_floor(form: Form, about: tuple[float, float]) -> Form:
+    """The form with a fitted floor, `about` being the mean and deviation of its log-odds."""
+    return replace(form, prior={**form.prior, "floor": about})
+
+
 @dataclass(frozen=True, eq=False)
 class Observations:
     """The scores that a forecast is fitted to, on the unit scale where 0 is worst and 1 best."""
@@ -85,7 +94,7 @@ class Observations:
     @property
     def origin(self) -> float:
         """t where the coefficients are defined: a decade of FLOPs below the largest scale."""
-        return float(self.t.max()) - 1.0 / self.stretch
+        return float(self.t.max()) - LAST / self.stretch
 
     def line(self, t: Array) -> Array:
         """`t` in decades of FLOPs from `origin`."""
@@ -94,14 +103,13 @@ class Observations:
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """Draws of one form's coefficients, one column per name, with the evidence for the form."""
+    """Draws of one form's coefficients, one column per name."""
 
     form: Form
     seen: Observations
     names: tuple[str, ...]
     draws: Array
-    evidence: float  # log; only differences between forms have a meaning
-    effective: float  # effective number of the importance draws, of len(draws)
+    effective: float  # effective number of the importance draws
 
     @cached_property
     def coefficients(self) -> dict[str, Array]:
@@ -114,7 +122,8 @@ class Posterior:
 
     def scores(self, t: Array, n: Array, rng: np.random.Generator) -> Array:
         """Scores of new models on `n` questions at `t`, draws × t."""
-        own, chance = self.coefficients, self.seen.chance
+        own = self.coefficients
+        chance = _floor(own, self.seen.chance)
         ability = self.ability(t)
         ability = ability + np.exp(own["s"]) * rng.standard_normal(ability.shape)
         rise = self.form.link(ability)
@@ -129,23 +138,42 @@ class Posterior:
 
         Infinite for a model that never gets there.
         """
-        level, slope, bend, s = (self.coefficients[name][:, 0] for name in ("a", "b", "q", "s"))
+        own = self.coefficients
+        level, slope, bend, s = (own[name][:, 0] for name in ("a", "b", "q", "s"))
         rise = level + np.exp(s) * rng.standard_normal(len(self.draws)) - self.form.half
-        # The line's first upward crossing of the threshold's ability: a root of
-        # rise + slope·u + bend·u², by the formula that does not cancel for small bends.
-        inside = slope**2 - 4 * bend * rise
-        never = (inside < 0) | ((slope <= 0) & (bend <= 0))
-        root = np.sqrt(np.maximum(inside, 0.0))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            u = np.where(slope >= 0, -2 * rise / (slope + root), (root - slope) / (2 * bend))
-        return np.where(never, np.inf, u / self.seen.stretch + self.seen.origin)
+        turn = own["turn"][:, 0] if "turn" in own else np.zeros(len(rise))
+        before = _first_crossing(rise, slope, bend)
+        beyond = _first_crossing(rise - turn * LAST, slope + turn, bend)
+        u = np.where(before <= LAST, before, np.where(beyond > LAST, beyond, np.inf))
+        return u / self.seen.stretch + self.seen.origin
 
 
-def posterior(form: Form, seen: Observations, draws: int, rng: np.random.Generator) -> Posterior:
-    """Draws of the coefficients of `form`, given the scores."""
+@dataclass(frozen=True, eq=False)
+class Approximation:
+    """A normal approximation of one form's posterior, at its mode."""
+
+    form: Form
+    seen: Observations
+    names: tuple[str, ...]
+    log_density: Callable[[Array], Array]  # of rows of coefficients, up to a constant
+    mode: Array
+    covariance: Array
+    evidence: float  # log; only differences between forms have a meaning
+
+    def posterior(self, count: int, candidates: int, rng: np.random.Generator) -> Posterior:
+        """`count` draws of the coefficients, chosen by importance weights among `candidates`."""
+        chosen, effective = _sample(self.log_density, self.mode, self.covariance, candidates, rng)
+        turn = TURN * self.form.prior["b"][1] * rng.standard_t(TURN_TAILS, (count, 1))
+        draws = np.hstack([chosen[:count], turn])
+        return Posterior(self.form, self.seen, (*self.names, "turn"), draws, effective)
+
+
+def approximate(form: Form, seen: Observations) -> Approximation:
+    """The posterior of the coefficients of `form`, given the scores."""
     names: tuple[str, ...] = ("a", "b", "q", "s")
     names += ("ceiling",) if form.free_ceiling else ()
-    names += ("guess",) if seen.chance > 0 else ()
+    names += ("floor",) if "floor" in form.prior else ()
+    names += ("guess",) if "floor" in form.prior or seen.chance > 0 else ()
     mean, spread = (np.array(each) for each in zip(*(form.prior[n] for n in names), strict=True))
     n = np.where(np.isfinite(seen.n), seen.n, UNKNOWN_N)
     right, u = seen.share * n, seen.line(seen.t)
@@ -153,7 +181,8 @@ def posterior(form: Form, seen: Observations, draws: int, rng: np.random.Generat
 
     def log_density(at: Array) -> Array:
         """Log of likelihood times prior at rows of coefficients, up to a constant."""
-        own, chance = _by_name(names, at), seen.chance
+        own = _by_name(names, at)
+        chance = _floor(own, seen.chance)
         deviations = np.exp(own["s"])[..., None] * _POINTS
         rise = form.link(_ability(own, u)[..., None] + deviations)
         middle = rise @ _WEIGHTS
@@ -172,8 +201,20 @@ def posterior(form: Form, seen: Observations, draws: int, rng: np.random.Generat
     value = np.maximum(value, LEAST_CURVATURE)
     covariance = (vector / value) @ vector.T
     evidence = height - 0.5 * np.log(value).sum() - np.log(spread).sum()
-    chosen, effective = _sample(log_density, mode, covariance, draws, rng)
-    return Posterior(form, seen, names, chosen, float(evidence), effective)
+    return Approximation(form, seen, names, log_density, mode, covariance, float(evidence))
+
+
+def _first_crossing(rise: Array, slope: Array, bend: Array) -> Array:
+    """The first u at which rise + slope·u + bend·u² comes up to zero; infinite where it never does.
+
+    By the formula that does not cancel for small bends.
+    """
+    inside = slope**2 - 4 * bend * rise
+    never = (inside < 0) | ((slope <= 0) & (bend <= 0))
+    root = np.sqrt(np.maximum(inside, 0.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        u = np.where(slope >= 0, -2 * rise / (slope + root), (root - slope) / (2 * bend))
+    return np.where(never, np.inf, u)
 
 
 def _by_name(names: Sequence[str], at: Array) -> dict[str, Array]:
@@ -184,10 +225,20 @@ def _by_name(names: Sequence[str], at: Array) -> dict[str, Array]:
 def _ability(coefficients: Mapping[str, Array], u: Array) -> Array:
     """The line at `u` decades of FLOPs from the origin, rows × u."""
     a, b, q = (coefficients[name] for name in ("a", "b", "q"))
-    return np.asarray(a + b * u + q * u * u, float)
+    line = a + b * u + q * u * u
+    if "turn" in coefficients:
+        line = line + coefficients["turn"] * np.maximum(u - LAST, 0.0)
+    return np.asarray(line, float)
 
 
-def _ceiling(coefficients: Mapping[str, Array], chance: float) -> Array | float:
+def _floor(coefficients: Mapping[str, Array], chance: float) -> Array | float:
+    """The chance level, where it is fitted; else the one that is known."""
+    if "floor" not in coefficients:
+        return chance
+    return np.asarray(expit(coefficients["floor"]), float)
+
+
+def _ceiling(coefficients: Mapping[str, Array], chance: Array | float) -> Array | float:
     """The ceiling, where it is fitted; else 1."""
     if "ceiling" not in coefficients:
         return 1.0

@@ -63,7 +63,7 @@ class LogProbabilityFit:
 
 def fit_log_probability(series: Series, below: Indices, method: str) -> LogProbabilityFit:
     """The line through the scores `below` the cutoff. Raises Refusal for other methods."""
-    if method not in ("auto", "power_log_prob"):
+    if method not in ("auto", "direct", "power_log_prob"):
         raise Refusal(
             f"{series.label}: --method {method} is for scores between a worst and a best value; a "
             "log-probability is forecast by a power law. Use --method power_log_prob."

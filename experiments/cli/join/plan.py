@@ -12,7 +12,7 @@ from experiments.cli.join.identifiability import identifies
 from experiments.cli.progress import Preparation
 from scaling.data.corpus import Corpus, CorpusInfo
 from scaling.data.documents import SourceMissing
-from scaling.data.holdout import Judged, judged, judged_set
+from scaling.data.holdout import Judged, judged
 from scaling.data.prepare import declared, prepare, remembered, unread
 from scaling.data.sets import prepare_sets
 from scaling.planning.plan import Plan, draft
@@ -91,7 +91,7 @@ def plan_study(study: Study) -> Planned:
             judges.append(judged(corpus, length, round(asked.tokens)))
         for name, text in sets.items():
             with refusals.gathered():
-                judges.append(judged_set(name, text, length, round(asked.tokens)))
+                judges.append(judged(text, length, round(asked.tokens), name))
     with refusals.gathered():
         _refuse_tasks(made.plan, corpus)
     refusals.raise_any()

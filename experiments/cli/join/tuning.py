@@ -203,12 +203,16 @@ def swept(folder: Path, level: float) -> Swept:
     }
     if len(rates) == 1:
         return Swept(rates, None)
-    reached = pd.DataFrame(
+    return Swept(rates, sweep(reached(rates), BATCH, level=level))
+
+
+def reached(rates: Mapping[float, Rates]) -> pd.DataFrame:
+    """The loss of each batch at its own best rate: a row at each size and budget."""
+    return pd.DataFrame(
         (cell.params, cell.tokens, batch, cell.loss)
         for batch, each in rates.items()
         for cell in each.best.cells
     ).set_axis(["params", "tokens", BATCH, "loss"], axis=1)
-    return Swept(rates, sweep(reached, BATCH, level=level))
 
 
 def _rates(table: pd.DataFrame, level: float) -> Rates:

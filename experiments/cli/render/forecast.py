@@ -50,6 +50,7 @@ def forecasts_part(forecasts: Sequence[Forecast], curves: Sequence[Curve]) -> Pa
     ]
     if any(OPEN in each for each in said):
         said.append(OPEN_END)
+    said += [f"{each.series.label}: {each.way.reason}" for each in forecasts if each.way]
     said += [f"{each.series.label}: {caution}" for each in forecasts for caution in each.warnings]
     text = "\n".join([*lines, *([""] if said else []), *said])
     return Part(text, {"forecasts": [each.to_json() for each in forecasts]})

@@ -181,26 +181,27 @@ def _evaluated(judged: Judged) -> str:
     if judged.set is not None:
         return _of_set(judged)
     n = judged.sequence_length
-    size = "" if judged.bytes is None else f" (about {human(judged.bytes)} bytes)"
-    all_of = judged.tokens >= judged.held_out_tokens - n * judged.held_out
+    all_of = judged.tokens >= judged.held_out_tokens - n
     spaced = "one after another" if all_of else "evenly spaced"
     docs = f"{judged.documents} of the {judged.held_out} held-out documents"
     if judged.documents == judged.held_out:
         docs = f"all {judged.held_out} held-out documents"
-    short = f"; {judged.short} of no more than {n} tokens are left out" if judged.short else ""
     return (
         f"Held-out loss: over {human(judged.tokens)} of {human(judged.held_out_tokens)} tokens"
-        f"{size} in {docs}, windows of {n} {spaced} in each{short}; the same for every run."
+        f"{_bytes(judged)} in {docs}, windows of {n} {spaced}; the same for every run."
     )
 
 
 def _of_set(judged: Judged) -> str:
-    size = "" if judged.bytes is None else f" (about {human(judged.bytes)} bytes)"
     return (
         f"Validation set {judged.set}: {human(judged.tokens)} of {human(judged.held_out_tokens)} "
-        f"tokens{size} in {judged.documents} of {counted(judged.held_out, 'document')}, at the end "
-        f"of each run; column loss_{judged.set}."
+        f"tokens{_bytes(judged)} in {judged.documents} of {counted(judged.held_out, 'document')}, "
+        f"at the end of each run; column loss_{judged.set}."
     )
+
+
+def _bytes(judged: Judged) -> str:
+    return "" if judged.bytes is None else f" ({human(judged.bytes)} bytes)"
 
 
 def _corpus(corpus: CorpusInfo) -> str:

@@ -120,7 +120,9 @@ def test_the_table_gives_epochs_and_their_worth():
 
 def test_a_law_of_repetition_at_a_bound_is_not_swapped_for_one_without() -> None:
     runs = read_runs(Path(__file__).parents[3] / "results" / "reference" / "repeat" / "runs.csv")
-    found = fit(law("data_constrained"), runs, bootstrap=0, checks=False)
+    # All of them leave R_N open; without the five largest losses it ends at its bound.
+    smaller = runs[runs["run_kind"] == "cooldown"].nsmallest(55, "loss")
+    found = fit(law("data_constrained"), smaller, bootstrap=0, checks=False)
     assert found.status is Status.AT_BOUND
     assert "hold R_N at a value known from other runs (fixed)" in found.reason
     assert "use chinchilla" not in found.reason

@@ -10,11 +10,11 @@ import pytest
 
 from analysis.fitting.fit import fit
 from analysis.laws.catalogue import law
-from analysis.runs.sweep import Sweep, best_rows, from_json, optima, sweep, to_json
+from analysis.runs.sweep import best_rows, from_json, optima, sweep, to_json
 from analysis.runs.table import read_runs, usable
 from scaling.store.records import Refusal
 
-REFERENCE = Path(__file__).parents[3] / "results" / "reference" / "learning_rate"
+REFERENCE = Path(__file__).parents[3] / "results" / "reference" / "tune"
 SIZES = (1e7, 1e8, 1e9)
 RATES = np.geomspace(1e-4, 1.6e-2, 8)
 
@@ -118,17 +118,16 @@ def test_optima_are_the_bottoms_and_no_rates_of_the_grid() -> None:
     assert list(rows["learning_rate"]) == pytest.approx([best_rate(n) for n in SIZES], rel=1e-6)
 
 
-def test_the_shipped_sweep_gives_the_rates_its_study_states() -> None:
-    found = reference()
-    # experiments/learning_rate.toml, by parabolas; these curves may also lean to a side.
+def test_the_shipped_sweep_gives_the_optima_that_its_rule_states() -> None:
+    table = read_runs(REFERENCE, params_column="params_non_embedding")
+    found = sweep(table, "learning_rate")
+    # scaling/planning/rule_files/learning_rate/sotu-bytes.toml, in the order of N, then D.
     assert [each.optimum for each in found.cells] == pytest.approx(
-        [0.0095, 0.0054, 0.0030, 0.0021], rel=0.06
+        [0.0393, 0.02195, 0.01233, 0.01004, 0.00498, 0.003942], rel=1e-3
     )
-    assert found.warnings == () and all(each.edge is None for each in found.cells)
-
-
-def reference() -> Sweep:
-    return sweep(read_runs(REFERENCE, params_column="params_non_embedding"), "learning_rate")
+    assert found.warnings == () and found.bounds == ()
+    # At the ends of N and D an interval reaches the end of what was tried.
+    assert [each.edge for each in found.cells] == ["highest", *[None] * 4, "lowest"]
 
 
 def test_a_sweep_is_read_back_from_its_file() -> None:

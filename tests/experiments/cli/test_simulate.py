@@ -108,7 +108,7 @@ def test_a_fit_that_is_the_truth_brings_the_noise_of_its_own_runs(
     assert "from 44 replicates of the fit's own runs" in " ".join(printed.split())
     [line] = [each for each in printed.splitlines() if each.startswith("Noise of log loss")]
     shared, own = (float(each) for each in re.findall(r"([\d.]+)% of", line))
-    # Its runs scatter by 1.1% (`lack_of_fit.replicate_sd`), those of the default by .8%.
+    # Its runs scatter by 1.1% (`lack_of_fit.replicate_sd`), those of the default by .7%.
     assert math.hypot(shared, own) == pytest.approx(1.1, abs=0.1)
     assert "Warning" not in printed
 

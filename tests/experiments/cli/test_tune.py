@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -120,6 +121,58 @@ def test_the_rule_that_made_the_losses_is_found_wherever_the_sweep_begins(
     assert low < 1 < high
 
 
+def regrets_in(file: Path, column: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(file.read_text())["regret"][column]
+    return found
+
+
+def test_a_rule_of_the_right_form_costs_nothing_where_it_was_not_fitted(
+    scaling: Any, tmp_path: Path
+) -> None:
+    assert scaling(parabola, ("", ""), "--json", str(tmp_path / "a.json")) == 0
+    found = regrets_in(tmp_path / "a.json", "learning_rate")
+    assert len(found) == 6
+    for each in found:
+        assert each["value"] == pytest.approx(best(each["params"], each["tokens"]), rel=1e-2)
+        assert each["nats"] == pytest.approx(0, abs=1e-5)
+
+
+def test_a_rule_is_judged_at_each_point_by_the_rule_of_the_others(
+    scaling: Any, tmp_path: Path, capsys: Any
+) -> None:
+    """One point lies a factor of 1.3 off: its own rule leans to it, that of the others does not."""
+
+    def odd(run: RunSpec) -> float:
+        shift = 1.3 if (run.params.non_embedding, run.tokens) == place else 1.0
+        off = math.log(run.schedule.peak / (shift * best(run.params.non_embedding, run.tokens)))
+        return 3.0 + 0.05 * off**2
+
+    place = (0.0, 0)
+    assert scaling(odd) == 0
+    point = max(scaling.plans[0].points, key=lambda run: (run.params.non_embedding, run.tokens))
+    place = (point.params.non_embedding, point.tokens)
+    assert scaling(odd, ("", ""), "--json", str(tmp_path / "a.json")) == 0
+    *_, last = regrets_in(tmp_path / "a.json", "learning_rate")
+    assert (last["params"], last["tokens"]) == place
+    assert last["value"] == pytest.approx(best(*place), rel=1e-2)
+    assert last["nats"] == pytest.approx(0.05 * math.log(1.3) ** 2, rel=2e-2)
+    assert "judged at each point by the rule of all other points" in capsys.readouterr().out
+
+
+def test_a_point_whose_best_is_a_bound_has_no_regret(scaling: Any, tmp_path: Path) -> None:
+    def falls_off(run: RunSpec) -> float | None:
+        """Runs of the smallest size diverge just above their best rate."""
+        return (
+            None if run.params.non_embedding < 5000 and run.schedule.peak > 0.02 else parabola(run)
+        )
+
+    study = ("params = [3400, 12600, 49000]", "params = [3400, 12600, 24000, 49000]")
+    assert scaling(falls_off, study, "--json", str(tmp_path / "a.json")) == 0
+    found = regrets_in(tmp_path / "a.json", "learning_rate")
+    assert [each["nats"] is None for each in found] == [True] * 2 + [False] * 6
+    assert "at or beyond an end" in found[0]["reason"]
+
+
 def bowl(run: RunSpec) -> float:
     """Least at a rate and a batch that follow size and tokens."""
     off = math.log(run.batch_tokens / (0.6 * run.tokens**0.6))
@@ -128,7 +181,8 @@ def bowl(run: RunSpec) -> float:
 
 def test_the_batch_that_made_the_losses_is_found_too(scaling: Any, tmp_path: Path) -> None:
     change = ("tokens = [4096, 16384]", "tokens = [8192, 32768]")
-    assert scaling(bowl, change, "--batch", "--out", str(tmp_path / "r.toml")) == 0
+    told = ("--out", str(tmp_path / "r.toml"), "--json", str(tmp_path / "a.json"))
+    assert scaling(bowl, change, "--batch", *told) == 0
     assert len(scaling.plans) > 1  # the best batch lies beyond twice the study's
     rule = read_rule(tmp_path / "r-batch.toml", "batch_sequences")
     assert rule.follows == ("tokens",) and len(rule.optima) == 6
@@ -142,6 +196,9 @@ def test_the_batch_that_made_the_losses_is_found_too(scaling: Any, tmp_path: Pat
     rate = read_rule(tmp_path / "r.toml", "learning_rate")
     for each in rate.optima:
         assert each.optimum == pytest.approx(best(each.params, each.tokens), rel=1e-2)
+    for column in ("learning_rate", "batch_tokens"):
+        costs = regrets_in(tmp_path / "a.json", column)
+        assert len(costs) == 6 and max(each["nats"] for each in costs) < 1e-4
 
 
 @pytest.mark.parametrize(

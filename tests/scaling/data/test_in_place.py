@@ -256,10 +256,13 @@ def test_windows_are_those_of_a_copy(section: Section, tmp_path: Path) -> None:
     found = documents(300, 90)
     corpus = prepare(section(raw(tmp_path / "t.bin", found), **RAW), tmp_path / "cache")
     windows = holdout_windows(corpus, 16, 400)
-    held = [each.tolist() for each in corpus.holdout]
-    for row, number in zip(windows.tokens.tolist(), windows.document[:, 0].tolist(), strict=True):
-        starts = range(0, len(held[number]) - 16, 16)
-        assert any(held[number][at : at + 17] == row for at in starts)
+    copy = np.concatenate(list(corpus.holdout))
+    number = np.repeat(np.arange(len(corpus.holdout)), corpus.holdout.lengths)
+    assert len(windows.tokens) == 25
+    for row, own, at in zip(
+        windows.tokens, windows.document, np.arange(25) * (len(copy) - 17) // 24, strict=True
+    ):
+        assert (row == copy[at : at + 17]).all() and (own == number[at + 1 : at + 17]).all()
 
 
 def test_rows_span_files_segments_and_inserted_ends(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from scaling.data import sets
 from scaling.data.corpus import Corpus, load
-from scaling.data.holdout import packed_windows
+from scaling.data.holdout import holdout_windows
 from scaling.data.prepare import prepare
 from scaling.data.sets import prepare_sets
 from scaling.data.tokenizer import plain_tokenizer
@@ -68,7 +68,7 @@ def test_a_set_is_all_its_documents_in_the_tokens_of_the_study(
     check_afresh(again)
     check(again)
     assert digest_of(again)
-    windows = packed_windows(again, 16, 10**9)
+    windows = holdout_windows(again, 16, 10**9)
     read = windows.tokens[:, 1:].size
     assert windows.bytes_per_token == pytest.approx(
         made.info.holdout_bytes / made.info.holdout_tokens, rel=16 / read
@@ -164,7 +164,7 @@ def test_tokens_are_judged_where_they_lie_and_compared_too(
     web = prepare_sets({"web": tokens(tmp_path / "web.bin", 1)}, asked, corpus, cache)["web"]
     again = load(web.info.fingerprint, cache)
     assert again.holdout.stream[:].tobytes() == (tmp_path / "web.bin").read_bytes()
-    assert packed_windows(again, 16, 10**9).bytes_per_token is None
+    assert holdout_windows(again, 16, 10**9).bytes_per_token is None
     check_afresh(again)
     with pytest.raises(Refusal, match=rf"shares {corpus.info.train_documents} of its 60"):
         prepare_sets({"own": str(tmp_path / "own.bin")}, asked, corpus, cache)

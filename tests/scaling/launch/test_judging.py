@@ -168,6 +168,12 @@ def test_a_set_that_is_added_later_judges_finished_runs_and_trains_none(
     assert unfinished(results, manifest) == []
 
 
+def test_runs_of_before_windows_were_packed_are_judged_again(plan: PlanOf) -> None:
+    config = config_of(plan().runs[0])
+    old = {name: value for name, value in config.items() if name != "holdout_windows"}
+    assert spec_of(old).run_id == config["run_id"] and not is_judged_alike(old, config)
+
+
 def test_runs_of_before_there_were_sets_are_judged_as_a_study_without_them(plan: PlanOf) -> None:
     config = config_of(plan().runs[0])
     old = {name: value for name, value in config.items() if name != "sets"}

@@ -251,6 +251,16 @@ def test_everything_that_is_wrong_with_a_study_is_said_at_once(plan: PlanOf) -> 
     assert len(lines) == 3
 
 
+def test_a_study_of_long_warmups_may_have_them_up_to_its_cooldowns(plan: PlanOf) -> None:
+    long = {"warmup_tokens": 320, "allow_long_warmup": True}
+    made, usual = plan(training=long), plan(training={"warmup_tokens": 128})
+    assert {run.schedule.warmup_steps * run.batch_tokens for run in made.runs} == {320}
+    again = plan(training={"warmup_tokens": 128, "allow_long_warmup": True})
+    assert [run.run_id for run in again.runs] == [run.run_id for run in usual.runs]
+    with pytest.raises(Refusal, match="would start inside the warmup"):
+        plan(training={**long, "warmup_tokens": 1400})
+
+
 def test_the_values_that_a_refusal_names_are_planned(plan: PlanOf) -> None:
     with pytest.raises(Refusal) as caught:
         plan(training={"warmup_tokens": 320})

@@ -37,7 +37,6 @@ def batch(name: str, params: int, tokens: int | None = None) -> float:
 # What the rules gave when they were code, to the last bit.
 BEFORE = {
     "kaplan-2020": lambda n: 0.003239 - 0.0001395 * math.log(n),
-    "sotu-bytes": lambda n: 0.0053 * (n / 1e5) ** -0.44,
 }
 
 
@@ -83,6 +82,16 @@ def test_nanochats_batch_is_half_a_million_at_its_reference() -> None:
     d12 = 12 * (12 * 12 * 768**2 + 32768 * 768)  # 12 tokens a parameter of its matrices and head
     assert batch("nanochat", 1, d12) == 2**19
     assert batch("nanochat", 1, 2 * d12) == pytest.approx(2**19 * 2**0.383)
+
+
+def test_zhangs_batch_takes_a_fifth_more_tokens_in_their_own_runs() -> None:
+    """Steps to one loss of 302M parameters by batch, from plots/chinchilla.ipynb of the authors."""
+    steps = {256: 46_000, 1024: 13_300, 2048: 7_224}
+    more = {size: size * steps[size] / (256 * steps[256]) for size in (1024, 2048)}
+    part = (1.2 - more[1024]) / (more[2048] - more[1024])
+    critical = 1024 * 2**part  # sequences of 512 tokens
+    assert batch("zhang-2024", 1, 46_875 * 256 * 512) == pytest.approx(512 * critical, rel=0.01)
+    assert shipped("batch_sequences")["zhang-2024"].follows == ("tokens",)
 
 
 def test_a_batch_keeps_four_binary_digits() -> None:

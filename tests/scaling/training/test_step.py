@@ -101,14 +101,18 @@ def test_scanned_layers_train_to_the_same_parameters(whole: Any, remat: str) -> 
     assert_same(state, whole[0])
 
 
-def test_weight_decay_moves_matrices_alone() -> None:
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_weight_decay_moves_matrices_and_heads_alone(positions: str) -> None:
+    model = replace(MODEL, positions=positions)
     still, decayed = (
-        unstacked(trained(Optimizer(0.9, 0.95, decay, 1.0), layers="scanned")[0].params)
+        unstacked(trained(Optimizer(0.9, 0.95, decay, 1.0), model, layers="scanned")[0].params)
         for decay in (0.0, 50.0)
     )
     # Three steps at rate .01 and decay 50 halve a matrix each; gradients alone do not.
     shrunk = {name for name in still if np.ptp(decayed[name]) < 0.3 * np.ptp(still[name])}
-    assert shrunk == {name for name in still if still[name].ndim == 2}
+    tables = {name for name in still if name.startswith(("embed", "positions"))}
+    assert len(tables) == 1 + (positions == "learned")
+    assert shrunk == {name for name in still if still[name].ndim == 2} - tables
 
 
 def test_bfloat16_keeps_float32_parameters_and_moments_and_nearly_the_losses(whole: Any) -> None:
