@@ -3,17 +3,15 @@
     python benchmarks/forecasts.py [--json FILE] [--data DIR]
 
 The runs of each published table at or below a compute cut are given to `scaling predict`, by the
-laws of its ensemble together and by the Chinchilla law alone, and the losses above the cut are
-looked up: the cuts lie at 1/10 and 1/30 of the largest compute, and at others for the intervals.
+fits of its ensemble together and by the Chinchilla law alone, and the losses above the cut are
+looked up. Cuts lie at 1/3 to 1/100 of the largest compute; errors are judged at 1/10 and 1/30.
 
-Of errors, each table has a ratio at each cut: the median absolute error of the ensemble over that of
-the law alone; means are geometric, over tables of a source and then over sources, with an interval
-by resampling sources. Of intervals, each run counts once in its table, each table once in its
-source and each source alike: how many they hold, and their interval score (Gneiting & Raftery 2007)
-in % of the loss, against the intervals of the law alone.
+Of errors, each table has a ratio at each cut: the median absolute error of the ensemble over that
+of the law alone. Means are geometric, over the tables of a source and then over sources, with an
+interval by resampling sources. Of intervals, each run counts once in its table, each table once in
+its source and each source alike: how many they hold, and their interval score (Gneiting & Raftery
+2007) in % of the loss, beside those of the law alone.
 
-The constants of `forecast.scatter` are set here (--constants prints what other values would give),
-and coverage of a source is also given by the constants that the other sources would choose.
 Exit status 1 where the ratio at 1/10 is above .65 or that at 1/30 above .85, or where intervals of
 nominal 90% hold fewer than 85% or more than 95%.
 """
@@ -85,7 +83,7 @@ def ratios(found: pd.DataFrame) -> pd.DataFrame:
     """Of each table at each cut that is judged: median absolute errors, in %, and their ratio."""
     errors = found.assign(error=found["log_error"].abs())
     keys = ["factor", "source", "table", "way"]
-    median = errors.groupby(keys)["error"].median().unstack()
+    median = errors.pivot_table("error", keys[:3], "way", "median")
     ratio = (median["ensemble"] + TINY) / (median["law alone"] + TINY)
     result = (100 * median).assign(ratio=ratio).reset_index()
     return result[result["factor"].isin(JUDGED)]
@@ -154,12 +152,16 @@ def main() -> int:
         print(f"{name}: {held:.1%} held, {below} of {len(each)} tables below 80%; "
               f"interval score {score:.1f}% of the loss")  # fmt: skip
     far = pd.cut(found["decades"], DECADES)
-    held = found.groupby(["way", far], observed=True).apply(
-        lambda each: np.average(each["held"], weights=each["weight"])
-    )
-    print("\nheld, by decades beyond\n", held.unstack(0).round(2).to_string())
+    held = {
+        name: each.groupby(far[each.index], observed=True).apply(
+            lambda rows: np.average(rows["held"], weights=rows["weight"])
+        )
+        for name, each in found.groupby("way")
+    }
+    print("\nheld, by decades beyond\n", pd.DataFrame(held).round(2).to_string())
     if options.json:
-        value = {"rows": [*errors.to_dict("records"), *spans.to_dict("records")], "ratios": numbers}
+        rows = [*errors.to_dict("records"), *spans.to_dict("records")]
+        value = {"rows": rows, "ratios": numbers}
         options.json.write_text(json.dumps(value, indent=1) + "\n")
     missed = any(numbers[f"error ratio at 1/{factor:g}"] > most for factor, most in MOST.items())
     return int(missed or not LOW <= numbers["ensemble: held"] <= HIGH)

@@ -203,27 +203,28 @@ def _lowest(inputs: Inputs, problem: Model, starts: Array) -> Array | None:
 def _judged(power: float, inputs: Inputs, coefficients: Mapping[str, float]) -> Member:
     """With the scatter of the runs about it and the error of its coefficients, by least squares.
 
-    Runs weigh by what they say of larger ones and not by how exact they are, so the covariance is
-    the sandwich H⁻¹(JᵀW²J)H⁻¹·s² with H = JᵀWJ and the priors. The runs count as (Σw)²/Σw², of
-    which the coefficients take as many as the rows determine, tr(H⁻¹JᵀWJ).
+    Runs weigh by what they say of larger ones and not by how exact they are, so with H = JᵀWJ and
+    the priors Σwr² is expected to be σ²·(Σw - tr H⁻¹JᵀW²J), and the covariance is the sandwich
+    σ²·H⁻¹(JᵀW²J)H⁻¹. The runs count as (Σw)²/Σw², and the residuals as the same share of that.
     """
     weight, data = inputs.weights, inputs.data
     theta = to_theta(LAW, coefficients)
     residual = capped(np.log(data.observed / predictions(LAW, data, theta)), len(LAW.coefficients))
     slopes = jacobian(LAW, data, theta)
-    gram = slopes.T @ (weight[:, None] * slopes)
-    square = float(np.sum(weight * residual**2) / np.sum(weight))
-    known = np.diag([_precision(name) for name in LAW.coefficients]) * square
-    inverse = np.linalg.pinv(gram + known, rcond=1e-13, hermitian=True)
-    count = float(weight.sum() ** 2 / np.sum(weight**2))
-    freedom = max(count - float(np.trace(inverse @ gram)), FEWEST)
-    variance = square * count / freedom
-    outer = slopes.T @ (weight[:, None] ** 2 * slopes) + known
+    squares, total = float(np.sum(weight * residual**2)), float(weight.sum())
+    known = np.diag([_precision(name) for name in LAW.coefficients]) * squares / total
+    inverse = np.linalg.pinv(
+        slopes.T @ (weight[:, None] * slopes) + known, rcond=1e-13, hermitian=True
+    )
+    outer = slopes.T @ (weight[:, None] ** 2 * slopes)
+    count = total**2 / float(np.sum(weight**2))
+    freedom = max(count * (1 - float(np.trace(inverse @ outer)) / total), FEWEST)
+    variance = squares / total * count / freedom
     return Member(
         power=power,
         coefficients=coefficients,
         scatter=Scatter(float(np.sqrt(variance)), freedom),
-        covariance=variance * inverse @ outer @ inverse,
+        covariance=variance * inverse @ (outer + known) @ inverse,
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from analysis.fitting.fit import Status, fit
 from analysis.forecast.leave_out import leave_out_largest
-from analysis.forecast.predict import forecast_warnings, predict, predictions
+from analysis.forecast.predict import forecast_warnings, law_predictions, predict, predictions
 from analysis.forecast.scatter import scatter_of
 from analysis.forecast.warnings import assumptions
 from analysis.laws.catalogue import law
@@ -36,8 +36,8 @@ def fitted():
                bootstrap=200)  # fmt: skip
 
 
-def test_the_interval_holds_the_curves_and_is_as_wide_as_both_together(fitted):
-    [inside] = predictions(fitted, pd.DataFrame({"params": [1e9], "tokens": [1e10]}))
+def test_a_laws_own_interval_holds_the_curves_and_is_as_wide_as_both_together(fitted):
+    [inside] = law_predictions(fitted, pd.DataFrame({"params": [1e9], "tokens": [1e10]}))
     (low, high), (under, over) = inside.interval, inside.curve
     assert low < under < inside.loss < over < high
     middle = np.log(inside.loss)

@@ -77,8 +77,8 @@ def test_a_long_law_reproduces_its_own_runs(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["kaplan_nd", "kaplan_ns", "chinchilla_coupled", "chinchilla_power", "overtraining", "m3", "m4", "bnsl_1", "routed",
-     "data_constrained", pytest.param("bnsl_2", marks=pytest.mark.slow)],
+    ["kaplan_nd", "kaplan_ns", "chinchilla_coupled", "chinchilla_power", "overtraining", "m3", "m4",
+     "bnsl_1", "routed", "data_constrained", pytest.param("bnsl_2", marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_scipy_started_at_the_truth_finds_the_same_minimum(name: str) -> None:
     chosen, rng = law(name), np.random.default_rng(2)

@@ -57,7 +57,7 @@ def test_recommend_and_predict_give_the_same_run_the_same_loss_and_intervals(fit
 
 def test_asking_for_the_loss_of_a_budget_gives_back_the_budget(fitted):
     there = answer(fitted, Question(flops=1e13))
-    back = answer(fitted, Question(loss=there.loss))
+    back = answer(fitted, Question(loss=there.law_loss))
     assert back.flops == pytest.approx(1e13, rel=1e-9)
     assert back.params == pytest.approx(there.params, rel=1e-9)
 
@@ -66,7 +66,7 @@ def test_a_size_twice_the_best_costs_more_compute_for_its_loss_and_the_best_none
     best = answer(fitted, Question(flops=1e13))
     double = answer(fitted, Question(flops=1e13, params=2 * best.params))
     assert best.compute_ratio == pytest.approx(1)
-    least = answer(fitted, Question(loss=double.loss))
+    least = answer(fitted, Question(loss=double.law_loss))
     assert double.compute_ratio == pytest.approx(1e13 / least.flops)
     assert double.compute_ratio > 1.02
 

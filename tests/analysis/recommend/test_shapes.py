@@ -123,7 +123,7 @@ def test_by_the_runs_a_shape_pays_for_the_compute_it_loses(fitted):
     small, large = built(1 / 3, 1.0), built(3.0, 1.0)
     found = shapes_for(fitted, smooth, [small, dear, cheap, large], "exact").candidates
     assert [each.excess == 0 for each in found] == [False, False, True, False]
-    lost = answer(fitted, Question(flops=1e22 / 1.3)).loss / answer(fitted, ASK).loss
+    lost = answer(fitted, Question(flops=1e22 / 1.3)).law_loss / answer(fitted, ASK).law_loss
     assert found[1].excess == pytest.approx(lost / (1 + valley.excess(1.15 * at, 1e22)) - 1)
 
 

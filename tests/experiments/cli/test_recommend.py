@@ -138,7 +138,7 @@ def test_the_shape_named_best_is_the_best_of_the_shapes_shown(monkeypatch, tmp_p
     for best, shown in zip(written["recommendations"], written["shapes"], strict=True):
         [first] = [entry for entry in shown if entry["excess_loss"] == 0]
         assert (best["params"], best["tokens"]) == (first["params"], first["tokens"])
-        assert best["loss"] == pytest.approx(first["loss"], rel=1e-12)
+        assert best["law_loss"] == pytest.approx(first["loss"], rel=1e-12)
 
 
 def test_other_laws_on_the_same_runs_stand_beside_without_being_named(
