@@ -87,7 +87,7 @@ class ScheduleFit:
         rows = read(curves)
         warmup = self._warmup(warmup_steps)
         known = after_warmup(rows, warmup)
-        return _scores(rows[known], losses(self.coefficients, rows, known, warmup)[known])
+        return scores_of(rows[known], losses(self.coefficients, rows, known, warmup)[known])
 
     def _warmup(self, given: int | None) -> int | None:
         return self.warmup_steps if given is None else given
@@ -206,7 +206,7 @@ def fit_schedules(
         status=verdict.status,
         reason=verdict.reason or f"{reached} of {len(ends)} starts reached the optimum",
         warnings=tuple(warnings),
-        scores=_scores(pd.concat(fitted), problem.predict(best.point)),
+        scores=scores_of(pd.concat(fitted), problem.predict(best.point)),
         left_out=spread.left_out,
         n=sum(map(len, fitted)),
         starts=len(ends),
@@ -318,7 +318,7 @@ def _jackknife(
             continue
         again = rest.descend(point, ROUGH).point
         rows = pd.DataFrame({"curve": name, "loss": own.observed})
-        found.append(_scores(rows, own.predict(again)).assign(**_named(rest.leave(again))))
+        found.append(scores_of(rows, own.predict(again)).assign(**_named(rest.leave(again))))
     columns = ["curve", *SCORES, *NAMES]
     left_out = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
     count = len(names)
@@ -353,7 +353,7 @@ def _named(coefficients: Array) -> dict[str, float]:
     return dict(zip(NAMES, map(float, coefficients), strict=True))
 
 
-def _scores(rows: pd.DataFrame, predicted: Array) -> pd.DataFrame:
+def scores_of(rows: pd.DataFrame, predicted: Array) -> pd.DataFrame:
     """One row per curve of rows with columns curve and loss, with SCORES."""
     loss = rows["loss"].to_numpy()
     error = np.abs(predicted - loss)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,7 +198,7 @@ class Problem:
         return replace(self, parts=[part for part, _ in kept], known=[loss for _, loss in kept])
 
 
-def huber_of_rows(n: int) -> Callable[[Array], Array]:
+def huber_of_rows(n: int) -> Any:
     """The loss, of scipy's `least_squares`, that is Huber's for the first n residuals.
 
     What comes after them are priors, whose pull grows with the distance however far it is.
