@@ -34,7 +34,7 @@ BREAKS, WIDTHS = 24, (0.1, 0.3, 1.0)  # places over the range of log x; widths i
 EXPONENT, CHANGE = (0.3, 0.3), 0.3
 # The sd that the average gives times this covers as it should (benchmarks/curves.py): the members
 # share what they all get wrong.
-WIDENED = 1.0
+WIDENED = 1.8
 _VAGUE = 1e3  # sd of b, which has no prior to speak of
 _ROUNDS = 4  # of the noise and the members that it is estimated by
 LEAST = 3e-4  # sd of log losses: no law holds a curve closer, however smooth it is
