@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.cli.app import Column, File, Number, app, number
+from experiments.cli.app import File, LawName, Number, app, number
 from experiments.cli.output import TO_TERMINAL, Outputs
 from experiments.cli.text import say
 from scaling.store.records import Refusal
@@ -20,8 +20,8 @@ def curve(
     *,
     to: Number = None,
     schedule: File = None,
-    name: Column = None,
-    loss_column: str = "loss",
+    name: LawName = None,
+    loss_column: Annotated[str, tyro.conf.arg(metavar="COLUMN")] = "loss",
     warmup_steps: int | None = None,
     level: float = 0.9,
     output: Outputs = TO_TERMINAL,
