@@ -52,7 +52,8 @@ def curve(
     rows = read_steps(source) if source.is_dir() else load(source)
     if loss_column not in rows:
         raise Refusal(
-            f"--loss-column {loss_column}: {source} has no such column. It has {', '.join(map(str, rows))}."
+            f"--loss-column {loss_column}: {source} has no such column. It has "
+            f"{', '.join(map(str, rows))}."
         )
     rows = rows.assign(loss=rows[loss_column])
     if "curve" in rows and (name is not None or rows["curve"].nunique() > 1):
