@@ -50,7 +50,8 @@ class SizesFit:
     warnings: tuple[str, ...]
     scores: pd.DataFrame  # one row per curve: how well the fit describes it, as from `score`
     # One row per size of three or more: its curves by a fit without it. `end` is the mean log
-    # error, observed against predicted, of the last loss of its curves.
+    # error, observed against predicted, of the last loss of its curves, `end_rms` its root mean
+    # square, for errors of opposite sign under two schedules do not make up for each other.
     left_out: pd.DataFrame
     objective: float  # sum of Huber of log residuals, with what the priors add
     n: int  # losses fitted
@@ -92,7 +93,7 @@ class SizesFit:
         )
         reach = np.nan
         if len(self.left_out) >= 3:
-            spread = float(np.sqrt(np.mean(self.left_out["end"] ** 2)))
+            spread = float(np.sqrt(np.nanmean(self.left_out["end_rms"] ** 2)))
             reach = student(len(self.left_out), self.level) * spread
         columns = {"loss": found, "low": found * np.exp(-reach), "high": found * np.exp(reach)}
         return pd.DataFrame({"step": schedule["step"].to_numpy(), **columns})
@@ -187,7 +188,7 @@ def fit_sizes(
         reason="" if rest else "the descent did not come to rest: plot the curves",
         warnings=tuple(warnings),
         scores=pd.DataFrame(),
-        left_out=pd.DataFrame(columns=["params", "curves", "rmse", "worst", "end"]),
+        left_out=pd.DataFrame(columns=["params", "curves", "rmse", "worst", "end", "end_rms"]),
         n=problem.rows,
         objective=value,
         level=level,
@@ -220,6 +221,8 @@ def _misses(fit: SizesFit, curves: pd.DataFrame) -> dict[str, float]:
     for _, each in by_curve(curves):
         model = Model(*each[["params", "batch_tokens"]].iloc[0])
         kept = after_warmup(each.reset_index(drop=True), fit.warmup_steps)
+        if not kept.any():  # rates alone, or all of it warmup
+            continue
         last = np.zeros(len(each), dtype=bool)
         last[np.flatnonzero(kept)[-1]] = True
         own = each.reset_index(drop=True)
@@ -227,5 +230,6 @@ def _misses(fit: SizesFit, curves: pd.DataFrame) -> dict[str, float]:
         ends.append(float(np.log(own["loss"].to_numpy()[last] / predicted)[0]))
     return {
         "curves": len(scores), "rmse": scores["rmse"].mean(), "worst": scores["worst"].max(),
-        "end": float(np.mean(ends)),
+        "end": float(np.mean(ends)) if ends else np.nan,
+        "end_rms": float(np.sqrt(np.mean(np.square(ends)))) if ends else np.nan,
     }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,14 @@ def test_forecasts_of_scores_keep_their_limits_and_the_page_has_what_they_are(sc
     assert bench.faults(kept) == []
     page = (ROOT / "docs" / "emergence.md").read_text()
     assert [line for line in bench.page(kept) if line not in page] == []
-    assert f"all {len(kept['rows'])} tables" in " ".join(page.split())
+    rows, words = pd.DataFrame(kept["rows"]), " ".join(page.split())
+    assert f"all {len(rows)} tables" in words
+    nearer = int((rows["plain_logistic: crps"] <= rows["auto: crps"]).sum())
+    assert f"The logistic is nearer on {nearer} of {len(rows)} tables" in words
+    ways = kept["ways"]
+    over, direct = (f"{ways[name]:.3f}".lstrip("0") for name in ("two_step", "direct"))
+    assert f"CRPS was {over} and directly {direct} on the {ways['tables']} tables" in words
+    assert ways["chosen over the loss"] == 0
 
 
 def test_intervals_too_wide_or_too_narrow_and_a_loss_of_crps_are_faults(script) -> None:

@@ -48,6 +48,13 @@ def table(sizes: list[float], noise: float = 0.0) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def test_a_curve_of_rates_alone_says_nothing_of_a_size_that_is_left_out() -> None:
+    known = table([1e7, 3e7, 1e8])
+    rates = curve("decay", 1e8).assign(curve="rates alone", loss=np.nan)
+    fit = fit_sizes(pd.concat([known, rates], ignore_index=True))
+    assert fit.left_out["end_rms"].max() < 1e-3
+
+
 def test_coefficients_of_every_size_are_recovered_from_curves_that_the_law_made() -> None:
     fit = fit_sizes(table([*SIZES]))
     assert fit.middle.params == pytest.approx(MIDDLE.params)
