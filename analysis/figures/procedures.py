@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.allocation.procedures import Exponent, Procedures
+from analysis.allocation.procedures import UNPAIRED, Exponent, Procedures
 from analysis.figures import style
 from analysis.interval import Interval
 
@@ -46,7 +46,9 @@ def procedures_figure(found: Procedures) -> Figure:
             )  # fmt: skip
             axes.axvline(0.0, color=style.FAINT, linewidth=0.9, zorder=1)
             axes.set_xlabel("difference from the base")
-            style.note(axes, f"Base: {found.base}; runs are paired with its by size and seed.")
+            paired = not any(each.reason == UNPAIRED for each in found.exponents)
+            how = "runs are paired with its by size and seed" if paired else "no bar: not its seeds"
+            style.note(axes, f"Base: {found.base}; {how}.")
         style.finish(made)
     return made
 

@@ -17,7 +17,7 @@ from analysis.array import Array
 from analysis.interval import Interval, central
 from analysis.runs.messages import listing, name_of
 from analysis.runs.replicates import levelled
-from analysis.runs.seeds import seed_column
+from analysis.runs.seeds import paired_seeds
 from analysis.runs.swept_draws import Point, points
 from analysis.runs.table import CORE, standardise, usable
 from scaling.store.records import Refusal
@@ -80,7 +80,7 @@ def equal_loss(
             have = listing(sorted(set(named)))
             raise Refusal(f"{by} = {name!r} is in no row of {name_of(table)}: it has {have}.")
     sides = [levelled(rows[named.eq(name)]) for name in (base, variant)]
-    seeds = [_seeds(side) for side in sides]
+    seeds = [_seeds(side, column) for side in sides]
     paired = seeds[0] is not None and seeds[0] == seeds[1]
     # One number gives the same draws of the same seeds.
     numbers = (seed, seed if paired else seed + 1)
@@ -128,10 +128,9 @@ def _curves(rows: pd.DataFrame, seed: int, column: str, flops: str) -> dict[floa
     }
 
 
-def _seeds(rows: pd.DataFrame) -> frozenset[float] | None:
-    """The seeds by which draws are paired; of a table without enough, an own nothing."""
-    column = seed_column(rows)
-    return None if column is None else frozenset(rows[column].dropna().astype(float))
+def _seeds(rows: pd.DataFrame, column: str) -> frozenset[float] | None:
+    """The seeds by which draws are paired; None where runs vary by themselves."""
+    return paired_seeds(rows, ["params", "tokens", column])
 
 
 def _ratio(

@@ -34,15 +34,10 @@ def paired_means(
     Values that lack a seed, as where a run diverged, vary by themselves, as much as all others do.
     None where fewer than FEWEST seeds have runs at most of the values.
     """
-    column = seed_column(rows)
-    if column is None:
+    losses = _by_seed(rows, by)
+    if losses is None:
         return None
-    losses = rows.pivot_table(index=by, columns=column, values="loss", aggfunc="mean")
-    losses = losses.loc[:, losses.notna().mean() > 0.5]
-    count = losses.shape[1]
-    whole = losses.notna().all(axis=1).to_numpy()
-    if count < FEWEST or not whole.any():
-        return None
+    count, whole = losses.shape[1], losses.notna().all(axis=1).to_numpy()
     # The means are those of all rows, as the curves have them.
     means = rows.groupby(by)["loss"].mean().to_numpy()
     values = losses.to_numpy(dtype=float)
@@ -57,3 +52,21 @@ def paired_means(
     seen = np.maximum(np.isfinite(values).sum(axis=1), 1)[~whole]
     found[:, ~whole] += sd / np.sqrt(seen) * rng.standard_normal((draws, int((~whole).sum())))
     return found
+
+
+def paired_seeds(rows: pd.DataFrame, by: list[str]) -> frozenset[float] | None:
+    """The seeds that `paired_means` draws jointly; None where it draws none."""
+    losses = _by_seed(rows, by)
+    return None if losses is None else frozenset(map(float, losses.columns))
+
+
+def _by_seed(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame | None:
+    """The mean loss at each value of `by` by seed, of the seeds that have runs at most values; None
+    where fewer than FEWEST have, or none of the values has all of them."""
+    column = seed_column(rows)
+    if column is None:
+        return None
+    losses = rows.pivot_table(index=by, columns=column, values="loss", aggfunc="mean")
+    losses = losses.loc[:, losses.notna().mean() > 0.5]
+    whole = losses.notna().all(axis=1).to_numpy()
+    return losses if losses.shape[1] >= FEWEST and whole.any() else None

@@ -32,7 +32,8 @@ class Schedule(NamedTuple):
 def read_curves(path: Path | str, loss_column: str = "loss", window: int = 16) -> pd.DataFrame:
     """The curves of a results folder, or of a CSV or Parquet file with the columns of a curve.
 
-    A folder gives one curve per completed run, by its run_id, with columns of the run table. A
+    A folder gives one curve per completed run, by its run_id, with columns of the run table, and
+    its size as `params` (params_total), which `fit_sizes` takes. A
     cooldown has its trunk's rates up to the branch, but not the trunk's losses, which would count
     twice. loss_column: loss (of the training batches) or val_loss, of the step records. A training
     loss is the mean of `window` steps, once per window, since single batches scatter too much; a
@@ -65,7 +66,9 @@ def read_curves(path: Path | str, loss_column: str = "loss", window: int = 16) -
             f"{path} has no step records; a reference folder is shipped without them. Give the "
             "folder that `scaling run` wrote."
         )
-    columns = runs[["run_id", "trunk_id", "run_kind", "params_total", "seed"]]
+    wanted = ["run_id", "trunk_id", "run_kind", "params_total", "seed", "batch_tokens"]
+    columns = runs[[name for name in wanted if name in runs]]
+    columns = columns.assign(params=columns["params_total"])
     return pd.concat(found).merge(columns, left_on="curve", right_on="run_id")
 
 

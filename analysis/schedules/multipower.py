@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from scipy.optimize import least_squares, nnls
 
 from analysis.array import Array
 from analysis.schedules.annealing import Annealed, Terms, annealed, joined
+from analysis.solver.priors import Prior
 
 NAMES = ("L0", "A", "alpha", "B", "C", "beta", "gamma")
 AMPLITUDES = np.array([name in "ABC" for name in NAMES])  # vary by factors
@@ -27,6 +28,7 @@ _EDGE = 30.0  # e-folds of an amplitude in its natural unit: beyond, its term is
 # L0, log A, alpha, log B, log C, beta, gamma; with a large exponent a power is 0 at once.
 _LOWER = np.array([0.0, -_EDGE, 1e-3, -_EDGE, -_EDGE, 1e-3, 0.0])
 _UPPER = np.array([np.inf, _EDGE, 5.0, _EDGE, _EDGE, 20.0, 3.0])
+_LEAST = 1e-6  # of a coefficient, where the logarithm of one that may be zero is taken
 
 
 class End(NamedTuple):
@@ -41,7 +43,8 @@ class End(NamedTuple):
 class Problem:
     """Sum of Huber of log residuals over (L0, log A, alpha, log B·p, log C·p^−gamma, beta, gamma).
 
-    With the peak rate p as the unit of rates, B is in nats and C does not depend on gamma.
+    With the peak rate p as the unit of rates, B is in nats and C does not depend on gamma. Squared
+    residuals weigh as S1^−lean, 1 in the mean. Priors are of logarithms and add ½·pull·((θ−m)/sd)².
     """
 
     parts: Sequence[Terms]  # of each curve
@@ -49,6 +52,9 @@ class Problem:
     delta: float
     unit: float  # of rates; 1 where C is held, which is then a coordinate itself
     held: Mapping[str, float]
+    lean: float = 0.0
+    prior: Mapping[str, Prior] = field(default_factory=dict)
+    pull: float = 0.0
 
     @cached_property
     def free(self) -> NDArray[np.bool_]:
@@ -79,12 +85,39 @@ class Problem:
         drops = annealed(self.terms, c, beta, gamma).value
         return np.asarray(floor + np.exp(a) * self.terms.total**-alpha - np.exp(b) * drops)
 
+    @cached_property
+    def roots(self) -> Array:
+        """Of each row's weight."""
+        weights = self.terms.total**-self.lean
+        return np.asarray(np.sqrt(weights / weights.mean()))
+
     def residuals(self, point: Array) -> Array:
+        """Of each row and each prior."""
         # A trial point may predict a negative loss; its residual is then large, not NaN.
-        return np.log(np.maximum(self.predict(point), 1e-9) / self.observed)
+        rows = self.roots * np.log(np.maximum(self.predict(point), 1e-9) / self.observed)
+        logs = np.log(np.maximum(point, _LEAST))
+        logs[AMPLITUDES] = point[AMPLITUDES]
+        logs[3] -= np.log(self.unit)
+        logs[4] += point[6] * np.log(self.unit)
+        away = [
+            (logs[NAMES.index(name)] - np.log(known.value)) / known.sd
+            for name, known in self.prior.items()
+        ]
+        return np.concatenate([rows, np.sqrt(self.pull) * np.array(away)])
 
     def jacobian(self, point: Array) -> Array:
-        """Of the log residuals, (n, 7)."""
+        """Of the residuals, (n + priors, 7)."""
+        by_log = np.diag(np.where(AMPLITUDES, 1.0, 1 / np.maximum(point, _LEAST)))
+        by_log[4, 6] = np.log(self.unit)
+        pulls = [
+            np.sqrt(self.pull) / known.sd * by_log[NAMES.index(name)]
+            for name, known in self.prior.items()
+        ]
+        rows = self.roots[:, None] * self._slopes(point)
+        return np.concatenate([rows, np.reshape(pulls, (-1, len(NAMES)))])
+
+    def _slopes(self, point: Array) -> Array:
+        """Of the log predictions, (n, 7)."""
         floor, a, alpha, b, c, beta, gamma = point
         power = np.exp(a) * self.terms.total**-alpha
         drops = Annealed(*(np.exp(b) * each for each in annealed(self.terms, c, beta, gamma)))
@@ -107,7 +140,7 @@ class Problem:
             drops = annealed(self.terms, c, beta, gamma).value / observed
             for alpha in _ALPHAS:
                 matrix = np.stack([1 / observed, powers[alpha], -drops], axis=1)
-                (floor, a, b), misfit = nnls(matrix, np.ones(len(observed)))
+                (floor, a, b), misfit = nnls(self.roots[:, None] * matrix, self.roots)
                 point = np.array([floor, np.log(a + 1e-3), alpha, np.log(b + 1e-3), c, beta, gamma])
                 found.append((misfit, self.hold(point)))
         found.sort(key=lambda pair: pair[0])
@@ -138,7 +171,8 @@ class Problem:
 
         end = least_squares(
             residuals, start[free], jacobian,
-            bounds=(_LOWER[free], _UPPER[free]), x_scale="jac", loss="huber", f_scale=self.delta,
+            bounds=(_LOWER[free], _UPPER[free]), x_scale="jac",
+            loss=huber_of_rows(len(self.roots)), f_scale=self.delta,
             ftol=tolerance, xtol=tolerance, gtol=1e-15, max_nfev=_MOST,
         )  # fmt: skip
         return End(whole(end.x), float(end.cost), bool(end.status > 0))
@@ -150,7 +184,7 @@ class Problem:
 
     def open(self, point: Array) -> tuple[str, ...]:
         """Coefficients that can change together and change no prediction at these rows."""
-        jacobian = self.jacobian(point)[:, self.free]
+        jacobian = self.jacobian(point)[: len(self.roots), self.free]
         size = np.linalg.norm(jacobian, axis=0)
         moves = size > 1e-13 * np.sqrt(len(jacobian))
         scaled = jacobian / np.where(moves, size, np.inf)
@@ -162,3 +196,21 @@ class Problem:
         """The same problem with these curves alone."""
         kept = [(self.parts[i], self.known[i]) for i in curves]
         return replace(self, parts=[part for part, _ in kept], known=[loss for _, loss in kept])
+
+
+def huber_of_rows(n: int) -> Any:
+    """The loss, of scipy's `least_squares`, that is Huber's for the first n residuals.
+
+    What comes after them are priors, whose pull grows with the distance however far it is.
+    """
+
+    def loss(z: Array) -> Array:
+        rho = np.stack([z, np.ones_like(z), np.zeros_like(z)])
+        root = np.sqrt(np.maximum(z[:n], 1.0))
+        far = z[:n] > 1
+        rho[0, :n] = np.where(far, 2 * root - 1, z[:n])
+        rho[1, :n] = 1 / root
+        rho[2, :n] = np.where(far, -0.5 / root**3, 0.0)
+        return rho
+
+    return loss

@@ -32,7 +32,7 @@ COMMANDS = {
         *("plan", "simulate", "prepare", "run", "tune", "worker", "status", "sync"),
     ),
     "Fit a law": ("fit", "show", "compare", "plot"),
-    "Decide": ("recommend", "predict"),
+    "Decide": ("recommend", "predict", "curve"),
     "Emergence": ("eval", "emergence"),
     "Look up": ("laws", "models"),
 }

@@ -104,7 +104,6 @@ EXAMPLES = """\
     scaling run experiments/quickstart.toml
     scaling fit results/quickstart --law chinchilla
     scaling recommend results/quickstart/fits/chinchilla.json --flops 1e15
-    scaling plot results/quickstart
     scaling fit my_runs.csv"""
 CODES = "0 done, 1 a run or a fit failed, 2 bad input, 70 program at fault, 75 interrupted"
 

@@ -23,15 +23,16 @@ MAX_WARMUP_SHARE = 0.2
 
 
 def refuse_warmups(study: Study, sizes: Sequence[Size]) -> None:
-    """Raises Refusal for a warmup above 20% of a run, unless the study asks for such, and for one
-    that a cooldown would begin inside."""
+    """Raises Refusal for a warmup above 20% of a run, for one as long as a run even where the study
+    allows long ones, and for one that a cooldown would begin inside."""
     unit = study.training.round_to_steps
     runs: dict[str, list[str]] = {}  # the sizes by what is said of their runs
     wanted, most = [], math.inf
     for size in sizes:
         warmup, batch = size.base.schedule.warmup_steps, size.base.batch_tokens
         steps = whole_steps(study, batch, size.cells[0].tokens)
-        if warmup <= MAX_WARMUP_SHARE * steps or study.training.allow_long_warmup:
+        leave = study.training.allow_long_warmup and warmup < steps
+        if warmup <= MAX_WARMUP_SHARE * steps or leave:
             continue
         params = f"{size.base.params.non_embedding:,}"
         runs.setdefault(f"{warmup / steps:.0%} of {steps * batch:,} tokens", []).append(params)

@@ -34,21 +34,14 @@ def test_forecasts_of_scores_keep_their_limits_and_the_page_has_what_they_are(sc
     assert bench.faults(kept) == []
     page = (ROOT / "docs" / "emergence.md").read_text()
     assert [line for line in bench.page(kept) if line not in page] == []
-    assert f"{len(kept['rows'])} of the 222 tables" in " ".join(page.split())
-
-
-def test_a_turn_is_chosen_without_the_source_that_it_is_judged_on(script) -> None:
-    bench = script("scores_ahead")
-    costly = {"turn 0": 1.0, "turn 0.4": 1.0, "turn 0.8": 1.1, "before": 1.0}
-    cheap = {**costly, "turn 0.8": 1.0}
-    rows = pd.DataFrame(
-        {"source": source, "scores": 10, **{f"{name}: crps": value for name, value in of.items()},
-         **{f"{name}: coverage": 0.9 for name in of}}
-        for source, of in (("a", costly), ("b", cheap))
-    )  # fmt: skip
-    turns = bench.by_choice(rows).set_index("source")["turn"]
-    assert turns.to_dict() == {"a": 0.8, "b": 0.4}
-    assert bench.chosen_turn(rows) == 0.4
+    rows, words = pd.DataFrame(kept["rows"]), " ".join(page.split())
+    assert f"all {len(rows)} tables" in words
+    nearer = int((rows["plain_logistic: crps"] <= rows["auto: crps"]).sum())
+    assert f"The logistic is nearer on {nearer} of {len(rows)} tables" in words
+    ways = kept["ways"]
+    over, direct = (f"{ways[name]:.3f}".lstrip("0") for name in ("two_step", "direct"))
+    assert f"CRPS was {over} and directly {direct} on the {ways['tables']} tables" in words
+    assert ways["chosen over the loss"] == 0
 
 
 def test_intervals_too_wide_or_too_narrow_and_a_loss_of_crps_are_faults(script) -> None:

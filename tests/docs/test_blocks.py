@@ -169,7 +169,14 @@ def _furnish(folder: Path) -> None:
     shutil.copy(reference / "isoflop" / "runs.csv", folder / "my_runs.csv")
     smoke = (ROOT / "experiments" / "smoke.toml").read_text()
     (folder / "my_study.toml").write_text(smoke.replace('name = "smoke"', 'name = "my_study"'))
-    _two_schedules().to_csv(folder / "my_curves.csv", index=False)
+    curves = _two_schedules()
+    curves.to_csv(folder / "my_curves.csv", index=False)
+    curves[curves["curve"] == "decay"].to_csv(folder / "my_curve.csv", index=False)
+    sizes = [
+        curves.assign(params=n, curve=curves["curve"] + f" {n:g}", loss=curves["loss"] + 9 / n**0.3)
+        for n in (1e6, 1e7, 1e8)
+    ]
+    pd.concat(sizes).to_csv(folder / "my_sizes.csv", index=False)
 
 
 def _pythia(folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.schedules.extrapolate import WIDENED
 from scaling.launch.queue import LONGEST_PAUSE
 from scaling.launch.worker import WAIT_SHARE
 from scaling.store import claims
@@ -175,3 +176,26 @@ def test_the_cost_of_polling_is_the_benchmark_s() -> None:
     assert (claims.STALE_SECONDS, LONGEST_PAUSE, WAIT_SHARE, PAUSE_SECONDS) == (60, 60, 1 / 20, 5)
     few = rows[8, "pauses up to 1 min"]["dollars_per_day"]["all"]
     assert f"Eight workers on 100 runs cost ${decimal(few)} a day" in text
+
+
+def test_the_errors_of_loss_curves_are_the_benchmark_s() -> None:
+    ratios, rows = kept("curves")["ratios"], kept("curves")["rows"]
+    text = page("docs/curves.md")
+    laws = ("m1", "m2", "m3", "m4", "bnsl_1")
+    domains = ("BB", "LM", "NMT")
+    ours = [decimal(ratios[f"{each}: ours"], 4) for each in domains]
+    best = [decimal(min(ratios[f"{each}: {name}"] for name in laws), 4) for each in domains]
+    assert "{} on BIG-bench, {} on language modelling and {} on translation".format(*ours) in text
+    assert "fitted to the same points, has {}, {} and {}.".format(*best) in text
+    of = {(row["source"], row["kind"], row.get("given")): row["ours"] for row in rows}
+    sizes = ("csv_25", "csv_100")
+    six = [decimal(of[each, "schedules", None], 4) for each in sizes]
+    assert "RMSE of {} (25M) and {} (100M) nats".format(*six) in text
+    for given, end in (("wsd_20000_24000", " nats;"), ("constant_24000", ".")):
+        found = [decimal(of[each, "sizes", given], 4) for each in sizes]
+        assert f"to {found[0]} and {found[1]}{end}" in text
+    medians = [decimal(100 * ratios[f"runs: median error, {each}"]) for each in ("ours", "m2")]
+    assert "the end is {}%, against {}% by".format(*medians) in text
+    held = [value for name, value in ratios.items() if "held by" in name]
+    assert f"held {100 * min(held):.0f} to {max(held):.0%} by source" in text
+    assert f"a factor of {WIDENED} " in text.replace(",", " ")

@@ -31,7 +31,7 @@ def points(name: str) -> pd.DataFrame:
     return table[table["run_kind"] == "cooldown"]
 
 
-@pytest.mark.parametrize("name", ["isoflop", "repeat", "muon"])
+@pytest.mark.parametrize("name", ["isoflop", "repeat", "muon", "regularisation"])
 def test_the_reference_runs_are_the_runs_that_the_study_plans(
     name: str, refuse_other_runs: Callable[[Plan, pd.DataFrame], None]
 ) -> None:
@@ -136,3 +136,21 @@ def test_every_best_rate_of_both_optimisers_lies_inside_its_sweep(optimizer: str
     )
     found = sweep(table, "learning_rate")
     assert len(found.cells) == 9 and not found.bounds
+
+
+# --- regularisation ---------------------------------------------------------------------------
+
+
+def test_regularisation_lowers_the_price_of_repeating_and_pays_at_no_number_of_epochs() -> None:
+    table = points("regularisation")
+    table["fresh"] = table["unique_tokens"] >= 0.99 * table["tokens"]
+    settings = ["fresh", "dropout", "weight_decay"]
+    loss = table.pivot_table("loss", ["params_total", "tokens"], settings)
+    usual = 0.0, 0.1
+    price = loss[False] / loss[True] - 1
+    most = price.xs(table["tokens"].max(), level="tokens")
+    assert most[usual].tolist() == pytest.approx([0.026, 0.052], abs=0.001)
+    assert most.drop(columns=[usual]).to_numpy().max() < 0.0135
+    for kind in (False, True):
+        others = loss[kind].drop(columns=[usual]).div(loss[kind][usual], axis=0)
+        assert others.to_numpy().min() > 1.028

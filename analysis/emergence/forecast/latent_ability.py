@@ -33,9 +33,6 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 UNKNOWN_N = 1000.0  # questions, where the table has no number: their noise is then negligible
 TAILS = 5.0  # degrees of freedom of the importance sampler: heavier tails than the posterior's
 LAST = 1.0  # decades of FLOPs from the origin of the coefficients to the largest scale fitted
-# Beyond the largest scale fitted the slope may turn, which the scores do not show: by a Student t
-# distribution whose scale is this share of the prior's deviation of slopes.
-TURN, TURN_TAILS = 0.4, 4.0
 LEAST_CURVATURE = 0.1  # of the posterior at its mode: a flatter direction is drawn with sd 3
 
 
@@ -141,10 +138,7 @@ class Posterior:
         own = self.coefficients
         level, slope, bend, s = (own[name][:, 0] for name in ("a", "b", "q", "s"))
         rise = level + np.exp(s) * rng.standard_normal(len(self.draws)) - self.form.half
-        turn = own["turn"][:, 0] if "turn" in own else np.zeros(len(rise))
-        before = _first_crossing(rise, slope, bend)
-        beyond = _first_crossing(rise - turn * LAST, slope + turn, bend)
-        u = np.where(before <= LAST, before, np.where(beyond > LAST, beyond, np.inf))
+        u = _first_crossing(rise, slope, bend)
         return u / self.seen.stretch + self.seen.origin
 
 
@@ -163,9 +157,7 @@ class Approximation:
     def posterior(self, count: int, candidates: int, rng: np.random.Generator) -> Posterior:
         """`count` draws of the coefficients, chosen by importance weights among `candidates`."""
         chosen, effective = _sample(self.log_density, self.mode, self.covariance, candidates, rng)
-        turn = TURN * self.form.prior["b"][1] * rng.standard_t(TURN_TAILS, (count, 1))
-        draws = np.hstack([chosen[:count], turn])
-        return Posterior(self.form, self.seen, (*self.names, "turn"), draws, effective)
+        return Posterior(self.form, self.seen, self.names, chosen[:count], effective)
 
 
 def approximate(form: Form, seen: Observations) -> Approximation:
@@ -225,10 +217,7 @@ def _by_name(names: Sequence[str], at: Array) -> dict[str, Array]:
 def _ability(coefficients: Mapping[str, Array], u: Array) -> Array:
     """The line at `u` decades of FLOPs from the origin, rows × u."""
     a, b, q = (coefficients[name] for name in ("a", "b", "q"))
-    line = a + b * u + q * u * u
-    if "turn" in coefficients:
-        line = line + coefficients["turn"] * np.maximum(u - LAST, 0.0)
-    return np.asarray(line, float)
+    return np.asarray(a + b * u + q * u * u, float)
 
 
 def _floor(coefficients: Mapping[str, Array], chance: float) -> Array | float:

@@ -1,4 +1,4 @@
-"""Intervals of forecasts hold what is not known: a score's floor, and a turn of its curve."""
+"""Intervals of forecasts hold what is not known of a score's floor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from analysis.array import Array
 from analysis.emergence.forecast.backtest import better, choose_way, smaller_cuts
 from analysis.emergence.forecast.bounded import fit_bounded
 from analysis.emergence.forecast.forecast import Forecast, forecast_scores
-from analysis.emergence.forecast.latent_ability import FORMS, Observations, Posterior
 from analysis.emergence.scores.metrics import Metric
 from analysis.emergence.scores.series import Series
 from scaling.store.records import Refusal
@@ -57,35 +56,6 @@ def families(seed: int) -> Series:
 def test_intervals_hold_models_of_families_that_rise_at_rates_of_their_own() -> None:
     found = [forecast_scores(families(seed), 10**21.5) for seed in range(16)]
     assert np.mean([inside(each) for each in found]) >= 0.85  # 1.00: ten families are few
-
-
-def posterior(turn: float, line: tuple[float, float, float] = (-2.0, 1.0, 0.0)) -> Posterior:
-    """One draw without spread between models: level, slope and bend a decade below 1e22."""
-    seen = Observations(np.array([19.0, 22.0]), np.zeros(2), np.full(2, 100.0), 0.0)
-    draws = np.array([[*line, -50.0, turn]])
-    return Posterior(FORMS[0], seen, ("a", "b", "q", "s", "turn"), draws, 1.0)
-
-
-def test_a_curve_turns_beyond_the_largest_scale_fitted_and_only_there() -> None:
-    t = np.array([19.0, 21.0, 22.0, 23.0, 24.0])
-    straight, turned = (posterior(turn).ability(t)[0] for turn in (0.0, 0.5))
-    assert turned - straight == pytest.approx([0, 0, 0, 0.5, 1.0])
-
-
-@pytest.mark.parametrize(
-    ("turn", "line", "decades"),
-    [
-        (1.0, (-2.0, 1.0, 0.0), 1.5),  # -1 at the cut, and 2 a decade from there
-        (-1.0, (-2.0, 1.0, 0.0), np.inf),  # flat from there
-        (5.0, (-0.5, 1.0, 0.0), 0.5),  # reached before
-        (2.0, (-4.0, -1.0, 0.0), 6.0),  # -5 at the cut, and 1 a decade from there
-    ],
-)
-def test_a_turned_curve_s_first_way_up_is_where_it_emerges(
-    turn: float, line: tuple[float, float, float], decades: float
-) -> None:
-    found = posterior(turn, line).thresholds(np.random.default_rng(0))
-    assert found[0] == pytest.approx(21.0 + decades)
 
 
 def test_the_unit_of_the_scale_changes_no_forecast() -> None:

@@ -69,6 +69,15 @@ def test_other_seeds_are_not_paired_and_said() -> None:
     assert found.interval.width > 1.5 * paired.interval.width
 
 
+def test_seeds_at_the_smallest_budget_alone_pair_nothing_and_it_is_said() -> None:
+    """Both sides of one seed elsewhere: drawn with one number, their noise would fall out."""
+    table = runs(0.003)
+    replicated = table[table["seed"].eq(0) | table["tokens"].eq(min(TOKENS))]
+    found = compared(replicated)
+    assert "vary independently" in found.warnings[0]
+    assert found.interval is not None
+
+
 def test_losses_that_one_never_reached_give_no_ratio() -> None:
     table = runs()
     table["loss"] += 0.5 * table["optimizer"].eq("adamw")

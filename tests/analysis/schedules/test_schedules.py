@@ -16,6 +16,7 @@ from analysis.schedules.annealing import losses, terms_of
 from analysis.schedules.curves import Schedule, read, read_curves, schedule_of
 from analysis.schedules.fit import fit_schedules
 from analysis.schedules.multipower import NAMES, Problem
+from analysis.solver.priors import Prior
 from scaling.store.records import Refusal, write_table
 from scaling.store.steps import STEP_COLUMNS
 
@@ -72,7 +73,9 @@ def test_sums_over_cells_are_the_sums_over_steps(name: str) -> None:
 def test_derivatives_are_those_of_finite_differences() -> None:
     rates = shapes()["cosine"]
     parts = [terms_of(Schedule(rates, 0), np.arange(60, 600, 90))]
-    problem = Problem(parts, [np.full(6, 3.0)], 1e-3, PEAK, {})
+    prior = {"L0": Prior(2.0, 0.1), "B": Prior(300.0, 0.2), "C": Prior(1.0, 0.5)}
+    problem = Problem(parts, [np.full(6, 3.0)], 1e-3, PEAK, {}, 1.0, prior, 0.1)
+    assert problem.residuals(problem.hold(np.array([2.0, -0.6, 0.5, -2.0, 4.0, 0.6, 0.6])))[6] == 0
     point, step = np.array([2.5, -0.6, 0.5, -2.0, 4.0, 0.6, 0.6]), 1e-6
     for i, column in enumerate(problem.jacobian(point).T):
         aside = step * np.eye(7)[i]
@@ -197,6 +200,12 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         fit_schedules(GOOD, fixed={"E": 1.0})
     with pytest.raises(Refusal, match="beta = -1 is not positive"):
         fit_schedules(GOOD, fixed={"beta": -1})
+    with pytest.raises(Refusal, match="no coefficient 'E'"):
+        fit_schedules(GOOD, prior={"E": (1.0, 0.1)})
+    with pytest.raises(Refusal, match=r"prior beta = 0\.5 with sd 0\.0: both must be"):
+        fit_schedules(GOOD, prior={"beta": (0.5, 0.0)})
+    with pytest.raises(Refusal, match="lean = 3 is not between 0 and 2"):
+        fit_schedules(GOOD, lean=3)
     with pytest.raises(Refusal, match="warmup_steps = -1"):
         fit_schedules(GOOD, warmup_steps=-1)
 
@@ -296,7 +305,7 @@ def test_with_two_exponents_held_the_authors_three_curves_predict_the_other_six(
     size: str, authors: Authors
 ) -> None:
     # Where the authors' descent starts, and stops after 200 steps: beta = gamma = 0.5.
-    fit = fit_schedules(authors(size, FITTED), fixed={"beta": 0.5, "gamma": 0.5})
+    fit = fit_schedules(authors(size, FITTED), fixed={"beta": 0.5, "gamma": 0.5}, lean=0)
     assert fit.objective.value < 0.6 * OBJECTIVE[size]
     means, printed = fit.score(authors(size, PREDICTED)).mean(numeric_only=True), RESULTS[size]
     assert means["worst"] < printed["worst"]
@@ -309,7 +318,7 @@ def test_with_two_exponents_held_the_authors_three_curves_predict_the_other_six(
 def test_the_optimum_on_the_authors_three_curves_is_far_below_theirs_and_says_it_is_loose(
     size: str, authors: Authors
 ) -> None:
-    fit = fit_schedules(authors(size, FITTED))
+    fit = fit_schedules(authors(size, FITTED), prior={}, lean=0)
     assert fit.starts_at_optimum == fit.starts
     assert fit.objective.value < 0.5 * OBJECTIVE[size]
     # Three curves do not hold seven coefficients: the errors of prediction are no smaller.
@@ -318,3 +327,19 @@ def test_the_optimum_on_the_authors_three_curves_is_far_below_theirs_and_says_it
     assert means["worst"] < printed["worst"]
     assert means["rmse"] < 1.2 * printed["rmse"]
     assert means["r2"] > printed["r2"] - 1.3e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", RESULTS)
+def test_by_default_all_coefficients_are_free_and_predict_better_than_the_authors(
+    size: str, authors: Authors
+) -> None:
+    fit = fit_schedules(authors(size, FITTED))
+    assert fit.fixed == () and fit.at_bound == () and fit.open == ()
+    means, printed = fit.score(authors(size, PREDICTED)).mean(numeric_only=True), RESULTS[size]
+    assert means["rmse"] < printed["rmse"] and means["worst"] < printed["worst"]
+    # And with priors of half that width.
+    narrow = dict.fromkeys(("beta", "gamma"), (0.5, 0.2))
+    again = fit_schedules(authors(size, FITTED), prior=narrow)
+    means_again = again.score(authors(size, PREDICTED)).mean(numeric_only=True)
+    assert means_again["rmse"] == pytest.approx(means["rmse"], rel=0.03)

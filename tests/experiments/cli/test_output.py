@@ -37,6 +37,7 @@ WRITES: dict[str, tuple[list[str], list[str]]] = {
     "laws": (["--json", "out.json"], ["out.json"]),
     "predict": ([PUBLISHED, "--params", "1B", "--tokens", "20B", "--json", "out.json"],
                 ["out.json"]),
+    "curve": (["curve.csv", "--to", "100", "--json", "out.json"], ["out.json"]),
     "recommend": ([PUBLISHED, "--flops", "1e20", "--json", "out.json", "--plot", "figures"],
                   ["out.json", "figures/frontier.png"]),
     "simulate": ([f"{ROOT}/experiments/quickstart.toml", "--law", PUBLISHED, "--repeats", "2",
@@ -128,6 +129,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     values = [0.01, 0.02, 0.1, 0.5, 0.8, 0.9]
     scores = pd.DataFrame({"task": "t", "metric": "exact_match", "params": sizes, "value": values})
     scores.assign(n=100).to_csv(tmp_path / "scores.csv", index=False)
+    losses = pd.DataFrame({"step": range(1, 10), "lr": 1e-3, "loss": np.geomspace(9, 3, 9)})
+    losses.to_csv(tmp_path / "curve.csv", index=False)
     score = {"run_id": "a", "params": 1, "tokens": 2, "task": "t", "shots": 0, "metric": "m",
              "value": 0.5, "stderr": None, "chance": None, "n": 1}  # fmt: skip
     monkeypatch.setattr(evaluate, "_completed", lambda paths: [tmp_path])

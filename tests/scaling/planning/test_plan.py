@@ -259,6 +259,8 @@ def test_a_study_of_long_warmups_may_have_them_up_to_its_cooldowns(plan: PlanOf)
     assert [run.run_id for run in again.runs] == [run.run_id for run in usual.runs]
     with pytest.raises(Refusal, match="would start inside the warmup"):
         plan(training={**long, "warmup_tokens": 1400})
+    with pytest.raises(Refusal, match=r"warmup_tokens = 4,?096 is"):  # no cooldown refuses it there
+        plan(training={**long, "schedule": "cosine", "warmup_tokens": 4096})
 
 
 def test_the_values_that_a_refusal_names_are_planned(plan: PlanOf) -> None:
