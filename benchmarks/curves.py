@@ -1,4 +1,4 @@
-"""How well are unfinished and untried loss curves foretold?
+"""How well are unfinished and untried loss curves forecast?
 
     python benchmarks/curves.py [--json FILE] [--data DIR]
 
@@ -9,7 +9,7 @@ learning curves  Alabdulmohsin et al. 2022 (arXiv:2209.06640), language: the RMS
 schedules  Luo et al. 2025 (arXiv:2503.12811): the authors' three curves of each size fitted by
     `fit_schedules`, all coefficients free, and the mean RMSE in nats over the other six.
 sizes  the same by `fit_sizes` with both sizes at once, and with one curve alone of one size: what
-    of its other schedules is then foretold.
+    of its other schedules is then forecast.
 runs  the curves of Luo et al. cut off at a share of their steps, their ends by `carry_on` with the
     schedule known, next to a floor and a power of the steps (M2), which knows no schedule.
 

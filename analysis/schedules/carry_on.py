@@ -89,7 +89,7 @@ def carry_on(
     like: coefficients B, C, beta and gamma of the multi-power law for this model, as
         `fit_schedules` or `fit_sizes(...).at(params)` gives them; they say what a decay gains.
     warmup_steps: as in `fit_schedules`.
-    Raises Refusal for curves that cannot be read, and where nothing is left to foretell.
+    Raises Refusal for curves that cannot be read, and where nothing is left to forecast.
     """
     rows = read(curve.assign(curve="the run"))
     known = rows["loss"].notna()
@@ -119,7 +119,7 @@ def carry_on(
         future.total,
         shifts,
         level,
-        **(grid if len(shifts) > 1 else {}),
+        **grid,
     )
     frame = coming[["step", "lr"]].assign(loss=found.loss, low=found.low, high=found.high)
     return CarriedOn(frame, level, int(kept.sum()), last, found.noise)
@@ -128,7 +128,7 @@ def carry_on(
 def _coming(
     rows: pd.DataFrame, last: int, to: int | None, schedule: pd.DataFrame | None
 ) -> pd.DataFrame:
-    """The steps to foretell, with their rates."""
+    """The steps to forecast, with their rates."""
     rate = float(rows["lr"].iloc[-1])
     if schedule is None:
         if to is None:

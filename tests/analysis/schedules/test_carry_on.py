@@ -102,7 +102,7 @@ def test_a_constant_rate_is_carried_on_without_a_schedule() -> None:
     assert "step 3,999: loss" in str(found) and found.frame["step"].iloc[0] == 2000
 
 
-def test_what_a_decay_will_gain_is_foretold_before_it_begins() -> None:
+def test_what_a_decay_will_gain_is_forecast_before_it_begins() -> None:
     whole = made(schedule(decay=True))
     seen = whole[whole["step"] < 2500]
     end, kept = whole["loss"].iloc[-1], carry_on(seen, to=STEPS - 1).loss
