@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,26 +156,10 @@ class Problem:
 
     def descend(self, start: Array, tolerance: float) -> End:
         """The minimum below `start`, by trust-region least squares within bounds."""
-        free = self.free
-
-        def whole(part: Array) -> Array:
-            point = start.copy()
-            point[free] = part
-            return point
-
-        def residuals(part: Array) -> Array:
-            return self.residuals(whole(part))
-
-        def jacobian(part: Array) -> Array:
-            return self.jacobian(whole(part))[:, free]
-
-        end = least_squares(
-            residuals, start[free], jacobian,
-            bounds=(_LOWER[free], _UPPER[free]), x_scale="jac",
-            loss=huber_of_rows(len(self.roots)), f_scale=self.delta,
-            ftol=tolerance, xtol=tolerance, gtol=1e-15, max_nfev=_MOST,
+        return descend(
+            self, start, (_LOWER, _UPPER), rows=len(self.roots), delta=self.delta,
+            tolerance=tolerance, gradient=1e-15,
         )  # fmt: skip
-        return End(whole(end.x), float(end.cost), bool(end.status > 0))
 
     def at_bound(self, point: Array) -> tuple[str, ...]:
         """The coefficients at a bound."""
@@ -214,3 +198,41 @@ def huber_of_rows(n: int) -> Any:
         return rho
 
     return loss
+
+
+class Residuals(Protocol):
+    """What can be minimised here: residuals and their slopes, in the coefficients that are free."""
+
+    @property
+    def free(self) -> NDArray[np.bool_]: ...
+
+    def residuals(self, point: Array) -> Array: ...
+
+    def jacobian(self, point: Array) -> Array: ...
+
+
+def descend(
+    problem: Residuals, start: Array, bounds: tuple[Array, Array], *, rows: int, delta: float,
+    tolerance: float, gradient: float = 1e-8,
+) -> End:  # fmt: skip
+    """The minimum of Huber's loss of `rows` residuals, and of the squares of those of priors, below
+    `start`: by trust-region least squares within bounds."""
+    free = problem.free
+
+    def whole(part: Array) -> Array:
+        point = start.copy()
+        point[free] = part
+        return point
+
+    def residuals(part: Array) -> Array:
+        return problem.residuals(whole(part))
+
+    def jacobian(part: Array) -> Array:
+        return problem.jacobian(whole(part))[:, free]
+
+    end = least_squares(
+        residuals, start[free], jacobian,
+        bounds=(bounds[0][free], bounds[1][free]), x_scale="jac", loss=huber_of_rows(rows),
+        f_scale=delta, ftol=tolerance, xtol=tolerance, gtol=gradient, max_nfev=_MOST,
+    )  # fmt: skip
+    return End(whole(end.x), float(end.cost), bool(end.status > 0))

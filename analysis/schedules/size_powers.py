@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import least_squares, nnls
+from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from analysis.array import Array
 from analysis.schedules.annealing import Terms, annealed, terms_of
 from analysis.schedules.curves import after_warmup, by_curve, read, schedule_of
-from analysis.schedules.multipower import NAMES, Problem, huber_of_rows
+from analysis.schedules.multipower import NAMES, End, Problem, descend
 from scaling.store.records import Refusal
 
 COEFFICIENTS = (
@@ -41,7 +42,7 @@ PRIORS = {
 }  # fmt: skip
 _LOWER = np.array([0.0, -30, 0.01, -30, -3, -7, -3, -30, -3, -30, 1e-3, 0.0, -3, -3])
 _UPPER = np.array([np.inf, 30, 3.0, 30, 3, 1.6, 3, 30, 3, 30, 20.0, 3.0, 3, 3])
-_STARTS, _TOLERANCE, _MOST = 4, 1e-9, 400
+_STARTS, _TOLERANCE = 4, 1e-9
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class SizesProblem:
     models: Sequence[Problem]  # the curves of each (N, batch)
     size: Array  # log(N/N0) of each model
     batch: Array  # log(batch/batch0)
-    free: Array  # bool, which coefficients vary
+    free: NDArray[np.bool_]  # which coefficients vary
     pull: float = 0.0
 
     @cached_property
@@ -136,27 +137,12 @@ class SizesProblem:
         theta[_C] -= theta[_GAMMA] * np.log(unit)
         return np.clip(theta, _LOWER + 1e-6, _UPPER - 1e-6)
 
-    def descend(self, start: Array) -> tuple[Array, float, bool]:
+    def descend(self, start: Array) -> End:
         """The minimum below `start`: where, its value, and whether it came to rest."""
-        free = self.free
-
-        def whole(part: Array) -> Array:
-            theta = start.copy()
-            theta[free] = part
-            return theta
-
-        def residuals(part: Array) -> Array:
-            return self.residuals(whole(part))
-
-        def jacobian(part: Array) -> Array:
-            return self.jacobian(whole(part))[:, free]
-
-        end = least_squares(
-            residuals, start[free], jacobian,
-            bounds=(_LOWER[free], _UPPER[free]), x_scale="jac", loss=huber_of_rows(self.rows),
-            f_scale=self.models[0].delta, ftol=_TOLERANCE, xtol=_TOLERANCE, max_nfev=_MOST,
+        return descend(
+            self, start, (_LOWER, _UPPER), rows=self.rows, delta=self.models[0].delta,
+            tolerance=_TOLERANCE,
         )  # fmt: skip
-        return whole(end.x), float(end.cost), bool(end.status > 0)
 
     def minimum(self) -> tuple[Array, float, bool]:
         """Without priors first: what is left then is the scale on which priors pull."""
